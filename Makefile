@@ -1,0 +1,79 @@
+# The commands of a working day; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+
+# `make serve CUDA=1 MODEL=…` installs the CUDA lock and serves a model of yours; without them: the demo.
+LOCK   := requirements/$(if $(CUDA),cuda,cpu).txt
+SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
+
+# torch's CPU build is on no public index of packages: ask the configured ones first, then PyTorch's own.
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
+
+.PHONY: help setup serve test test-long lint format lock bench docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
+
+$(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing $(LOCK) into $(VENV)"
+	@if [ -n "$(TORCH_CPU)" ]; then \
+	  $(PIP) install --no-deps '$(TORCH_CPU)' || \
+	  $(PIP) install --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'; fi
+	@$(PIP) install --no-deps -r $(LOCK)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt
+	@echo "installing requirements/dev.txt into $(VENV)"
+	@$(PIP) install --no-deps -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
+
+serve: setup ## start the server (the demo, or MODEL=… on CUDA=1)
+	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.dev ## run the whole suite (under 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
+	@LORAGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, import contracts, strict types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff rewrite the layout of the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The CPU build of torch is looked up where pip looks it up (PIP_FIND_LINKS), then on PyTorch's own index.
+lock: ## make the locks from requirements/*.in
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(PIP) install uv; }
+	@cd requirements && compile() { \
+	  ../$(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --annotation-style line --upgrade \
+	  --no-emit-index-url --no-emit-find-links "$$@"; } && \
+	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile cpu.in --override cpu.overrides -o cpu.txt || \
+	  compile cpu.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match -o cpu.txt; } && \
+	compile cuda.in --python-platform x86_64-manylinux_2_28 -o cuda.txt && \
+	compile dev.in -o dev.txt
+
+bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.dev ## rewrite the generated parts of docs/
+	@$(BIN)/python -m docs.generate
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
