@@ -1,0 +1,62 @@
+"""Domain errors of the server. They know no HTTP: `server/api/errors.py` holds the one table.
+
+    LoragateError
+    ├── SettingsError         a flag, environment variable or file that cannot be used
+    ├── Unauthenticated       no key, or one we do not know
+    ├── Forbidden             the key is real and its role does not reach this
+    ├── ModelNotFound         no such model for this tenant
+    ├── InvalidRequest        the body cannot be served as it stands
+    ├── BodyTooLarge          the body is above --max-body-bytes
+    ├── EngineUnavailable     the engine is starting, restarting or dead
+    └── Draining              the server is shutting down
+"""
+
+from __future__ import annotations
+
+
+class LoragateError(Exception):
+    """Something went wrong that loragate foresaw."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__ or type(self).__name__)
+
+
+class SettingsError(LoragateError):
+    """A setting cannot be used."""
+
+
+class Unauthenticated(LoragateError):
+    """The API key is missing or not valid."""
+
+
+class Forbidden(LoragateError):
+    """This API key may not do that."""
+
+
+class ModelNotFound(LoragateError):
+    """The model does not exist or you do not have access to it."""
+
+
+class InvalidRequest(LoragateError):
+    """The request cannot be served as it stands."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class BodyTooLarge(LoragateError):
+    """The request body is too large."""
+
+
+class EngineUnavailable(LoragateError):
+    """The engine is not ready."""
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(EngineUnavailable):
+    """The server is shutting down; send the request to another one."""
