@@ -1,0 +1,119 @@
+"""The single limits: each function refuses, with the arithmetic, or returns. None changes what is counted."""
+
+from __future__ import annotations
+
+from server.admission.account import Account
+from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, TooManyConcurrent
+from server.fairness.policy import Capacity, Policy
+
+_NEXT_STEP = "Send a shorter prompt or a smaller max_tokens."
+
+
+def check_size(policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int) -> None:
+    """Refuse what no empty window and no new period would hold.
+
+    Raises:
+        NeverFits: above tpm, token_budget or max_concurrency all by itself.
+    """
+    tokens = prompt_tokens + n * max_tokens
+    factor = f"{n} x " if n > 1 else ""
+    for limit, allowed in (("tpm", policy.tpm), ("token_budget", policy.token_budget)):
+        if allowed is not None and tokens > allowed:
+            raise NeverFits(
+                f"The request may use {prompt_tokens} prompt + {factor}{max_tokens} max_tokens = {tokens} "
+                f"tokens, above {limit} {allowed}. {_NEXT_STEP}",
+                limit=limit,
+                asked=tokens,
+                allowed=allowed,
+            )
+    allowed = policy.max_concurrency
+    if allowed is not None and n > allowed:
+        message = f"n={n} sequences are above max_concurrency {allowed}. Send a smaller n."
+        raise NeverFits(message, limit="max_concurrency", asked=n, allowed=allowed)
+
+
+def check_blocks(policy: Policy, capacity: Capacity, *, prompt_tokens: int, max_tokens: int) -> None:
+    """Refuse a sequence that would not fit into the cache with nothing else of its tenant there.
+
+    Raises:
+        NeverFits: above kv_limit, or above the whole cache.
+    """
+    # The last generated token is never computed on, so it needs no place in the cache.
+    tokens = prompt_tokens + max(max_tokens - 1, 0)
+    blocks, allowed = capacity.blocks_for(tokens), capacity.limit_blocks(policy.share)
+    if blocks > allowed:
+        raise NeverFits(
+            f"One sequence may need {tokens} tokens / {capacity.block_size_tokens} per block = {blocks} KV "
+            f"blocks; kv_limit {policy.kv_limit:g} x {capacity.kv_blocks} blocks allows {allowed}. {_NEXT_STEP}",
+            limit="kv_limit",
+            asked=blocks,
+            allowed=allowed,
+        )
+
+
+def check_concurrency(account: Account, policy: Policy, n: int) -> None:
+    """Raises: TooManyConcurrent."""
+    allowed = policy.max_concurrency
+    if allowed is None or account.sequences + n <= allowed:
+        return
+    raise TooManyConcurrent(
+        f"{account.sequences} sequences are under way and {n} more were asked for; "
+        f"max_concurrency is {allowed}.",
+        limit="max_concurrency",
+        asked=n,
+        used=account.sequences,
+        allowed=allowed,
+        retry_after_s=account.mean_duration_s / max(account.sequences, 1),
+    )
+
+
+def check_request_rate(account: Account, policy: Policy, now: float) -> None:
+    """Raises: RateLimited."""
+    used = account.requests.total(now)
+    if policy.rpm is None or used + 1 <= policy.rpm:
+        return
+    raise RateLimited(
+        f"{used} requests came in the last minute; rpm is {policy.rpm}.",
+        limit="rpm",
+        asked=1,
+        used=used,
+        allowed=policy.rpm,
+        retry_after_s=account.requests.wait_s(now, used + 1 - policy.rpm),
+    )
+
+
+def check_token_rate(account: Account, policy: Policy, tokens: int, now: float) -> None:
+    """Raises: RateLimited."""
+    used, reserved = account.tokens.total(now), account.reserved_tokens
+    if policy.tpm is None or used + reserved + tokens <= policy.tpm:
+        return
+    missing = used + reserved + tokens - policy.tpm
+    retry_after_s = account.tokens.wait_s(now, missing)
+    if missing > used:  # what is reserved comes back when a request under way ends
+        retry_after_s = max(retry_after_s, account.mean_duration_s)
+    raise RateLimited(
+        f"The request may use {tokens} tokens; {used} were used in the last minute and {reserved} are reserved "
+        f"by requests under way; tpm is {policy.tpm}.",
+        limit="tpm",
+        asked=tokens,
+        used=used + reserved,
+        allowed=policy.tpm,
+        retry_after_s=retry_after_s,
+    )
+
+
+def check_budget(account: Account, policy: Policy, tokens: int, period_ends_in_s: float) -> None:
+    """Raises: BudgetExhausted."""
+    budget, used, reserved = policy.token_budget, account.period_used_tokens, account.reserved_tokens
+    if budget is None or used + reserved + tokens <= budget:
+        return
+    waits_for_refund = used + tokens <= budget
+    raise BudgetExhausted(
+        f"The request may use {tokens} tokens; {used} are used and {reserved} reserved of {budget} per "
+        f"{policy.budget_period}, which ends in {int(period_ends_in_s)} s.",
+        limit="token_budget",
+        asked=tokens,
+        used=used + reserved,
+        allowed=budget,
+        retry_after_s=account.mean_duration_s if waits_for_refund else period_ends_in_s,
+    )
