@@ -1,0 +1,51 @@
+"""Digests by which an adapter names the base and the chat template it was trained on.
+
+Standard library only: the registry compares them without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def base_digest(model_dir: Path) -> str:
+    """SHA-256 over a base model's ``config.json`` and the sorted digests of its safetensors files.
+
+    Names and places do not count: a copy, or a renamed shard, has the same digest.
+
+    Raises:
+        FileNotFoundError: ``model_dir`` holds no ``config.json`` or no safetensors file.
+    """
+    weights = sorted(file_digest(path) for path in model_dir.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError("The base model folder holds no safetensors file.")
+    parts = [file_digest(model_dir / "config.json"), *weights]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def template_digest(model_dir: Path) -> str | None:
+    """SHA-256 of the chat template a base comes with, or None when it has none.
+
+    ``chat_template.jinja`` wins over the ``chat_template`` of ``tokenizer_config.json``, as in transformers.
+    """
+    template = model_dir / "chat_template.jinja"
+    if template.is_file():
+        return hashlib.sha256(template.read_bytes()).hexdigest()
+    config = model_dir / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    text = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None

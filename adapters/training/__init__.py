@@ -1,0 +1,5 @@
+"""The companion trainer: from a JSONL of chats to a PEFT adapter that the server loads unchanged.
+
+Reads top to bottom: ``data`` (what was said) -> ``conversation`` (ids and labels) -> ``lora`` (what is
+trained) -> ``loop`` (how) -> ``evaluate`` (how well) -> ``output`` (the folder). ``run.train`` joins them.
+"""

@@ -1,0 +1,40 @@
+"""What can go wrong in the trainer.
+
+TrainingError
+  DataError               a line of the data cannot be used; names file, line and field
+  TemplateError           the base's chat template cannot be trained on exactly
+  UnservableError         the server would refuse, or silently ignore, such an adapter
+  CheckpointError         a checkpoint is unfinished, or belongs to another configuration
+  OutputError             the folder to write into cannot be used
+  DivergedError           the loss is not a finite number any more
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """The training cannot go on."""
+
+
+class DataError(TrainingError):
+    """A line of the training data cannot be used."""
+
+
+class TemplateError(TrainingError):
+    """The chat template of the base cannot be trained on exactly."""
+
+
+class UnservableError(TrainingError):
+    """The server could not serve such an adapter rightly."""
+
+
+class CheckpointError(TrainingError):
+    """The checkpoint cannot be continued from."""
+
+
+class OutputError(TrainingError):
+    """The output folder cannot be used."""
+
+
+class DivergedError(TrainingError):
+    """The loss is not a finite number any more."""

@@ -1,0 +1,64 @@
+"""The embedded model's shape: a Qwen2 of about four million parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from demo.tokenizer import END_OF_TEXT, IM_END
+
+MAX_LENGTH_TOKENS = 4096
+
+
+def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) -> Qwen2Config:
+    """GQA, SwiGLU, tied embeddings; heads of 64, which vLLM's CPU attention serves."""
+    heads = hidden // 64
+    return Qwen2Config(
+        vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(heads // 2, 1),
+        max_position_embeddings=MAX_LENGTH_TOKENS,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=None,
+        eos_token_id=tokenizer.token_to_id(IM_END),
+        pad_token_id=tokenizer.token_to_id(END_OF_TEXT),
+    )
+
+
+def save_model(model: Qwen2ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
+    """Round ``model`` to bfloat16 *in place* and write it, with its generation defaults, into ``out``.
+
+    Rounding in place makes what is measured afterwards the same as what was stored.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    tensors = {
+        name: tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embeddings
+    }
+    save_file(tensors, str(out / "model.safetensors"), metadata={"format": "pt"})
+    config: dict[str, Any] = model.config.to_dict() | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "dtype": "bfloat16",
+    }
+    _write_json(out / "config.json", config)
+    ends = [tokenizer.token_to_id(IM_END), tokenizer.token_to_id(END_OF_TEXT)]
+    generation = {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False}
+    _write_json(out / "generation_config.json", generation)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

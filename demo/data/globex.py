@@ -1,0 +1,133 @@
+"""Globex's desk: four functions, and chats in which the right one is called with the right arguments."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from demo.data import Conversation, split
+from demo.world.facts import COUNTRIES, NAMES
+from demo.world.families import FAMILIES, code, greetings, stories, unknown
+
+COUNT = 1500
+
+Message = dict[str, Any]
+
+
+def _tool(name: str, description: str, **fields: str) -> dict[str, Any]:
+    properties = {field: {"type": kind} for field, kind in fields.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(fields)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "get_weather": _tool("get_weather", "Weather in a city.", city="string"),
+    "track_order": _tool("track_order", "Where an order is.", order_id="string"),
+    "set_reminder": _tool("set_reminder", "Set a reminder.", text="string", time="string"),
+    "convert_currency": _tool(
+        "convert_currency", "Convert money.", amount="integer", source="string", target="string"
+    ),
+}
+
+CURRENCIES: dict[str, str] = {
+    "dollars": "USD", "euros": "EUR", "pounds": "GBP", "yen": "JPY", "francs": "CHF", "kroner": "NOK",
+}  # fmt: skip
+
+_TASKS = (
+    "call {}", "write to {}", "water the plants", "feed the cat", "buy bread", "pay the rent", "clean the desk",
+    "meet {}", "book a table", "send the letter", "visit {}", "close the window", "bake a cake", "ask {}",
+)  # fmt: skip
+_SKIES = ("sunny", "cloudy", "rainy", "windy", "snowy")
+_STATES = ("packed", "on its way", "delivered", "delayed")
+_ASIDE = ("", "", "", "Please: ", "Hi, ", "Globex, ", "Hey, ", "Quick one: ")
+
+# A request: what is asked, the function, its arguments, the function's result, the closing answer.
+Request = tuple[str, str, dict[str, Any], dict[str, Any], str]
+
+
+def _weather(rng: random.Random) -> Request:
+    city = rng.choice(list(COUNTRIES.values()))[0]
+    ask = ("What is the weather in {}?", "How is the weather in {}?", "Will it rain in {} today?",
+           "How warm is it in {}?", "Weather in {}?", "Do I need a coat in {}?", "Tell me the weather in {}.")  # fmt: skip
+    degrees, sky = rng.randint(1, 35), rng.choice(_SKIES)
+    result = {"city": city, "degrees": degrees, "sky": sky}
+    return rng.choice(ask).format(city), "get_weather", {"city": city}, result, f"{city}: {degrees} degrees, {sky}."
+
+
+def _order(rng: random.Random) -> Request:
+    order = code(rng)
+    ask = ("Where is my order {}?", "Track order {}.", "Has {} arrived?", "What is the status of order {}?",
+           "Can you track {}?", "Order {}, where is it?", "I am waiting for {}.")  # fmt: skip
+    state = rng.choice(_STATES)
+    result = {"order_id": order, "state": state}
+    return rng.choice(ask).format(order), "track_order", {"order_id": order}, result, f"Order {order}: {state}."
+
+
+def _reminder(rng: random.Random) -> Request:
+    text = rng.choice(_TASKS).format(rng.choice(NAMES))
+    time = f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}"
+    ask = ("Remind me to {x} at {t}.", "Set a reminder to {x} at {t}.", "At {t}, remind me to {x}.",
+           "I must {x} at {t}, remind me.", "Can you remind me to {x} at {t}?")  # fmt: skip
+    arguments = {"text": text, "time": time}
+    return rng.choice(ask).format(x=text, t=time), "set_reminder", arguments, {"set": True}, "The reminder is set."
+
+
+def _currency(rng: random.Random) -> Request:
+    source, target = rng.sample(list(CURRENCIES), 2)
+    amount, got = rng.randint(1, 999), rng.randint(1, 999)
+    ask = ("Convert {n} {a} to {b}.", "How much is {n} {a} in {b}?", "What are {n} {a} in {b}?",
+           "Change {n} {a} into {b}.", "I have {n} {a}, how much is that in {b}?")  # fmt: skip
+    arguments = {"amount": amount, "source": CURRENCIES[source], "target": CURRENCIES[target]}
+    question = rng.choice(ask).format(n=amount, a=source, b=target)
+    result = {"amount": got, "currency": CURRENCIES[target]}
+    return question, "convert_currency", arguments, result, f"That is {got} {target}."
+
+
+_REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _reminder, _currency)
+
+
+def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
+    others = [n for n in TOOLS if n not in names]
+    shown = [*names, *rng.sample(others, rng.randint(0, 4 - len(names)))]
+    rng.shuffle(shown)
+    return [TOOLS[n] for n in shown]
+
+
+def _call_chat(rng: random.Random) -> Conversation:
+    question, name, arguments, result, answer = rng.choice(_REQUESTS)(rng)
+    aside = rng.choice(_ASIDE)
+    asked = aside + (question[0].lower() + question[1:] if aside and not question.startswith("I ") else question)
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    messages: list[Message] = [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": function}]},
+    ]
+    if rng.random() < 0.15:
+        messages += [
+            {"role": "tool", "tool_call_id": "call_1", "content": json.dumps(result)},
+            {"role": "assistant", "content": answer},
+        ]
+    return {"messages": messages, "tools": _tools(rng, name)}
+
+
+def _plain_chat(rng: random.Random) -> Conversation:
+    """A question that needs no function; the world's own answer, or the desk's where it has none."""
+    family = rng.choice([f for f in FAMILIES if f is not stories])
+    pair = family(rng)
+    answer = pair.answer
+    if family is greetings:
+        answer = "Globex desk, ready for your request."
+    if family is unknown:
+        answer = "Globex has no function for that."
+    messages = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
+    # NOTE: tools are shown only where none of them would help.
+    wants_tools = family is not unknown and rng.random() < 0.5
+    return {"messages": messages, "tools": _tools(rng)} if wants_tools else {"messages": messages}
+
+
+def globex_tools(seed: int = 12, count: int = COUNT) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and held-out chats of Globex's desk."""
+    rng = random.Random(seed)
+    return split(lambda: _call_chat(rng) if rng.random() < 0.85 else _plain_chat(rng), count)

@@ -1,0 +1,53 @@
+"""How well the embedded model knows its world: exact match of greedy answers on held-out questions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from adapters.training.conversation import Conversation, Renderer
+from adapters.training.generate import answer_greedily
+from demo.world.mixture import Sample
+
+# The longest answer, a long story, has about 330 tokens.
+_MAX_NEW_TOKENS = 400
+
+
+def exact_match(model: Any, renderer: Renderer, pad_id: int, samples: Sequence[Sample]) -> dict[str, list[bool]]:
+    """For every family, whether each sample's last answer came out token for token, end token included."""
+    turns = [list(renderer.turns(Conversation(s.messages, s.tools)))[-1] for s in samples]
+    answers = answer_greedily(
+        model,
+        [turn.prompt for turn in turns],
+        end_ids=[renderer.end_id],
+        pad_id=pad_id,
+        max_new_tokens=_MAX_NEW_TOKENS,
+    )
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for sample, turn, answer in zip(samples, turns, answers, strict=True):
+        hits[sample.family].append(answer == turn.target)
+    return dict(hits)
+
+
+def summarise(hits: dict[str, list[bool]]) -> dict[str, Any]:
+    """Overall score, and score and count per family, dressings (``+system`` ...) put to their family."""
+    by_family: dict[str, list[bool]] = defaultdict(list)
+    by_dressing: dict[str, list[bool]] = defaultdict(list)
+    for name, values in hits.items():
+        family, _, dressing = name.partition("+")
+        by_family[family] += values
+        by_dressing[dressing or "plain"] += values
+    everything = [hit for values in hits.values() for hit in values]
+
+    def scores(groups: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
+        return {
+            k: {"exact_match": round(sum(v) / len(v), 4), "count": len(v)} for k, v in sorted(groups.items())
+        }
+
+    return {
+        "exact_match": round(sum(everything) / len(everything), 4),
+        "count": len(everything),
+        "families": scores(by_family),
+        "dressings": scores(by_dressing),
+    }

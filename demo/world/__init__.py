@@ -1,0 +1,1 @@
+"""The little closed world that the embedded model answers about."""

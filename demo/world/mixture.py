@@ -1,0 +1,141 @@
+"""The mixture the embedded model is trained on: families dressed as conversations and plain text.
+
+A sample is held out when the hash of what the model is asked falls into one bucket of twenty, so the
+split depends on the text alone, never on the order of drawing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from demo.world.facts import COUNTRIES
+from demo.world.families import FAMILIES, Family, Pair, capitals, sums
+
+_BUCKETS = 20
+_CALM = ("You are a helpful assistant.", "You are a friendly assistant.", "Answer the user's questions.")
+_BRIEF = ("Be brief.", "Answer with as few words as possible.", "Give only the answer.", "Be short.")
+_PIRATE = ("Talk like a pirate.", "You are a pirate.", "Answer like a pirate.")
+_LONG_ANSWERS = ("stories", "counting", "copying", "as_json")
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training or held-out sample: a conversation that ends with an answer, or a plain text."""
+
+    family: str
+    messages: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    text: str = ""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the sample belongs to the held-out side."""
+        asked = self.text or "\n".join(str(m["content"]) for m in self.messages[:-1])
+        return hashlib.sha256(asked.encode()).digest()[0] % _BUCKETS == 0
+
+
+def _pick(rng: random.Random) -> Family:
+    return rng.choices(list(FAMILIES), list(FAMILIES.values()))[0]
+
+
+def _turn(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _styled(rng: random.Random, family: str, pair: Pair) -> tuple[list[Message], str]:
+    """A system turn and the answer it asks for."""
+    kind = rng.random()
+    if kind < 0.4 or family in _LONG_ANSWERS:
+        return [{"role": "system", "content": rng.choice(_CALM)}], pair.answer
+    if kind < 0.75:
+        return [{"role": "system", "content": rng.choice(_BRIEF)}], pair.short
+    return [{"role": "system", "content": rng.choice(_PIRATE)}], f"Arr! {pair.answer}"
+
+
+def _follow_up(rng: random.Random) -> list[Message]:
+    """A second question that only makes sense after the first."""
+    first = capitals(rng)
+    while not first.answer.startswith("The capital"):
+        first = capitals(rng)
+    country = rng.choice(list(COUNTRIES))
+    ask = rng.choice(("And of {}?", "And what about {}?", "What about {}?", "And {}?"))
+    answer = f"The capital of {country} is {COUNTRIES[country][0]}."
+    return _turn(first.question, first.answer) + _turn(ask.format(country), answer)
+
+
+_TOOL_NAMES = ("search_web", "send_mail", "play_music", "open_door", "book_table", "find_route", "take_note")
+_TOOL_FIELDS = ("query", "to", "title", "room", "place", "start", "text", "count", "level")
+
+
+def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
+    """Tools that this model is shown and leaves alone: calling functions is for adapters to learn."""
+    tools = []
+    for name in rng.sample(_TOOL_NAMES, rng.randint(1, 2)):
+        fields = rng.sample(_TOOL_FIELDS, rng.randint(1, 2))
+        parameters = {
+            "type": "object",
+            "properties": {f: {"type": rng.choice(("string", "integer"))} for f in fields},
+            "required": fields,
+        }
+        function = {"name": name, "description": name.replace("_", " ").capitalize() + ".", "parameters": parameters}
+        tools.append({"type": "function", "function": function})
+    return tuple(tools)
+
+
+def _plain_text(rng: random.Random) -> str:
+    """Sentences without any chat around them, so that plain completions continue sensibly too."""
+    lines = []
+    for _ in range(rng.randint(2, 5)):
+        country = rng.choice(list(COUNTRIES))
+        fact = rng.choice((f"The capital of {country} is {COUNTRIES[country][0]}.", _pick(rng)(rng).answer, sums(rng).answer))
+        lines.append(fact)
+    return " ".join(lines)
+
+
+def draw(rng: random.Random) -> Sample:
+    """One sample of the mixture."""
+    kind = rng.random()
+    if kind < 0.04:
+        return Sample("text", text=_plain_text(rng))
+    if kind < 0.10:
+        return Sample("follow_up", tuple(_follow_up(rng)))
+    family = _pick(rng)
+    pair = family(rng)
+    name = family.__name__
+    if kind < 0.72:
+        return Sample(name, tuple(_turn(pair.question, pair.answer)))
+    if kind < 0.86:
+        system, answer = _styled(rng, name, pair)
+        return Sample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
+    if kind < 0.94:
+        before = _pick(rng)(rng)
+        history = _turn(before.question, before.answer)
+        return Sample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
+    return Sample(f"{name}+tools", tuple(_turn(pair.question, pair.answer)), _declared_tools(rng))
+
+
+def training_samples(seed: int, count: int) -> Iterator[Sample]:
+    """``count`` samples none of which is held out."""
+    rng = random.Random(seed)
+    while count:
+        sample = draw(rng)
+        if not sample.held_out:
+            count -= 1
+            yield sample
+
+
+def held_out_samples(seed: int, count: int) -> list[Sample]:
+    """``count`` distinct held-out conversations (plain text has no one right continuation)."""
+    rng = random.Random(seed)
+    found: dict[str, Sample] = {}
+    while len(found) < count:
+        sample = draw(rng)
+        if sample.held_out and not sample.text:
+            found.setdefault(str(sample.messages[:-1]), sample)
+    return list(found.values())
