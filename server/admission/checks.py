@@ -44,7 +44,8 @@ def check_blocks(policy: Policy, capacity: Capacity, *, prompt_tokens: int, max_
     if blocks > allowed:
         raise NeverFits(
             f"One sequence may need {tokens} tokens / {capacity.block_size_tokens} per block = {blocks} KV "
-            f"blocks; kv_limit {policy.kv_limit:g} x {capacity.kv_blocks} blocks allows {allowed}. {_NEXT_STEP}",
+            f"blocks; kv_limit {policy.kv_limit:g} x {capacity.kv_blocks} blocks allows {allowed}. "
+            f"{_NEXT_STEP}",
             limit="kv_limit",
             asked=blocks,
             allowed=allowed,
@@ -92,8 +93,8 @@ def check_token_rate(account: Account, policy: Policy, tokens: int, now: float) 
     if missing > used:  # what is reserved comes back when a request under way ends
         retry_after_s = max(retry_after_s, account.mean_duration_s)
     raise RateLimited(
-        f"The request may use {tokens} tokens; {used} were used in the last minute and {reserved} are reserved "
-        f"by requests under way; tpm is {policy.tpm}.",
+        f"The request may use {tokens} tokens; {used} were used in the last minute and {reserved} are "
+        f"reserved by requests under way; tpm is {policy.tpm}.",
         limit="tpm",
         asked=tokens,
         used=used + reserved,

@@ -13,8 +13,8 @@ class SlidingWindow:
     """The sum of what was added in the last 60 s, rounded up by at most one second's worth.
 
     For each moment t, `total(t)` is at least the true sum over [t - 60, t]: whoever adds only while the total
-    stays within a limit never exceeds it in any window. All operations are O(1) amortised; there are at most 61
-    buckets. `now` must not go backwards (`time.monotonic`).
+    stays within a limit never exceeds it in any window. All operations are O(1) amortised; there are at most
+    61 buckets. `now` must not go backwards (`time.monotonic`).
     """
 
     __slots__ = ("_buckets", "_total")

@@ -1,4 +1,4 @@
-"""What a tenant is entitled to: its policy, the part that rides to the engine, and the sums that must hold."""
+"""What a tenant is entitled to: its policy, the part that rides to the engine, the sums that must hold."""
 
 from __future__ import annotations
 
