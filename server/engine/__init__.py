@@ -1,0 +1,1 @@
+"""Everything that touches vLLM: its arguments, its handlers, its scheduler and its CPU LoRA layers."""

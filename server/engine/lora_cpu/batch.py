@@ -1,0 +1,154 @@
+"""Which rows of a step meet which adapter: planned once per step, used by every layer.
+
+A row never meets the weights of an adapter that is not its own, not even multiplied by zero: an adapter
+whose weights overflow to Inf (0 x Inf is NaN) can spoil its own rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+NO_SLOT = -1
+"""The slot of a row that wants the base model alone, as in vLLM's LoRA mappings."""
+
+LONG_RUN_ROWS = 16
+"""From here on a run of rows of one adapter gets products of its own (measured; see docs/performance.md)."""
+
+FEW_RUNS = 2
+"""Up to here a product per run costs less than sorting the rows."""
+
+SPARE_ROWS = 16
+"""A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
+
+Slots = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows `start:stop` of the batch, all of the adapter in `slot`."""
+
+    start: int
+    stop: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring slots that are multiplied together: `depth` sorted rows for each of them.
+
+    Its sorted rows are `offset : offset + (slot_stop - slot_start) * depth` of the zone's.
+    """
+
+    slot_start: int
+    slot_stop: int
+    depth: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """Rows `start:stop` of the batch in which adapters and base rows alternate.
+
+    `source` names, for each sorted row, the row of the batch that it copies (padding repeats one).
+    `position` names, for each row `start:stop`, its sorted row; base rows get the row after the last.
+    """
+
+    start: int
+    stop: int
+    groups: tuple[Group, ...]
+    source: torch.Tensor
+    position: torch.Tensor
+
+    @property
+    def sorted_rows(self) -> int:
+        return len(self.source)
+
+
+Block = Run | Zone
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The blocks that cover every adapter row of a batch of `rows` exactly once."""
+
+    rows: int
+    blocks: tuple[Block, ...]
+
+
+EMPTY_PLAN = BatchPlan(0, ())
+
+
+def plan_batch(slots: Slots) -> BatchPlan:
+    """Plan a batch from the slot of each of its rows (`NO_SLOT` for the base model)."""
+    blocks: list[Block] = []
+    short: list[Run] = []
+    for run in _runs(slots):
+        if run.stop - run.start < LONG_RUN_ROWS:
+            short.append(run)
+            continue
+        blocks.extend(_short_blocks(slots, short))
+        short = []
+        if run.slot != NO_SLOT:
+            blocks.append(run)
+    blocks.extend(_short_blocks(slots, short))
+    return BatchPlan(len(slots), tuple(blocks))
+
+
+def _runs(slots: Slots) -> Iterator[Run]:
+    if not len(slots):
+        return
+    bounds = [0, *(np.flatnonzero(np.diff(slots)) + 1).tolist(), len(slots)]
+    for start, stop in pairwise(bounds):
+        yield Run(start, stop, int(slots[start]))
+
+
+def _short_blocks(slots: Slots, short: list[Run]) -> list[Run] | list[Zone]:
+    adapted = [run for run in short if run.slot != NO_SLOT]
+    if len(adapted) <= FEW_RUNS:
+        return adapted
+    return [_zone(slots, adapted[0].start, adapted[-1].stop)]
+
+
+def _zone(slots: Slots, start: int, stop: int) -> Zone:
+    within = slots[start:stop]
+    active, counts = np.unique(within[within != NO_SLOT], return_counts=True)
+    groups = _group_slots(active.tolist(), counts.tolist())
+    last = groups[-1]
+    total = last.offset + (last.slot_stop - last.slot_start) * last.depth
+    source = np.full(total, start, dtype=np.int64)
+    position = np.full(stop - start, total, dtype=np.int64)
+    for group in groups:
+        for slot in range(group.slot_start, group.slot_stop):
+            rows = np.flatnonzero(within == slot)
+            first = group.offset + (slot - group.slot_start) * group.depth
+            source[first : first + len(rows)] = start + rows
+            position[rows] = np.arange(first, first + len(rows))
+    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position))
+
+
+def _group_slots(active: list[int], counts: list[int]) -> tuple[Group, ...]:
+    """Split ascending slots where padding them to one depth would cost more than another product."""
+    groups: list[Group] = []
+    offset = 0
+    first = 0
+    for index in range(1, len(active) + 1):
+        if index < len(active) and _worth_joining(active[first : index + 1], counts[first : index + 1]):
+            continue
+        depth = max(counts[first:index])
+        group = Group(active[first], active[index - 1] + 1, depth, offset)
+        groups.append(group)
+        offset += (group.slot_stop - group.slot_start) * depth
+        first = index
+    return tuple(groups)
+
+
+def _worth_joining(slots: list[int], counts: list[int]) -> bool:
+    rows = sum(counts)
+    padded = (slots[-1] + 1 - slots[0]) * max(counts)
+    return padded - rows <= max(SPARE_ROWS, rows)
