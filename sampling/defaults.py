@@ -1,0 +1,110 @@
+"""A layer: values for options that hold where no higher layer sets them."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from sampling.endpoints import Endpoint
+from sampling.errors import InvalidDefault, quote
+from sampling.options import OPTIONS, Option
+from sampling.params import LAYERED
+
+Placed = tuple[tuple[Option, str, Any], ...]
+
+_FROM_GENERATION_CONFIG = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Defaults of one origin: "server", "adapter", "tenant", "preset:chat".
+
+    `defaults` has the names of the table (`max_tokens` everywhere, not `max_output_tokens`). A value replaces
+    the lower layers' value whole: lists and objects are not merged. A null counts as not set.
+    All checks and the spelling per endpoint happen here, once: applying a layer to a request is cheap.
+
+    Raises:
+        InvalidDefault: an unknown option, one that only a request may set, a value out of range, or two
+            options that both decide the answer's form.
+    """
+
+    origin: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    placed: Mapping[Endpoint, Placed] = field(init=False, repr=False, compare=False)
+    """Per endpoint: the option, the name to fill in, the value."""
+    unplaced: Mapping[Endpoint, Mapping[str, Any]] = field(init=False, repr=False, compare=False)
+    """Per endpoint: the defaults, by their table name, that its requests cannot carry."""
+
+    def __post_init__(self) -> None:
+        kept = copy.deepcopy({name: value for name, value in self.defaults.items() if value is not None})
+        for name, value in kept.items():
+            _check(self.origin, name, value)
+        placed = {endpoint: _place(kept, endpoint) for endpoint in Endpoint}
+        for entries in placed.values():
+            _check_forms(self.origin, entries)
+        object.__setattr__(self, "defaults", MappingProxyType(kept))
+        object.__setattr__(self, "placed", MappingProxyType(placed))
+        object.__setattr__(self, "unplaced", MappingProxyType(_left_over(kept, placed)))
+
+
+def _check(origin: str, name: str, value: Any) -> None:
+    options = [option for option in OPTIONS if option.name == name]
+    if not options:
+        nearest = difflib.get_close_matches(name, LAYERED, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"options: {', '.join(sorted(LAYERED))}."
+        raise InvalidDefault(origin, name, f"is not a decoding option; {hint}")
+    if name not in LAYERED:
+        raise InvalidDefault(origin, name, "can only be set by a request.")
+    if not any(option.kind.accepts(value) for option in options):
+        raise InvalidDefault(origin, name, f"must be {options[0].kind.expected}, got {quote(value)}.")
+
+
+def _check_forms(origin: str, entries: Placed) -> None:
+    forms = [option.name for option, _, _ in entries if option.form]
+    if len(forms) > 1:
+        raise InvalidDefault(origin, forms[1], f"cannot stand beside {forms[0]}: both decide the form.")
+
+
+def _place(defaults: Mapping[str, Any], endpoint: Endpoint) -> Placed:
+    """Give each default its name on this endpoint; a lone stop text becomes a list where only lists go."""
+    placed = []
+    for option in OPTIONS:
+        if option.name in defaults and endpoint in option.endpoints:
+            value = defaults[option.name]
+            value = value if option.kind.accepts(value) else [value]
+            placed.append((option, option.names(endpoint)[0], value))
+    return tuple(placed)
+
+
+def _left_over(
+    defaults: Mapping[str, Any], placed: Mapping[Endpoint, Placed]
+) -> dict[Endpoint, Mapping[str, Any]]:
+    left_over: dict[Endpoint, Mapping[str, Any]] = {}
+    for endpoint, entries in placed.items():
+        names = {option.name for option, _, _ in entries}
+        rest = {name: value for name, value in defaults.items() if name not in names}
+        left_over[endpoint] = MappingProxyType(rest)
+    return left_over
+
+
+def model_defaults(generation_config: Mapping[str, Any]) -> Layer:
+    """The layer below all others: what the model's own generation_config.json sets, origin "model".
+
+    vLLM applies these by itself (`vllm.config.ModelConfig.get_diff_sampling_param`); as a layer they show up
+    among the origins. Keys that are no decoding options, and values no request could send, are left out.
+    """
+    given = {name: generation_config.get(name) for name in _FROM_GENERATION_CONFIG}
+    kinds = {option.name: option.kind for option in OPTIONS}
+    return Layer("model", {name: value for name, value in given.items() if kinds[name].accepts(value)})

@@ -1,0 +1,112 @@
+"""What can be wrong with decoding options.
+
+    SamplingError
+    ├── RequestError              the caller's doing; has `param`
+    │   ├── InvalidParameter
+    │   │   └── UntakenParameter
+    │   ├── UnknownPreset
+    │   └── LimitExceeded
+    └── ConfigurationError        the operator's doing
+        ├── InvalidDefault
+        ├── InvalidPreset
+        ├── InvalidLimit
+        ├── InvalidPolicy
+        └── NoEndToken
+
+Messages name the field, the value, and what is accepted; they quote only what caller or operator wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_QUOTED_CHARACTERS = 80
+
+
+def quote(value: Any) -> str:
+    """The value as the caller wrote it (Python's form), cut to a length that fits a message."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[: _QUOTED_CHARACTERS - 1]}…"
+
+
+class SamplingError(Exception):
+    """Something is wrong with decoding options."""
+
+
+class RequestError(SamplingError):
+    """A request asks for something it cannot have."""
+
+    param: str
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidParameter(RequestError):
+    """A field has a value of the wrong type or out of its range."""
+
+    def __init__(self, param: str, value: Any, expected: str, *, message: str | None = None) -> None:
+        super().__init__(param, message or f"{param} must be {expected}, got {quote(value)}.")
+        self.value = value
+        self.expected = expected
+
+
+class UntakenParameter(InvalidParameter):
+    """A decoding option was sent to an endpoint that would ignore it."""
+
+    def __init__(self, param: str, value: Any, path: str, instead: str) -> None:
+        message = f"{param} is not taken by {path}, got {quote(value)}. {instead}"
+        super().__init__(param, value, "left out", message=message)
+
+
+class UnknownPreset(RequestError):
+    """The request names a preset that this server does not have."""
+
+    def __init__(self, name: str, nearest: str | None, known: Sequence[str]) -> None:
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        listed = ", ".join(known) or "none"
+        super().__init__("preset", f"There is no preset {quote(name)}.{hint} Presets: {listed}.")
+        self.name = name
+        self.nearest = nearest
+        self.known = tuple(known)
+
+
+class LimitExceeded(RequestError):
+    """A request asks for more than the operator's limit allows."""
+
+    def __init__(self, param: str, value: int, limit: int, *, counted: str | None = None) -> None:
+        what = counted or param
+        super().__init__(param, f"{what} is {value}, above this server's limit of {limit} for this key.")
+        self.value = value
+        self.limit = limit
+
+
+class ConfigurationError(SamplingError):
+    """The operator's settings for decoding are wrong."""
+
+
+class InvalidDefault(ConfigurationError):
+    """A layer or preset sets a field to a value that no request could send, or sets an unknown field."""
+
+    def __init__(self, origin: str, param: str, problem: str) -> None:
+        super().__init__(f"{origin}: {param} {problem}")
+        self.origin = origin
+        self.param = param
+
+
+class InvalidPreset(ConfigurationError):
+    """A custom preset has an unusable name."""
+
+
+class InvalidLimit(ConfigurationError):
+    """A limit is not a positive integer."""
+
+
+class InvalidPolicy(ConfigurationError):
+    """The thresholds or bounds of repetition handling contradict each other."""
+
+
+class NoEndToken(ConfigurationError):
+    """The model's files name no token that ends a generation."""
