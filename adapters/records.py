@@ -1,0 +1,223 @@
+"""The records of this package: frozen, compared by value, safe to hand around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from adapters.names import public_name
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    INFERENCE = "inference"
+    TENANT_ADMIN = "tenant_admin"
+    OPERATOR = "operator"
+
+
+class BudgetPeriod(StrEnum):
+    """The calendar period (UTC) after which a token budget starts anew."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+class VersionState(StrEnum):
+    """Where a version stands; `adapters.lifecycle.MOVES` has the legal moves.
+
+    RESIDENT is true of one running process, so it is never written to the database: there it is READY.
+    """
+
+    REGISTERED = "registered"
+    FETCHED = "fetched"
+    VERIFIED = "verified"
+    READY = "ready"
+    RESIDENT = "resident"
+    DRAINING = "draining"
+    RETIRED = "retired"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who makes a change, for the audit: a readable name and, where one was used, the key's id."""
+
+    name: str
+    key_id: str | None = None
+
+
+SYSTEM = Actor("system")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer: its share of the engine, its limits, its defaults. None means unlimited."""
+
+    name: str
+    weight: float = 1.0
+    kv_guarantee: float = 0.0  # share of the KV cache, 0..1
+    kv_limit: float = 1.0  # share of the KV cache, 0..1
+    max_concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    token_budget: int | None = None
+    budget_period: BudgetPeriod = BudgetPeriod.MONTH
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None  # set by the registry
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A bearer key without its secret. `tenant` is None for an operator's key only."""
+
+    id: str
+    tenant: str | None
+    role: Role
+    prefix: str  # the first characters of the secret, to tell keys apart in a listing
+    sha256: str  # hex digest of the secret
+    models: tuple[str, ...] | None  # public names it may call; None: all of its tenant's
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    created_at: datetime
+    note: str = ""
+
+    def is_valid(self, now: datetime) -> bool:
+        """Whether the key may be used at `now` (a revocation may lie in the future, after a rotation)."""
+        return all(end is None or now < end for end in (self.expires_at, self.revoked_at))
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key with its secret: shown once, stored nowhere."""
+
+    key: Key
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A name of a tenant under which versions are published."""
+
+    tenant: str
+    name: str
+    created_at: datetime
+    removed_at: datetime | None = None
+
+    @property
+    def public_name(self) -> str:
+        """`<tenant>-<adapter>`."""
+        return public_name(self.tenant, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAdapter:
+    """An adapter as the engine knows it; id, name and path are all unique to one version."""
+
+    engine_id: int  # > 0, never used twice
+    engine_name: str
+    path: Path  # the version's own folder in the store
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable state of an adapter's weights."""
+
+    tenant: str
+    adapter: str
+    number: int
+    engine_id: int
+    state: VersionState
+    source: str
+    created_at: datetime
+    digest: str | None = None  # sha256 hex, known from `verified` on
+    rank: int | None = None
+    size_bytes: int | None = None
+    error: str | None = None  # why it failed
+    pinned: bool = False
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None  # training.json, where the trainer left one
+
+    @property
+    def public_name(self) -> str:
+        """`<tenant>-<adapter>`."""
+        return public_name(self.tenant, self.adapter)
+
+    @property
+    def engine_name(self) -> str:
+        """`<tenant>/<adapter>@<number>#<digest12>`; vLLM keys its prefix cache by it and the path."""
+        return f"{self.tenant}/{self.adapter}@{self.number}#{(self.digest or '')[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasTarget:
+    """One version of an alias and its weight; only the ratio of weights matters."""
+
+    number: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What a public name stands for at present. Generation 0 with no targets: never promoted."""
+
+    tenant: str
+    adapter: str
+    generation: int
+    targets: tuple[AliasTarget, ...]
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasChange:
+    """One entry of an alias's history, newest first in listings."""
+
+    generation: int
+    targets: tuple[AliasTarget, ...]
+    at: datetime
+    by: str
+    restored: int | None = None  # for a rollback: the generation whose targets it brought back
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterView:
+    """An adapter with its alias and versions, as listings and routing need it."""
+
+    adapter: Adapter
+    alias: Alias
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who changed what, and when."""
+
+    id: int
+    at: datetime
+    actor: str
+    key_id: str | None
+    action: str  # e.g. "alias.set"
+    subject: str  # e.g. "acme-support@3"
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used in one hour (or, summed, in a range). `version` 0 and `adapter` "" mean the base."""
+
+    tenant: str
+    adapter: str
+    version: int
+    hour: datetime  # start of the hour, UTC
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    kv_block_seconds: float = 0.0
+    queue_s: float = 0.0
+    run_s: float = 0.0

@@ -1,0 +1,116 @@
+"""Adapters: the names under which versions are published, and the look-up that routing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import RowMapping
+
+from adapters.errors import UnknownAdapter
+from adapters.moves import ENDED, UNFINISHED
+from adapters.names import public_name
+from adapters.records import Actor, Adapter, AdapterView, Alias, Version, VersionState
+from adapters.registry import tables
+from adapters.registry.aliases import read_alias, targets_of, write_alias
+from adapters.registry.database import Database, utc_now
+from adapters.registry.rows import adapter_of, lock_adapter, version_of
+
+_A, _L, _V = tables.adapters, tables.aliases, tables.versions
+
+
+class Adapters:
+    """The registry's adapters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, tenant: str, name: str) -> AdapterView:
+        """One adapter with all its versions, ended ones too. Raises: UnknownAdapter."""
+        query = _view().where(_A.c.tenant == tenant, _A.c.name == name)
+        views = await self._views(query)
+        if not views:
+            raise UnknownAdapter(public_name(tenant, name))
+        return views[0]
+
+    async def list(self, tenant: str | None = None, *, ended: bool = False) -> tuple[AdapterView, ...]:
+        """All adapters, or one tenant's, by name, in one query; `ended` shows retired, failed and removed."""
+        query = _view(() if ended else ENDED)
+        if not ended:
+            query = query.where(_A.c.removed_at.is_(None))
+        if tenant is not None:
+            query = query.where(_A.c.tenant == tenant)
+        return await self._views(query)
+
+    async def resolve(self, tenant: str, model: str) -> AdapterView:
+        """What `model` (a public name without @version) means to `tenant`; holds only versions that serve.
+
+        Raises: UnknownAdapter: the same for another tenant's name as for one that does not exist.
+        """
+        query = _view(ENDED | UNFINISHED | {VersionState.DRAINING})
+        query = query.where(_A.c.public_name == model, _A.c.tenant == tenant, _A.c.removed_at.is_(None))
+        views = await self._views(query)
+        if not views:
+            raise UnknownAdapter(model)
+        return views[0]
+
+    async def begin_removal(self, tenant: str, name: str, *, by: Actor) -> tuple[Version, ...]:
+        """Take the name out of service; returns the versions that now drain.
+
+        Versions still being fetched fail. Raises: UnknownAdapter: not there, or removed already.
+        """
+        mine = sa.and_(_V.c.tenant == tenant, _V.c.adapter == name)
+        async with self._database.change(by, "adapter.remove", public_name(tenant, name)) as connection:
+            adapter = await lock_adapter(connection, tenant, name)
+            if adapter.removed_at is not None:
+                raise UnknownAdapter(adapter.public_name)
+            alias = await read_alias(connection, tenant, name)
+            if alias.generation:
+                await write_alias(connection, alias, (), by=by)
+            failed = sa.update(_V).where(mine, _V.c.state.in_(UNFINISHED))
+            await connection.execute(
+                failed.values(state=VersionState.FAILED, error="its adapter was removed")
+            )
+            drained = sa.update(_V).where(mine, _V.c.state == VersionState.READY)
+            await connection.execute(drained.values(state=VersionState.DRAINING, pinned=False))
+            gone = sa.update(_A).where(_A.c.tenant == tenant, _A.c.name == name)
+            await connection.execute(gone.values(removed_at=utc_now()))
+            rows = await connection.execute(sa.select(_V).where(mine, _V.c.state == VersionState.DRAINING))
+            return tuple(version_of(row) for row in rows.mappings())
+
+    async def _views(self, query: sa.Select[Any]) -> tuple[AdapterView, ...]:
+        async with self._database.read() as connection:
+            return _group((await connection.execute(query)).mappings())
+
+
+def _view(without: Iterable[VersionState] = ()) -> sa.Select[Any]:
+    """Adapters with alias and versions, one row per version; labels `a_ l_ v_` keep the columns apart."""
+    labelled = [
+        column.label(f"{letter}_{column.name}")
+        for letter, table in (("a", _A), ("l", _L), ("v", _V))
+        for column in table.columns
+    ]
+    of_adapter = sa.and_(_L.c.tenant == _A.c.tenant, _L.c.adapter == _A.c.name)
+    wanted = sa.and_(_V.c.tenant == _A.c.tenant, _V.c.adapter == _A.c.name, _V.c.state.not_in(tuple(without)))
+    joined = _A.outerjoin(_L, of_adapter).outerjoin(_V, wanted)
+    return sa.select(*labelled).select_from(joined).order_by(_A.c.public_name, _V.c.number)
+
+
+def _group(rows: Iterable[RowMapping]) -> tuple[AdapterView, ...]:
+    found: dict[str, tuple[Adapter, Alias, list[Version]]] = {}
+    for row in rows:
+        name = row["a_public_name"]
+        if name not in found:
+            adapter = adapter_of(row, "a_")
+            alias = Alias(
+                adapter.tenant,
+                adapter.name,
+                row["l_generation"] or 0,
+                targets_of(row["l_targets"] or ()),
+                row["l_updated_at"],
+            )
+            found[name] = (adapter, alias, [])
+        if row["v_number"] is not None:
+            found[name][2].append(version_of(row, "v_"))
+    return tuple(AdapterView(adapter, alias, tuple(versions)) for adapter, alias, versions in found.values())

@@ -1,0 +1,161 @@
+"""Aliases: what a public name stands for, changed by compare-and-swap, with a history to roll back to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.errors import AliasConflict, BadValue, IllegalTransition, NothingToRollBack, UnknownAdapter
+from adapters.names import public_name
+from adapters.records import Actor, Alias, AliasChange, AliasTarget, VersionState
+from adapters.registry import tables
+from adapters.registry.database import Database, utc_now
+from adapters.registry.rows import lock_adapter, read_version
+
+_L, _C, _V = tables.aliases, tables.alias_changes, tables.versions
+
+
+class Aliases:
+    """The registry's aliases."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, tenant: str, adapter: str) -> Alias:
+        """The alias, generation 0 where nothing was promoted yet."""
+        async with self._database.read() as connection:
+            return await read_alias(connection, tenant, adapter)
+
+    async def set(
+        self,
+        tenant: str,
+        adapter: str,
+        targets: Sequence[AliasTarget],
+        *,
+        expected_generation: int,
+        by: Actor,
+        restored: int | None = None,
+    ) -> Alias:
+        """Point the name at these versions if its generation is still the expected one.
+
+        `restored` marks a rollback: the generation whose targets these are.
+        Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
+            not ready.
+        """
+        checked = check_targets(targets)
+        name = public_name(tenant, adapter)
+        details = {"targets": _plain(checked), "restored": restored}
+        async with self._database.change(by, "alias.set", name, details) as connection:
+            locked = await lock_adapter(connection, tenant, adapter)
+            if locked.removed_at is not None:
+                raise UnknownAdapter(name)
+            alias = await read_alias(connection, tenant, adapter)
+            if alias.generation != expected_generation:
+                raise AliasConflict(name, expected_generation, alias.generation)
+            for target in checked:
+                version = await read_version(connection, tenant, adapter, target.number)
+                if version.state is not VersionState.READY:
+                    raise IllegalTransition(f"{name}@{version.number} is {version.state}, not ready to serve")
+            return await write_alias(connection, alias, checked, by=by, restored=restored)
+
+    async def history(self, tenant: str, adapter: str, *, limit: int = 50) -> tuple[AliasChange, ...]:
+        """Past and present targets, newest first."""
+        async with self._database.read() as connection:
+            return await _changes(connection, tenant, adapter, limit)
+
+    async def previous(self, tenant: str, adapter: str) -> AliasChange:
+        """What a rollback goes back to: the last time that one version, still ready, had all the traffic.
+
+        Splits are passed over, and so is what was rolled back already: rolling back twice goes two
+        promotions back and never returns to the version that was left.
+        Raises: NothingToRollBack.
+        """
+        async with self._database.read() as connection:
+            changes = await _changes(connection, tenant, adapter, None)
+            ready = await _ready_numbers(connection, tenant, adapter)
+        origin = {change.generation: change.restored for change in changes}
+        start = changes[0].generation if changes else 0
+        while origin.get(start) is not None:
+            start = origin[start] or 0
+        for change in changes:
+            known = change.generation < start and len(change.targets) == 1
+            if known and change.targets != changes[0].targets and change.targets[0].number in ready:
+                return change
+        raise NothingToRollBack(
+            f"{public_name(tenant, adapter)!r} has no earlier version that is still ready to go back to"
+        )
+
+
+def check_targets(targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
+    """Order targets by version. Raises: BadValue: none, one twice, or a weight that is not above 0."""
+    numbers = [target.number for target in targets]
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise BadValue("an alias needs at least one version, and each at most once")
+    for target in targets:
+        if not (math.isfinite(target.weight) and 0 < target.weight <= 1e6):
+            raise BadValue(f"weight {target.weight:g} of version {target.number} must be above 0")
+    if len(targets) == 1:
+        return (AliasTarget(numbers[0]),)
+    return tuple(sorted(targets, key=lambda target: target.number))
+
+
+def targets_of(plain: Iterable[Sequence[float]]) -> tuple[AliasTarget, ...]:
+    """Targets from their JSON form `[[number, weight], …]`."""
+    return tuple(AliasTarget(int(number), float(weight)) for number, weight in plain)
+
+
+def _plain(targets: Iterable[AliasTarget]) -> list[list[float]]:
+    return [[target.number, target.weight] for target in targets]
+
+
+async def read_alias(connection: AsyncConnection, tenant: str, adapter: str) -> Alias:
+    """The alias within a transaction."""
+    query = sa.select(_L).where(_L.c.tenant == tenant, _L.c.adapter == adapter)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        return Alias(tenant, adapter, 0, ())
+    return Alias(tenant, adapter, row["generation"], targets_of(row["targets"]), row["updated_at"])
+
+
+async def write_alias(
+    connection: AsyncConnection,
+    alias: Alias,
+    targets: Sequence[AliasTarget],
+    *,
+    by: Actor,
+    restored: int | None = None,
+) -> Alias:
+    """Write the next generation and its history; the caller holds `lock_adapter`."""
+    key = {"tenant": alias.tenant, "adapter": alias.adapter}
+    values = {"generation": alias.generation + 1, "targets": _plain(targets), "updated_at": utc_now()}
+    if alias.generation:
+        mine = sa.and_(_L.c.tenant == alias.tenant, _L.c.adapter == alias.adapter)
+        await connection.execute(sa.update(_L).where(mine).values(**values))
+    else:
+        await connection.execute(sa.insert(_L).values(**key, **values))
+    change = {"targets": values["targets"], "at": values["updated_at"], "by": by.name, "restored": restored}
+    await connection.execute(sa.insert(_C).values(**key, generation=alias.generation + 1, **change))
+    return await read_alias(connection, alias.tenant, alias.adapter)
+
+
+async def _changes(
+    connection: AsyncConnection, tenant: str, adapter: str, limit: int | None
+) -> tuple[AliasChange, ...]:
+    query = sa.select(_C).where(_C.c.tenant == tenant, _C.c.adapter == adapter)
+    query = query.order_by(_C.c.generation.desc()).limit(limit)
+    return tuple(_change_of(row) for row in (await connection.execute(query)).mappings())
+
+
+def _change_of(row: RowMapping) -> AliasChange:
+    return AliasChange(row["generation"], targets_of(row["targets"]), row["at"], row["by"], row["restored"])
+
+
+async def _ready_numbers(connection: AsyncConnection, tenant: str, adapter: str) -> frozenset[int]:
+    query = sa.select(_V.c.number).where(
+        _V.c.tenant == tenant, _V.c.adapter == adapter, _V.c.state == VersionState.READY
+    )
+    return frozenset((await connection.execute(query)).scalars())

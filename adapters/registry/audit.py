@@ -1,0 +1,32 @@
+"""The audit: who changed what, when, with which key."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from adapters.records import AuditEntry
+from adapters.registry import tables
+from adapters.registry.database import Database
+
+_T = tables.audit
+
+
+class Audit:
+    """The registry's audit; it is written by `Database.change` only."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def revision(self) -> int:
+        """A number that grows with every change: what was cached at another revision is stale."""
+        async with self._database.read() as connection:
+            return int((await connection.execute(sa.select(sa.func.max(_T.c.id)))).scalar_one() or 0)
+
+    async def list(self, *, subject: str | None = None, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """The newest entries, newest first; `subject` also matches its versions (`acme-support@3`)."""
+        query = sa.select(_T).order_by(_T.c.id.desc()).limit(limit)
+        if subject is not None:
+            versions = sa.and_(_T.c.subject >= subject + "@", _T.c.subject < subject + "A")
+            query = query.where(sa.or_(_T.c.subject == subject, versions))
+        async with self._database.read() as connection:
+            return tuple(AuditEntry(**row) for row in (await connection.execute(query)).mappings())

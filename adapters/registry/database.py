@@ -1,0 +1,121 @@
+"""One database behind two dialects: SQLite (WAL) for a single machine, PostgreSQL for the rest.
+
+Every change is one transaction that also writes its audit row; the newest audit id is the registry's
+revision, so whoever caches what it read learns of a change by reading one number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from adapters.records import Actor
+from adapters.registry import tables
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+}
+_BUSY_TIMEOUT_S = 15.0
+
+
+def utc_now() -> datetime:
+    """The time now, aware."""
+    return datetime.now(UTC)
+
+
+def parse_url(url: str) -> URL:
+    """Name the async driver where the URL does not: `sqlite:///x.db`, `postgresql://…`."""
+    parsed = make_url(url)
+    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
+def connect(url: str) -> AsyncEngine:
+    """Open a pool; the caller disposes of it. For SQLite the file's folder is made.
+
+    Raises: sqlalchemy.exc.ArgumentError: not a database URL.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_async_engine(parsed, pool_pre_ping=True)
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
+    sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN comes too late; see _begin_sqlite
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged change survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={int(_BUSY_TIMEOUT_S * 1000)}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # NOTE: a transaction that reads first and writes later fails at once with "database is locked" when
+    # another writer came in between, whatever the busy timeout. So whoever will write says so at BEGIN.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class Database:
+    """Transactions on an engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        # SQLite has one writer, and others poll for their turn: in one process, let them queue instead.
+        sqlite = engine.dialect.name == "sqlite"
+        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if sqlite else nullcontext()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads."""
+        async with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; rolled back on any exception, cancellation included."""
+        async with self._turn, self.engine.connect() as connection:
+            await connection.execution_options(writes=True)
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def change(
+        self, by: Actor, action: str, subject: str, details: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        """`write()` plus the audit row of the change, in the same transaction."""
+        async with self.write() as connection:
+            yield connection
+            await connection.execute(
+                sa.insert(tables.audit).values(
+                    at=utc_now(),
+                    actor=by.name,
+                    key_id=by.key_id,
+                    action=action,
+                    subject=subject,
+                    details=dict(details or {}),
+                )
+            )
+
+
+async def count_up(connection: AsyncConnection, counter: str) -> int:
+    """The next value of a counter; it never gives a value twice, whatever is deleted."""
+    row = tables.counters
+    bump = sa.update(row).where(row.c.name == counter).values(value=row.c.value + 1).returning(row.c.value)
+    return int((await connection.execute(bump)).scalar_one())

@@ -1,0 +1,170 @@
+"""Bearer keys: 32 random bytes, shown once, kept as SHA-256.
+
+A plain SHA-256 is enough for a secret of 256 random bits (no dictionary to try); the fixed keys of the
+demo are the exception, and the demo binds to loopback only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.errors import BadValue, NameTaken, UnknownKey, UnknownTenant
+from adapters.records import Actor, IssuedKey, Key, Role
+from adapters.registry import tables
+from adapters.registry.database import Database, utc_now
+
+_PREFIX_CHARS = 9  # "lg-" and six more: tells keys apart, 218 random bits stay unknown
+
+
+class Keys:
+    """The registry's keys."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def issue(
+        self,
+        tenant: str | None,
+        role: Role,
+        *,
+        by: Actor,
+        models: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
+        note: str = "",
+        secret: str | None = None,
+    ) -> IssuedKey:
+        """Make a key. `secret` fixes it (the demo's keys); otherwise it is random.
+
+        Raises: UnknownTenant; BadValue: role and tenant do not fit; NameTaken: this secret is in use.
+        """
+        if (tenant is None) != (role is Role.OPERATOR):
+            raise BadValue("an operator's key belongs to no tenant, and every other key to one")
+        issued = _new_key(tenant, role, secret, models, expires_at, note)
+        try:
+            async with self._database.change(
+                by, "key.add", issued.key.id, {"tenant": tenant, "role": role}
+            ) as connection:
+                await _require_tenant(connection, tenant)
+                await _insert(connection, issued.key)
+        except IntegrityError as error:
+            raise NameTaken("this key exists already") from error
+        return issued
+
+    async def find(self, secret: str) -> Key:
+        """The valid key with this secret. Raises: UnknownKey (also when expired or revoked)."""
+        digest = hash_secret(secret)
+        async with self._database.read() as connection:
+            query = sa.select(tables.keys).where(tables.keys.c.sha256 == digest)
+            row = (await connection.execute(query)).mappings().one_or_none()
+        key = None if row is None else key_of(row)
+        # The index compares hashes, not secrets: what its timing tells does not help to find a secret.
+        if key is None or not hmac.compare_digest(key.sha256, digest) or not key.is_valid(utc_now()):
+            raise UnknownKey
+        return key
+
+    async def get(self, key_id: str) -> Key:
+        """Raises: UnknownKey."""
+        async with self._database.read() as connection:
+            return await _get(connection, key_id)
+
+    async def list(self, tenant: str | None = None) -> tuple[Key, ...]:
+        """All keys, or one tenant's, oldest first; revoked ones too."""
+        query = sa.select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.id)
+        if tenant is not None:
+            query = query.where(tables.keys.c.tenant == tenant)
+        async with self._database.read() as connection:
+            return tuple(key_of(row) for row in (await connection.execute(query)).mappings())
+
+    async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
+        """End a key now, or `in_s` seconds from now; an earlier end is kept. Raises: UnknownKey."""
+        async with self._database.change(by, "key.revoke", key_id, {"in_s": in_s}) as connection:
+            return await _revoke(connection, await _get(connection, key_id), in_s)
+
+    async def rotate(self, key_id: str, *, by: Actor, overlap_s: float = 0.0) -> IssuedKey:
+        """Make a key with the same rights; the old one ends after `overlap_s`. Raises: UnknownKey."""
+        async with self._database.change(by, "key.rotate", key_id, {"overlap_s": overlap_s}) as connection:
+            old = await _get(connection, key_id)
+            if not old.is_valid(utc_now()):
+                raise UnknownKey
+            issued = _new_key(old.tenant, old.role, None, old.models, old.expires_at, old.note)
+            await _insert(connection, issued.key)
+            await _revoke(connection, old, overlap_s)
+        return issued
+
+
+def hash_secret(secret: str) -> str:
+    """What the database keeps of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _new_key(
+    tenant: str | None,
+    role: Role,
+    secret: str | None,
+    models: Sequence[str] | None,
+    expires_at: datetime | None,
+    note: str,
+) -> IssuedKey:
+    if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
+        raise BadValue("a fixed key must be 6 to 256 printable ASCII characters")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise BadValue("expires_at needs a time zone")
+    secret = secret or "lg-" + secrets.token_urlsafe(32)
+    key = Key(
+        id="k_" + secrets.token_hex(8),
+        tenant=tenant,
+        role=role,
+        prefix=secret[: min(_PREFIX_CHARS, len(secret) // 2)],
+        sha256=hash_secret(secret),
+        models=None if models is None else tuple(models),
+        expires_at=expires_at,
+        revoked_at=None,
+        created_at=utc_now(),
+        note=note,
+    )
+    return IssuedKey(key, secret)
+
+
+async def _require_tenant(connection: AsyncConnection, tenant: str | None) -> None:
+    query = sa.select(tables.tenants.c.name).where(tables.tenants.c.name == tenant)
+    if tenant is not None and (await connection.execute(query)).scalar_one_or_none() is None:
+        raise UnknownTenant(tenant)
+
+
+async def _insert(connection: AsyncConnection, key: Key) -> None:
+    values = {column.name: getattr(key, column.name) for column in tables.keys.columns}
+    values["models"] = None if key.models is None else list(key.models)
+    await connection.execute(sa.insert(tables.keys).values(**values))
+
+
+async def _get(connection: AsyncConnection, key_id: str) -> Key:
+    query = sa.select(tables.keys).where(tables.keys.c.id == key_id)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise UnknownKey
+    return key_of(row)
+
+
+async def _revoke(connection: AsyncConnection, key: Key, in_s: float) -> Key:
+    end = utc_now() + timedelta(seconds=max(0.0, in_s))
+    end = min(end, key.revoked_at or end)
+    table = tables.keys
+    await connection.execute(sa.update(table).where(table.c.id == key.id).values(revoked_at=end))
+    return await _get(connection, key.id)
+
+
+def key_of(row: Mapping[Any, Any]) -> Key:
+    """A row of `tables.keys` as a record."""
+    values = {column.name: row[column.name] for column in tables.keys.columns}
+    values["role"] = Role(values["role"])
+    values["models"] = None if values["models"] is None else tuple(values["models"])
+    return Key(**values)

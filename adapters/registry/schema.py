@@ -1,0 +1,86 @@
+"""The schema's version: brought up to date by `migrate`, checked by `check_schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.errors import SchemaMismatch
+from adapters.registry.database import Database, connect
+
+_LOCK_ID = 7204135  # any number: two migrations of one PostgreSQL database wait for each other
+
+
+async def migrate(url: str) -> str:
+    """Bring the database to this program's schema, making it if it is empty; returns the revision.
+
+    Each migration runs in one transaction; two processes that migrate at once wait for each other.
+    Raises: SchemaMismatch: the database is newer than this program.
+    """
+    engine = connect(url)
+    try:
+        async with Database(engine).write() as connection:
+            if engine.dialect.name == "postgresql":
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_ID)))
+            found = await connection.run_sync(_current)
+            _refuse_unknown(found)
+            await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+    return head_revision()
+
+
+async def check_schema(engine: AsyncEngine) -> None:
+    """Return when the schema is this program's. Raises: SchemaMismatch: it is older, newer or not there."""
+    found = await current_revision(engine)
+    if found == head_revision():
+        return
+    _refuse_unknown(found)
+    state = "has no tables yet" if found is None else f"is at revision {found}, older than {head_revision()}"
+    raise SchemaMismatch(f"the database {state}; run `loragate migrate` (back it up first) and start again")
+
+
+async def current_revision(engine: AsyncEngine) -> str | None:
+    """The schema's revision; None: no tables yet."""
+    async with Database(engine).read() as connection:
+        return await connection.run_sync(_current)
+
+
+def head_revision() -> str:
+    """The revision this program was written for."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _refuse_unknown(found: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaMismatch(
+            f"the database is at revision {found}, which is newer than this program ({head_revision()}); "
+            "install the version that made it, or restore the backup from before its `loragate migrate`"
+        )
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config

@@ -1,0 +1,154 @@
+"""Versions: registered once, moved through their states, never changed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.errors import IllegalTransition, InUse, NameTaken, UnknownTenant
+from adapters.moves import ENDED, check_move
+from adapters.names import check_adapter_name, check_tenant_name, public_name
+from adapters.records import Actor, Version, VersionState
+from adapters.registry import tables
+from adapters.registry.aliases import read_alias
+from adapters.registry.database import Database, count_up, utc_now
+from adapters.registry.rows import lock_adapter, read_version, version_of
+
+_A, _V = tables.adapters, tables.versions
+
+
+class Versions:
+    """The registry's versions. `reserved` names models that no adapter may shadow (the base's)."""
+
+    def __init__(self, database: Database, reserved: Collection[str]) -> None:
+        self._database = database
+        self._reserved = frozenset(reserved)
+
+    async def register(
+        self,
+        tenant: str,
+        adapter: str,
+        source: str,
+        *,
+        by: Actor,
+        sampling_defaults: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Give a new version its number and engine id; the adapter is made, or revived, as needed.
+
+        Raises: BadName, UnknownTenant; NameTaken: the base model has the public name.
+        """
+        name = public_name(check_tenant_name(tenant), check_adapter_name(adapter))
+        if name in self._reserved:
+            raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name")
+        try:
+            async with self._database.change(by, "version.register", name, {"source": source}) as connection:
+                number = await _next_number(connection, tenant, adapter)
+                version = Version(
+                    tenant=tenant,
+                    adapter=adapter,
+                    number=number,
+                    engine_id=await count_up(connection, "engine_id"),
+                    state=VersionState.REGISTERED,
+                    source=source,
+                    created_at=utc_now(),
+                    sampling_defaults=dict(sampling_defaults or {}),
+                )
+                values = {column.name: getattr(version, column.name) for column in _V.columns}
+                await connection.execute(sa.insert(_V).values(**values))
+        except IntegrityError as error:  # the foreign key to tenants
+            raise UnknownTenant(tenant) from error
+        return version
+
+    async def get(self, tenant: str, adapter: str, number: int) -> Version:
+        """Raises: UnknownVersion."""
+        async with self._database.read() as connection:
+            return await read_version(connection, tenant, adapter, number)
+
+    async def list(self, states: Collection[VersionState]) -> tuple[Version, ...]:
+        """All versions in these states, oldest engine id first."""
+        query = sa.select(_V).where(_V.c.state.in_(tuple(states))).order_by(_V.c.engine_id)
+        async with self._database.read() as connection:
+            return tuple(version_of(row) for row in (await connection.execute(query)).mappings())
+
+    async def digests(self) -> frozenset[str]:
+        """The artifacts that a version still needs."""
+        query = sa.select(_V.c.digest).where(_V.c.digest.is_not(None), _V.c.state.not_in(tuple(ENDED)))
+        async with self._database.read() as connection:
+            return frozenset((await connection.execute(query.distinct())).scalars())
+
+    async def move(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
+        """Move a version from the state it was read in; `facts` are columns learned on the way.
+
+        Raises: IllegalTransition: not a legal move, or somebody moved it meanwhile; UnknownVersion;
+            InUse: to DRAINING while the alias still points at it.
+        """
+        name = f"{version.public_name}@{version.number}"
+        check_move(name, version.state, to)
+        assert to is not VersionState.RESIDENT, "resident is never written; see VersionState"
+        details = {"from": version.state, "error": facts.get("error")}
+        async with self._database.change(by, f"version.{to}", name, details) as connection:
+            await lock_adapter(connection, version.tenant, version.adapter)
+            now = await read_version(connection, version.tenant, version.adapter, version.number)
+            if now.state is not version.state:
+                raise IllegalTransition(
+                    f"{name} is {now.state} by now, no longer {version.state}; look again"
+                )
+            if to is VersionState.DRAINING:
+                await _require_unaliased(connection, now)
+                facts["pinned"] = False
+            await connection.execute(sa.update(_V).where(*_same(version)).values(state=to, **facts))
+            return await read_version(connection, version.tenant, version.adapter, version.number)
+
+    async def renew_engine_id(self, version: Version, *, by: Actor) -> Version:
+        """Give a version a fresh engine id after a failed load; a no-op when it has a newer one already."""
+        name = f"{version.public_name}@{version.number}"
+        async with self._database.change(by, "version.renew", name, {"old": version.engine_id}) as connection:
+            await lock_adapter(connection, version.tenant, version.adapter)
+            now = await read_version(connection, version.tenant, version.adapter, version.number)
+            if now.engine_id == version.engine_id:
+                fresh = await count_up(connection, "engine_id")
+                await connection.execute(sa.update(_V).where(*_same(version)).values(engine_id=fresh))
+            return await read_version(connection, version.tenant, version.adapter, version.number)
+
+    async def set_pinned(self, version: Version, pinned: bool, *, by: Actor) -> Version:
+        """Remember across restarts that a version stays loaded. Raises: UnknownVersion, IllegalTransition."""
+        name = f"{version.public_name}@{version.number}"
+        async with self._database.change(
+            by, "version.pin" if pinned else "version.unpin", name
+        ) as connection:
+            await lock_adapter(connection, version.tenant, version.adapter)
+            now = await read_version(connection, version.tenant, version.adapter, version.number)
+            if pinned and now.state is not VersionState.READY:
+                raise IllegalTransition(f"{name} is {now.state}; only a ready version can be pinned")
+            await connection.execute(sa.update(_V).where(*_same(version)).values(pinned=pinned))
+            return await read_version(connection, version.tenant, version.adapter, version.number)
+
+
+def _same(version: Version) -> tuple[sa.ColumnElement[bool], ...]:
+    return (_V.c.tenant == version.tenant, _V.c.adapter == version.adapter, _V.c.number == version.number)
+
+
+async def _next_number(connection: AsyncConnection, tenant: str, adapter: str) -> int:
+    """The next version number; an adapter that was removed comes back and its numbers go on."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    row = {"tenant": tenant, "name": adapter, "public_name": public_name(tenant, adapter)}
+    made = insert(_A).values(**row, next_number=2, created_at=utc_now())
+    taken = made.on_conflict_do_update(
+        index_elements=[_A.c.tenant, _A.c.name],
+        set_={"next_number": _A.c.next_number + 1, "removed_at": None},
+    ).returning(_A.c.next_number)
+    return int((await connection.execute(taken)).scalar_one()) - 1
+
+
+async def _require_unaliased(connection: AsyncConnection, version: Version) -> None:
+    alias = await read_alias(connection, version.tenant, version.adapter)
+    if any(target.number == version.number for target in alias.targets):
+        raise InUse(
+            f"version {version.number} still serves {version.public_name!r}; "
+            "promote another version first, or remove the adapter"
+        )

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from adapters.errors import SchemaMismatch
+from adapters.registry import check_schema, connect, migrate, tables
+from adapters.registry.database import Database
+from adapters.registry.schema import current_revision, head_revision
+
+
+async def test_migrate_makes_an_empty_database_and_is_idempotent(empty_url: str) -> None:
+    engine = connect(empty_url)
+    with pytest.raises(SchemaMismatch, match="has no tables yet; run `loragate migrate`"):
+        await check_schema(engine)
+    assert await current_revision(engine) is None
+    assert await migrate(empty_url) == head_revision()
+    await check_schema(engine)
+    assert await migrate(empty_url) == head_revision()
+    await engine.dispose()
+
+
+async def test_two_processes_may_migrate_at_once(empty_url: str) -> None:
+    assert set(await asyncio.gather(*(migrate(empty_url) for _ in range(4)))) == {head_revision()}
+
+
+async def test_the_migrations_make_exactly_the_tables(database_url: str) -> None:
+    engine = connect(database_url)
+
+    def differences(connection: sa.Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return compare_metadata(context, tables.metadata)
+
+    async with Database(engine).read() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_a_newer_schema_is_refused(database_url: str) -> None:
+    engine = connect(database_url)
+    async with Database(engine).write() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="revision 9999, which is newer than this program"):
+        await check_schema(engine)
+    with pytest.raises(SchemaMismatch, match="newer"):
+        await migrate(database_url)
+    await engine.dispose()
+
+
+async def test_a_failed_migration_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters.registry import schema
+
+    upgrade = schema._upgrade
+
+    def break_after(connection: sa.Connection) -> None:
+        upgrade(connection)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schema, "_upgrade", break_after)
+    with pytest.raises(KeyboardInterrupt):
+        await migrate(empty_url)
+    engine = connect(empty_url)
+    assert await current_revision(engine) is None
+    await engine.dispose()
