@@ -137,12 +137,12 @@ async def _next_number(connection: AsyncConnection, tenant: str, adapter: str) -
     """The next version number; an adapter that was removed comes back and its numbers go on."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = {"tenant": tenant, "name": adapter, "public_name": public_name(tenant, adapter)}
-    made = insert(_A).values(**row, next_number=2, created_at=utc_now())
-    taken = made.on_conflict_do_update(
-        index_elements=[_A.c.tenant, _A.c.name],
-        set_={"next_number": _A.c.next_number + 1, "removed_at": None},
-    ).returning(_A.c.next_number)
-    return int((await connection.execute(taken)).scalar_one()) - 1
+    made = insert(_A).values(**row, next_number=1, created_at=utc_now())
+    # NOTE: naming a conflict target would let a race on the other unique index through as an error.
+    await connection.execute(made.on_conflict_do_nothing())
+    mine = sa.and_(_A.c.tenant == tenant, _A.c.name == adapter)
+    taken = sa.update(_A).where(mine).values(next_number=_A.c.next_number + 1, removed_at=None)
+    return int((await connection.execute(taken.returning(_A.c.next_number))).scalar_one()) - 1
 
 
 async def _require_unaliased(connection: AsyncConnection, version: Version) -> None:
