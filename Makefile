@@ -46,7 +46,7 @@ test: $(VENV)/.dev ## run the whole suite (under 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
-	@LORAGATE_TEST_LONG=1 $(BIN)/python -m pytest -m long $(ARGS)
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, import contracts, strict types
 	@$(BIN)/ruff check .

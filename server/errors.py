@@ -1,14 +1,15 @@
 """Domain errors of the server. They know no HTTP: `server/api/errors.py` holds the one table.
 
-    LoragateError
-    ├── SettingsError         a flag, environment variable or file that cannot be used
-    ├── Unauthenticated       no key, or one we do not know
-    ├── Forbidden             the key is real and its role does not reach this
-    ├── ModelNotFound         no such model for this tenant
-    ├── InvalidRequest        the body cannot be served as it stands
-    ├── BodyTooLarge          the body is above --max-body-bytes
-    ├── EngineUnavailable     the engine is starting, restarting or dead
-    └── Draining              the server is shutting down
+LoragateError
+├── SettingsError         a flag, environment variable or file that cannot be used
+├── Unauthenticated       no key, or one we do not know
+├── Forbidden             the key is real and its role does not reach this
+├── ModelNotFound         no such model for this tenant
+├── InvalidRequest        the body cannot be served as it stands
+├── BodyTooLarge          the body is above --max-body-bytes
+├── InternalError         a fault of ours; the log has it under the request's id
+├── EngineUnavailable     the engine is starting, restarting or dead
+└── Draining              the server is shutting down
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class InvalidRequest(LoragateError):
 
 class BodyTooLarge(LoragateError):
     """The request body is too large."""
+
+
+class InternalError(LoragateError):
+    """The server failed to serve this request; its log has the reason under the request's id."""
 
 
 class EngineUnavailable(LoragateError):

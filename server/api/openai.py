@@ -1,0 +1,224 @@
+"""The routes that generate: one path for chat, completions, responses and messages.
+
+Everything a request holds (its adapter, its place in the gate) is held inside one coroutine that also sends the
+answer, so nothing can be left behind, however the request ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from sampling.endpoints import Endpoint
+from sampling.layers import Resolved
+from server.api.errors import HANDLED, error_event, error_response, event_failure
+from server.api.middleware import Record
+from server.errors import InvalidRequest
+from server.records import Answer, Caller, JsonAnswer, Meter, Passage, StreamAnswer
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Service(Protocol):
+    """What a route needs of the composed server (`server.app`)."""
+
+    async def enter(self, headers: Headers) -> Caller:
+        """Who calls; raises when the server takes no work or the key is wrong."""
+
+    async def prepare(
+        self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Headers, request_id: str
+    ) -> tuple[Passage, Resolved]:
+        """Route the request and fill its decoding options in."""
+
+    def serve(
+        self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Headers
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """Hold what the request needs while its answer is being sent."""
+
+    def rate_headers(self, passage: Passage) -> dict[str, str]:
+        """`x-ratelimit-*` as they stand now."""
+
+    def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
+        """Count a finished request."""
+
+
+class GenerateRoute:
+    """ASGI endpoint of one generating route."""
+
+    def __init__(self, service: Service, endpoint: Endpoint) -> None:
+        self._service = service
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, to its last byte."""
+        request = Request(scope, receive)
+        record: Record = scope["state"]["record"]
+        passage: Passage | None = None
+        status = 200
+        try:
+            caller = await self._service.enter(request.headers)
+            note_caller(record, caller)
+            body = await read_json(request)
+            passage, resolved = await self._service.prepare(
+                caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
+            )
+            note_target(record, passage, resolved)
+            await until_disconnect(receive, self._answer(passage, resolved, request, send))
+        except ClientDisconnect:
+            status = record["status"] = 499
+        except HANDLED as error:
+            response = error_response(error)
+            status = response.status_code
+            record["code"] = json.loads(bytes(response.body))["error"]["code"]
+            if passage is not None:
+                response.headers.update(self._service.rate_headers(passage))
+            await response(scope, receive, send)
+        finally:
+            if passage is not None:
+                note_usage(record, passage)
+                self._service.observe(self._endpoint, passage, status)
+
+    async def _answer(self, passage: Passage, resolved: Resolved, request: Request, send: Send) -> None:
+        async with self._service.serve(self._endpoint, passage, resolved, request.headers) as answer:
+            if isinstance(answer, JsonAnswer):
+                response = JSONResponse(answer.content, headers=self._headers(passage, resolved))
+                await response(request.scope, request.receive, send)
+            else:
+                await self._stream(answer, passage, resolved, send)
+
+    async def _stream(self, answer: StreamAnswer, passage: Passage, resolved: Resolved, send: Send) -> None:
+        """Send the events. A failure before the first one still gets its own status."""
+        async with aclosing(_checked(answer.events)) as events:
+            first = await anext(events, None)
+            start: Message = {"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)}
+            MutableHeaders(scope=start).update(self._headers(passage, resolved))
+            await send(start)
+            try:
+                if first is not None:
+                    await send(_part(first))
+                    async for event in events:
+                        await send(_part(event))
+            except HANDLED as error:
+                await send(_part(error_event(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _headers(self, passage: Passage, resolved: Resolved) -> dict[str, str]:
+        headers = self._service.rate_headers(passage)
+        if resolved.clamped:
+            headers["x-loragate-clamped"] = ", ".join(resolved.clamped)
+        if passage.debug:
+            headers["x-loragate-origins"] = ", ".join(f"{k}={v}" for k, v in resolved.origins.items())
+        return headers
+
+
+def _part(event: str) -> Message:
+    return {"type": "http.response.body", "body": event.encode(), "more_body": True}
+
+
+async def _checked(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The events; the error that vLLM wrote into one is raised, so that ours is the only shape.
+
+    A stream ends with it: what vLLM still sends after an error is its own `[DONE]`.
+    """
+    async for event in events:
+        failure = event_failure(event)
+        if failure is not None:
+            raise failure
+        yield event
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as an object.
+
+    Raises:
+        InvalidRequest: it is not JSON, or not an object.
+        BodyTooLarge, ClientDisconnect
+    """
+    raw = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "application/json":
+        raise InvalidRequest(
+            f"The content type must be application/json, not {kind[:80]}.", code="invalid_json"
+        )
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest(
+            f"The body must be a JSON object, not {type(body).__name__}.", code="invalid_json"
+        )
+    return body
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and cancel it when the client goes away.
+
+    Raises:
+        ClientDisconnect: the client went first; `work` was cancelled and has cleaned up.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        await working
+    finally:
+        await _end(watching)
+        await _end(working)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, *HANDLED):
+        await task
+
+
+def note_caller(record: Record, caller: Caller) -> None:
+    """Who called, for the access record; never the key itself."""
+    record["tenant"] = caller.tenant_name
+    record["key_id"] = caller.key.id
+    record["key_prefix"] = caller.key.prefix
+
+
+def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:
+    """What answers."""
+    record["model"] = passage.target.model
+    if passage.target.version is not None:
+        record["adapter"] = passage.target.version.adapter
+        record["version"] = passage.target.version.number
+    record["stream"] = bool(resolved.body.get("stream"))
+
+
+def note_usage(record: Record, passage: Passage) -> None:
+    """What it took."""
+    meter: Meter = passage.meter
+    record["prompt_tokens"] = meter.prompt_tokens
+    record["cached_tokens"] = meter.cached_tokens
+    record["completion_tokens"] = meter.generated_tokens
+    record["finish_reason"] = ",".join(sorted(set(meter.finish_reasons))) or None
+    if meter.queue_s is not None:
+        record["queue_ms"] = round(meter.queue_s * 1000, 1)
+    if meter.first_token_at is not None:
+        record["ttft_ms"] = round((meter.first_token_at - passage.started_at) * 1000, 1)
+    record["run_ms"] = round((time.monotonic() - passage.started_at) * 1000, 1)

@@ -1,0 +1,55 @@
+"""A cache of what the registry says, never older than half a second behind a change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+#: A revoked key works at most this long after its revocation.
+MAX_STALENESS_S = 0.5
+#: Entries are dropped all at once above this; callers can ask for any number of unknown names.
+MAX_ENTRIES = 20_000
+
+
+class RegistryCache(Generic[K, V]):
+    """Remembers look-ups until the registry's revision moves on.
+
+    Asking for the revision costs one indexed query, made at most every MAX_STALENESS_S.
+    """
+
+    def __init__(
+        self,
+        read_revision: Callable[[], Awaitable[int]],
+        look_up: Callable[[K], Awaitable[V]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read_revision = read_revision
+        self._look_up = look_up
+        self._clock = clock
+        self._revision = -1
+        self._checked_at = float("-inf")
+        self._entries: dict[K, V] = {}
+
+    async def get(self, key: K) -> V:
+        """The look-up's result; what it raises is not remembered."""
+        if self._clock() - self._checked_at >= MAX_STALENESS_S:
+            await self._refresh()
+        if key in self._entries:
+            return self._entries[key]
+        revision = self._revision
+        value = await self._look_up(key)
+        if revision == self._revision:  # else it may be older than what made the revision move
+            self._entries[key] = value
+        return value
+
+    async def _refresh(self) -> None:
+        asked_at = self._clock()
+        revision = await self._read_revision()
+        if revision != self._revision or len(self._entries) > MAX_ENTRIES:
+            self._entries.clear()
+        self._revision = revision
+        self._checked_at = asked_at

@@ -1,0 +1,136 @@
+"""Our settings as vLLM's engine arguments.
+
+Leans on: vllm.engine.arg_utils.AsyncEngineArgs, vllm.entrypoints.launchers.cli_args.FrontendArgs,
+vllm.platforms.current_platform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.platforms import current_platform
+
+from server.errors import SettingsError
+from server.settings import Settings
+
+MAX_DEFAULT_CPU_KV_CACHE_BYTES = 4 * 1024**3
+
+#: What --engine-args may not set: it has a flag of ours, or the product stands on our value.
+_FLAGS = {
+    "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes",
+    "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype",
+    "quantization", "tensor_parallel_size",
+}  # fmt: skip
+_OURS = {"enable_lora", "scheduler_cls", "scheduling_policy", "shutdown_timeout", "enable_log_requests"}
+
+
+def engine_args(settings: Settings) -> AsyncEngineArgs:
+    """The arguments of the engine.
+
+    Raises:
+        SettingsError: --engine-args names an argument that vLLM lacks or that is not its to set.
+    """
+    _check_passthrough(settings.engine_args)
+    on_cpu = current_platform.is_cpu()
+    arguments: dict[str, Any] = {
+        "model": settings.base_model,
+        "served_model_name": [settings.base_model_name],
+        "max_model_len": settings.max_model_len,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "enable_lora": True,
+        "max_loras": settings.max_loras,
+        "max_lora_rank": settings.max_lora_rank,
+        "max_cpu_loras": settings.adapters_held,
+        "dtype": _dtype(settings, on_cpu),
+        "quantization": settings.quantization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+    }
+    if on_cpu:
+        # vLLM turns compilation off on a CPU as soon as LoRA is on; saying so skips its set-up.
+        arguments["enforce_eager"] = True
+        if settings.kv_cache_memory_bytes is None:
+            arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(settings)
+    return AsyncEngineArgs(**{**arguments, **settings.engine_args})
+
+
+def frontend_args(settings: Settings, engine: AsyncEngineArgs) -> argparse.Namespace:
+    """What vLLM's `init_app_state` reads: its server's flags beside the engine's."""
+    frontend = FrontendArgs()
+    values = {field.name: getattr(frontend, field.name) for field in dataclasses.fields(frontend)}
+    values |= vars(engine)
+    parser = tool_call_parser(settings)
+    values |= {
+        "tool_call_parser": parser,
+        "enable_auto_tool_choice": parser is not None,
+        "chat_template": str(settings.chat_template) if settings.chat_template else None,
+        "enable_prompt_tokens_details": True,
+    }
+    return argparse.Namespace(**values)
+
+
+def tool_call_parser(settings: Settings) -> str | None:
+    """vLLM's parser of tool calls: hermes understands what Qwen's templates write."""
+    if settings.tool_call_parser != "auto":
+        return None if settings.tool_call_parser == "none" else settings.tool_call_parser
+    return "hermes" if settings.demo or "qwen" in settings.base_model.lower() else None
+
+
+def cpu_kv_cache_bytes(settings: Settings) -> int:
+    """A KV cache for --max-num-seqs sequences of full length, within the memory that is free.
+
+    NOTE: without an explicit size vLLM takes `gpu_memory_utilization` of *all* memory on a CPU, and does not
+    start when that much is not free.
+    """
+    free_bytes = int(psutil.virtual_memory().available * settings.gpu_memory_utilization)
+    left_bytes = max(free_bytes - _weight_bytes(settings.base_model), free_bytes // 8)
+    return min(MAX_DEFAULT_CPU_KV_CACHE_BYTES, left_bytes, _full_batch_bytes(settings))
+
+
+def _full_batch_bytes(settings: Settings) -> int:
+    """KV bytes that max_num_seqs sequences of max_model_len tokens fill, or the default where unknown."""
+    try:
+        config = json.loads((Path(settings.base_model) / "config.json").read_text(encoding="utf-8"))
+        heads = config.get("num_key_value_heads", config["num_attention_heads"])
+        head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        max_len = settings.max_model_len or config["max_position_embeddings"]
+        per_token_bytes = 2 * config["num_hidden_layers"] * heads * head_size * 4
+    except (OSError, KeyError, ValueError):
+        return MAX_DEFAULT_CPU_KV_CACHE_BYTES
+    return max(int(settings.max_num_seqs * max_len * per_token_bytes), 16 * 1024**2)
+
+
+def _weight_bytes(model: str) -> int:
+    """Size of a local checkpoint; 0 for a hub id, whose size is not known before the download."""
+    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+
+
+def _dtype(settings: Settings, on_cpu: bool) -> str:
+    """float32 where a CPU would only emulate bfloat16, and for the demo, whose answers are compared."""
+    if settings.dtype != "auto" or not on_cpu:
+        return settings.dtype
+    fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "float32" if settings.demo or not fast_bf16 else "auto"
+
+
+def _check_passthrough(arguments: dict[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in arguments:
+        if name in _FLAGS:
+            raise SettingsError(f"--engine-args {name}: use --{name.replace('_', '-')}")
+        if name in _OURS:
+            raise SettingsError(f"--engine-args {name}: loragate sets this itself")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise SettingsError(f"--engine-args {name}: vLLM has no such argument; did you mean {near[0]}?")

@@ -1,0 +1,185 @@
+"""vLLM's own OpenAI and Anthropic handlers, behind one method.
+
+They validate, render, tokenize, parse tool calls and write answers and chunks; we choose what they may see.
+Leans on: launchers.api_server.app_state.init_app_state, OpenAIServing{Chat,Completion,Responses,Models},
+AnthropicServingMessages, ServingTokenization and their wire models (vllm.entrypoints.*).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers, State
+from starlette.requests import Request
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
+
+from adapters.records import EngineAdapter
+from server.engine.faults import refusal, validation_refusal
+from server.gate import Gate
+from sampling.endpoints import Endpoint
+from server.records import Answer, JsonAnswer, Passage, StreamAnswer
+
+#: Fields that vLLM trusts and that are ours to set, or that reach past the gate.
+_NOT_FOR_CALLERS = (
+    "cache_salt",
+    "priority",
+    "kv_transfer_params",
+    "vllm_xargs",
+    "request_id",
+    "session_id",
+    "chat_template",
+    "data_parallel_rank",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """How one endpoint is called: its wire model and the coroutine that serves it."""
+
+    wire: type[BaseModel]
+    serve: Callable[[Any, Request], Awaitable[Any]]
+
+
+class Handlers:
+    """The handlers of one running engine. Made anew when the engine is restarted."""
+
+    def __init__(self, state: State, models: OpenAIServingModels) -> None:
+        self._models = models
+        self._base_model_name = models.base_model_paths[0].name
+        chat, messages = state.openai_serving_chat, state.anthropic_serving_messages
+        self._handlers = {
+            Endpoint.CHAT: _Handler(ChatCompletionRequest, chat.create_chat_completion),
+            Endpoint.COMPLETIONS: _Handler(
+                CompletionRequest, state.openai_serving_completion.create_completion
+            ),
+            Endpoint.RESPONSES: _Handler(ResponsesRequest, state.openai_serving_responses.create_responses),
+            Endpoint.MESSAGES: _Handler(AnthropicMessagesRequest, messages.create_messages),
+        }
+        tokenization = state.serving_tokenization
+        self._tokenize_chat = _Handler(TokenizeChatRequest, tokenization.create_tokenize)
+        self._tokenize_text = _Handler(TokenizeCompletionRequest, tokenization.create_tokenize)
+        self._detokenize = _Handler(DetokenizeRequest, tokenization.create_detokenize)
+
+    @classmethod
+    async def build(cls, gate: Gate, args: argparse.Namespace) -> Handlers:
+        """Make vLLM's handlers with the gate in the engine's place."""
+        state = State()
+        engine = cast(Any, gate)
+        await init_app_state(engine, state, args, await engine.get_supported_tasks())
+        return cls(state, state.openai_serving_models)
+
+    def publish(self, adapter: EngineAdapter, lora_request: Any) -> None:
+        """Let the handlers resolve a resident adapter by its engine name."""
+        self._models.lora_requests[adapter.engine_name] = lora_request
+
+    def withdraw(self, engine_id: int) -> None:
+        """Forget the adapter of this id; unknown ids are fine."""
+        requests = self._models.lora_requests
+        for name in [name for name, request in requests.items() if request.lora_int_id == engine_id]:
+            del requests[name]
+
+    async def handle(
+        self, endpoint: Endpoint, body: dict[str, Any], passage: Passage, headers: Headers
+    ) -> Answer:
+        """Serve one request inside `Gate.admit(passage)`.
+
+        Raises:
+            LoragateError: the request is refused; nothing was sent.
+        """
+        adapter = passage.target.engine_adapter
+        internal = adapter.engine_name if adapter else self._base_model_name
+        request = _sanitized(passage.request_id, headers)
+        result = await _serve(self._handlers[endpoint], {**body, "model": internal}, request)
+        public = passage.target.model
+        if isinstance(result, BaseModel):
+            content = result.model_dump(
+                mode="json", by_alias=True, exclude_none=endpoint is Endpoint.MESSAGES
+            )
+            return JsonAnswer(_renamed(content, public))
+        return StreamAnswer(_events(result, internal, public))
+
+    async def tokenize(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """Token ids of a prompt or of rendered messages. Raises: LoragateError."""
+        return await self._on_tokens(
+            self._tokenize_chat if "messages" in body else self._tokenize_text, body, request_id
+        )
+
+    async def detokenize(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """The text of token ids. Raises: LoragateError."""
+        return await self._on_tokens(self._detokenize, body, request_id)
+
+    async def _on_tokens(self, handler: _Handler, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        # Every adapter has its base's tokenizer, so none needs to be resident for this.
+        named = {**body, "model": self._base_model_name}
+        result = await _serve(handler, named, _sanitized(request_id, Headers()))
+        return cast(dict[str, Any], result.model_dump(mode="json"))
+
+
+async def _serve(handler: _Handler, body: dict[str, Any], raw_request: Request) -> Any:
+    """Call one of vLLM's handlers with a body that is free of what it would trust.
+
+    Raises:
+        LoragateError, AdapterError: it refused or failed.
+    """
+    trusted = {name: value for name, value in body.items() if name not in _NOT_FOR_CALLERS}
+    try:
+        request = handler.wire.model_validate(trusted)
+    except ValidationError as error:
+        raise validation_refusal(error) from error
+    try:
+        result = await handler.serve(request, raw_request)
+    except Exception as error:  # vLLM raises whatever its parsers and templates raise
+        raise refusal(error) from error
+    if isinstance(result, ErrorResponse):
+        raise refusal(result)
+    return result
+
+
+def _sanitized(request_id: str, headers: Headers) -> Request:
+    """The request as the handlers may see it: our id, the trace, and no header that they would trust."""
+    kept = [(b"x-request-id", request_id.encode())]
+    kept += [
+        (name.encode(), headers[name].encode("latin-1"))
+        for name in ("traceparent", "tracestate")
+        if name in headers
+    ]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": kept, "query_string": b""})
+
+
+def _renamed(content: dict[str, Any], public: str) -> dict[str, Any]:
+    """The answer under the name that the caller used."""
+    if "model" in content:
+        content["model"] = public
+    return content
+
+
+async def _events(stream: AsyncIterator[Any], internal: str, public: str) -> AsyncIterator[str]:
+    """Server-sent events of any endpoint, with the public model name.
+
+    The Responses handler yields records, the others finished events. Chunks are JSON that vLLM has just
+    written, in which the name stands quoted as it was given, so a text replacement is exact and costs no
+    parsing.
+    """
+    quoted, wanted = f'"model":"{internal}"', f'"model":"{public}"'
+    async for item in stream:
+        text = (
+            item
+            if isinstance(item, str)
+            else f"event: {item.type}\ndata: {item.model_dump_json(indent=None, by_alias=True)}\n\n"
+        )
+        yield text.replace(quoted, wanted, 1) if internal != public else text

@@ -1,0 +1,159 @@
+"""One running engine: start it, watch it, load adapters into it, end it.
+
+Leans on: vllm.v1.engine.async_llm.AsyncLLM (from_vllm_config, add_lora, remove_lora, list_loras, errored,
+shutdown), vllm.lora.request.LoRARequest, vllm.sampling_params.SamplingParams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from concurrent.futures import Executor
+from typing import Any
+from uuid import uuid4
+
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from adapters.errors import EngineGone, LoadFailed, ProbeFailed
+from adapters.records import EngineAdapter
+from server.engine.args import engine_args, frontend_args
+from server.engine.handlers import Handlers
+from server.gate import Gate
+from server.settings import Settings
+
+PROBE_TOKENS = 4
+
+
+class Engine:
+    """A started vLLM with its handlers; implements `adapters.residency.Loader`."""
+
+    def __init__(self, client: AsyncLLM, handlers: Handlers, runner: Executor) -> None:
+        self._client = client
+        self._runner = runner
+        self.handlers = handlers
+
+    @property
+    def errored(self) -> bool:
+        """Whether EngineCore or one of its workers has died; nothing brings this engine back."""
+        return bool(self._client.errored)
+
+    @property
+    def kv_blocks(self) -> int:
+        """Number of KV-cache blocks."""
+        return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
+
+    @property
+    def block_size_tokens(self) -> int:
+        """Tokens per KV-cache block."""
+        return int(self._client.vllm_config.cache_config.block_size)
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return int(self._client.model_config.max_model_len)
+
+    async def load(self, adapter: EngineAdapter) -> None:
+        """Load an adapter for requests to come.
+
+        Raises:
+            EngineGone: there is no engine; nothing is wrong with the adapter.
+            LoadFailed: vLLM refused it; its id must not be used again.
+        """
+        request = _lora_request(adapter)
+        try:
+            loaded = await self._client.add_lora(request)
+        except EngineDeadError as error:
+            raise EngineGone("the engine died while the adapter was being loaded") from error
+        except Exception as error:  # vLLM carries its workers' errors over as bare Exceptions
+            raise LoadFailed(f"the engine refused the adapter: {_first_line(error)}") from error
+        if not loaded and adapter.engine_id not in await self.loaded():
+            raise LoadFailed("the engine did not take the adapter")
+        self.handlers.publish(adapter, request)
+
+    async def unload(self, engine_id: int) -> None:
+        """Really remove an adapter from the engine; one that is not there is fine."""
+        self.handlers.withdraw(engine_id)
+        try:
+            await self._client.remove_lora(engine_id)
+        except EngineDeadError as error:
+            raise EngineGone("the engine died while an adapter was being unloaded") from error
+
+    async def loaded(self) -> frozenset[int]:
+        """Ids of the adapters that the engine holds."""
+        try:
+            return frozenset(await self._client.list_loras())
+        except EngineDeadError as error:
+            raise EngineGone("the engine died while its adapters were being listed") from error
+
+    async def probe(self, adapter: EngineAdapter) -> None:
+        """One short greedy generation must end, with finite log-probabilities.
+
+        It is the one generation that no tenant asks for, so it does not pass the gate: there is nobody to
+        admit and nothing to count.
+
+        Raises:
+            EngineGone, ProbeFailed
+        """
+        params = SamplingParams(
+            temperature=0.0, max_tokens=PROBE_TOKENS, logprobs=1, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        prompt: Any = {"prompt_token_ids": [0, 1, 2, 3], "cache_salt": uuid4().hex}
+        try:
+            async for output in self._client.generate(
+                prompt, params, f"probe-{uuid4().hex}", lora_request=_lora_request(adapter)
+            ):
+                _check_finite(output)
+        except EngineDeadError as error:
+            raise EngineGone("the engine died while the adapter was being probed") from error
+
+    async def stop(self) -> None:
+        """End EngineCore and its workers; returns when they are gone."""
+        await asyncio.get_running_loop().run_in_executor(self._runner, self._client.shutdown, 0.0)
+
+
+async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
+    """Start an engine and attach it to the gate.
+
+    Args:
+        settings: what to serve.
+        gate: stands in the engine's place for the handlers.
+        runner: the one thread that starts engines; it must live as long as the server, because the kernel
+            ends an engine together with the thread that started it (see `server.engine.orphans`).
+
+    Raises:
+        Exception: whatever vLLM raises when a model cannot be loaded.
+    """
+    arguments = engine_args(settings)
+    loop = asyncio.get_running_loop()
+    client = await loop.run_in_executor(runner, _launch, arguments)
+    gate.attach(client)
+    handlers = await Handlers.build(gate, frontend_args(settings, arguments))
+    return Engine(client, handlers, runner)
+
+
+def _launch(arguments: Any) -> AsyncLLM:
+    """Blocks until EngineCore has loaded the model (seconds to minutes)."""
+    config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+
+
+def _lora_request(adapter: EngineAdapter) -> LoRARequest:
+    # NOTE: never `load_inplace`: vLLM 0.32 keeps the flag and reads the files again at every step.
+    return LoRARequest(
+        lora_name=adapter.engine_name, lora_int_id=adapter.engine_id, lora_path=str(adapter.path)
+    )
+
+
+def _check_finite(output: Any) -> None:
+    sequence = output.outputs[0]
+    chosen = [step[token].logprob for step, token in zip(sequence.logprobs, sequence.token_ids, strict=True)]
+    if not sequence.token_ids or not all(math.isfinite(value) for value in chosen):
+        raise ProbeFailed("the adapter's answer to the probe was empty or not finite")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,211 @@
+"""The gate: every token of every endpoint passes `Gate.generate`.
+
+`Gate` stands where vLLM's handlers expect an `EngineClient`. It hands everything through to the engine that is
+attached, and owns one method: `generate` reserves (so that a refusal comes before the first byte), stamps who
+asks, meters the stream, and settles on every exit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.admission import Admission, Reservation
+from server.errors import EngineUnavailable, LoragateError
+from server.fairness.policy import stamp
+from server.records import Meter, Passage
+
+#: Key under which tenant and policy ride in `sampling_params.extra_args`; the scheduler reads it.
+EXTRA_ARGS_KEY = "loragate"
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One HTTP request inside the gate: its passage and all that it holds there."""
+
+    passage: Passage
+    open: list[_Metered] = field(default_factory=list)
+
+
+_visit: ContextVar[_Visit] = ContextVar("loragate_visit")
+
+
+class Gate:
+    """vLLM's `EngineClient` for the handlers; see the module."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._engine: Any = None
+
+    def attach(self, engine: Any) -> None:
+        """Serve from this engine from now on."""
+        self._engine = engine
+
+    def detach(self) -> None:
+        """No engine is there: `generate` refuses until the next `attach`."""
+        self._engine = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything but `generate` is the engine's own."""
+        engine = self.__dict__.get("_engine")
+        if engine is None:
+            raise EngineUnavailable
+        return getattr(engine, name)
+
+    @asynccontextmanager
+    async def admit(self, passage: Passage) -> AsyncGenerator[Passage]:
+        """Let the handlers act for `passage` in this task and those it starts.
+
+        On exit every stream that was opened is closed, which aborts what still runs in the engine, and every
+        reservation is settled: also when a stream was never read, and when the caller was cancelled.
+        """
+        visit = _Visit(passage)
+        token = _visit.set(visit)
+        try:
+            yield passage
+        finally:
+            _visit.reset(token)
+            for stream in visit.open:
+                await stream.aclose()
+
+    def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **arguments: Any
+    ) -> AsyncGenerator[Any]:
+        """Admit one generation and return its metered stream.
+
+        A plain function on purpose: vLLM's handlers call it before they send the first byte, so what is
+        raised here becomes a status code.
+
+        Args:
+            prompt: vLLM's `EngineInput`, tokenized.
+            sampling_params: vLLM's `SamplingParams`; what the caller smuggled into it is removed.
+            request_id: the handler's id for this generation.
+            arguments: the rest of `EngineClient.generate`; only those we trust go on.
+
+        Raises:
+            LoragateError: the request may not enter, or no engine is there.
+        """
+        visit = _visit.get(None)
+        if visit is None:
+            raise LoragateError("A generation was asked for outside of any request.")
+        engine = self._engine
+        if engine is None or engine.errored:
+            raise EngineUnavailable
+        passage = visit.passage
+        _check_adapter(passage, arguments.get("lora_request"))
+        prompt_tokens = len(prompt.get("prompt_token_ids") or ())
+        reservation = self._reserve(passage, sampling_params, prompt_tokens)
+        sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
+        stream = engine.generate(
+            {**prompt, "cache_salt": passage.cache_salt},
+            sampling_params,
+            request_id,
+            **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
+        )
+        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(request_id))
+        visit.open.append(metered)
+        return metered.read()
+
+    def _reserve(self, passage: Passage, sampling_params: Any, prompt_tokens: int) -> Reservation:
+        """Reserve what this generation may use at most.
+
+        A request that names no max_tokens gets vLLM's default, what is left of the model's length; a tenant
+        with a smaller limit could never be given that, so it gets what does fit.
+        """
+        n = sampling_params.n
+        if not passage.max_tokens_named:
+            fitting = self._admission.fitting_max_tokens(passage.policy, prompt_tokens=prompt_tokens, n=n)
+            sampling_params.max_tokens = max(1, min(sampling_params.max_tokens, fitting))
+        return self._admission.reserve(
+            passage.caller.tenant_name,
+            passage.policy,
+            prompt_tokens=prompt_tokens,
+            max_tokens=sampling_params.max_tokens,
+            n=n,
+        )
+
+
+#: The rest (priority, data_parallel_rank, session_id, kv_hints, …) comes from headers and bodies of callers.
+_TRUSTED_ARGUMENTS = {
+    "prompt_text",
+    "lora_request",
+    "tokenization_kwargs",
+    "trace_headers",
+    "reasoning_ended",
+    "reasoning_parser_kwargs",
+}
+
+
+def _check_adapter(passage: Passage, lora_request: Any) -> None:
+    """The handlers must ask for the version that this request holds, and no other."""
+    held = passage.target.engine_adapter
+    asked = lora_request.lora_name if lora_request is not None else None
+    if asked != (held.engine_name if held else None):
+        raise LoragateError("The handler asked for an adapter that this request does not hold.")
+
+
+class _Metered:
+    """One stream of the engine, counted while it is read and settled once."""
+
+    def __init__(
+        self,
+        stream: AsyncGenerator[Any],
+        reservation: Reservation,
+        meter: Meter,
+        abort: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._stream = stream
+        self._reservation = reservation
+        self._meter = meter
+        self._abort = abort
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._generated_tokens = 0
+
+    async def read(self) -> AsyncGenerator[Any]:
+        """The engine's outputs, unchanged."""
+        async with aclosing(self._stream) as stream:
+            async for output in stream:
+                self._count(output)
+                yield output
+        self._settle()
+
+    async def aclose(self) -> None:
+        """Abort what still runs and settle; harmless after a stream that was read to its end."""
+        try:
+            await self._stream.aclose()
+        except RuntimeError:  # a task of the handler is still waiting inside the stream
+            await self._abort()
+        finally:
+            self._settle()
+
+    def _count(self, output: Any) -> None:
+        """Add one `RequestOutput`; streams carry deltas, the others one final output per sequence."""
+        new_tokens = sum(len(sequence.token_ids) for sequence in output.outputs)
+        meter = self._meter
+        if self._prompt_tokens == 0 and output.prompt_token_ids:
+            self._prompt_tokens = len(output.prompt_token_ids)
+            self._cached_tokens = output.num_cached_tokens or 0
+            meter.prompt_tokens += self._prompt_tokens
+            meter.cached_tokens += self._cached_tokens
+        self._generated_tokens += new_tokens
+        meter.generated_tokens += new_tokens
+        now = time.monotonic()
+        if new_tokens:
+            meter.first_token_at = meter.first_token_at or now
+            meter.last_token_at = now
+        meter.finish_reasons += [s.finish_reason for s in output.outputs if s.finish_reason]
+        stats = output.metrics
+        if meter.queue_s is None and stats is not None and stats.scheduled_ts and stats.queued_ts:
+            meter.queue_s = stats.scheduled_ts - stats.queued_ts
+
+    def _settle(self) -> None:
+        self._reservation.settle(
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+        )

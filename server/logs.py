@@ -1,0 +1,64 @@
+"""Logging: one line per record on stdout, as JSON or text, for us, vLLM and uvicorn alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+from datetime import UTC, datetime
+from typing import Any
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line; what is passed as `extra=` becomes fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line: dict[str, Any] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """`time level logger: message key=value …`, for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items())
+
+
+def logging_config(log_format: str, level: str) -> dict[str, Any]:
+    """The `logging.config` dictionary; the engine's processes get the same one from vLLM."""
+    formatter = "server.logs.JsonFormatter" if log_format == "json" else "server.logs.TextFormatter"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": formatter}},
+        "handlers": {
+            "out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
+        },
+        "root": {"handlers": ["out"], "level": "WARNING"},
+        "loggers": {
+            "loragate": {"level": level.upper(), "handlers": ["out"], "propagate": False},
+            "vllm": {"level": level.upper(), "handlers": ["out"], "propagate": False},
+            "uvicorn": {"level": "WARNING", "handlers": ["out"], "propagate": False},
+        },
+    }
+
+
+def configure(log_format: str, level: str) -> None:
+    """Set logging up for this process."""
+    logging.config.dictConfig(logging_config(log_format, level))

@@ -1,0 +1,83 @@
+"""The records that travel a request's path; each stage takes frozen ones and returns a new one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.records import EngineAdapter, Key, Tenant, Version
+from server.fairness.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: the key, and the tenant that it belongs to (None for an operator's key)."""
+
+    key: Key
+    tenant: Tenant | None
+
+    @property
+    def tenant_name(self) -> str:
+        """The tenant's name; operators act as the nameless tenant."""
+        return self.tenant.name if self.tenant else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model name stands for: the base model, or one version of an adapter."""
+
+    model: str
+    """The public name as the caller wrote it; answers carry it."""
+    version: Version | None
+    """None for the base model."""
+    engine_adapter: EngineAdapter | None
+    """What must be resident while the request runs; None for the base model."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one HTTP request has used so far. Times are `time.monotonic()` seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    queue_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One authenticated, routed request on its way through the gate."""
+
+    request_id: str
+    caller: Caller
+    target: Target
+    policy: Policy
+    cache_salt: str
+    max_tokens_named: bool
+    """Whether the request, or a layer of defaults, says how long the answer may be."""
+    debug: bool = False
+    """Whether the caller asked where its decoding options came from (`x-loragate-debug: 1`)."""
+    meter: Meter = field(default_factory=Meter)
+    started_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """A whole answer."""
+
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """Server-sent events, each a complete `…\\n\\n` text. Whoever takes it must `aclose` the iterator."""
+
+    events: AsyncIterator[str]
+
+
+Answer = JsonAnswer | StreamAnswer

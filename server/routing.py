@@ -1,0 +1,114 @@
+"""(who calls, model name) → what answers: the base model, or one version of an adapter.
+
+A name that belongs to another tenant gets the same error as one that does not exist: both are looked up in the
+same way and raise in the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from adapters.errors import UnknownAdapter
+from adapters.names import split_model_name
+from adapters.records import AdapterView, AliasTarget, EngineAdapter, Version
+from adapters.registry import Registry
+from adapters.store import Store
+from server.cache import RegistryCache
+from server.errors import InvalidRequest, ModelNotFound
+from server.records import Caller, Target
+
+
+class Router:
+    """Resolves model names; a known one costs no query."""
+
+    def __init__(self, registry: Registry, store: Store, *, base_model_name: str) -> None:
+        self._registry = registry
+        self._store = store
+        self.base_model_name = base_model_name
+        self._views: RegistryCache[tuple[str, str], AdapterView] = RegistryCache(
+            registry.audit.revision, lambda key: registry.adapters.resolve(*key)
+        )
+
+    async def resolve(self, caller: Caller, model: object, *, sticky: str = "") -> Target:
+        """What `model` means to the caller.
+
+        Args:
+            caller: whose names count.
+            model: the `model` field as it was sent.
+            sticky: requests of the same adapter and `sticky` get the same version of a split alias.
+
+        Raises:
+            InvalidRequest: `model` is not a name.
+            ModelNotFound: there is none, it is not the caller's, or the key may not call it.
+        """
+        if not isinstance(model, str) or not model:
+            raise InvalidRequest(
+                "model must be the name of a model; GET /v1/models lists yours.", param="model"
+            )
+        name, number = split_model_name(model)
+        if caller.key.models is not None and name not in caller.key.models:
+            raise not_found(model)
+        if model == self.base_model_name:
+            return Target(model, None, None)
+        try:
+            view = await self._views.get((caller.tenant_name or name.partition("-")[0], name))
+        except UnknownAdapter as error:
+            raise not_found(model) from error
+        version = _version(view, number) if number else _weighted(view, sticky)
+        if version is None:
+            raise not_found(model)
+        return Target(model, version, self.engine_adapter(version))
+
+    async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
+        """(public name, time of creation) of every adapter that the caller may call."""
+        views = await self._registry.adapters.list(caller.tenant_name or None)
+        allowed = caller.key.models
+        return [
+            (view.adapter.public_name, view.adapter.created_at.timestamp())
+            for view in views
+            if view.alias.targets and (allowed is None or view.adapter.public_name in allowed)
+        ]
+
+    def sees_base(self, caller: Caller) -> bool:
+        """Whether the caller may call the base model itself."""
+        return caller.key.models is None or self.base_model_name in caller.key.models
+
+    def engine_adapter(self, version: Version) -> EngineAdapter:
+        """The version as the engine knows it."""
+        return EngineAdapter(version.engine_id, version.engine_name, self._store.folder(version))
+
+
+def not_found(model: str) -> ModelNotFound:
+    """One sentence for every reason."""
+    return ModelNotFound(f"The model {model[:256]!r} does not exist or you do not have access to it.")
+
+
+def _version(view: AdapterView, number: int) -> Version | None:
+    return next((version for version in view.versions if version.number == number), None)
+
+
+def _weighted(view: AdapterView, sticky: str) -> Version | None:
+    """One of the alias's targets, by weight; the same one for the same `sticky`."""
+    targets = view.alias.targets
+    if not targets:
+        return None
+    if len(targets) == 1:
+        return _version(view, targets[0].number)
+    point = _fraction(f"{view.adapter.public_name}\0{sticky}") if sticky else random.random()
+    return _version(view, _at(targets, point))
+
+
+def _at(targets: Sequence[AliasTarget], point: float) -> int:
+    """The target that covers `point` (0 ≤ point < 1) of the summed weights."""
+    left = point * sum(target.weight for target in targets)
+    for target in targets:
+        left -= target.weight
+        if left < 0:
+            return target.number
+    return targets[-1].number
+
+
+def _fraction(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:7]) / 2**56

@@ -1,0 +1,240 @@
+"""What can be set, in one flat frozen record; the text under a field is its `--help`.
+
+A value comes from the first of: flag, environment variable `LORAGATE_<FIELD>`, the file named by `--config`
+(TOML, the fields as keys), the default. This is the only module that reads or writes the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+import demo
+from server.errors import SettingsError
+
+ENV_PREFIX = "LORAGATE_"
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
+
+
+class Settings(BaseSettings):
+    """The settings of `loragate serve`. Names and meanings are vLLM's wherever vLLM has the flag."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    model: str = ""
+    """The base model: a local folder or a Hugging Face id. Not needed with --demo."""
+    served_model_name: str = ""
+    """The public name of the base model. Default: the value of --model."""
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The port to listen on; 0 takes a free one and prints it."""
+    demo: bool = False
+    """Serve the embedded model with tenants acme and globex and well-known keys. Loopback only."""
+
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Longest prompt plus answer, in tokens. Default: what the model's config says."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the device's memory the engine may use; on a CPU, of the memory that is free at start."""
+    kv_cache_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Size of the KV cache. Default: what --gpu-memory-utilization leaves (on a CPU at most 4 GiB)."""
+    max_num_seqs: Annotated[int, Field(ge=1)] = 64
+    """Most sequences in one batch."""
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens in one step. Default: vLLM's."""
+    max_loras: Annotated[int, Field(ge=1)] = 8
+    """Most different adapters in one batch (slots on the device)."""
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
+    """Highest rank an adapter may have. Every slot is sized for it."""
+    max_cpu_loras: Annotated[int, Field(ge=1)] | None = None
+    """Most adapters held in memory beside the slots. Default: 4 times --max-loras."""
+    dtype: str = "auto"
+    """Type of weights and activations. auto: float32 on a CPU without AMX or AVX512-BF16."""
+    quantization: str | None = None
+    """How the base model's weights are quantized, for instance awq. Default: what its config says."""
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Number of devices that share the model."""
+    tool_call_parser: str = "auto"
+    """Parser of tool calls (vLLM's names). auto: hermes for Qwen models, none for others."""
+    chat_template: Path | None = None
+    """A chat template to use instead of the tokenizer's own."""
+    engine_args: Annotated[dict[str, Any], NoDecode] = {}
+    """More of vLLM's engine arguments, as a JSON object: '{"block_size": 32}'."""
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    """Where adapters and the default database are kept."""
+    database_url: str = ""
+    """The registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
+    adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Largest request body."""
+    shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0
+    """After SIGTERM: how long running answers may still take, in seconds."""
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM: how long new requests are still taken while /ready already says 503, in seconds."""
+    restart_backoff_s: Annotated[float, Field(ge=0)] = 1.0
+    """Pause before a dead engine is started again; doubles with every failure in a row, up to 60."""
+    log_format: Literal["json", "text"] = "json"
+    """Format of the log on stdout."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decode_engine_args(cls, values: Any) -> Any:
+        """`--engine-args` and `LORAGATE_ENGINE_ARGS` are JSON text; a config file has a table."""
+        import json
+
+        text = values.get("engine_args") if isinstance(values, dict) else None
+        if not isinstance(text, str):
+            return values
+        try:
+            decoded = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--engine-args is not JSON: {error}") from error
+        if not isinstance(decoded, dict):
+            raise ValueError(f"--engine-args must be a JSON object, not {type(decoded).__name__}")
+        return {**values, "engine_args": decoded}
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.demo and self.host not in LOOPBACK_HOSTS:
+            raise ValueError(
+                f"--demo has well-known keys and listens on loopback only, not on {self.host}; "
+                f"use --host 127.0.0.1, or --model with keys of your own"
+            )
+        if self.demo and self.model:
+            raise ValueError(f"--demo brings its own model; leave out --model {self.model}")
+        if not self.demo and not self.model:
+            raise ValueError("no model: give --model (a folder or a hub id), or --demo")
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                f"--max-cpu-loras {self.max_cpu_loras} is below --max-loras {self.max_loras}; "
+                f"use at least {self.max_loras}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment; `load` merges the file below both."""
+        return init_settings, env_settings
+
+    @property
+    def base_model(self) -> str:
+        """Folder or hub id that the engine loads."""
+        return str(demo.MODEL_DIR) if self.demo else self.model
+
+    @property
+    def base_model_name(self) -> str:
+        """Public name of the base model."""
+        return self.served_model_name or (demo.SERVED_NAME if self.demo else self.model)
+
+    @property
+    def adapters_held(self) -> int:
+        """Most adapters resident in the engine at once."""
+        return self.max_cpu_loras or 4 * self.max_loras
+
+    @property
+    def home(self) -> Path:
+        """The data folder; the demo keeps its own beside the real one."""
+        folder = self.data_dir.expanduser()
+        return folder / "demo" if self.demo else folder
+
+    @property
+    def registry_url(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.home / 'loragate.db'}"
+
+
+def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Settings:
+    """Merge flags, environment and config file.
+
+    Args:
+        flags: only the flags that were given, by field name.
+        config: a TOML file with fields as keys.
+
+    Raises:
+        SettingsError: a value, key or variable that cannot be used; the message names it and what helps.
+    """
+    _refuse_unknown_variables()
+    from_file = _read_config(config) if config else {}
+    in_environment = {
+        name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)
+    }
+    below = {key: value for key, value in from_file.items() if key not in in_environment}
+    try:
+        return Settings(**{**below, **flags})
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from error
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise SettingsError(f"{name} is not a setting of loragate; did you mean {near[0]}?")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"--config {path} is not TOML: {error}") from error
+    for key in values:
+        if key not in Settings.model_fields:
+            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0)
+            raise SettingsError(f"--config {path}: {key} is not a setting; did you mean {near[0]}?")
+    return values
+
+
+def _sentence(error: ValidationError) -> str:
+    """One line per fault: flag, value and what was expected."""
+    lines = []
+    for fault in error.errors():
+        flag = "".join(f"--{part}".replace("_", "-") for part in fault["loc"][:1])
+        text = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{flag} {fault['input']}: {text}" if flag else text)
+    return "\n".join(lines)
+
+
+def export_engine_environment(settings: Settings) -> None:
+    """Set what vLLM reads from the environment only; every process that it starts inherits it."""
+    os.environ.update(
+        {
+            "VLLM_NO_USAGE_STATS": "1",  # nothing leaves this machine
+            "VLLM_LOGGING_LEVEL": settings.log_level.upper(),
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_DISABLE_LOG_LOGO": "1",
+            # Our plugin and no other: a plugin that happens to be installed must not change the server.
+            "VLLM_PLUGINS": "loragate",
+            "PYTHONSAFEPATH": "1",
+        }
+    )
+    # Adapters are told apart and hot-swapped by us; vLLM's own runtime loading must stay shut.
+    os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
+    os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
