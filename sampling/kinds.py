@@ -229,14 +229,10 @@ class PatternRule:
     def accepts(self, value: Any) -> bool:
         if not isinstance(value, Mapping):
             return False
-        sizes: list[Any] = [
-            value.get(key, 0) for key in ("max_pattern_size", "min_pattern_size", "min_count")
-        ]
+        fields = ("max_pattern_size", "min_pattern_size", "min_count")
+        sizes: list[int] = [value.get(name, 0) for name in fields]
         if not all(type(size) is int and INT64_MIN <= size <= INT64_MAX for size in sizes):
             return False
-        longest: int
-        shortest: int
-        count: int
         longest, shortest, count = sizes
         return 0 <= shortest <= longest <= self.longest_tokens and (longest == 0 or count >= 2)
 

@@ -1,0 +1,200 @@
+"""Noticing that an answer goes in circles, and what to do about it while it does.
+
+`Detector` watches the tokens of one answer and tells how close it is to a loop; `Adjustment` says by how much
+repetition penalty and temperature rise while it is. Where nobody asks for either, neither exists: no cost.
+
+How this differs from vLLM's `repetition_detection` (`vllm.v1.core.sched.utils.check_sequence_repetition`):
+- vLLM's ends an answer whose tail is `min_count` exact copies of one pattern, back to back. It is exact and
+  runs in the scheduler: use it to stop hard loops. A counter, a name or a date in each copy hides the loop.
+- Ours measures the share of repeated n-grams in a sliding window (seq-rep-n of Welleck et al. 2019, "Neural
+  Text Generation with Unlikelihood Training") and counts repeated lines with other lines between them. So it
+  sees loops that vary, and sees them form: a number that rises and falls, fit for steering.
+- vLLM's tries every pattern size at every token; ours does a constant amount of work per token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+from sampling.errors import InvalidPolicy
+
+Verdict = Literal["ngrams", "lines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When an answer counts as looping.
+
+    Raises:
+        InvalidPolicy: a threshold is out of its range.
+    """
+
+    ngram_tokens: int = 4
+    """Length of the n-grams that are compared."""
+    window_tokens: int = 128
+    """How far back is looked, in tokens; also the answer's length before it can count as looping."""
+    share: float = 0.7
+    """Looping when this share of the window's n-grams repeat another one in it, in (0, 1)."""
+    window_lines: int = 16
+    """How far back is looked, in lines."""
+    line_copies: int = 5
+    """Looping when one line stands this often in that window."""
+    least_line_tokens: int = 4
+    """Shorter lines are not looked at: a lone bracket comes often in good code."""
+
+    def __post_init__(self) -> None:
+        _require(self.ngram_tokens >= 1, f"ngram_tokens must be at least 1, got {self.ngram_tokens}.")
+        _require(
+            self.window_tokens > self.ngram_tokens,
+            f"window_tokens must be above ngram_tokens={self.ngram_tokens}, got {self.window_tokens}.",
+        )
+        _require(0 < self.share < 1, f"share must be between 0 and 1, got {self.share}.")
+        _require(self.line_copies >= 2, f"line_copies must be at least 2, got {self.line_copies}.")
+        _require(
+            self.window_lines >= self.line_copies,
+            f"window_lines must be at least line_copies={self.line_copies}, got {self.window_lines}.",
+        )
+
+
+class _Window:
+    """The last `size` things and how often each stands among them; O(1) per thing."""
+
+    __slots__ = ("counts", "size", "things")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.things: deque[Hashable] = deque()
+        self.counts: Counter[Hashable] = Counter()
+
+    def push(self, thing: Hashable) -> None:
+        self.things.append(thing)
+        self.counts[thing] += 1
+        if len(self.things) > self.size:
+            gone = self.things.popleft()
+            self.counts[gone] -= 1
+            if not self.counts[gone]:
+                del self.counts[gone]
+
+
+class Detector:
+    """Watches one answer, token by token. Holds at most one window; not for use by two answers.
+
+    `newline_ids` are the tokens whose text ends with a line break; without them lines are not looked at.
+    """
+
+    def __init__(self, thresholds: Thresholds, newline_ids: frozenset[int] = frozenset()) -> None:
+        self.thresholds = thresholds
+        self._newline_ids = newline_ids
+        self._tail: deque[int] = deque(maxlen=thresholds.ngram_tokens)
+        self._grams = _Window(thresholds.window_tokens - thresholds.ngram_tokens + 1)
+        self._lines = _Window(thresholds.window_lines)
+        self._line = 0
+        self._line_tokens = 0
+        self._line_copies = 0
+
+    def push(self, token_id: int) -> None:
+        """Take note of the answer's next token."""
+        self._tail.append(token_id)
+        if len(self._tail) == self.thresholds.ngram_tokens:
+            self._grams.push(tuple(self._tail))
+        if not self._newline_ids:
+            return
+        self._line = hash((self._line, token_id))
+        self._line_tokens += 1
+        if token_id in self._newline_ids:
+            self._end_line()
+        elif self._line_tokens == self.thresholds.window_tokens:
+            self._line_copies = 0  # The lines before this endless one lie too far back to matter.
+
+    def _end_line(self) -> None:
+        is_looked_at = self._line_tokens >= self.thresholds.least_line_tokens
+        self._lines.push(self._line if is_looked_at else None)
+        self._line_copies = max((n for line, n in self._lines.counts.items() if line is not None), default=0)
+        self._line = 0
+        self._line_tokens = 0
+
+    @property
+    def share(self) -> float:
+        """Repeated n-grams in the window, as a share of what a full window holds: 0 … 1."""
+        return (len(self._grams.things) - len(self._grams.counts)) / self._grams.size
+
+    @property
+    def line_copies(self) -> int:
+        """How often the most frequent line stands among the last ones."""
+        return self._line_copies
+
+    @property
+    def closeness(self) -> float:
+        """How close to a loop the answer is: 0 is nothing repeated, 1 is looping."""
+        by_lines = max(self._line_copies - 1, 0) / (self.thresholds.line_copies - 1)
+        return min(max(self.share / self.thresholds.share, by_lines), 1.0)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What makes it a loop now; None while it is none."""
+        if self.share >= self.thresholds.share:
+            return "ngrams"
+        return "lines" if self._line_copies >= self.thresholds.line_copies else None
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """How far penalty and temperature may rise, and how they let go.
+
+    Raises:
+        InvalidPolicy: a bound is out of its range.
+    """
+
+    most_repetition_penalty: float = 1.3
+    most_temperature: float = 1.0
+    start: float = 0.5
+    """The closeness from which they rise, in [0, 1); at closeness 1 they are at their bounds."""
+    release_tokens: int = 32
+    """Tokens without repetition after which a full adjustment has let go."""
+
+    def __post_init__(self) -> None:
+        _require(
+            1.0 <= self.most_repetition_penalty <= 2.0,
+            f"most_repetition_penalty must be from 1 to 2, got {self.most_repetition_penalty}.",
+        )
+        _require(
+            0 <= self.most_temperature <= 2.0,
+            f"most_temperature must be from 0 to 2, got {self.most_temperature}.",
+        )
+        _require(0 <= self.start < 1, f"start must be at least 0 and below 1, got {self.start}.")
+        _require(self.release_tokens >= 1, f"release_tokens must be at least 1, got {self.release_tokens}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The two options that are adjusted."""
+
+    repetition_penalty: float
+    temperature: float
+
+
+def next_pressure(policy: Adjustment, pressure: float, closeness: float) -> float:
+    """The pressure, 0 … 1, after one more token: up at once, down by 1 / release_tokens per token."""
+    wanted = max(closeness - policy.start, 0.0) / (1.0 - policy.start)
+    return min(max(wanted, pressure - 1.0 / policy.release_tokens, 0.0), 1.0)
+
+
+def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
+    """What to draw the next token with, between what was asked for (pressure 0) and the bounds (1).
+
+    Nothing is ever lowered: where more than a bound was asked for, it stays. Greedy stays greedy, with its
+    penalty alone raised: a caller who asked for temperature 0 asked for no chance.
+    """
+    penalty_room = max(policy.most_repetition_penalty - asked.repetition_penalty, 0.0)
+    temperature_room = max(policy.most_temperature - asked.temperature, 0.0) if asked.temperature > 0 else 0.0
+    return Drawing(
+        asked.repetition_penalty + pressure * penalty_room, asked.temperature + pressure * temperature_room
+    )
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise InvalidPolicy(problem)

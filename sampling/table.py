@@ -1,0 +1,71 @@
+"""The table of options as Markdown, for docs/decoding.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from sampling.endpoints import Endpoint
+from sampling.options import OPTIONS, Option
+
+BEGIN: Final = "<!-- options:begin -->"
+END: Final = "<!-- options:end -->"
+
+_HEAD = ("Option", "Endpoints", "Type", "Range", "Default", "Set by", "From", "Meaning")
+
+
+def markdown() -> str:
+    """The table, one line per option, without the markers around it."""
+    rows = [_HEAD, tuple("---" for _ in _HEAD), *(_row(option) for option in OPTIONS)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def refresh(document: str) -> str:
+    """The document with the table between its two markers made anew.
+
+    Raises:
+        ValueError: the document lacks a marker.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document needs the lines {BEGIN} and {END} around its table of options")
+    return f"{before}{BEGIN}\n{markdown()}{END}{after}"
+
+
+def _row(option: Option) -> tuple[str, ...]:
+    set_by = "any layer" if option.layered else "request"
+    cells = (
+        f"`{option.name}`",
+        _endpoints(option),
+        option.kind.type_name,
+        option.kind.range_text,
+        _default(option),
+        set_by,
+        option.source,
+        option.meaning,
+    )
+    return tuple(cell.replace("|", "\\|") for cell in cells)
+
+
+def _endpoints(option: Option) -> str:
+    """The endpoints that take it, each with the names it goes by there where they are others."""
+    if option.endpoints == frozenset(Endpoint) and not option.spelled:
+        return "all"
+    cells = []
+    for endpoint in Endpoint:
+        names = option.names(endpoint)
+        if names:
+            differs = names != (option.name,)
+            cells.append(endpoint.value + (f" (`{'`, `'.join(names)}`)" if differs else ""))
+    return ", ".join(cells)
+
+
+def _default(option: Option) -> str:
+    if option.default is None:
+        return "–"
+    return f"`{json.dumps([] if option.default == () else option.default)}`"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
