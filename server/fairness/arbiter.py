@@ -1,0 +1,272 @@
+"""Who goes next, and who must give way: one object that the engine asks before and during each step.
+
+A step of the engine is: `begin_step`; what runs takes its blocks; while there is room, `next`, `hold` and
+`take` for each request that starts; `charge_…` for what is computed; `end_step`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+from server.fairness.adapter_slots import AdapterSlots
+from server.fairness.chunks import water_level
+from server.fairness.counters import ServiceCounters
+from server.fairness.holdings import Holdings, Lease
+from server.fairness.line import Entry, Line
+from server.fairness.policy import Capacity
+from server.fairness.reclaim import plan_reclaim
+from server.fairness.records import Engine, Standing, Tally
+
+
+class Arbiter:
+    """Weighted fair queueing under guarantees and limits.
+
+    Args:
+        capacity: what there is.
+        engine: see `Engine`.
+        adapter_slots: the LoRA slots; None when the engine has none to share.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        engine: Engine,
+        adapter_slots: AdapterSlots | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = ServiceCounters()
+        self.holdings = Holdings(capacity, clock)
+        self.line = Line()
+        self.tally = Tally()
+        self._engine = engine
+        self._adapter_slots = adapter_slots
+        self._clock = clock
+        self._next: Entry | None = None
+        self._held_back: set[str] = set()  # preempted in this step: not again before the next
+        self._limited: set[str] = set()  # tenants whose limit kept them from competing
+        self._exact_blocks: dict[str, int] = {}  # `new_blocks` asked in this step
+        self._promised: dict[str, Entry] = {}  # guaranteed requests that have room in this step
+        self._started: set[str] = set()  # requests that started in this step
+
+    # Arrivals and departures
+
+    def arrive(self, entry: Entry) -> None:
+        """A new request waits; its share is the tenant's from now on."""
+        self.holdings.set_share(entry.tenant, entry.share)
+        if not self.line.has_tenant(entry.tenant):
+            self._lift(entry.tenant)
+        self.put_back(entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """A request that was taken or preempted waits again, at its old place."""
+        self.line.put(entry)
+        self._next = None
+
+    def take(self, entry: Entry) -> None:
+        """The request waits no more: it starts, is looked at again later, or is gone."""
+        self.line.remove(entry)
+        if not self.line.has_tenant(entry.tenant):
+            self.counters.left(entry.tenant)
+        self._next = None
+
+    def hold(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
+        """The request starts, with its first blocks of the `committed_blocks` that its tokens need."""
+        lease = Lease(entry.request_id, entry.tenant, entry.share, entry.arrival, entry.adapter)
+        lease.committed_blocks = committed_blocks
+        self.holdings.open(lease)
+        self.holdings.extend(lease, block_ids)
+        if self._adapter_slots is not None:
+            self._adapter_slots.start(entry.adapter, self._clock())
+        self._started.add(entry.request_id)
+        self._next = None
+
+    def release(self, request_id: str) -> None:
+        """The request runs no more. Harmless for one that did not run."""
+        lease = self.holdings.close(request_id)
+        if lease is not None and self._adapter_slots is not None:
+            self._adapter_slots.stop(lease.adapter)
+        self._next = None
+
+    # Service
+
+    def charge_prompt(self, entry: Entry, prompt_tokens: int, cached_tokens: int) -> None:
+        """Charge, when a request starts, the part of its prompt that is not cached; a second time is free."""
+        charged = max(entry.charged_prompt_tokens, cached_tokens)
+        if prompt_tokens > charged:
+            self.counters.charge(entry.tenant, entry.share.weight, prompt_tokens=prompt_tokens - charged)
+            entry.charged_prompt_tokens = prompt_tokens
+
+    def charge_generated(self, entry: Entry, generated_tokens: int) -> None:
+        """Charge what the request has generated in all, less what was charged before."""
+        new_tokens = generated_tokens - entry.charged_generated_tokens
+        if new_tokens > 0:
+            self.counters.charge(entry.tenant, entry.share.weight, generated_tokens=new_tokens)
+            entry.charged_generated_tokens = generated_tokens
+
+    # Choice
+
+    def next(self) -> Entry | None:
+        """The request that should start now, or None when none may. It stays in line until `take`."""
+        if self._next is None and len(self.line):
+            best: tuple[int, float, int] | None = None
+            for tenant in self.line.tenants():
+                entry = self._head(tenant)
+                if entry is None or (standing := self.standing(entry)) is Standing.OVER_LIMIT:
+                    continue
+                key = (int(standing), self.counters.of(tenant), entry.arrival)
+                if best is None or key < best:
+                    best, self._next = key, entry
+        return self._next
+
+    def standing(self, entry: Entry) -> Standing:
+        """The request against its tenant's guarantee and limit."""
+        standing = self._measure(entry)
+        if standing is Standing.OVER_LIMIT:
+            self._limited.add(entry.tenant)
+        elif entry.tenant in self._limited:
+            # NOTE: what a tenant misses because of its own limit earns it no credit against the others.
+            self._limited.discard(entry.tenant)
+            self._lift(entry.tenant)
+        return standing
+
+    def prefill_cap(
+        self, tokens: int, prefilling: dict[str, list[int]], prompt_tokens: Callable[[Any], int]
+    ) -> int:
+        """The most prompt tokens that one request may compute in this step; 0 for no cap.
+
+        Args:
+            tokens: what is left of the step's tokens when every decoding request has its own.
+            prefilling: tenant -> tokens that each of its running prompts still has to compute.
+            prompt_tokens: tokens that a waiting item would compute.
+        """
+        slots = max(self._engine.free_slots(), 0)
+        newcomers = [tenant for tenant in self.line.tenants() if tenant not in prefilling] if slots else []
+        heads = [entry for tenant in newcomers if (entry := self._head(tenant)) is not None]
+        demands = [
+            prompt_tokens(entry.item) for entry in heads if self.standing(entry) is not Standing.OVER_LIMIT
+        ][:slots]
+        if len(prefilling) + len(demands) < 2:
+            return 0
+        return water_level(demands + [demand for own in prefilling.values() for demand in own], tokens)
+
+    def victims_first(self) -> list[str]:
+        """All running requests in the order in which they are to be preempted when blocks run out."""
+        excess = {t: self.holdings.excess_blocks(h) for t, h in self.holdings.items() if h.leases}
+        oldest_first = {t: self.holdings.of(t).newest_first()[::-1] for t in excess}
+        order: list[str] = []
+        while excess:
+            tenant = max(excess, key=lambda t: (excess[t], t))
+            lease = oldest_first[tenant].pop()
+            order.append(lease.request_id)
+            excess[tenant] -= len(lease.block_ids)
+            if not oldest_first[tenant]:
+                del excess[tenant]
+        return order
+
+    # The step
+
+    def begin_step(self) -> None:
+        """Preempt whoever must give way before the engine schedules its next step."""
+        self._held_back.clear()
+        self._started.clear()
+        self._promised.clear()
+        self._exact_blocks.clear()
+        self._next = None
+        self._keep_limits()
+        if len(self.line):
+            self._turn_adapters()
+            victims, starting = plan_reclaim(self._guaranteed(), self.holdings, self._engine)
+            self._promised = {entry.request_id: entry for entry in starting}
+            for request_id in victims:
+                self.tally.preempted_for_guarantee += 1
+                self._preempt(request_id)
+
+    def end_step(self, tokens_left: int) -> None:
+        """Check what this step had to keep: no tenant above its limit, no guaranteed request passed over.
+
+        Args:
+            tokens_left: of the step's tokens. With none left a guaranteed request may wait for its turn,
+                unless others started in its place.
+        """
+        self.tally.steps += 1
+        self.tally.limit_violations += self.holdings.violations()
+        broken = [entry for entry in self._promised.values() if self.line.has(entry)]
+        if broken and (tokens_left > 0 or not self._started <= self._promised.keys()):
+            self.tally.starved_steps += 1
+
+    def _guaranteed(self) -> Iterable[list[Entry]]:
+        """Waiting requests of tenants below their guarantee, by tenant, the least served first."""
+        tenants = [t for t in self.line.tenants() if self.holdings.fits_guarantee(t, 0)]
+        for tenant in sorted(tenants, key=self.counters.of):
+            ready = (e for e in self.line.in_order(tenant, self._may_start) if self._is_ready(e))
+            slots = self.holdings.capacity.guaranteed_slots(self.holdings.of(tenant).share)
+            yield list(islice(ready, slots))
+
+    def _keep_limits(self) -> None:
+        for _, holding in list(self.holdings.items()):
+            while self.holdings.beyond_limit(holding, self._engine.growth):
+                self.tally.preempted_for_limit += 1
+                self._preempt(holding.newest_first()[0].request_id)
+
+    def _turn_adapters(self) -> None:
+        slots = self._adapter_slots
+        if slots is None:
+            return
+        wanted = self._wanted_adapters() if slots.full else set()
+        for adapter in slots.take_turns(wanted, self._clock()):
+            for lease in self._leases_of(adapter):
+                self.tally.preempted_for_adapter += 1
+                self._preempt(lease.request_id)
+
+    def _wanted_adapters(self) -> set[int]:
+        return {
+            entry.adapter
+            for tenant in self.line.tenants()
+            for entry in self.line.heads(tenant)
+            if entry.adapter and self._is_ready(entry) and self.standing(entry) is not Standing.OVER_LIMIT
+        }
+
+    def _leases_of(self, adapter: int) -> list[Lease]:
+        leases = [lease for _, holding in self.holdings.items() for lease in holding.leases.values()]
+        return [lease for lease in leases if lease.adapter == adapter]
+
+    def _measure(self, entry: Entry) -> Standing:
+        """The cheap upper bound where it decides, else the exact number of blocks."""
+        holdings, tenant, share = self.holdings, entry.tenant, entry.share
+        blocks = self._engine.full_blocks(entry.item)
+        if holdings.fits_guarantee(tenant, blocks):
+            return Standing.GUARANTEED
+        has_guarantee_left = holdings.fits_guarantee(tenant, 1)
+        fits_limit = holdings.fits_limit(tenant, share, blocks)
+        if not has_guarantee_left and (fits_limit or not holdings.fits_limit(tenant, share, 1)):
+            return Standing.BORROWING if fits_limit else Standing.OVER_LIMIT
+        blocks = self._exact_blocks.get(entry.request_id, -1)
+        if blocks < 0:
+            blocks = self._exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
+        if has_guarantee_left and holdings.fits_guarantee(tenant, blocks):
+            return Standing.GUARANTEED
+        return Standing.BORROWING if holdings.fits_limit(tenant, share, blocks) else Standing.OVER_LIMIT
+
+    def _head(self, tenant: str) -> Entry | None:
+        """The tenant's next request whose adapter may start."""
+        for entry in self.line.heads(tenant):
+            if self._may_start(entry.adapter):
+                return None if entry.request_id in self._held_back else entry
+        return None
+
+    def _lift(self, tenant: str) -> None:
+        self.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))
+
+    def _may_start(self, adapter: int) -> bool:
+        return self._adapter_slots is None or self._adapter_slots.can_start(adapter)
+
+    def _is_ready(self, entry: Entry) -> bool:
+        return entry.request_id not in self._held_back and self._engine.is_ready(entry.item)
+
+    def _preempt(self, request_id: str) -> None:
+        self._held_back.add(request_id)
+        self._engine.preempt(request_id)

@@ -1,0 +1,22 @@
+"""How a step's tokens are split between prompts, so that a long one does not shut out the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def water_level(demands: Iterable[int], tokens: int) -> int:
+    """The largest cap with which `sum(min(cap, demand))` stays within `tokens` (max-min fairness).
+
+    Returns 0 when no cap is needed, else at least 1.
+    """
+    remaining = max(tokens, 0)
+    ordered = sorted(demands)
+    if sum(ordered) <= remaining:
+        return 0
+    for served, demand in enumerate(ordered):
+        level = remaining // (len(ordered) - served)
+        if demand > level:
+            return max(level, 1)
+        remaining -= demand
+    return 0
