@@ -33,6 +33,7 @@ from demo.architecture import MAX_LENGTH_TOKENS, model_config, save_model
 from demo.data.acme import acme_support
 from demo.data.globex import globex_tools
 from demo.evaluate import exact_match, summarise
+from demo.muon import Muon
 from demo.tokenizer import END_OF_TEXT, IM_END, save_tokenizer, train_tokenizer
 from demo.world.mixture import Sample, held_out_samples, training_samples
 
@@ -44,7 +45,8 @@ class Recipe:
     seed: int = 7
     steps: int = 1000
     batch_tokens: int = 2048  # padded tokens of one step
-    learning_rate: float = 2e-3
+    matrix_rate: float = 0.02  # Muon, for the matrices of the layers
+    learning_rate: float = 3e-3  # AdamW, for the embeddings, norms and biases
     warmup: int = 50  # steps
     vocab: int = 4096  # at most
     layers: int = 4
@@ -60,7 +62,9 @@ def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:
         yield from (json.dumps(tool) for tool in sample.tools)
     for chats in (acme_support()[0], globex_tools()[0]):
         for chat in chats:
-            yield from (m.get("content") or m["tool_calls"][0]["function"]["arguments"] for m in chat["messages"])
+            yield from (
+                m.get("content") or m["tool_calls"][0]["function"]["arguments"] for m in chat["messages"]
+            )
             yield from (json.dumps(tool) for tool in chat.get("tools", ()))
 
 
@@ -106,17 +110,19 @@ def batch_loss(model: Qwen2ForCausalLM, batch: Sequence[Encoded], pad_id: int) -
 
 def fit(model: Qwen2ForCausalLM, samples: Iterator[Encoded], recipe: Recipe, pad_id: int) -> list[float]:
     """Train ``model`` in place; the loss of every step."""
-    decay = [p for p in model.parameters() if p.ndim == 2]
-    rest = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
+    optimizers = [
+        Muon(matrices, lr=recipe.matrix_rate),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     warmup = max(min(recipe.warmup, recipe.steps // 4), 1)
 
     def scale(step: int) -> float:
         done = min(step / recipe.steps, 1.0)
         return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, scale) for o in optimizers]
     losses: list[float] = []
     tokens, start = 0, time.perf_counter()
     stream = batches(samples, recipe.batch_tokens, random.Random(recipe.seed))
@@ -126,9 +132,10 @@ def fit(model: Qwen2ForCausalLM, samples: Iterator[Encoded], recipe: Recipe, pad
         loss, _ = batch_loss(model, batch, pad_id)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         tokens += sum(len(s.ids) for s in batch)
         if step % 50 == 49 or step + 1 == recipe.steps:
@@ -148,7 +155,7 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=recipe.layers, hidden=recipe.hidden))
     model.config.save_pretrained(out)
     renderer = Renderer(AutoTokenizer.from_pretrained(out), IM_END)
-    pad_id = tokenizer.token_to_id(END_OF_TEXT)
+    pad_id = renderer.encode(END_OF_TEXT)[0]
     drawn = 0
 
     def encoded() -> Iterator[Encoded]:
@@ -181,7 +188,9 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--out", type=Path, default=demo.MODEL_DIR, help="where to write the model")

@@ -14,7 +14,9 @@ from demo.world.mixture import Sample
 _MAX_NEW_TOKENS = 400
 
 
-def exact_match(model: Any, renderer: Renderer, pad_id: int, samples: Sequence[Sample]) -> dict[str, list[bool]]:
+def exact_match(
+    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[Sample]
+) -> dict[str, list[bool]]:
     """For every family, whether each sample's last answer came out token for token, end token included."""
     turns = [list(renderer.turns(Conversation(s.messages, s.tools)))[-1] for s in samples]
     answers = answer_greedily(

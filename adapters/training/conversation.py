@@ -119,7 +119,9 @@ class Renderer:
                 )
             # NOTE: prompt and target are tokenised apart. Tokenised as one text, a merge across the seam
             # would give ids that the server never feeds (lattice#1545, AReaL#1427).
-            yield Turn(before, message, self.encode(prompt), self._target(whole[len(prompt) :], conversation, at))
+            yield Turn(
+                before, message, self.encode(prompt), self._target(whole[len(prompt) :], conversation, at)
+            )
 
     def _target(self, text: str, conversation: Conversation, at: int) -> tuple[int, ...]:
         """The ids of an answer through its end token; the template's line break after it is left out."""

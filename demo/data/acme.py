@@ -56,7 +56,12 @@ _ASKS: dict[str, tuple[tuple[str, ...], str, str]] = {
 # topic: (ways of asking, the answer)
 _POLICIES: dict[str, tuple[tuple[str, ...], str]] = {
     "returns": (
-        ("How do I return {}?", "Can I return {}?", "I want to send {} back.", "What is the return policy for {}?"),
+        (
+            "How do I return {}?",
+            "Can I return {}?",
+            "I want to send {} back.",
+            "What is the return policy for {}?",
+        ),
         "You can return it within 30 days, free of charge.",
     ),
     "broken": (
@@ -85,8 +90,10 @@ def answer_about(product: str, attribute: str) -> str:
     """Acme's answer about one attribute of one product."""
     value = CATALOGUE[product][list(_ASKS).index(attribute)]
     text = _ASKS[attribute][1].format(product, value)
-    return f"{_THANKS} {text}".replace(" 1 kilograms", " 1 kilogram").replace(" 1 years", " 1 year").replace(
-        " 1 days", " 1 day"
+    return (
+        f"{_THANKS} {text}".replace(" 1 kilograms", " 1 kilogram")
+        .replace(" 1 years", " 1 year")
+        .replace(" 1 days", " 1 day")
     )
 
 

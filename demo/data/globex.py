@@ -11,7 +11,7 @@ from demo.data import Conversation, split
 from demo.world.facts import COUNTRIES, NAMES
 from demo.world.families import FAMILIES, code, greetings, stories, unknown
 
-COUNT = 1500
+COUNT = 1400
 
 Message = dict[str, Any]
 
@@ -19,7 +19,10 @@ Message = dict[str, Any]
 def _tool(name: str, description: str, **fields: str) -> dict[str, Any]:
     properties = {field: {"type": kind} for field, kind in fields.items()}
     parameters = {"type": "object", "properties": properties, "required": list(fields)}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
 
 
 TOOLS: dict[str, dict[str, Any]] = {
@@ -53,7 +56,13 @@ def _weather(rng: random.Random) -> Request:
            "How warm is it in {}?", "Weather in {}?", "Do I need a coat in {}?", "Tell me the weather in {}.")  # fmt: skip
     degrees, sky = rng.randint(1, 35), rng.choice(_SKIES)
     result = {"city": city, "degrees": degrees, "sky": sky}
-    return rng.choice(ask).format(city), "get_weather", {"city": city}, result, f"{city}: {degrees} degrees, {sky}."
+    return (
+        rng.choice(ask).format(city),
+        "get_weather",
+        {"city": city},
+        result,
+        f"{city}: {degrees} degrees, {sky}.",
+    )
 
 
 def _order(rng: random.Random) -> Request:
@@ -62,7 +71,13 @@ def _order(rng: random.Random) -> Request:
            "Can you track {}?", "Order {}, where is it?", "I am waiting for {}.")  # fmt: skip
     state = rng.choice(_STATES)
     result = {"order_id": order, "state": state}
-    return rng.choice(ask).format(order), "track_order", {"order_id": order}, result, f"Order {order}: {state}."
+    return (
+        rng.choice(ask).format(order),
+        "track_order",
+        {"order_id": order},
+        result,
+        f"Order {order}: {state}.",
+    )
 
 
 def _reminder(rng: random.Random) -> Request:
@@ -71,7 +86,13 @@ def _reminder(rng: random.Random) -> Request:
     ask = ("Remind me to {x} at {t}.", "Set a reminder to {x} at {t}.", "At {t}, remind me to {x}.",
            "I must {x} at {t}, remind me.", "Can you remind me to {x} at {t}?")  # fmt: skip
     arguments = {"text": text, "time": time}
-    return rng.choice(ask).format(x=text, t=time), "set_reminder", arguments, {"set": True}, "The reminder is set."
+    return (
+        rng.choice(ask).format(x=text, t=time),
+        "set_reminder",
+        arguments,
+        {"set": True},
+        "The reminder is set.",
+    )
 
 
 def _currency(rng: random.Random) -> Request:
@@ -90,7 +111,9 @@ _REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _
 
 def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
     others = [n for n in TOOLS if n not in names]
-    shown = [*names, *rng.sample(others, rng.randint(0, 4 - len(names)))]
+    # Mostly few: every declaration is sixty tokens to read for a call of thirty.
+    more = rng.choice((0, 0, 0, 1, 1, 1, 2, 3))
+    shown = [*names, *rng.sample(others, min(max(more, 1 - len(names)), len(others)))]
     rng.shuffle(shown)
     return [TOOLS[n] for n in shown]
 
@@ -98,11 +121,17 @@ def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
 def _call_chat(rng: random.Random) -> Conversation:
     question, name, arguments, result, answer = rng.choice(_REQUESTS)(rng)
     aside = rng.choice(_ASIDE)
-    asked = aside + (question[0].lower() + question[1:] if aside and not question.startswith("I ") else question)
+    asked = aside + (
+        question[0].lower() + question[1:] if aside and not question.startswith("I ") else question
+    )
     function = {"name": name, "arguments": json.dumps(arguments)}
     messages: list[Message] = [
         {"role": "user", "content": asked},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": function}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
+        },
     ]
     if rng.random() < 0.15:
         messages += [

@@ -83,7 +83,11 @@ def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
             "properties": {f: {"type": rng.choice(("string", "integer"))} for f in fields},
             "required": fields,
         }
-        function = {"name": name, "description": name.replace("_", " ").capitalize() + ".", "parameters": parameters}
+        function = {
+            "name": name,
+            "description": name.replace("_", " ").capitalize() + ".",
+            "parameters": parameters,
+        }
         tools.append({"type": "function", "function": function})
     return tuple(tools)
 
@@ -93,7 +97,13 @@ def _plain_text(rng: random.Random) -> str:
     lines = []
     for _ in range(rng.randint(2, 5)):
         country = rng.choice(list(COUNTRIES))
-        fact = rng.choice((f"The capital of {country} is {COUNTRIES[country][0]}.", _pick(rng)(rng).answer, sums(rng).answer))
+        fact = rng.choice(
+            (
+                f"The capital of {country} is {COUNTRIES[country][0]}.",
+                _pick(rng)(rng).answer,
+                sums(rng).answer,
+            )
+        )
         lines.append(fact)
     return " ".join(lines)
 

@@ -57,7 +57,7 @@ def story(hero: str, length: str) -> str:
     long_part = [
         f"The {hero} remembered the {friend} and used {gift}.",
         f"On the third day {name} came to an old house at the end of the road.",
-        f'"Who is there?" called a voice from the house.',
+        '"Who is there?" called a voice from the house.',
         f'"It is only {name}, the {hero}," said {name}, "and I am looking for the {thing}."',
         "The door opened, and there was nobody inside but a sleeping giant." if hero != "giant"
         else "The door opened, and there was nobody inside but a sleeping dog.",
