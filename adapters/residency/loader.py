@@ -1,0 +1,35 @@
+"""The engine as this package sees it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adapters.records import EngineAdapter
+
+
+class Loader(Protocol):
+    """Loads and unloads adapters; `server.engine` implements it on vLLM's `AsyncLLM`.
+
+    Every call ends within a bound of its own. Calls for different ids may overlap; calls for one id never do.
+    """
+
+    async def load(self, adapter: EngineAdapter) -> None:
+        """Make the engine hold the adapter (`add_lora`, never `load_inplace`).
+
+        Raises: LoadFailed: the engine refused it; EngineGone: there is no engine.
+        """
+
+    async def unload(self, engine_id: int) -> None:
+        """Make the engine forget an id (`remove_lora`); nothing happens when it does not know it.
+
+        Raises: EngineGone.
+        """
+
+    async def loaded(self) -> frozenset[int]:
+        """The ids the engine holds (`list_loras`). Raises: EngineGone."""
+
+    async def probe(self, adapter: EngineAdapter) -> None:
+        """Let a loaded adapter answer one short greedy prompt.
+
+        Raises: ProbeFailed: it did not end, or its numbers were not finite; EngineGone.
+        """

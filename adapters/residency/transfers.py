@@ -1,0 +1,127 @@
+"""Loads and unloads: each in a task of its own, so that no caller's cancellation interrupts one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from adapters.errors import AdapterError, EngineGone, LoadFailed
+from adapters.records import EngineAdapter
+from adapters.residency.loader import Loader
+from adapters.residency.slots import Phase, ResidencyCounts, Slot
+
+
+class Transfers:
+    """The table of slots and what moves adapters in and out of it.
+
+    `changed(slot)` is called, synchronously, after a load or an unload has ended.
+    """
+
+    def __init__(self, loader: Loader, changed: Callable[[Slot], None]) -> None:
+        self.loader = loader
+        self.slots: dict[int, Slot] = {}
+        self.counts = ResidencyCounts()
+        self._changed = changed
+
+    def open(self, adapter: EngineAdapter) -> Slot:
+        """Make a slot for an adapter that has none and start its load."""
+        slot = self._add(adapter, Phase.LOADING)
+        self.load(slot)
+        return slot
+
+    def load(self, slot: Slot) -> None:
+        """Start a load, the first or another one; `slot.loaded` tells how it ends."""
+        if slot.loaded.done():
+            slot.loaded = asyncio.get_running_loop().create_future()
+        self._start(slot, Phase.LOADING, self.loader.load(slot.adapter), self._load_ended)
+
+    def unload(self, slot: Slot) -> None:
+        """Start an unload; the slot is dropped when the engine has confirmed it."""
+        self._start(slot, Phase.UNLOADING, self.loader.unload(slot.adapter.engine_id), self._unload_ended)
+
+    def expel(self, adapter: EngineAdapter) -> None:
+        """Unload something that has no slot; meanwhile it takes one, so that its id is not loaded again."""
+        self.unload(self._add(adapter, Phase.UNLOADING))
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a slot at once, together with what still moves it."""
+        if self.slots.get(slot.adapter.engine_id) is slot:
+            del self.slots[slot.adapter.engine_id]
+        if slot.task is not None:
+            slot.task.cancel()
+            slot.task = None
+        if not slot.loaded.done():
+            _fail(slot.loaded, EngineGone("the engine went away during the load; try again"))
+        slot.gone.set()
+
+    def _add(self, adapter: EngineAdapter, phase: Phase) -> Slot:
+        assert adapter.engine_id not in self.slots, adapter
+        slot = Slot(adapter, phase, asyncio.get_running_loop().create_future())
+        self.slots[adapter.engine_id] = slot
+        return slot
+
+    def _start(
+        self,
+        slot: Slot,
+        phase: Phase,
+        work: Coroutine[Any, Any, None],
+        ended: Callable[[Slot, float, asyncio.Task[None]], None],
+    ) -> None:
+        if slot.task is not None:
+            slot.task.cancel()
+        slot.phase = phase
+        slot.task = asyncio.create_task(work, name=f"{phase} {slot.adapter.engine_name}")
+        slot.task.add_done_callback(partial(ended, slot, time.monotonic()))
+
+    def _load_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
+        error = _failure(task)
+        if slot.task is not task:  # dropped, or begun anew after a reset
+            return
+        slot.task = None
+        self.counts.loads += 1
+        self.counts.load_s += time.monotonic() - started_s
+        if error is None:
+            slot.phase = Phase.RESIDENT
+            slot.loaded.set_result(None)
+            self._changed(slot)
+        else:
+            self.counts.load_failures += 1
+            _fail(slot.loaded, error)
+            if isinstance(error, EngineGone):
+                self.drop(slot)
+                self._changed(slot)
+            else:
+                self.unload(slot)  # NOTE: vLLM may have registered it halfway; it must not stay there
+
+    def _unload_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
+        error = _failure(task)
+        if slot.task is not task:
+            return
+        slot.task = None
+        if error is None:
+            self.counts.unloads += 1
+            self.drop(slot)
+        else:
+            self.counts.unload_failures += 1
+            slot.phase = Phase.STUCK
+        self._changed(slot)
+
+
+def _failure(task: asyncio.Task[None]) -> AdapterError | None:
+    """Why a transfer failed; what no loader should raise goes to the event loop's handler as well."""
+    if task.cancelled():
+        return LoadFailed("the load was interrupted; try again")
+    error = task.exception()
+    if error is None or isinstance(error, AdapterError):
+        return error
+    report = {"message": f"{task.get_name()} broke", "exception": error, "task": task}
+    task.get_loop().call_exception_handler(report)
+    return LoadFailed("the engine could not load the adapter; the server's log has the cause")
+
+
+def _fail(future: asyncio.Future[None], error: AdapterError) -> None:
+    future.set_exception(error)
+    future.exception()  # seen: there may be no holder left to await it
