@@ -177,6 +177,16 @@ class Holdings:
         limited = [h for h in self._by_tenant.values() if h.share.limit < 1 and h.leases]
         return sum(1 for holding in limited if self._violates(holding))
 
+    def pending_blocks(self) -> int:
+        """Blocks that all prompts under way will still take."""
+        return sum(holding.pending_blocks for holding in self._by_tenant.values())
+
+    def block_seconds(self, tenant: str) -> float:
+        """Blocks the tenant has held, summed over time until now."""
+        holding = self.of(tenant)
+        holding.count_time(self._clock())
+        return holding.block_seconds
+
     def excess_blocks(self, holding: Holding) -> int:
         """Blocks above the guarantee; negative below it."""
         return holding.blocks - self.capacity.guaranteed_blocks(holding.share)

@@ -17,7 +17,7 @@ class Entry:
     Attributes:
         arrival: position in the order of arrival; a preempted request keeps it.
         adapter: vLLM's integer id of its adapter, 0 for the base model.
-        item: the engine's own request.
+        item: the engine's own request; None when it has ended.
         charged_prompt_tokens: how far into the prompt it was charged: once, however often it is computed.
         charged_generated_tokens: the same for what was generated.
     """
