@@ -6,9 +6,13 @@ import json
 import logging
 import logging.config
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: Not ours to show: what every record has, and what vLLM and uvicorn add.
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {
+    "message", "asctime", "taskName", "fileinfo", "vllm_process_name", "color_message",
+}  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):
@@ -57,6 +61,14 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             "uvicorn": {"level": "WARNING", "handlers": ["out"], "propagate": False},
         },
     }
+
+
+def write_config(folder: Path, log_format: str, level: str) -> Path:
+    """Write the set-up where the engine's processes can read it; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "logging.json"
+    path.write_text(json.dumps(logging_config(log_format, level)), encoding="utf-8")
+    return path
 
 
 def configure(log_format: str, level: str) -> None:

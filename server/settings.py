@@ -21,6 +21,7 @@ from server.errors import SettingsError
 
 ENV_PREFIX = "LORAGATE_"
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+SMALL_MACHINE_CORES = 4
 DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
 
 
@@ -222,12 +223,12 @@ def _sentence(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def export_engine_environment(settings: Settings) -> None:
+def export_engine_environment(settings: Settings, logging_config: Path) -> None:
     """Set what vLLM reads from the environment only; every process that it starts inherits it."""
     os.environ.update(
         {
             "VLLM_NO_USAGE_STATS": "1",  # nothing leaves this machine
-            "VLLM_LOGGING_LEVEL": settings.log_level.upper(),
+            "VLLM_LOGGING_CONFIG_PATH": str(logging_config),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_DISABLE_LOG_LOGO": "1",
             # Our plugin and no other: a plugin that happens to be installed must not change the server.
@@ -235,6 +236,10 @@ def export_engine_environment(settings: Settings) -> None:
             "PYTHONSAFEPATH": "1",
         }
     )
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= SMALL_MACHINE_CORES:
+        # Left to itself vLLM keeps one core free on a CPU, which is half of a small machine.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     # Adapters are told apart and hot-swapped by us; vLLM's own runtime loading must stay shut.
     os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)

@@ -22,6 +22,10 @@ class Service(Protocol):
     def engine_alive(self) -> bool:
         """Whether an engine is there and has not died."""
 
+    @property
+    def welcome(self) -> bool:
+        """Whether new requests are wanted."""
+
     async def registry_answers(self) -> bool:
         """Whether the database can be read."""
 
@@ -42,7 +46,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         """200 while new requests are welcome: engine warm, registry reachable, not draining."""
-        welcome = service.state is State.READY and service.engine_alive and await service.registry_answers()
+        welcome = service.welcome and await service.registry_answers()
         return JSONResponse({"status": service.state}, status_code=200 if welcome else 503)
 
     @routes.get("/version")

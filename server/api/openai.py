@@ -21,10 +21,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.api.errors import HANDLED, error_event, error_response, event_failure
+from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.middleware import Record
-from server.errors import InvalidRequest
-from server.records import Answer, Caller, JsonAnswer, Meter, Passage, StreamAnswer
+from server.errors import Draining, InvalidRequest
+from server.records import Answer, Caller, JsonAnswer, Meter, Passage
+
+#: What nginx logs when the client went before the answer; nobody is there to receive it.
+CLIENT_CLOSED_REQUEST = 499
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -49,6 +52,10 @@ class Service(Protocol):
     ) -> contextlib.AbstractAsyncContextManager[Answer]:
         """Hold what the request needs while its answer is being sent."""
 
+    @property
+    def ending(self) -> asyncio.Event:
+        """Set when what still runs is to be cut off."""
+
     def rate_headers(self, passage: Passage) -> dict[str, str]:
         """`x-ratelimit-*` as they stand now."""
 
@@ -67,8 +74,8 @@ class GenerateRoute:
         """Serve one request, to its last byte."""
         request = Request(scope, receive)
         record: Record = scope["state"]["record"]
+        out = _Out(scope, receive, send)
         passage: Passage | None = None
-        status = 200
         try:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
@@ -77,44 +84,25 @@ class GenerateRoute:
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
             note_target(record, passage, resolved)
-            await until_disconnect(receive, self._answer(passage, resolved, request, send))
+            await until_gone(
+                receive, self._service.ending, self._answer(passage, resolved, request.headers, out)
+            )
         except ClientDisconnect:
-            status = record["status"] = 499
+            record["status"] = CLIENT_CLOSED_REQUEST
         except HANDLED as error:
-            response = error_response(error)
-            status = response.status_code
-            record["code"] = json.loads(bytes(response.body))["error"]["code"]
-            if passage is not None:
-                response.headers.update(self._service.rate_headers(passage))
-            await response(scope, receive, send)
+            record["code"] = await out.fail(error, self._service.rate_headers(passage) if passage else {})
         finally:
             if passage is not None:
                 note_usage(record, passage)
-                self._service.observe(self._endpoint, passage, status)
+                self._service.observe(self._endpoint, passage, record.get("status", 200))
 
-    async def _answer(self, passage: Passage, resolved: Resolved, request: Request, send: Send) -> None:
-        async with self._service.serve(self._endpoint, passage, resolved, request.headers) as answer:
+    async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
+        async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:
+            about = self._headers(passage, resolved)
             if isinstance(answer, JsonAnswer):
-                response = JSONResponse(answer.content, headers=self._headers(passage, resolved))
-                await response(request.scope, request.receive, send)
+                await out.json(answer.content, about)
             else:
-                await self._stream(answer, passage, resolved, send)
-
-    async def _stream(self, answer: StreamAnswer, passage: Passage, resolved: Resolved, send: Send) -> None:
-        """Send the events. A failure before the first one still gets its own status."""
-        async with aclosing(_checked(answer.events)) as events:
-            first = await anext(events, None)
-            start: Message = {"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)}
-            MutableHeaders(scope=start).update(self._headers(passage, resolved))
-            await send(start)
-            try:
-                if first is not None:
-                    await send(_part(first))
-                    async for event in events:
-                        await send(_part(event))
-            except HANDLED as error:
-                await send(_part(error_event(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await out.stream(answer.events, about)
 
     def _headers(self, passage: Passage, resolved: Resolved) -> dict[str, str]:
         headers = self._service.rate_headers(passage)
@@ -123,6 +111,51 @@ class GenerateRoute:
         if passage.debug:
             headers["x-loragate-origins"] = ", ".join(f"{k}={v}" for k, v in resolved.origins.items())
         return headers
+
+
+class _Out:
+    """The response of one request: whole, as a stream, or as a failure before or within either."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send_raw = send
+        self._started = False
+
+    async def json(self, content: dict[str, Any], headers: dict[str, str]) -> None:
+        """Send a whole answer."""
+        await JSONResponse(content, headers=headers)(self._scope, self._receive, self._send)
+
+    async def stream(self, events: AsyncIterator[str], headers: dict[str, str]) -> None:
+        """Send events. Nothing is sent before the first one is there, so a failure has its own status."""
+        async with aclosing(_checked(events)) as checked:
+            async for event in checked:
+                if not self._started:
+                    start: Message = {
+                        "type": "http.response.start",
+                        "status": 200,
+                        "headers": list(_SSE_HEADERS),
+                    }
+                    MutableHeaders(scope=start).update(headers)
+                    await self._send(start)
+                await self._send(_part(event))
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, error: Exception, headers: dict[str, str]) -> str:
+        """Tell the caller, in whichever way is still open; returns the error's code."""
+        body = error_body(error)
+        if self._started:
+            await self._send(_part(error_event(error)))
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            response = error_response(error)
+            response.headers.update(headers)
+            await response(self._scope, self._receive, self._send)
+        return str(body["error"]["code"])
+
+    async def _send(self, message: Message) -> None:
+        self._started = True
+        await self._send_raw(message)
 
 
 def _part(event: str) -> Message:
@@ -165,22 +198,27 @@ async def read_json(request: Request) -> dict[str, Any]:
     return body
 
 
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and cancel it when the client goes away.
+async def until_gone(receive: Receive, ending: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it is done, the client goes away, or the server ends.
 
     Raises:
         ClientDisconnect: the client went first; `work` was cancelled and has cleaned up.
+        Draining: the server ends; the same.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(receive))
+    closing = asyncio.ensure_future(ending.wait())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait({working, watching, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        elif watching.done():
             raise ClientDisconnect
-        await working
+        else:
+            raise Draining(retry_after_s=1)
     finally:
-        await _end(watching)
-        await _end(working)
+        for task in (working, watching, closing):
+            await _end(task)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -188,7 +226,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _end(task: asyncio.Future[None]) -> None:
+async def _end(task: asyncio.Future[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, *HANDLED):
         await task

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from server.engine.orphans import die_with_parent
+
 PUNICA_WRAPPER = "server.engine.lora_cpu.wrapper.LoragatePunicaWrapperCPU"
 """Dotted, since vLLM resolves it in a spawned worker."""
 
@@ -35,6 +37,7 @@ def register() -> None:
     Safe to call any number of times and in any process. Platforms that inherit from `CpuPlatform` with a
     wrapper of their own keep theirs.
     """
+    die_with_parent()
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():

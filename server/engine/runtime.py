@@ -26,6 +26,7 @@ from server.gate import Gate
 from server.settings import Settings
 
 PROBE_TOKENS = 4
+STOP_TIMEOUT_S = 5.0
 
 
 class Engine:
@@ -112,7 +113,7 @@ class Engine:
 
     async def stop(self) -> None:
         """End EngineCore and its workers; returns when they are gone."""
-        await asyncio.get_running_loop().run_in_executor(self._runner, self._client.shutdown, 0.0)
+        await asyncio.get_running_loop().run_in_executor(self._runner, self._client.shutdown, STOP_TIMEOUT_S)
 
 
 async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:

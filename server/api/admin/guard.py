@@ -1,0 +1,68 @@
+"""Who may do what under /admin/v1."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
+
+from adapters.errors import UnknownTenant
+from adapters.lifecycle import Lifecycle
+from adapters.records import Actor, Role
+from adapters.registry import Registry
+from server.errors import Forbidden
+from server.records import Caller
+
+
+class Service(Protocol):
+    """What the admin routes need of the composed server."""
+
+    registry: Registry
+    lifecycle: Lifecycle
+
+    async def identify(self, headers: Headers) -> Caller:
+        """Who calls. Raises: Unauthenticated."""
+
+
+class Wire(BaseModel):
+    """Bodies are strict: a misspelt field is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Guard:
+    """The dependencies that let a caller in."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def operator(self, request: Request) -> Caller:
+        """Operators only. Raises: Unauthenticated, Forbidden."""
+        caller = await self._service.identify(request.headers)
+        if caller.key.role is not Role.OPERATOR:
+            raise Forbidden("This needs an operator's key.")
+        return caller
+
+    async def manager(self, request: Request) -> Caller:
+        """Operators and tenant admins. Raises: Unauthenticated, Forbidden."""
+        caller = await self._service.identify(request.headers)
+        if caller.key.role is Role.INFERENCE:
+            raise Forbidden("This needs a tenant admin's or an operator's key; this key may only call models.")
+        return caller
+
+
+def check_tenant(caller: Caller, tenant: str) -> None:
+    """A tenant's admin sees its own tenant; any other looks as if it did not exist.
+
+    Raises:
+        UnknownTenant
+    """
+    if caller.key.role is not Role.OPERATOR and caller.tenant_name != tenant:
+        raise UnknownTenant(tenant)
+
+
+def actor(caller: Caller) -> Actor:
+    """Who the audit shows."""
+    return Actor(caller.tenant_name or "operator", caller.key.id)

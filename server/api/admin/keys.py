@@ -1,0 +1,78 @@
+"""/admin/v1/keys."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+
+from adapters.records import Key, Role
+from server.api.admin.guard import Guard, Service, Wire, actor
+from server.records import Caller
+
+
+class KeyBody(Wire):
+    """A new key; an operator's has no tenant."""
+
+    tenant: str | None = None
+    role: Role = Role.INFERENCE
+    models: list[str] | None = None
+    expires_at: datetime | None = None
+    note: str = ""
+
+
+class RotateBody(Wire):
+    """How long the old key still works, in seconds."""
+
+    overlap_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+def router(service: Service, guard: Guard) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+    keys = service.registry.keys
+
+    @routes.get("/keys")
+    async def list_keys(
+        tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.operator)
+    ) -> dict[str, Any]:
+        """Keys without their secrets."""
+        return {"data": [_row(key) for key in await keys.list(tenant)]}
+
+    @routes.post("/keys", status_code=201)
+    async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+        """Make a key; the answer is the only place that ever shows its secret."""
+        issued = await keys.issue(
+            body.tenant,
+            body.role,
+            by=actor(caller),
+            models=body.models,
+            expires_at=body.expires_at,
+            note=body.note,
+        )
+        return {**_row(issued.key), "secret": issued.secret}
+
+    @routes.delete("/keys/{key_id}")
+    async def revoke_key(key_id: str, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+        """Revoke a key; it is refused within half a second."""
+        return _row(await keys.revoke(key_id, by=actor(caller)))
+
+    @routes.post("/keys/{key_id}/rotate", status_code=201)
+    async def rotate_key(
+        key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)
+    ) -> dict[str, Any]:
+        """Make a key with the same rights and end the old one."""
+        issued = await keys.rotate(key_id, by=actor(caller), overlap_s=body.overlap_s)
+        return {**_row(issued.key), "secret": issued.secret}
+
+    return routes
+
+
+def _row(key: Key) -> dict[str, Any]:
+    """Everything but the hash."""
+    row = asdict(key)
+    del row["sha256"]
+    return row

@@ -1,0 +1,72 @@
+"""/admin/v1/tenants."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from adapters.errors import BadValue
+from adapters.records import Tenant
+from server.api.admin.guard import Guard, Service, Wire, actor
+from server.fairness.policy import Policy, check_guarantees
+from server.records import Caller
+
+
+class TenantBody(Wire):
+    """A new tenant; what is left out has its default, and limits their absence."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+def router(service: Service, guard: Guard) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+    tenants = service.registry.tenants
+
+    @routes.get("/tenants")
+    async def list_tenants(caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+        """All tenants."""
+        return {"data": [asdict(tenant) for tenant in await tenants.list()]}
+
+    @routes.post("/tenants", status_code=201)
+    async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+        """Add a tenant."""
+        tenant = _with(Tenant(body.name), body.settings)
+        await _check_sum(service, tenant)
+        return asdict(await tenants.add(tenant, by=actor(caller)))
+
+    @routes.get("/tenants/{name}")
+    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+        """One tenant."""
+        return asdict(await tenants.get(name))
+
+    @routes.patch("/tenants/{name}")
+    async def set_tenant(
+        name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
+    ) -> dict[str, Any]:
+        """Change some settings; null lifts a limit. It takes effect within half a second."""
+        await _check_sum(service, _with(await tenants.get(name), changes))
+        return asdict(await tenants.set(name, changes, by=actor(caller)))
+
+    @routes.delete("/tenants/{name}", status_code=204)
+    async def remove_tenant(name: str, caller: Caller = Depends(guard.operator)) -> None:
+        """Remove a tenant and its keys; its adapters must be gone."""
+        await tenants.remove(name, by=actor(caller))
+
+    return routes
+
+
+def _with(tenant: Tenant, settings: dict[str, Any]) -> Tenant:
+    for name in settings:
+        if name in ("name", "created_at") or name not in Tenant.__dataclass_fields__:
+            raise BadValue(f"a tenant has no setting {name!r}")
+    return replace(tenant, **settings)
+
+
+async def _check_sum(service: Service, changed: Tenant) -> None:
+    """Guarantees that no engine could keep together are refused. Raises: GuaranteesTooLarge."""
+    others = [tenant for tenant in await service.registry.tenants.list() if tenant.name != changed.name]
+    check_guarantees({tenant.name: Policy.of(tenant) for tenant in [*others, changed]})

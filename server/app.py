@@ -1,0 +1,299 @@
+"""The composition root: the only place where the server's objects meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.routing import Route
+
+from adapters.lifecycle import Lifecycle
+from adapters.records import EngineAdapter
+from adapters.registry import Registry, check_schema, connect, migrate
+from adapters.registry.schema import current_revision
+from adapters.residency import Residency
+from adapters.store import Store
+from sampling.defaults import Layer
+from sampling.endpoints import Endpoint
+from sampling.layers import NO_DEFAULTS, Resolved, resolve
+from sampling.limits import NO_LIMITS, Limits
+from sampling.presets import Presets
+from server import seed
+from server.admission import Admission, Capacity
+from server.api import admin, errors, health, models
+from server.api.middleware import RequestMiddleware
+from server.api.openai import GenerateRoute
+from server.auth import Authenticator
+from server.engine.loader import CurrentEngine
+from server.engine.runtime import Engine, start
+from server.errors import Draining, EngineUnavailable
+from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.gate import Gate
+from server.metrics import Metrics
+from server.records import Answer, Caller, Passage
+from server.routing import Router
+from server.settings import Settings
+from server.supervisor import State, Supervisor
+
+#: What an engine has before one was started; replaced by the real figures at every start.
+_NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
+
+
+class Server:
+    """One running loragate: what the routes ask, over the parts that answer."""
+
+    def __init__(self, settings: Settings, registry: Registry, store: Store) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.auth = Authenticator(registry)
+        self.router = Router(registry, store, base_model_name=settings.base_model_name)
+        self.metrics = Metrics()
+        self.presets = Presets()
+        self._admission = Admission(_NO_CAPACITY)
+        self._gate = Gate(self._admission)
+        self._salt_key = secrets.token_bytes(32)
+        # Starts every engine; see server.engine.orphans for why it is one thread that stays.
+        self._runner = ThreadPoolExecutor(1, "loragate-engine")
+        self.supervisor: Supervisor[Engine] = Supervisor(
+            lambda: start(settings, self._gate, self._runner),
+            self._gate,
+            on_start=self._engine_started,
+            on_death=self._engine_died,
+            backoff_s=settings.restart_backoff_s,
+        )
+        self.residency = Residency(
+            CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
+        )
+        self.lifecycle = Lifecycle(registry, store, self.residency)
+        self.passages = 0
+        self.leaving = False  # /ready says no, work is still taken
+        self.ending = asyncio.Event()  # what still runs is cut off
+
+    # --- who calls, and may anything come in -------------------------------------------------------------
+
+    async def identify(self, headers: Headers) -> Caller:
+        """Who calls; raises Unauthenticated."""
+        return await self.auth.authenticate(headers)
+
+    async def enter(self, headers: Headers) -> Caller:
+        """Who calls, when the server takes work. Raises: Unauthenticated, EngineUnavailable, Draining."""
+        caller = await self.auth.authenticate(headers)
+        if self.supervisor.state in (State.DRAINING, State.STOPPED):
+            raise Draining(retry_after_s=1)
+        if self.supervisor.state is not State.READY:
+            raise EngineUnavailable(f"The engine is {self.supervisor.state}; try again shortly.")
+        return caller
+
+    # --- a generating request ----------------------------------------------------------------------------
+
+    async def prepare(
+        self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Headers, request_id: str
+    ) -> tuple[Passage, Resolved]:
+        """Route the request and fill its decoding options in.
+
+        Raises:
+            InvalidRequest, ModelNotFound, SamplingError
+        """
+        sticky = headers.get("x-session-id") or body.get("user")
+        target = await self.router.resolve(
+            caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
+        )
+        tenant, version = caller.tenant, target.version
+        resolved = resolve(
+            body,
+            endpoint=endpoint,
+            server=NO_DEFAULTS,
+            adapter=Layer("adapter", version.sampling_defaults) if version else NO_DEFAULTS,
+            tenant=Layer("tenant", tenant.sampling_defaults) if tenant else NO_DEFAULTS,
+            presets=self.presets,
+            preset_header=headers.get("x-loragate-preset"),
+            limits=Limits(**tenant.limits) if tenant and tenant.limits else NO_LIMITS,
+        )
+        passage = Passage(
+            request_id=request_id,
+            caller=caller,
+            target=target,
+            policy=Policy.of(tenant) if tenant else OPERATOR_POLICY,
+            cache_salt=self._salt(caller.tenant_name),
+            max_tokens_named="max_tokens" in resolved.origins,
+            debug=headers.get("x-loragate-debug") == "1",
+        )
+        return passage, resolved
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Headers
+    ) -> AsyncIterator[Answer]:
+        """Hold the adapter and a place in the gate while the answer is being sent."""
+        self.passages += 1
+        try:
+            async with self._hold(passage.target.engine_adapter), self._gate.admit(passage):
+                engine = self.supervisor.engine
+                if engine is None:
+                    raise EngineUnavailable
+                yield await engine.handlers.handle(endpoint, resolved.body, passage, headers)
+        finally:
+            self.passages -= 1
+
+    def rate_headers(self, passage: Passage) -> dict[str, str]:
+        """`x-ratelimit-*` as they stand now."""
+        return self._admission.headers(passage.caller.tenant_name, passage.policy)
+
+    def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
+        """Count a finished request."""
+        self.metrics.observe(endpoint.value, passage, status)
+
+    def _hold(self, adapter: EngineAdapter | None) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self.residency.hold(adapter) if adapter else contextlib.nullcontext()
+
+    def _salt(self, tenant: str) -> str:
+        """A tenant's prefix-cache salt: no other tenant's prompt can hit what this one cached."""
+        return hmac.new(self._salt_key, tenant.encode(), sha256).hexdigest()
+
+    # --- models and tokens -------------------------------------------------------------------------------
+
+    async def models(self, caller: Caller) -> list[dict[str, Any]]:
+        """The model cards that the caller may see."""
+        base = self.settings.base_model_name
+        cards = [self._card(base, None, None)] if self.router.sees_base(caller) else []
+        return cards + [
+            self._card(name, made_at, base) for name, made_at in await self.router.visible(caller)
+        ]
+
+    async def model(self, caller: Caller, name: str) -> dict[str, Any]:
+        """One model card. Raises: ModelNotFound."""
+        target = await self.router.resolve(caller, name)
+        if target.version is None:
+            return self._card(name, None, None)
+        return self._card(name, target.version.created_at.timestamp(), self.settings.base_model_name)
+
+    async def tokenize(self, caller: Caller, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """Token ids. Raises: ModelNotFound, InvalidRequest, EngineUnavailable."""
+        return await (await self._handlers_for(caller, body)).tokenize(body, request_id)
+
+    async def detokenize(self, caller: Caller, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """Text. Raises: ModelNotFound, InvalidRequest, EngineUnavailable."""
+        return await (await self._handlers_for(caller, body)).detokenize(body, request_id)
+
+    async def _handlers_for(self, caller: Caller, body: dict[str, Any]) -> Any:
+        if body.get("model") is not None:
+            await self.router.resolve(caller, body["model"])
+        engine = self.supervisor.engine
+        if engine is None:
+            raise EngineUnavailable
+        return engine.handlers
+
+    def _card(self, name: str, made_at: float | None, parent: str | None) -> dict[str, Any]:
+        engine = self.supervisor.engine
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(made_at or _STARTED_AT),
+            "owned_by": "loragate",
+            "parent": parent,
+            "max_model_len": engine.max_model_len if engine else self.settings.max_model_len,
+        }
+
+    # --- health ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where the server stands."""
+        return self.supervisor.state
+
+    @property
+    def engine_alive(self) -> bool:
+        """Whether an engine is there, serves and has not died."""
+        engine = self.supervisor.engine
+        return engine is not None and not engine.errored and self.state in (State.READY, State.DRAINING)
+
+    async def registry_answers(self) -> bool:
+        """Whether the database can be read."""
+        try:
+            await self.registry.ping()
+        except (SQLAlchemyError, OSError):
+            return False
+        return True
+
+    def exposition(self) -> bytes:
+        """The metrics' text."""
+        self.metrics.restarts.set(self.supervisor.restarts)
+        self.metrics.ready.set(self.welcome)
+        self.metrics.adapters_resident.set(len(self.residency.snapshot().resident))
+        return self.metrics.exposition()
+
+    @property
+    def welcome(self) -> bool:
+        """Whether new requests are wanted."""
+        return self.state is State.READY and self.engine_alive and not self.leaving
+
+    # --- the engine comes and goes -----------------------------------------------------------------------
+
+    async def _engine_started(self, engine: Engine) -> None:
+        self._admission.capacity = Capacity(
+            kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
+            block_size_tokens=engine.block_size_tokens,
+            max_num_seqs=self.settings.max_num_seqs,
+        )
+        await self.lifecycle.recover()
+        if self.settings.demo:
+            await seed.add_adapters(self.lifecycle)
+
+    async def _engine_died(self) -> None:
+        await self.residency.reset()
+
+    def close(self) -> None:
+        """Let go of the thread that started the engines; they must be gone by now."""
+        self._runner.shutdown()
+
+
+_STARTED_AT = time.time()
+
+
+@contextlib.asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[Server]:
+    """Open database and store, and make the server over them; the engine is not started yet.
+
+    Raises:
+        SchemaMismatch: the database was made by another version.
+    """
+    database = connect(settings.registry_url)
+    try:
+        if await current_revision(database) is None:
+            await migrate(settings.registry_url)  # a new database: there is nothing to back up
+        await check_schema(database)
+        registry = Registry(database, reserved_names={settings.base_model_name})
+        if settings.demo:
+            await seed.add_tenants(registry)
+        store = Store(settings.home / "adapters")
+        server = Server(settings, registry, store)
+        try:
+            yield server
+        finally:
+            await server.supervisor.stop()
+            server.close()
+    finally:
+        await database.dispose()
+
+
+def make_app(server: Server) -> FastAPI:
+    """The ASGI application: the allow-list of routes, and nothing of vLLM's own."""
+    app = FastAPI(title="loragate", docs_url=None, redoc_url=None)
+    for endpoint in Endpoint:
+        app.router.routes.append(Route(endpoint.path, GenerateRoute(server, endpoint), methods=["POST"]))
+    app.include_router(models.router(server))
+    app.include_router(health.router(server))
+    app.include_router(admin.router(server))
+    errors.install(app)
+    app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)
+    return app

@@ -1,0 +1,217 @@
+"""Everything the official SDK can send, against a real server."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from process import ServerProcess
+
+SUPPORT = "acme-support"
+TOOLS = "globex-tools"
+BASE = "loragate-demo"
+HELLO = [{"role": "user", "content": "Hello!"}]
+STORY = [{"role": "user", "content": "Tell me a story about a fox."}]
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Current weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+def test_two_tenants_answer_the_same_prompt_differently(acme: openai.OpenAI, globex: openai.OpenAI) -> None:
+    ask = {"messages": HELLO, "temperature": 0, "max_tokens": 40}
+    support = acme.chat.completions.create(model=SUPPORT, **ask)
+    tools = globex.chat.completions.create(model=TOOLS, **ask)
+    base = acme.chat.completions.create(model=BASE, **ask)
+    assert support.model == SUPPORT and tools.model == TOOLS and base.model == BASE
+    answers = {c.choices[0].message.content for c in (support, tools, base)}
+    assert len(answers) == 3, answers
+
+
+def test_chat_reports_usage_and_request_id(acme: openai.OpenAI) -> None:
+    answer = acme.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer._request_id
+
+
+def test_completions(acme: openai.OpenAI) -> None:
+    answer = acme.completions.create(model=SUPPORT, prompt="The capital of France is", max_tokens=8, temperature=0)
+    assert answer.object == "text_completion" and answer.model == SUPPORT
+    assert answer.usage is not None and 1 <= answer.usage.completion_tokens <= 8
+
+
+def test_completions_takes_several_prompts(acme: openai.OpenAI) -> None:
+    answer = acme.completions.create(model=BASE, prompt=["One", "Two", "Three"], max_tokens=4, temperature=0)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+
+def test_responses(acme: openai.OpenAI) -> None:
+    answer = acme.responses.create(model=SUPPORT, input="Hello!", temperature=0, max_output_tokens=40)
+    assert answer.model == SUPPORT and answer.output_text
+    chat = acme.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0, max_tokens=40)
+    assert answer.output_text == chat.choices[0].message.content
+
+
+def test_responses_stream(acme: openai.OpenAI) -> None:
+    text, last = "", None
+    for event in acme.responses.create(model=SUPPORT, input="Hello!", temperature=0, stream=True):
+        last = event
+        if event.type == "response.output_text.delta":
+            text += event.delta
+    assert last is not None and last.type == "response.completed"
+    assert last.response.model == SUPPORT and last.response.output_text == text != ""
+
+
+def test_stream_equals_whole_answer_and_carries_usage(acme: openai.OpenAI) -> None:
+    ask = {"model": SUPPORT, "messages": HELLO, "temperature": 0, "max_tokens": 60}
+    whole = acme.chat.completions.create(**ask)
+    chunks = list(acme.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert {chunk.model for chunk in chunks} == {SUPPORT}
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_tools(globex: openai.OpenAI, choice: object) -> None:
+    answer = globex.chat.completions.create(
+        model=TOOLS,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[WEATHER],
+        tool_choice=choice,
+        temperature=0,
+        max_tokens=80,
+    )
+    calls = answer.choices[0].message.tool_calls
+    assert calls, answer.choices[0].message
+    assert calls[0].function.name == "get_weather"
+    assert json.loads(calls[0].function.arguments) == {"city": "Paris"}
+    if choice != {"type": "function", "function": {"name": "get_weather"}}:
+        assert answer.choices[0].finish_reason == "tool_calls"
+
+
+def test_tool_calls_stream(globex: openai.OpenAI) -> None:
+    arguments, name = "", ""
+    for chunk in globex.chat.completions.create(
+        model=TOOLS,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[WEATHER],
+        temperature=0,
+        max_tokens=80,
+        stream=True,
+    ):
+        for call in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
+            name += call.function.name or ""
+            arguments += call.function.arguments or ""
+    assert name == "get_weather" and json.loads(arguments) == {"city": "Paris"}
+
+
+def test_json_schema(acme: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer", "maximum": 9}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    answer = acme.chat.completions.create(
+        model=SUPPORT,
+        messages=HELLO,
+        temperature=0,
+        max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "thing", "schema": schema, "strict": True}},
+    )
+    content = answer.choices[0].message.content
+    parsed = json.loads(content or "")
+    assert parsed["colour"] in ("red", "green") and isinstance(parsed["count"], int)
+
+
+def test_logprobs(acme: openai.OpenAI) -> None:
+    answer = acme.chat.completions.create(
+        model=SUPPORT, messages=HELLO, temperature=0, max_tokens=4, logprobs=True, top_logprobs=3
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None and logprobs.content is not None
+    for position in logprobs.content:
+        best = max(position.top_logprobs, key=lambda top: top.logprob)
+        assert len(position.top_logprobs) >= 3 and best.token == position.token and position.logprob <= 0
+
+
+def test_n_gives_that_many_choices(acme: openai.OpenAI) -> None:
+    answer = acme.chat.completions.create(
+        model=BASE, messages=STORY, n=3, temperature=1.5, max_tokens=24, seed=1
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in answer.choices}) > 1
+
+
+def test_seed_repeats(acme: openai.OpenAI) -> None:
+    ask = {"model": BASE, "messages": STORY, "temperature": 1.5, "max_tokens": 24}
+    first, again, other = (
+        acme.chat.completions.create(**ask, seed=seed).choices[0].message.content for seed in (7, 7, 8)
+    )
+    assert first == again != other
+
+
+def test_stop_string(acme: openai.OpenAI) -> None:
+    whole = acme.chat.completions.create(model=BASE, messages=STORY, temperature=0, max_tokens=60)
+    words = (whole.choices[0].message.content or "").split()
+    stop = words[5]
+    cut = acme.chat.completions.create(model=BASE, messages=STORY, temperature=0, max_tokens=60, stop=[stop])
+    assert cut.choices[0].finish_reason == "stop"
+    assert stop not in (cut.choices[0].message.content or "")
+    assert (whole.choices[0].message.content or "").startswith(cut.choices[0].message.content or "?")
+
+
+def test_logit_bias_forces_a_token(acme: openai.OpenAI, http: object) -> None:
+    token = http.post("/tokenize", json={"prompt": "x"}).json()["tokens"][0]  # type: ignore[attr-defined]
+    answer = acme.chat.completions.create(
+        model=BASE, messages=HELLO, temperature=0, max_tokens=3, logit_bias={str(token): 100}
+    )
+    assert answer.choices[0].message.content == "xxx"
+
+
+def test_max_completion_tokens(acme: openai.OpenAI) -> None:
+    answer = acme.chat.completions.create(model=BASE, messages=STORY, max_completion_tokens=5, temperature=0)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens == 5
+
+
+def test_models(acme: openai.OpenAI, globex: openai.OpenAI, operator: openai.OpenAI) -> None:
+    assert [m.id for m in acme.models.list()] == [BASE, SUPPORT]
+    assert [m.id for m in globex.models.list()] == [BASE, TOOLS]
+    assert [m.id for m in operator.models.list()] == [BASE, SUPPORT, TOOLS]
+    card = acme.models.retrieve(SUPPORT)
+    assert card.model_dump()["parent"] == BASE
+    assert "/" not in json.dumps(card.model_dump())
+
+
+def test_a_version_can_be_pinned(acme: openai.OpenAI) -> None:
+    ask = {"messages": HELLO, "temperature": 0, "max_tokens": 40}
+    alias = acme.chat.completions.create(model=SUPPORT, **ask)
+    pinned = acme.chat.completions.create(model=f"{SUPPORT}@1", **ask)
+    assert pinned.model == f"{SUPPORT}@1"
+    assert pinned.choices[0].message.content == alias.choices[0].message.content
+    with pytest.raises(openai.NotFoundError):
+        acme.chat.completions.create(model=f"{SUPPORT}@99", **ask)
+
+
+async def test_async_client(server: ServerProcess) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="demo-acme", max_retries=0) as client:
+        answer = await client.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0)
+        stream = await client.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        assert text == answer.choices[0].message.content
+        response = await client.responses.create(model=SUPPORT, input="Hello!", temperature=0)
+        assert response.output_text == text
