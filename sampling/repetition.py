@@ -36,7 +36,7 @@ class Thresholds:
     """Length of the n-grams that are compared."""
     window_tokens: int = 128
     """How far back is looked, in tokens; also the answer's length before it can count as looping."""
-    share: float = 0.7
+    share: float = 0.62
     """Looping when this share of the window's n-grams repeat another one in it, in (0, 1)."""
     window_lines: int = 16
     """How far back is looked, in lines."""

@@ -1,8 +1,13 @@
-"""The table of options as Markdown, for docs/decoding.md."""
+"""The table of options as Markdown, for docs/decoding.md.
+
+`python -m sampling.table docs/decoding.md` makes the table in that document anew.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Final
 
 from sampling.endpoints import Endpoint
@@ -67,5 +72,14 @@ def _default(option: Option) -> str:
     return f"`{json.dumps([] if option.default == () else option.default)}`"
 
 
+def main(arguments: list[str]) -> None:
+    """Make the table of each named document anew; without a name, print it."""
+    if not arguments:
+        print(markdown(), end="")
+    for argument in arguments:
+        document = Path(argument)
+        document.write_text(refresh(document.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(markdown(), end="")
+    main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""Limits: what is clamped, what is refused, and that lower layers only tighten."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sampling.endpoints import Endpoint
+from sampling.errors import InvalidLimit, LimitExceeded
+from sampling.limits import NO_LIMITS, Clamp, Limits, apply, check_prompt, loosened, tighten
+
+limits = st.builds(Limits, **{name: st.none() | st.integers(1, 1000) for name in asdict(NO_LIMITS)})
+
+
+def unlimited_as_infinity(value: int | None) -> float:
+    return float("inf") if value is None else value
+
+
+@given(limits, limits)
+def test_tightening_never_loosens(lower, upper):
+    tightened = asdict(tighten(lower, upper))
+    for name, value in tightened.items():
+        smaller = min(
+            unlimited_as_infinity(getattr(lower, name)), unlimited_as_infinity(getattr(upper, name))
+        )
+        assert unlimited_as_infinity(value) == smaller
+
+
+@given(limits, limits, limits)
+def test_layers_tighten_in_any_grouping(server, tenant, adapter):
+    assert tighten(adapter, tighten(tenant, server)) == tighten(tighten(adapter, tenant), server)
+    assert tighten(server, NO_LIMITS) == server == tighten(server, server)
+
+
+@given(limits, limits)
+def test_loosened_names_exactly_what_has_no_effect(lower, upper):
+    tightened = tighten(lower, upper)
+    set_but_not_in_force = {
+        name
+        for name, value in asdict(lower).items()
+        if value is not None and getattr(tightened, name) != value
+    }
+    assert set(loosened(lower, upper)) == set_but_not_in_force
+
+
+@given(
+    limit=st.integers(1, 500),
+    asked=st.none() | st.integers(1, 1000),
+    endpoint=st.sampled_from(Endpoint),
+)
+def test_no_answer_is_longer_than_the_limit(limit, asked, endpoint):
+    name = {Endpoint.RESPONSES: "max_output_tokens", Endpoint.CHAT: "max_completion_tokens"}.get(
+        endpoint, "max_tokens"
+    )
+    body = {} if asked is None else {name: asked}
+    clamp = apply(Limits(max_tokens=limit), body, endpoint)
+    default = 16 if endpoint is Endpoint.COMPLETIONS else 10**9
+    wanted = default if asked is None else asked
+    assert clamp == (Clamp(name, limit) if wanted > limit else None)
+
+
+def test_clamps_the_name_that_vllm_obeys():
+    body = {"max_tokens": 50, "max_completion_tokens": 100}
+    assert apply(Limits(max_tokens=80), body, Endpoint.CHAT) == Clamp("max_completion_tokens", 80)
+    assert apply(Limits(max_tokens=80), {"max_tokens": 90}, Endpoint.CHAT) == Clamp("max_tokens", 80)
+
+
+@pytest.mark.parametrize(
+    ("limit", "body", "endpoint", "message"),
+    [
+        (Limits(n=2), {"n": 3}, Endpoint.CHAT, "n is 3, above this server's limit of 2"),
+        (Limits(top_logprobs=5), {"logprobs": True, "top_logprobs": 6}, Endpoint.CHAT, "top_logprobs is 6"),
+        (Limits(top_logprobs=5), {"logprobs": 6}, Endpoint.COMPLETIONS, "logprobs is 6"),
+        (Limits(top_logprobs=5), {"logprobs": -1}, Endpoint.COMPLETIONS, "-1: the whole vocabulary"),
+        (Limits(top_logprobs=5), {"prompt_logprobs": 6}, Endpoint.CHAT, "prompt_logprobs is 6"),
+        (
+            Limits(top_logprobs=1),
+            {"logprob_token_ids": [1, 2]},
+            Endpoint.CHAT,
+            "logprob_token_ids is 2",
+        ),
+        (Limits(stop_count=1), {"stop": ["a", "b"]}, Endpoint.CHAT, "number of stop strings is 2"),
+        (Limits(stop_count=0), {"stop": "ab"}, Endpoint.RESPONSES, "number of stop strings is 1"),
+        (Limits(stop_count=1), {"stop_sequences": ["a", "b"]}, Endpoint.MESSAGES, "number of stop_sequences"),
+    ],
+)
+def test_refuses_what_is_not_clamped(limit, body, endpoint, message):
+    with pytest.raises(LimitExceeded) as caught:
+        apply(limit, body, endpoint)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "body"),
+    [
+        (Limits(n=1), {}),
+        (Limits(n=3), {"n": 3}),
+        (Limits(top_logprobs=0), {"logprobs": True, "top_logprobs": 0}),
+        (Limits(top_logprobs=5), {"logprobs": True, "top_logprobs": 5}),
+        (Limits(stop_count=2), {"stop": ["a", "b"]}),
+        (Limits(stop_count=0), {"stop": []}),
+    ],
+)
+def test_at_the_limit_is_within_it(limit, body):
+    assert apply(limit, body, Endpoint.CHAT) is None
+
+
+def test_prompt_length():
+    check_prompt(Limits(prompt_tokens=10), 10)
+    check_prompt(NO_LIMITS, 10**9)
+    with pytest.raises(LimitExceeded, match="prompt length in tokens is 11, above this server's limit of 10"):
+        check_prompt(Limits(prompt_tokens=10), 11)
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"n": -1}, {"n": True}, {"stop_count": 1.5}])
+def test_a_limit_is_a_positive_integer(wrong):
+    with pytest.raises(InvalidLimit, match=next(iter(wrong))):
+        Limits(**wrong)
