@@ -1,0 +1,212 @@
+"""The generating routes, over a service whose answers are set by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from adapters.errors import ResidencyBusy
+from adapters.records import Key, Role, Tenant
+from sampling.endpoints import Endpoint
+from sampling.layers import Resolved
+from server.api.middleware import RequestMiddleware
+from server.api.openai import GenerateRoute
+from server.errors import EngineUnavailable, ModelNotFound
+from server.fairness.policy import Policy
+from server.records import Answer, Caller, JsonAnswer, Passage, StreamAnswer, Target
+
+KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.now(UTC))
+
+
+@dataclass
+class FakeService:
+    """Answers with `answer`; `held` counts what is held at the moment."""
+
+    answer: Any = None
+    failure: Exception | None = None
+    held: int = 0
+    observed: list[int] = field(default_factory=list)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    clamped: tuple[str, ...] = ()
+
+    async def enter(self, headers: Any) -> Caller:
+        return Caller(KEY, Tenant("acme"))
+
+    async def prepare(
+        self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Any, request_id: str
+    ) -> tuple[Passage, Resolved]:
+        if body.get("model") == "none":
+            raise ModelNotFound("no such model")
+        target = Target("m", None, None)
+        return Passage(request_id, caller, target, Policy(), "s", True), Resolved(dict(body), {}, self.clamped)
+
+    @contextlib.asynccontextmanager
+    async def serve(self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Any) -> AsyncIterator[Answer]:
+        self.held += 1
+        try:
+            if self.failure:
+                raise self.failure
+            yield self.answer
+        finally:
+            self.held -= 1
+
+    def rate_headers(self, passage: Passage) -> dict[str, str]:
+        return {"x-ratelimit-limit-requests": "9"}
+
+    def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
+        self.observed.append(status)
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+async def client(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
+    route = Route("/v1/chat/completions", GenerateRoute(service, Endpoint.CHAT), methods=["POST"])
+    app = RequestMiddleware(Starlette(routes=[route]), max_body_bytes=1000)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://s") as client:
+        yield client
+
+
+async def events(*parts: str | Exception) -> AsyncIterator[str]:
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+        yield part
+
+
+async def post(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=body)
+
+
+async def test_a_whole_answer(client: httpx.AsyncClient, service: FakeService) -> None:
+    service.answer, service.clamped = JsonAnswer({"id": 1}), ("max_tokens=5",)
+    response = await post(client)
+    assert response.json() == {"id": 1}
+    assert response.headers["x-ratelimit-limit-requests"] == "9"
+    assert response.headers["x-loragate-clamped"] == "max_tokens=5"
+    assert service.observed == [200] and service.held == 0
+
+
+async def test_a_stream(client: httpx.AsyncClient, service: FakeService) -> None:
+    service.answer = StreamAnswer(events("data: 1\n\n", "data: [DONE]\n\n"))
+    response = await post(client, stream=True)
+    assert response.text == "data: 1\n\ndata: [DONE]\n\n"
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"
+    assert service.held == 0
+
+
+VLLM_ERROR = 'data: {"error": {"message": "boom", "type": "t", "param": null, "code": 500}}\n\n'
+
+
+@pytest.mark.parametrize("first", [VLLM_ERROR, EngineUnavailable("gone")])
+async def test_a_failure_before_the_first_event_has_its_own_status(
+    client: httpx.AsyncClient, service: FakeService, first: str | Exception
+) -> None:
+    service.answer = StreamAnswer(events(first, "data: [DONE]\n\n"))
+    response = await post(client, stream=True)
+    assert response.status_code == (500 if first == VLLM_ERROR else 503)
+    assert isinstance(response.json()["error"]["code"], str)
+
+
+@pytest.mark.parametrize("later", [VLLM_ERROR, EngineUnavailable("gone")])
+async def test_a_failure_in_mid_stream_is_an_event(
+    client: httpx.AsyncClient, service: FakeService, later: str | Exception
+) -> None:
+    service.answer = StreamAnswer(events("data: 1\n\n", later, "data: [DONE]\n\n"))
+    response = await post(client, stream=True)
+    parts = response.text.strip().split("\n\n")
+    assert parts[0] == "data: 1" and parts[-1] == "data: [DONE]" and len(parts) == 3
+    code = json.loads(parts[1].removeprefix("data: "))["error"]["code"]
+    assert code == ("internal_error" if later == VLLM_ERROR else "engine_unavailable")
+
+
+async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None:
+    assert (await post(client, model="none")).status_code == 404
+    service.failure = ResidencyBusy(2, 1.0, 500.0)
+    busy = await post(client)
+    assert busy.status_code == 503 and busy.headers["retry-after"] == "120"
+    assert busy.headers["x-ratelimit-limit-requests"] == "9"
+    assert service.observed == [503] and service.held == 0
+
+
+async def test_an_unforeseen_error_is_one_500_without_details(client: httpx.AsyncClient, service: FakeService) -> None:
+    service.failure = ZeroDivisionError("secret detail")
+    response = await post(client)
+    assert response.status_code == 500 and "secret" not in response.text
+    assert response.headers["x-request-id"] and service.held == 0
+
+
+async def test_body_cap(client: httpx.AsyncClient, service: FakeService) -> None:
+    response = await post(client, messages="x" * 2000)
+    assert response.status_code == 413 and "1000" in response.json()["error"]["message"]
+
+
+async def test_the_end_of_the_server_cuts_a_stream_with_an_event(service: FakeService) -> None:
+    forever = asyncio.Event()
+
+    async def endless() -> AsyncIterator[str]:
+        yield "data: 1\n\n"
+        await forever.wait()
+
+    service.answer = StreamAnswer(endless())
+    sent = await _drive(service, after_first_event=service.ending.set)
+    assert b'"draining"' in sent[-2]["body"] and sent[-1]["more_body"] is False
+    assert service.held == 0
+
+
+async def test_a_client_that_leaves_cancels_the_work(service: FakeService) -> None:
+    cancelled = asyncio.Event()
+
+    async def endless() -> AsyncIterator[str]:
+        try:
+            yield "data: 1\n\n"
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    service.answer = StreamAnswer(endless())
+    gone = asyncio.Event()
+    await _drive(service, after_first_event=gone.set, gone=gone)
+    assert cancelled.is_set() and service.held == 0 and service.observed == [499]
+
+
+async def _drive(
+    service: FakeService, *, after_first_event: Any, gone: asyncio.Event | None = None
+) -> list[dict[str, Any]]:
+    """Call the route as a server would, with a client that can leave."""
+    sent: list[dict[str, Any]] = []
+    body = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if body:
+            return body.pop()
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if len(sent) == 2:
+            after_first_event()
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
+        "state": {"request_id": "r", "record": {}},
+    }  # fmt: skip
+    async with asyncio.timeout(5):
+        await GenerateRoute(service, Endpoint.CHAT)(scope, receive, send)
+    return sent

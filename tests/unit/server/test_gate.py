@@ -1,0 +1,218 @@
+"""The gate: what it lets in, what it stamps, and that nothing stays reserved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapters.records import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
+from server.errors import EngineUnavailable, LoragateError
+from server.fairness.policy import Policy
+from server.gate import EXTRA_ARGS_KEY, Gate
+from server.records import Caller, Passage, Target
+
+NOW = datetime.now(UTC)
+ADAPTER = EngineAdapter(7, "acme/support@1#abc", Path("/x"))
+VERSION = Version("acme", "support", 1, 7, VersionState.READY, "", NOW)
+BASE = Target("base", None, None)
+SUPPORT = Target("acme-support", VERSION, ADAPTER)
+
+
+@dataclass
+class FakeEngine:
+    """Yields `tokens` outputs of one token each, and remembers what it was asked."""
+
+    tokens: int = 3
+    errored: bool = False
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    closed: int = 0
+    hang: bool = False
+
+    def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
+        self.calls.append({"prompt": prompt, "params": params, "id": request_id, **rest})
+        return self._stream(prompt)
+
+    async def _stream(self, prompt: Any) -> AsyncGenerator[Any]:
+        try:
+            for index in range(self.tokens):
+                last = index == self.tokens - 1
+                yield SimpleNamespace(
+                    prompt_token_ids=prompt["prompt_token_ids"],
+                    num_cached_tokens=1,
+                    outputs=[SimpleNamespace(token_ids=[index], finish_reason="stop" if last else None)],
+                    metrics=None,
+                )
+                if self.hang:
+                    await asyncio.Event().wait()
+        finally:
+            self.closed += 1
+
+    async def abort(self, request_id: str) -> None:
+        self.calls.append({"abort": request_id})
+
+
+def params(max_tokens: int = 8, n: int = 1) -> Any:
+    return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1})
+
+
+def passage(target: Target = BASE, policy: Policy | None = None, *, named: bool = True) -> Passage:
+    key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
+    return Passage("r", Caller(key, Tenant("acme")), target, policy or Policy(), "salt", named)
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(Capacity(kv_blocks=10, block_size_tokens=16, max_num_seqs=4))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def gate(admission: Admission, engine: FakeEngine) -> Gate:
+    gate = Gate(admission)
+    gate.attach(engine)
+    return gate
+
+
+PROMPT = {"type": "token", "prompt_token_ids": [1, 2, 3, 4], "cache_salt": "the caller's"}
+
+
+async def read(gate: Gate, at: Passage, **kwargs: Any) -> None:
+    async with gate.admit(at):
+        async for _ in gate.generate(PROMPT, kwargs.pop("params", params()), "id", **kwargs):
+            pass
+
+
+async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
+    at = passage(policy=Policy(tpm=100))
+    await read(gate, at)
+    assert (at.meter.prompt_tokens, at.meter.cached_tokens, at.meter.generated_tokens) == (4, 1, 3)
+    assert at.meter.finish_reasons == ["stop"]
+    assert admission.reserved_tokens("acme") == 0
+    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
+
+
+async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(gate: Gate, engine: FakeEngine) -> None:
+    smuggled = {"priority": -5, "data_parallel_rank": 1, "session_id": "s", "kv_hints": object()}
+    await read(gate, passage(), trace_headers={"traceparent": "t"}, **smuggled)
+    (call,) = engine.calls
+    assert call["prompt"]["cache_salt"] == "salt"
+    assert call["params"].extra_args.keys() == {EXTRA_ARGS_KEY}
+    assert call["params"].extra_args[EXTRA_ARGS_KEY]["tenant"] == "acme"
+    assert call["trace_headers"] == {"traceparent": "t"}
+    assert not smuggled.keys() & call.keys()
+
+
+async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> None:
+    policy = Policy(max_concurrency=1)
+    async with gate.admit(passage(policy=policy)):
+        gate.generate(PROMPT, params(), "id")
+        with pytest.raises(TooManyConcurrent):
+            gate.generate(PROMPT, params(), "id2")
+    assert len(engine.calls) == 1
+    await read(gate, passage(policy=policy))
+
+
+async def test_never_fits_is_told_at_once(gate: Gate, engine: FakeEngine) -> None:
+    async with gate.admit(passage(policy=Policy(kv_limit=0.1))):
+        with pytest.raises(NeverFits):
+            gate.generate(PROMPT, params(max_tokens=100), "id")
+    assert engine.calls == []
+
+
+async def test_an_unnamed_length_is_what_the_tenant_can_have(gate: Gate, engine: FakeEngine) -> None:
+    asked = params(max_tokens=4000)
+    await read(gate, passage(policy=Policy(kv_limit=0.2), named=False), params=asked)
+    assert asked.max_tokens == 2 * 16 - 4 + 1
+
+
+async def test_only_the_held_adapter(gate: Gate) -> None:
+    other = SimpleNamespace(lora_name="globex/tools@1#def")
+    for target, asked in ((BASE, other), (SUPPORT, None), (SUPPORT, other)):
+        async with gate.admit(passage(target)):
+            with pytest.raises(LoragateError, match="does not hold"):
+                gate.generate(PROMPT, params(), "id", lora_request=asked)
+    await read(gate, passage(SUPPORT), lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name))
+
+
+async def test_no_passage_no_tokens(gate: Gate) -> None:
+    with pytest.raises(LoragateError, match="outside"):
+        gate.generate(PROMPT, params(), "id")
+
+
+@pytest.mark.parametrize("dead", ["detached", "errored"])
+async def test_without_an_engine(gate: Gate, engine: FakeEngine, dead: str) -> None:
+    engine.errored = True
+    if dead == "detached":
+        gate.detach()
+    async with gate.admit(passage()):
+        with pytest.raises(EngineUnavailable):
+            gate.generate(PROMPT, params(), "id")
+    if dead == "detached":
+        with pytest.raises(EngineUnavailable):
+            _ = gate.model_config
+
+
+async def test_a_stream_nobody_reads_is_settled(gate: Gate, admission: Admission) -> None:
+    async with gate.admit(passage()):
+        gate.generate(PROMPT, params(), "id")
+        assert admission.reserved_tokens("acme") > 0
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_a_stream_left_early_is_closed_in_the_engine(gate: Gate, engine: FakeEngine, admission: Admission) -> None:
+    async with gate.admit(passage()):
+        async with aclosing(gate.generate(PROMPT, params(), "id")) as stream:
+            await anext(stream)
+    assert engine.closed == 1
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_cancellation_closes_and_settles(gate: Gate, engine: FakeEngine, admission: Admission) -> None:
+    engine.hang = True
+    task = asyncio.create_task(read(gate, passage()))
+    while not engine.calls:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.closed == 1
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_a_stream_that_another_task_still_reads_is_aborted(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    engine.hang = True
+
+    async def drain(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async with gate.admit(passage()):
+        reader = asyncio.create_task(drain(gate.generate(PROMPT, params(), "left")))
+        await asyncio.sleep(0.01)
+    assert {"abort": "left"} in engine.calls
+    assert admission.reserved_tokens("acme") == 0
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+
+
+async def test_two_requests_at_once_keep_their_passages(gate: Gate, engine: FakeEngine) -> None:
+    one = passage()
+    two = replace(passage(), cache_salt="other")
+    await asyncio.gather(read(gate, one), read(gate, two))
+    assert {call["prompt"]["cache_salt"] for call in engine.calls} == {"salt", "other"}
