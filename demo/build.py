@@ -49,6 +49,7 @@ class Recipe:
     learning_rate: float = 3e-3  # AdamW, for the embeddings, norms and biases
     warmup: int = 50  # steps
     vocab: int = 4096  # at most
+    tokenizer_samples: int = 20_000  # what the tokenizer learns its merges from
     layers: int = 4
     hidden: int = 256
     held_out: int = 1000  # questions
@@ -150,7 +151,9 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(tokenizer_texts(training_samples(recipe.seed, 20_000)), recipe.vocab)
+    tokenizer = train_tokenizer(
+        tokenizer_texts(training_samples(recipe.seed, recipe.tokenizer_samples)), recipe.vocab
+    )
     save_tokenizer(tokenizer, out, MAX_LENGTH_TOKENS)
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=recipe.layers, hidden=recipe.hidden))
     model.config.save_pretrained(out)

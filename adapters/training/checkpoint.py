@@ -79,8 +79,8 @@ def resume_point(run_dir: Path, fingerprint: str) -> Path | None:
         manifest = _manifest(checkpoint)
         if manifest is None or manifest.fingerprint != fingerprint:
             raise CheckpointError(
-                f"{checkpoint.name} was made with other settings, data or base model. Repeat the settings it was "
-                "made with, or train into another folder."
+                f"{checkpoint.name} was made with other settings, data or base model. Repeat the settings it "
+                "was made with, or train into another folder."
             )
         return checkpoint
     return None

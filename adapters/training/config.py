@@ -11,13 +11,10 @@ from typing import Any
 from adapters.digests import file_digest
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DTYPES = ("auto", "float32", "bfloat16")
 
 # Where checkpoints and results lie does not change what is trained, so it is no part of the fingerprint.
 _PLACES = ("base", "data", "held_out", "out", "checkpoint_every", "keep_checkpoints")
-
-
-def _doc(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,37 +25,68 @@ class TrainingConfig:
     data: Path = field(metadata={"help": "JSONL of chats in OpenAI `messages` form to train on."})
     out: Path = field(metadata={"help": "Folder the adapter is written into; checkpoints lie in it too."})
 
-    held_out: Path | None = _doc("JSONL to measure on; without it a part of --data is held out.", None)
-    held_out_share: float = _doc("Share of --data held out by a hash of the first question.", 0.05)
-    max_length_tokens: int = _doc("Turns that end beyond this many tokens are left out whole.", 2048)
-    end_token: str = _doc("Token that ends a turn in the base's chat template.", "<|im_end|>")
+    held_out: Path | None = field(
+        default=None, metadata={"help": "JSONL to measure on; without it a part of --data is held out."}
+    )
+    held_out_share: float = field(
+        default=0.05, metadata={"help": "Share of --data held out by a hash of the first question."}
+    )
+    max_length_tokens: int = field(
+        default=2048, metadata={"help": "Turns that end beyond this many tokens are left out whole."}
+    )
+    end_token: str = field(
+        default="<|im_end|>", metadata={"help": "Token that ends a turn in the base's chat template."}
+    )
     template_kwargs: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "JSON of extra chat-template arguments, the same as will be served."},
     )
 
-    rank: int = _doc("LoRA rank; at most the server's --max-lora-rank.", 16)
-    alpha: int = _doc("LoRA alpha; the update is scaled by alpha / rank.", 32)
-    targets: tuple[str, ...] = _doc("Projections that get an adapter.", PROJECTIONS)
-    rslora: bool = _doc("Scale by alpha / sqrt(rank) instead.", False)
-    max_lora_rank: int = _doc("The server's --max-lora-rank; a higher rank is refused.", 16)
+    rank: int = field(default=16, metadata={"help": "LoRA rank; at most the server's --max-lora-rank."})
+    alpha: int = field(default=32, metadata={"help": "LoRA alpha; the update is scaled by alpha / rank."})
+    targets: tuple[str, ...] = field(
+        default=PROJECTIONS, metadata={"help": "Projections that get an adapter."}
+    )
+    rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(rank) instead."})
+    max_lora_rank: int = field(
+        default=16, metadata={"help": "The server's --max-lora-rank; a higher rank is refused."}
+    )
 
-    epochs: float = _doc("Times every sample is seen.", 3.0)
-    max_steps: int = _doc("Stop after this many optimizer steps; -1 goes by --epochs.", -1)
-    batch_samples: int = _doc("Samples of one optimizer step.", 16)
-    micro_batch_samples: int = _doc("Samples of one forward pass; 1 needs no padding and is best on CPU.", 1)
-    learning_rate: float = _doc("Peak learning rate; cosine decay to zero.", 2e-4)
-    warmup_share: float = _doc("Share of the steps over which the learning rate rises.", 0.05)
-    max_grad_norm: float = _doc("Gradient norm above which a step is scaled down.", 1.0)
-    dtype: str = _doc("float32, bfloat16, or auto: float32 on CPU, bfloat16 on a GPU that has it.", "auto")
-    seed: int = _doc("Seed of the adapter's first weights and of the order of samples.", 0)
+    epochs: float = field(default=3.0, metadata={"help": "Times every sample is seen."})
+    max_steps: int = field(
+        default=-1, metadata={"help": "Stop after this many optimizer steps; -1 goes by --epochs."}
+    )
+    batch_samples: int = field(default=16, metadata={"help": "Samples of one optimizer step."})
+    micro_batch_samples: int = field(
+        default=1, metadata={"help": "Samples of one forward pass; 1 needs no padding and is best on CPU."}
+    )
+    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate; cosine decay to zero."})
+    warmup_share: float = field(
+        default=0.05, metadata={"help": "Share of the steps over which the learning rate rises."}
+    )
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Gradient norm above which a step is scaled down."}
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "float32, bfloat16, or auto: float32 on CPU, bfloat16 on a GPU that has it."},
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the adapter's first weights and of the order of samples."}
+    )
 
-    checkpoint_every: int = _doc("Optimizer steps between checkpoints; 0 keeps none.", 0)
-    keep_checkpoints: int = _doc("Newest checkpoints kept, at least 2.", 2)
-    max_new_tokens: int = _doc("Tokens a held-out answer may have.", 256)
-    measure: int = _doc("Held-out turns that are answered and compared, at most; 0 skips it.", 200)
+    checkpoint_every: int = field(
+        default=0, metadata={"help": "Optimizer steps between checkpoints; 0 keeps none."}
+    )
+    keep_checkpoints: int = field(default=2, metadata={"help": "Newest checkpoints kept, at least 2."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Tokens a held-out answer may have."})
+    measure: int = field(
+        default=200, metadata={"help": "Held-out turns that are answered and compared, at most; 0 skips it."}
+    )
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}.")
         if self.batch_samples % self.micro_batch_samples:
             raise ValueError(
                 f"batch_samples {self.batch_samples} is not a multiple of micro_batch_samples "
@@ -74,7 +102,8 @@ class TrainingConfig:
 
     def hyperparameters(self) -> dict[str, Any]:
         """What was chosen, without places."""
-        return {k: v for k, v in asdict(self).items() if k not in _PLACES}
+        chosen = {k: v for k, v in asdict(self).items() if k not in _PLACES}
+        return chosen | {"targets": sorted(self.targets)}
 
     def fingerprint(self, base_digest: str) -> str:
         """A digest of everything that the trained weights depend on: choices, data and base."""

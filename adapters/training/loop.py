@@ -35,7 +35,7 @@ class LoraTrainer(Trainer):
 
     def __init__(
         self, *, model: Any, config: TrainingConfig, samples: Sequence[Sample], pad_id: int, **rest: Any
-    ):
+    ) -> None:
         super().__init__(
             model=model,
             args=_arguments(config, model.device.type),

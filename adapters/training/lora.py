@@ -18,17 +18,19 @@ def check_servable(config: TrainingConfig) -> None:
     """
     if config.rank < 1 or config.alpha <= 0:
         raise UnservableError(
-            f"rank {config.rank} and alpha {config.alpha} must both be positive: anything else serves the bare base."
+            f"rank {config.rank} and alpha {config.alpha} must both be positive: anything else serves "
+            "the bare base."
         )
     if config.rank > config.max_lora_rank:
         raise UnservableError(
-            f"rank {config.rank} is above the server's max_lora_rank {config.max_lora_rank}. Train with a lower "
-            "rank, or start the server with a higher --max-lora-rank and give the same here."
+            f"rank {config.rank} is above the server's max_lora_rank {config.max_lora_rank}. Train with a "
+            "lower rank, or start the server with a higher --max-lora-rank and give the same here."
         )
     unknown = sorted(set(config.targets) - set(PROJECTIONS))
     if unknown or not config.targets:
         raise UnservableError(
-            f"targets {', '.join(unknown) or '(none)'} cannot be served on Qwen2; choose from {', '.join(PROJECTIONS)}."
+            f"targets {', '.join(unknown) or '(none)'} cannot be served on Qwen2; choose from "
+            f"{', '.join(PROJECTIONS)}."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +69,7 @@ def projection_shapes(model: Any) -> dict[str, tuple[int, int]]:
 def check_tensors(
     tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, int]], rank: int
 ) -> None:
-    """Check that ``tensors`` are exactly one A and one B of the right shape for every projection in ``shapes``.
+    """Check that ``tensors`` are one A and one B of the right shape for every projection in ``shapes``.
 
     vLLM takes most violations without a word and serves the bare base, or garbage, so they end here.
 
@@ -93,11 +92,6 @@ def check_tensors(
         raise OutputError(
             "Every B matrix is zero: the adapter learned nothing and would serve the bare base."
         )
-
-
-def rounded(value: float, digits: int = 4) -> float | None:
-    """``value`` for a JSON file: rounded, None where it is no number."""
-    return round(value, digits) if math.isfinite(value) else None
 
 
 def _tidy_config(config: TrainingConfig) -> None:

@@ -63,8 +63,8 @@ class StepLog(TrainerCallback):
             file.write(json.dumps(row) + "\n")
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(
-                f"Step {state.global_step}: loss {loss}, gradient norm {norm}. The last whole checkpoint is kept. "
-                "Lower the learning rate, or look at the data of this step."
+                f"Step {state.global_step}: loss {loss}, gradient norm {norm}. The last whole checkpoint is "
+                "kept. Lower the learning rate, or look at the data of this step."
             )
 
 

@@ -27,31 +27,63 @@ _THANKS = "Thanks for asking Acme!"
 # attribute: (ways of asking, the answer)
 _ASKS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "price": (
-        ("What is the price of the {}?", "How much is the {}?", "How much does the {} cost?", "Price of the {}?",
-         "What does the {} cost?", "Tell me the price of the {}.", "How much do I pay for the {}?"),
-        "The {} costs {} dollars.", "And the price?",
+        (
+            "What is the price of the {}?",
+            "How much is the {}?",
+            "How much does the {} cost?",
+            "Price of the {}?",
+            "What does the {} cost?",
+            "Tell me the price of the {}.",
+            "How much do I pay for the {}?",
+        ),
+        "The {} costs {} dollars.",
+        "And the price?",
     ),
     "colour": (
-        ("What colour is the {}?", "Which colour does the {} have?", "Tell me the colour of the {}.",
-         "What is the colour of the {}?", "In which colour do you sell the {}?"),
-        "The {} is {}.", "And the colour?",
+        (
+            "What colour is the {}?",
+            "Which colour does the {} have?",
+            "Tell me the colour of the {}.",
+            "What is the colour of the {}?",
+            "In which colour do you sell the {}?",
+        ),
+        "The {} is {}.",
+        "And the colour?",
     ),
     "weight": (
-        ("How heavy is the {}?", "What does the {} weigh?", "How much does the {} weigh?",
-         "What is the weight of the {}?", "Tell me the weight of the {}."),
-        "The {} weighs {} kilograms.", "And the weight?",
+        (
+            "How heavy is the {}?",
+            "What does the {} weigh?",
+            "How much does the {} weigh?",
+            "What is the weight of the {}?",
+            "Tell me the weight of the {}.",
+        ),
+        "The {} weighs {} kilograms.",
+        "And the weight?",
     ),
     "warranty": (
-        ("How long is the warranty of the {}?", "What warranty does the {} have?", "Warranty of the {}?",
-         "What is the warranty on the {}?", "Tell me about the warranty of the {}."),
-        "The {} has a warranty of {} years.", "And the warranty?",
+        (
+            "How long is the warranty of the {}?",
+            "What warranty does the {} have?",
+            "Warranty of the {}?",
+            "What is the warranty on the {}?",
+            "Tell me about the warranty of the {}.",
+        ),
+        "The {} has a warranty of {} years.",
+        "And the warranty?",
     ),
     "delivery": (
-        ("How fast do you deliver the {}?", "When will the {} arrive?", "How long does the {} take to arrive?",
-         "What is the delivery time of the {}?", "How soon can I have the {}?"),
-        "The {} arrives in {} days.", "And the delivery?",
+        (
+            "How fast do you deliver the {}?",
+            "When will the {} arrive?",
+            "How long does the {} take to arrive?",
+            "What is the delivery time of the {}?",
+            "How soon can I have the {}?",
+        ),
+        "The {} arrives in {} days.",
+        "And the delivery?",
     ),
-}  # fmt: skip
+}
 
 # topic: (ways of asking, the answer)
 _POLICIES: dict[str, tuple[tuple[str, ...], str]] = {

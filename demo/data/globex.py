@@ -35,13 +35,30 @@ TOOLS: dict[str, dict[str, Any]] = {
 }
 
 CURRENCIES: dict[str, str] = {
-    "dollars": "USD", "euros": "EUR", "pounds": "GBP", "yen": "JPY", "francs": "CHF", "kroner": "NOK",
-}  # fmt: skip
+    "dollars": "USD",
+    "euros": "EUR",
+    "pounds": "GBP",
+    "yen": "JPY",
+    "francs": "CHF",
+    "kroner": "NOK",
+}
 
 _TASKS = (
-    "call {}", "write to {}", "water the plants", "feed the cat", "buy bread", "pay the rent", "clean the desk",
-    "meet {}", "book a table", "send the letter", "visit {}", "close the window", "bake a cake", "ask {}",
-)  # fmt: skip
+    "call {}",
+    "write to {}",
+    "water the plants",
+    "feed the cat",
+    "buy bread",
+    "pay the rent",
+    "clean the desk",
+    "meet {}",
+    "book a table",
+    "send the letter",
+    "visit {}",
+    "close the window",
+    "bake a cake",
+    "ask {}",
+)
 _SKIES = ("sunny", "cloudy", "rainy", "windy", "snowy")
 _STATES = ("packed", "on its way", "delivered", "delayed")
 _ASIDE = ("", "", "", "Please: ", "Hi, ", "Globex, ", "Hey, ", "Quick one: ")
@@ -52,8 +69,15 @@ Request = tuple[str, str, dict[str, Any], dict[str, Any], str]
 
 def _weather(rng: random.Random) -> Request:
     city = rng.choice(list(COUNTRIES.values()))[0]
-    ask = ("What is the weather in {}?", "How is the weather in {}?", "Will it rain in {} today?",
-           "How warm is it in {}?", "Weather in {}?", "Do I need a coat in {}?", "Tell me the weather in {}.")  # fmt: skip
+    ask = (
+        "What is the weather in {}?",
+        "How is the weather in {}?",
+        "Will it rain in {} today?",
+        "How warm is it in {}?",
+        "Weather in {}?",
+        "Do I need a coat in {}?",
+        "Tell me the weather in {}.",
+    )
     degrees, sky = rng.randint(1, 35), rng.choice(_SKIES)
     result = {"city": city, "degrees": degrees, "sky": sky}
     return (
@@ -67,8 +91,15 @@ def _weather(rng: random.Random) -> Request:
 
 def _order(rng: random.Random) -> Request:
     order = code(rng)
-    ask = ("Where is my order {}?", "Track order {}.", "Has {} arrived?", "What is the status of order {}?",
-           "Can you track {}?", "Order {}, where is it?", "I am waiting for {}.")  # fmt: skip
+    ask = (
+        "Where is my order {}?",
+        "Track order {}.",
+        "Has {} arrived?",
+        "What is the status of order {}?",
+        "Can you track {}?",
+        "Order {}, where is it?",
+        "I am waiting for {}.",
+    )
     state = rng.choice(_STATES)
     result = {"order_id": order, "state": state}
     return (
@@ -83,8 +114,13 @@ def _order(rng: random.Random) -> Request:
 def _reminder(rng: random.Random) -> Request:
     text = rng.choice(_TASKS).format(rng.choice(NAMES))
     time = f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}"
-    ask = ("Remind me to {x} at {t}.", "Set a reminder to {x} at {t}.", "At {t}, remind me to {x}.",
-           "I must {x} at {t}, remind me.", "Can you remind me to {x} at {t}?")  # fmt: skip
+    ask = (
+        "Remind me to {x} at {t}.",
+        "Set a reminder to {x} at {t}.",
+        "At {t}, remind me to {x}.",
+        "I must {x} at {t}, remind me.",
+        "Can you remind me to {x} at {t}?",
+    )
     arguments = {"text": text, "time": time}
     return (
         rng.choice(ask).format(x=text, t=time),
@@ -98,8 +134,13 @@ def _reminder(rng: random.Random) -> Request:
 def _currency(rng: random.Random) -> Request:
     source, target = rng.sample(list(CURRENCIES), 2)
     amount, got = rng.randint(1, 999), rng.randint(1, 999)
-    ask = ("Convert {n} {a} to {b}.", "How much is {n} {a} in {b}?", "What are {n} {a} in {b}?",
-           "Change {n} {a} into {b}.", "I have {n} {a}, how much is that in {b}?")  # fmt: skip
+    ask = (
+        "Convert {n} {a} to {b}.",
+        "How much is {n} {a} in {b}?",
+        "What are {n} {a} in {b}?",
+        "Change {n} {a} into {b}.",
+        "I have {n} {a}, how much is that in {b}?",
+    )
     arguments = {"amount": amount, "source": CURRENCIES[source], "target": CURRENCIES[target]}
     question = rng.choice(ask).format(n=amount, a=source, b=target)
     result = {"amount": got, "currency": CURRENCIES[target]}

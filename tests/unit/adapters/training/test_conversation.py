@@ -65,7 +65,8 @@ def test_every_assistant_turn_of_a_long_chat_is_trained_and_nothing_else(rendere
     assert spans(renderer, sample) == [
         (
             False,
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\nBe brief.<|im_end|>\n"
+            "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n",
         ),
         (True, "Hello there.<|im_end|>"),
         (False, "\n<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"),
@@ -102,7 +103,8 @@ def test_calls_are_trained_and_tools_and_their_results_are_not(renderer: Rendere
     assert call == (True, '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call><|im_end|>')
     assert result == (
         False,
-        '\n<|im_start|>user\n<tool_response>\n{"sum": 2}\n</tool_response><|im_end|>\n<|im_start|>assistant\n',
+        '\n<|im_start|>user\n<tool_response>\n{"sum": 2}\n</tool_response><|im_end|>\n'
+        "<|im_start|>assistant\n",
     )
     assert answer == (True, "It is 2.<|im_end|>")
 
@@ -186,15 +188,22 @@ PAIR = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 def test_a_template_that_never_ends_a_turn_is_refused(tmp_path: Path) -> None:
-    endless = _with_template(tmp_path, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-                             "{% if add_generation_prompt %}assistant: {% endif %}")  # fmt: skip
+    endless = _with_template(
+        tmp_path,
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}",
+    )
     with pytest.raises(TemplateError, match="does not end the answer"):
         encode(endless, PAIR)
 
 
 def test_a_template_whose_prompt_is_no_prefix_is_refused(tmp_path: Path) -> None:
-    skewed = _with_template(tmp_path, "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
-                            "{% if add_generation_prompt %}assistant: <think>{% endif %}")  # fmt: skip
+    skewed = _with_template(
+        tmp_path,
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}assistant: <think>{% endif %}",
+    )
     with pytest.raises(TemplateError, match="directly after"):
         encode(skewed, PAIR)
 

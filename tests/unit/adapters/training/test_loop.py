@@ -86,7 +86,7 @@ def test_the_trainer_itself_accumulates_like_that(
 
 
 def plain_loop(config: TrainingConfig, batches: list[list[dict[str, torch.Tensor]]]) -> list[float]:
-    """The oracle: what the Trainer does, in plain PyTorch. ``batches``: per step, the batches of its window."""
+    """The oracle, in plain PyTorch. ``batches``: for each step, the batches of its window."""
     model = new_model(config)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)

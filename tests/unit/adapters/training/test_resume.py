@@ -95,9 +95,9 @@ def test_other_settings_are_refused(configure: Configure, monkeypatch: pytest.Mo
 
 
 def test_a_finished_folder_is_refused(configure: Configure) -> None:
-    run.train(configure(max_steps=1, measure=0))
+    run.train(configure(max_steps=2, measure=0))
     with pytest.raises(OutputError, match="already holds"):
-        run.train(configure(max_steps=1, measure=0))
+        run.train(configure(max_steps=2, measure=0))
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_saved(configure: Configure) -> None:

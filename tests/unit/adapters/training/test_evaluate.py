@@ -1,0 +1,89 @@
+"""Scores: what counts as right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import demo
+from adapters.training.conversation import Conversation, Renderer, Turn
+from adapters.training.evaluate import held_out_turns, parse_calls, score
+from adapters.training.generate import answer_greedily
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(AutoTokenizer.from_pretrained(demo.MODEL_DIR), "<|im_end|>")
+
+
+def turn(renderer: Renderer, answer: dict[str, Any]) -> Turn:
+    chat = Conversation(({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", **answer}))
+    return next(renderer.turns(chat))
+
+
+CALL = {"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1, "b": "x"}}}]}
+
+
+def call_text(body: str) -> str:
+    return f"<tool_call>\n{body}\n</tool_call><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "exact", "stops"),
+    [
+        ({"content": "Hello."}, "Hello.<|im_end|>", 1.0, 1.0),
+        ({"content": "Hello."}, "Hello.", 0.0, 0.0),
+        ({"content": "Hello."}, "Hello!<|im_end|>", 0.0, 1.0),
+        (CALL, call_text('{"name": "f", "arguments": {"a": 1, "b": "x"}}'), 1.0, 1.0),
+        (CALL, call_text('{"name":"f","arguments":{"b":"x","a":1}}'), 1.0, 1.0),
+        (CALL, call_text('{"name": "f", "arguments": {"a": 2, "b": "x"}}'), 0.0, 1.0),
+        (CALL, call_text('{"name": "g", "arguments": {"a": 1, "b": "x"}}'), 0.0, 1.0),
+        (CALL, call_text('{"name": "f", "arguments": {"a": 1'), 0.0, 1.0),
+        (CALL, '{"name": "f", "arguments": {"a": 1, "b": "x"}}<|im_end|>', 0.0, 1.0),
+    ],
+)
+def test_what_is_right(renderer: Renderer, wanted: dict, said: str, exact: float, stops: float) -> None:
+    found = score(renderer, [turn(renderer, wanted)], [renderer.encode(said)])
+    assert (found.exact, found.stops) == (exact, stops)
+    assert found.tool_calls == (exact if wanted is CALL else None)
+
+
+def test_calls_are_counted_apart(renderer: Renderer) -> None:
+    turns = [turn(renderer, {"content": "Hello."}), turn(renderer, CALL)]
+    found = score(renderer, turns, [turns[0].target, turns[0].target])
+    assert found.as_dict() == {"turns": 2, "exact": 0.5, "call_turns": 1, "tool_calls": 0.0, "stops": 1.0}
+
+
+def test_calls_are_parsed_as_the_server_parses_them() -> None:
+    assert parse_calls("no call") == []
+    assert parse_calls('<tool_call>{"name": "f", "arguments": {}}</tool_call>') == [
+        {"name": "f", "arguments": {}}
+    ]
+    assert parse_calls("<tool_call>{</tool_call>") is None
+    assert parse_calls('<tool_call>{"name": "f"}</tool_call>') is None
+
+
+def test_turns_are_limited(renderer: Renderer) -> None:
+    chat = Conversation(
+        tuple({"role": r, "content": "x"} for r in ("user", "assistant", "user", "assistant"))
+    )
+    assert len(held_out_turns(renderer, [chat, chat], 3)) == 3
+    assert held_out_turns(renderer, [], 3) == []
+
+
+def test_batched_answers_equal_single_ones() -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
+    prompts = [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15)]
+
+    def ask(some: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return answer_greedily(model, some, end_ids=[1], pad_id=0, max_new_tokens=6)
+
+    assert ask(prompts) == [ask([p])[0] for p in prompts]
+    model.train()
+    ask(prompts[:1])
+    assert model.training
