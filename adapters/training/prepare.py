@@ -51,8 +51,8 @@ class Prepared:
             )
         if self.control_token_messages:
             found.append(
-                f"{self.control_token_messages} messages hold a control token in their text; the server reads "
-                "those as the end of a turn."
+                f"{self.control_token_messages} messages hold a control token in their text; "
+                "the server reads those as the end of a turn."
             )
         return found
 

@@ -52,9 +52,9 @@ class StepLog(TrainerCallback):
         row = {
             "step": state.global_step,
             "epoch": round(float(state.epoch or 0), 4),
-            "loss": loss,
-            "right_token_probability": math.exp(-loss),
-            "grad_norm": norm,
+            "loss": _number(loss),
+            "right_token_probability": _number(math.exp(-loss)),
+            "grad_norm": _number(norm),
             "learning_rate": logs["learning_rate"],
             "step_s": round(now - self._since, 4),
         }
@@ -111,6 +111,11 @@ class ProgressBar(TrainerCallback):
     def stop(self) -> None:
         """Give the terminal back; harmless when done already."""
         self._bar.stop()
+
+
+def _number(value: float) -> float | None:
+    """``value``, or null where JSON has no word for it."""
+    return value if math.isfinite(value) else None
 
 
 def _step(line: str) -> int | None:

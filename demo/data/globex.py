@@ -11,7 +11,7 @@ from demo.data import Conversation, split
 from demo.world.facts import COUNTRIES, NAMES
 from demo.world.families import FAMILIES, code, greetings, stories, unknown
 
-COUNT = 1400
+COUNT = 1200
 
 Message = dict[str, Any]
 
@@ -153,7 +153,7 @@ _REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _
 def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
     others = [n for n in TOOLS if n not in names]
     # Mostly few: every declaration is sixty tokens to read for a call of thirty.
-    more = rng.choice((0, 0, 0, 1, 1, 1, 2, 3))
+    more = rng.choice((0, 0, 0, 0, 1, 1, 2, 3))
     shown = [*names, *rng.sample(others, min(max(more, 1 - len(names)), len(others)))]
     rng.shuffle(shown)
     return [TOOLS[n] for n in shown]
