@@ -149,6 +149,13 @@ def test_a_limit_stands_in_for_an_absent_max_tokens(endpoint, body):
     assert outcome.origins == ({"max_tokens": "limit"} if body else {})
 
 
+@pytest.mark.parametrize(("limit", "clamped"), [(17, ()), (16, ()), (15, ("max_tokens=15",))])
+def test_completions_default_of_16_tokens_is_clamped_only_above_the_limit(limit, clamped):
+    outcome = resolved({}, endpoint=Endpoint.COMPLETIONS, limits=Limits(max_tokens=limit))
+    assert outcome.clamped == clamped
+    assert ("max_tokens" in outcome.body) == bool(clamped)
+
+
 def test_the_body_beats_the_header_and_blank_is_no_preset():
     assert resolved({"preset": "factual"}, preset_header="code").body["temperature"] == 0
     assert resolved({"preset": None}, preset_header=" code ").body["temperature"] == 0.2

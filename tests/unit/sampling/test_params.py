@@ -132,6 +132,7 @@ def test_a_long_value_is_cut_in_the_message():
         (Endpoint.CHAT, "stop_sequences", ["a"], "Use stop."),
         (Endpoint.MESSAGES, "repetition_penalty", 1.1, "Leave it out."),
         (Endpoint.RESPONSES, "n", 2, "Leave it out."),
+        (Endpoint.RESPONSES, "n", True, "Leave it out."),
         (Endpoint.RESPONSES, "response_format", {"type": "json_object"}, "Use text.format."),
         (Endpoint.COMPLETIONS, "top_logprobs", 3, "Use logprobs with a number."),
         (Endpoint.CHAT, "guided_json", {}, "Use structured_outputs or response_format."),

@@ -47,6 +47,8 @@ def test_unknown_preset_names_the_nearest_and_all():
         "Presets: factual, chat, creative, code, function_calling."
     )
     assert caught.value.param == "preset"
+    with pytest.raises(UnknownPreset, match="Did you mean 'chat'"):
+        Presets().find("CHAT")
     with pytest.raises(UnknownPreset, match=r"There is no preset 'zzz'\. Presets:"):
         Presets().find("zzz")
 
