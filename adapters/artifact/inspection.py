@@ -1,0 +1,123 @@
+"""The whole check of one folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.artifact.config import LoraConfig, read_config
+from adapters.artifact.files import (
+    CONFIG,
+    TRAINING,
+    WEIGHTS,
+    name_found,
+    open_plain,
+    read_json,
+    require_files,
+)
+from adapters.artifact.header import read_header
+from adapters.artifact.scan import scan_weights
+from adapters.artifact.shape import PROJECTIONS, BaseShape
+from adapters.artifact.tensors import Pair, pair_tensors
+from adapters.errors import ArtifactRefused
+
+_KEPT = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactReport:
+    """What was found in a folder that can be served."""
+
+    rank: int  # the largest of any module
+    alpha: float
+    scaling: float  # of the modules that no pattern singles out
+    target_modules: tuple[str, ...]  # leaf names that have tensors
+    dtype: str  # F32, F16 or BF16; the commonest
+    size_bytes: int  # of the weights file
+    parameters: int
+    config: Mapping[str, Any]  # canonical: what changes the mathematics, and nothing else
+    training: Mapping[str, Any] | None  # training.json
+
+
+def inspect_artifact(
+    folder: Path,
+    *,
+    base: BaseShape,
+    max_lora_rank: int,
+    base_digest: str | None = None,
+    max_bytes: int | None = None,
+) -> ArtifactReport:
+    """Check an adapter folder. Blocks while it reads every weight once (about 1 GB/s).
+
+    `base_digest` is compared with `training.json`'s, where there is one.
+    Raises: ArtifactRefused: one sentence with what was found, what was expected, what helps.
+    """
+    require_files({path.name for path in folder.iterdir()})
+    raw = read_json(folder / CONFIG)
+    config = read_config(raw, max_lora_rank)
+    training = read_json(folder / TRAINING) if (folder / TRAINING).exists() else None
+    _check_base(training, base_digest)
+    with open_plain(folder / WEIGHTS) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if max_bytes is not None and size_bytes > max_bytes:
+            raise ArtifactRefused(
+                f"{WEIGHTS} has {size_bytes} bytes, above the limit of {max_bytes}; "
+                "train with a lower rank or raise the limit"
+            )
+        pairs = pair_tensors(read_header(file, size_bytes), config, base)
+        scan_weights(file, pairs)
+    return _report(raw, config, pairs, size_bytes, training)
+
+
+def _check_base(training: Mapping[str, Any] | None, base_digest: str | None) -> None:
+    found = (training or {}).get("base_digest")
+    if base_digest is not None and found is not None and found != base_digest:
+        raise ArtifactRefused(
+            f"{TRAINING} says it was trained on base model {name_found(found, 13)}, but this server has "
+            f"{base_digest[:12]}; serve that base or train on this one"
+        )
+
+
+def _report(
+    raw: Mapping[str, Any],
+    config: LoraConfig,
+    pairs: tuple[Pair, ...],
+    size_bytes: int,
+    training: Mapping[str, Any] | None,
+) -> ArtifactReport:
+    leaves = {pair.module.rpartition(".")[2] for pair in pairs}
+    targets = tuple(sorted(leaves, key=(*PROJECTIONS, "embed_tokens", "lm_head").index))
+    tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
+    return ArtifactReport(
+        rank=config.largest_rank,
+        alpha=config.alpha,
+        scaling=config.scaling_of("no module"),
+        target_modules=targets,
+        dtype=_commonest(tensor.dtype for tensor in tensors),
+        size_bytes=size_bytes,
+        parameters=sum(tensor.shape[0] * tensor.shape[1] for tensor in tensors),
+        config=_canonical(raw, targets),
+        training=training,
+    )
+
+
+def _canonical(raw: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration reduced to what matters; PEFT writes the rest differently each time."""
+    kept = {name: raw[name] for name in _KEPT if raw.get(name)}
+    fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
+    return {**kept, **fixed, "target_modules": sorted(targets)}
+
+
+def _commonest(names: Iterable[str]) -> str:
+    return Counter(names).most_common(1)[0][0]

@@ -1,0 +1,155 @@
+"""Whether the tensors are the ones that this configuration promises and this base model has room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from adapters.artifact.config import LoraConfig
+from adapters.artifact.files import CONFIG, WEIGHTS, name_found
+from adapters.artifact.header import Tensor
+from adapters.artifact.shape import PROJECTIONS, BaseShape
+from adapters.errors import ArtifactRefused
+
+PREFIX = "base_model.model."
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_A|lora_B)\.weight")
+_EMBEDDING_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_embedding_[AB])")
+_WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+    "module.": "DataParallel or DeepSpeed",
+}
+_EMBEDDINGS = ("model.embed_tokens", "lm_head")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two factors of one module's update, B·A."""
+
+    module: str
+    a: Tensor
+    b: Tensor
+
+
+def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseShape) -> tuple[Pair, ...]:
+    """Every module's pair, checked against the base. Raises: ArtifactRefused."""
+    sizes = base.modules()
+    if base.lora_embeddings:
+        sizes["lm_head"] = (base.hidden_size, base.vocab_size)
+        sizes["model.embed_tokens"] = (base.vocab_size, base.hidden_size)
+    sides: dict[str, dict[str, Tensor]] = {}
+    for tensor in tensors.values():
+        module, side = _parse_key(tensor.name)
+        if module not in sizes:
+            raise ArtifactRefused(_explain_module(module, base))
+        sides.setdefault(module, {})[side] = tensor
+    pairs = tuple(_pair(module, found) for module, found in sides.items())
+    for pair in pairs:
+        _check_shapes(pair, config, sizes[pair.module], base)
+    _check_complete(sides.keys(), config, base)
+    return pairs
+
+
+def _parse_key(key: str) -> tuple[str, str]:
+    """`base_model.model.<module>.lora_A.weight` into (module, "a" or "b")."""
+    if key.endswith((".base_layer.weight", ".base_layer.bias")):
+        raise ArtifactRefused(
+            f"{name_found(key)} holds the base model's own weights, which would be dropped in silence; "
+            "save again with save_embedding_layers=False and without resized or trained embeddings"
+        )
+    for wrapper, culprit in _WRAPPERS.items():
+        if re.search(rf"(^|\.){re.escape(wrapper)}", key):
+            raise ArtifactRefused(
+                f"the tensor names contain {wrapper!r}, left there by {culprit}, and would match no layer; "
+                "save the unwrapped model"
+            )
+    match = _KEY.fullmatch(key) or _EMBEDDING_KEY.fullmatch(key)
+    if match is not None and ("embedding" in match["side"]) == match["module"].endswith("embed_tokens"):
+        return match["module"], "a" if match["side"].endswith("A") else "b"
+    if ".modules_to_save." in key or (key.endswith((".weight", ".bias")) and ".lora_" not in key):
+        raise ArtifactRefused(
+            f"{name_found(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
+            "new tokens and trained biases"
+        )
+    if not key.startswith(PREFIX) and ".lora_" in key:
+        raise ArtifactRefused(
+            f"tensor {name_found(key)} does not start with {PREFIX}, so it would match no layer; "
+            "save with PEFT's save_pretrained"
+        )
+    raise ArtifactRefused(
+        f"tensor {name_found(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT"
+    )
+
+
+def _explain_module(module: str, base: BaseShape) -> str:
+    leaf = module.rpartition(".")[2]
+    if module in _EMBEDDINGS or leaf in ("embed_tokens", "lm_head"):
+        return (
+            f"LoRA on {leaf} cannot be served on {base.family}; "
+            f"retrain with target_modules {', '.join(PROJECTIONS)}"
+        )
+    if leaf not in PROJECTIONS:
+        return (
+            f"LoRA on {name_found(leaf)} cannot be served; "
+            f"retrain with target_modules among {', '.join(PROJECTIONS)}"
+        )
+    layer = re.fullmatch(r"model\.layers\.(\d{1,6})\..+", module)
+    if layer is not None and int(layer[1]) >= base.layers:
+        return (
+            f"the adapter has layer {layer[1]}, but the base model has layers 0 to {base.layers - 1}; "
+            "it was trained on another base model"
+        )
+    if re.fullmatch(r"layers\.\d+\..+", module):
+        return (
+            f"tensor names lack '.model.' ({name_found(PREFIX + module)}), so they would match no layer; "
+            "train on AutoModelForCausalLM, not AutoModel, and save again"
+        )
+    return (
+        f"the base model has no layer {name_found(module)}; expected names like "
+        f"{PREFIX}model.layers.0.self_attn.q_proj, so save from the plain {base.family}ForCausalLM"
+    )
+
+
+def _pair(module: str, found: Mapping[str, Tensor]) -> Pair:
+    if len(found) != 2:
+        have, lack = ("A", "B") if "a" in found else ("B", "A")
+        raise ArtifactRefused(
+            f"{module} has lora_{have} but no lora_{lack}; the file is incomplete, save the adapter again"
+        )
+    return Pair(module, found["a"], found["b"])
+
+
+def _check_shapes(pair: Pair, config: LoraConfig, sizes: tuple[int, int], base: BaseShape) -> None:
+    a, b, rank = pair.a.shape, pair.b.shape, config.rank_of(pair.module)
+    if len(a) != 2 or len(b) != 2 or 0 in (*a, *b):
+        raise ArtifactRefused(
+            f"the tensors of {pair.module} are empty or flat ({_shape(a)} and {_shape(b)}), as ZeRO-3 and "
+            "FSDP leave them; gather the parameters before saving"
+        )
+    if a[0] != rank or b[1] != rank:
+        raise ArtifactRefused(
+            f"{pair.module} has rank {a[0] if a[0] != rank else b[1]} in {WEIGHTS} but {rank} in {CONFIG}, "
+            "which would scale it wrongly; use the configuration it was trained with"
+        )
+    if (a[1], b[0]) != sizes:
+        other = "smaller" if a[1] < sizes[0] or b[0] < sizes[1] else "larger"
+        raise ArtifactRefused(
+            f"{pair.module} maps {a[1]} to {b[0]} values, but the base model maps {sizes[0]} to {sizes[1]}; "
+            f"it was trained on a {other} base than this {base.family} of hidden size {base.hidden_size}"
+        )
+
+
+def _check_complete(modules: Collection[str], config: LoraConfig, base: BaseShape) -> None:
+    """PEFT trains every layer that target_modules names; a file without some was cut short."""
+    for module in base.modules():
+        if module not in modules and config.targets(module):
+            raise ArtifactRefused(
+                f"{CONFIG} targets {module}, but {WEIGHTS} has no tensors for it; "
+                "the file is incomplete, save the adapter again"
+            )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape) or "scalar"
