@@ -8,16 +8,16 @@ import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from hashlib import sha256
 from typing import Any
 
+from adapters.lifecycle import Lifecycle
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.routing import Route
 
-from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter
 from adapters.registry import Registry, check_schema, connect, migrate
 from adapters.registry.schema import current_revision
@@ -34,6 +34,7 @@ from server.api import admin, errors, health, models
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.auth import Authenticator
+from server.engine.handlers import Handlers
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
 from server.errors import Draining, EngineUnavailable
@@ -52,7 +53,7 @@ _NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
 class Server:
     """One running loragate: what the routes ask, over the parts that answer."""
 
-    def __init__(self, settings: Settings, registry: Registry, store: Store) -> None:
+    def __init__(self, settings: Settings, registry: Registry, store: Store, runner: Executor) -> None:
         self.settings = settings
         self.registry = registry
         self.auth = Authenticator(registry)
@@ -62,10 +63,8 @@ class Server:
         self._admission = Admission(_NO_CAPACITY)
         self._gate = Gate(self._admission)
         self._salt_key = secrets.token_bytes(32)
-        # Starts every engine; see server.engine.orphans for why it is one thread that stays.
-        self._runner = ThreadPoolExecutor(1, "loragate-engine")
         self.supervisor: Supervisor[Engine] = Supervisor(
-            lambda: start(settings, self._gate, self._runner),
+            lambda: start(settings, self._gate, runner),
             self._gate,
             on_start=self._engine_started,
             on_death=self._engine_died,
@@ -185,7 +184,7 @@ class Server:
         """Text. Raises: ModelNotFound, InvalidRequest, EngineUnavailable."""
         return await (await self._handlers_for(caller, body)).detokenize(body, request_id)
 
-    async def _handlers_for(self, caller: Caller, body: dict[str, Any]) -> Any:
+    async def _handlers_for(self, caller: Caller, body: dict[str, Any]) -> Handlers:
         if body.get("model") is not None:
             await self.router.resolve(caller, body["model"])
         engine = self.supervisor.engine
@@ -229,7 +228,7 @@ class Server:
         """The metrics' text."""
         self.metrics.restarts.set(self.supervisor.restarts)
         self.metrics.ready.set(self.welcome)
-        self.metrics.adapters_resident.set(len(self.residency.snapshot().resident))
+        self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
         return self.metrics.exposition()
 
     @property
@@ -252,17 +251,17 @@ class Server:
     async def _engine_died(self) -> None:
         await self.residency.reset()
 
-    def close(self) -> None:
-        """Let go of the thread that started the engines; they must be gone by now."""
-        self._runner.shutdown()
-
 
 _STARTED_AT = time.time()
 
 
 @contextlib.asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[Server]:
+async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Server]:
     """Open database and store, and make the server over them; the engine is not started yet.
+
+    Args:
+        settings: what to serve.
+        runner: the one thread that starts engines (see `server.engine.orphans`).
 
     Raises:
         SchemaMismatch: the database was made by another version.
@@ -276,12 +275,11 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         if settings.demo:
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = Server(settings, registry, store)
+        server = Server(settings, registry, store, runner)
         try:
             yield server
         finally:
             await server.supervisor.stop()
-            server.close()
     finally:
         await database.dispose()
 

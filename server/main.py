@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor
 
 import uvicorn
 import uvloop
@@ -29,11 +30,11 @@ logger = logging.getLogger("loragate")
 ABORT_GRACE_S = 5.0
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, runner: Executor) -> int:
     """Serve until a signal; returns the exit code."""
     configure(settings.log_format, settings.log_level)
     try:
-        return uvloop.run(_serve(settings))
+        return uvloop.run(_serve(settings, runner))
     except (LoragateError, AdapterError) as error:
         print(f"loragate: {error}", file=sys.stderr)
         return 1
@@ -48,9 +49,9 @@ class _Http(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, runner: Executor) -> int:
     listener = _listen(settings.host, settings.port)
-    async with open_server(settings) as server:
+    async with open_server(settings, runner) as server:
         http = _Http(
             uvicorn.Config(
                 make_app(server),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class JsonAnswer:
 class StreamAnswer:
     """Server-sent events, each a complete `…\\n\\n` text. Whoever takes it must `aclose` the iterator."""
 
-    events: AsyncIterator[str]
+    events: AsyncGenerator[str]
 
 
 Answer = JsonAnswer | StreamAnswer

@@ -77,7 +77,7 @@ class Router:
 
     def engine_adapter(self, version: Version) -> EngineAdapter:
         """The version as the engine knows it."""
-        return EngineAdapter(version.engine_id, version.engine_name, self._store.folder(version))
+        return EngineAdapter(version.engine_id, version.engine_name, self._store.path(version.digest or ""))
 
 
 def not_found(model: str) -> ModelNotFound:

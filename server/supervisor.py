@@ -127,7 +127,8 @@ class Supervisor(Generic[E]):
                     self._become(State.READY)
 
     async def _until_dead(self) -> None:
-        while self.state is State.READY and self.engine is not None and not self.engine.errored:
+        # NOTE: vLLM sets `errored` from a thread of its own and tells nobody.
+        while self.state is State.READY and self.engine is not None and not self.engine.errored:  # noqa: ASYNC110
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _restart(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -126,7 +126,7 @@ class _Out:
         """Send a whole answer."""
         await JSONResponse(content, headers=headers)(self._scope, self._receive, self._send)
 
-    async def stream(self, events: AsyncIterator[str], headers: dict[str, str]) -> None:
+    async def stream(self, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
         """Send events. Nothing is sent before the first one is there, so a failure has its own status."""
         async with aclosing(_checked(events)) as checked:
             async for event in checked:
@@ -162,7 +162,7 @@ def _part(event: str) -> Message:
     return {"type": "http.response.body", "body": event.encode(), "more_body": True}
 
 
-async def _checked(events: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _checked(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     """The events; the error that vLLM wrote into one is raised, so that ours is the only shape.
 
     A stream ends with it: what vLLM still sends after an error is its own `[DONE]`.

@@ -63,7 +63,7 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _click_type(kind: Any) -> click.ParamType:
+def _click_type(kind: Any) -> Any:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return _IntChoice(choices) if isinstance(choices[0], int) else click.Choice([str(c) for c in choices])

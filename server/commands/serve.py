@@ -14,14 +14,22 @@ from server.commands.options import given, settings_options
 @click.command()
 def serve(config: Path | None, **flags: Any) -> None:
     """Start the server: one base model, every tenant's adapters, vLLM underneath."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from server.engine import processes
     from server.logs import write_config
-    from server.settings import export_engine_environment, load
+    from server.settings import cores_to_bind, export_engine_environment, load
 
     settings = load(given(flags), config=config)
     logging_config = write_config(settings.home, settings.log_format, settings.log_level)
     export_engine_environment(settings, logging_config)
 
+    # Starts every engine, and with it everything that must end together with the server.
+    runner = ThreadPoolExecutor(1, "loragate-engine")
+    if cores := cores_to_bind(settings):
+        runner.submit(processes.warm_up, processes.worker_environment(cores)).result()
+
     # vLLM reads the environment when it is imported, so the server comes after it is set.
     from server.main import run
 
-    raise SystemExit(run(settings))
+    raise SystemExit(run(settings, runner))

@@ -13,7 +13,7 @@ import demo
 from adapters.training.config import TrainingConfig, help_of
 
 
-class _JsonObject(click.ParamType):
+class _JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -38,7 +38,9 @@ def _option(field: Field[Any], hint: Any) -> click.Option:
     if hint is bool:
         return click.Option([flag], is_flag=True, default=bool(default), help=text)
     if field.name == "base":
-        return click.Option([flag], type=str, metavar="DIR|demo", help=f"{text} `demo` is the embedded one.", required=True)
+        return click.Option(
+            [flag], type=str, metavar="DIR|demo", help=f"{text} `demo` is the embedded one.", required=True
+        )
     if hint in (Path, Path | None):
         return click.Option([flag], type=click.Path(path_type=Path), **shared)
     if hint == dict[str, Any]:

@@ -8,7 +8,7 @@ AnthropicServingMessages, ServingTokenization and their wire models (vllm.entryp
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,9 +29,9 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 )
 
 from adapters.records import EngineAdapter
+from sampling.endpoints import Endpoint
 from server.engine.faults import refusal, validation_refusal
 from server.gate import Gate
-from sampling.endpoints import Endpoint
 from server.records import Answer, JsonAnswer, Passage, StreamAnswer
 
 #: Fields that vLLM trusts and that are ours to set, or that reach past the gate.
@@ -168,7 +168,7 @@ def _renamed(content: dict[str, Any], public: str) -> dict[str, Any]:
     return content
 
 
-async def _events(stream: AsyncIterator[Any], internal: str, public: str) -> AsyncIterator[str]:
+async def _events(stream: AsyncIterator[Any], internal: str, public: str) -> AsyncGenerator[str]:
     """Server-sent events of any endpoint, with the public model name.
 
     The Responses handler yields records, the others finished events. Chunks are JSON that vLLM has just

@@ -20,6 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
+from server.engine import processes
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
 from server.gate import Gate
@@ -128,6 +129,8 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     Raises:
         Exception: whatever vLLM raises when a model cannot be loaded.
     """
+    if processes.is_warm():
+        processes.install()
     arguments = engine_args(settings)
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)

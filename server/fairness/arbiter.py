@@ -7,7 +7,7 @@ A step of the engine is: `begin_step`; what runs takes its blocks; while there i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -87,8 +87,11 @@ class Arbiter:
     def release(self, request_id: str) -> None:
         """The request runs no more. Harmless for one that did not run."""
         lease = self.holdings.close(request_id)
-        if lease is not None and self._adapter_slots is not None:
+        if lease is None:
+            return
+        if self._adapter_slots is not None:
             self._adapter_slots.stop(lease.adapter)
+        self._exact_blocks.clear()  # blocks that were shared with it may be nobody's now
         self._next = None
 
     # Service
@@ -194,17 +197,24 @@ class Arbiter:
         """
         self.tally.steps += 1
         self.tally.limit_violations += self.holdings.violations()
-        broken = [entry for entry in self._promised.values() if self.line.has(entry)]
+        broken = [entry for entry in self._promised.values() if self._was_passed_over(entry)]
         if broken and (tokens_left > 0 or not self._started <= self._promised.keys()):
             self.tally.starved_steps += 1
+
+    def _was_passed_over(self, entry: Entry) -> bool:
+        """Whether it still waits, first of its tenant and within its guarantee."""
+        return (
+            self.line.has(entry)
+            and self._head(entry.tenant) is entry
+            and self._measure(entry) is Standing.GUARANTEED
+        )
 
     def _guaranteed(self) -> Iterable[list[Entry]]:
         """Waiting requests of tenants below their guarantee, by tenant, the least served first."""
         tenants = [t for t in self.line.tenants() if self.holdings.fits_guarantee(t, 0)]
         for tenant in sorted(tenants, key=self.counters.of):
-            ready = (e for e in self.line.in_order(tenant, self._may_start) if self._is_ready(e))
             slots = self.holdings.capacity.guaranteed_slots(self.holdings.of(tenant).share)
-            yield list(islice(ready, slots))
+            yield list(islice(self._startable(tenant), slots))
 
     def _keep_limits(self) -> None:
         for _, holding in list(self.holdings.items()):
@@ -252,11 +262,19 @@ class Arbiter:
         return Standing.BORROWING if holdings.fits_limit(tenant, share, blocks) else Standing.OVER_LIMIT
 
     def _head(self, tenant: str) -> Entry | None:
-        """The tenant's next request whose adapter may start."""
-        for entry in self.line.heads(tenant):
-            if self._may_start(entry.adapter):
-                return None if entry.request_id in self._held_back else entry
-        return None
+        """The tenant's next request."""
+        return next(self._startable(tenant), None)
+
+    def _startable(self, tenant: str) -> Iterator[Entry]:
+        """The tenant's requests whose adapter may start and that the engine would take, in order.
+
+        None behind one that was preempted in this step: what made it give way holds for them too.
+        """
+        for entry in self.line.in_order(tenant, self._may_start):
+            if entry.request_id in self._held_back:
+                return
+            if self._engine.is_ready(entry.item):
+                yield entry
 
     def _lift(self, tenant: str) -> None:
         self.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))

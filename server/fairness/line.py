@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from server.fairness.policy import Share
@@ -101,6 +103,4 @@ class Line:
     def in_order(self, tenant: str, may_start: Callable[[int], bool]) -> Iterator[Entry]:
         """The tenant's entries whose adapter may start, in order of arrival."""
         queues = [queue for adapter, queue in self._tenants[tenant].items() if may_start(adapter)]
-        if len(queues) == 1:
-            return iter(queues[0])
-        return iter(sorted((e for queue in queues for e in queue), key=lambda entry: entry.arrival))
+        return heapq.merge(*queues, key=attrgetter("arrival"))

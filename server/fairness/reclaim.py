@@ -84,7 +84,8 @@ def plan_reclaim(
 def _plan_tenant(entries: list[Entry], draft: _Draft, room: Room) -> list[Entry]:
     holdings = draft.holdings
     starting: list[Entry] = []
-    blocks_planned = 0
+    own = holdings.of(entries[0].tenant).leases.values() if entries else ()
+    blocks_planned = sum(max(0, room.growth(lease) - lease.pending_blocks) for lease in own)
     for entry in entries:
         holding = holdings.of(entry.tenant)
         blocks = room.new_blocks(entry.item)

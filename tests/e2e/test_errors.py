@@ -72,9 +72,7 @@ def test_over_long_prompt(acme: openai.OpenAI) -> None:
     ],
 )
 def test_malformed_json(http: httpx.Client, body: bytes, code: str) -> None:
-    response = http.post(
-        "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
-    )
+    response = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert assert_shape(response, 400)["code"] == code
 
 
@@ -186,7 +184,9 @@ def test_a_client_that_leaves_is_aborted_in_the_engine(server: ServerProcess, ht
     assert running() == 0, f"still running {time.monotonic() - left_at:.1f} s after the client left"
 
 
-def test_a_whole_answer_that_nobody_waits_for_is_aborted_too(server: ServerProcess, http: httpx.Client) -> None:
+def test_a_whole_answer_that_nobody_waits_for_is_aborted_too(
+    server: ServerProcess, http: httpx.Client
+) -> None:
     body = {"model": SUPPORT, "messages": HELLO, "ignore_eos": True, "max_tokens": 1800}
     with pytest.raises(httpx.ReadTimeout):
         http.post("/v1/chat/completions", json=body, timeout=0.5)

@@ -47,7 +47,9 @@ def test_chat_reports_usage_and_request_id(acme: openai.OpenAI) -> None:
 
 
 def test_completions(acme: openai.OpenAI) -> None:
-    answer = acme.completions.create(model=SUPPORT, prompt="The capital of France is", max_tokens=8, temperature=0)
+    answer = acme.completions.create(
+        model=SUPPORT, prompt="The capital of France is", max_tokens=8, temperature=0
+    )
     assert answer.object == "text_completion" and answer.model == SUPPORT
     assert answer.usage is not None and 1 <= answer.usage.completion_tokens <= 8
 
@@ -84,7 +86,9 @@ def test_stream_equals_whole_answer_and_carries_usage(acme: openai.OpenAI) -> No
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
 
 
-@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize(
+    "choice", ["auto", "required", {"type": "function", "function": {"name": "get_weather"}}]
+)
 def test_tools(globex: openai.OpenAI, choice: object) -> None:
     answer = globex.chat.completions.create(
         model=TOOLS,
@@ -130,7 +134,10 @@ def test_json_schema(acme: openai.OpenAI) -> None:
         messages=HELLO,
         temperature=0,
         max_tokens=60,
-        response_format={"type": "json_schema", "json_schema": {"name": "thing", "schema": schema, "strict": True}},
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "thing", "schema": schema, "strict": True},
+        },
     )
     content = answer.choices[0].message.content
     parsed = json.loads(content or "")
@@ -210,7 +217,9 @@ def test_a_version_can_be_pinned(acme: openai.OpenAI) -> None:
 async def test_async_client(server: ServerProcess) -> None:
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="demo-acme", max_retries=0) as client:
         answer = await client.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0)
-        stream = await client.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0, stream=True)
+        stream = await client.chat.completions.create(
+            model=SUPPORT, messages=HELLO, temperature=0, stream=True
+        )
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
         assert text == answer.choices[0].message.content
         response = await client.responses.create(model=SUPPORT, input="Hello!", temperature=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from adapters.lifecycle import Lifecycle
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
 
 from adapters.errors import UnknownTenant
-from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Role
 from adapters.registry import Registry
 from server.errors import Forbidden
@@ -49,7 +49,9 @@ class Guard:
         """Operators and tenant admins. Raises: Unauthenticated, Forbidden."""
         caller = await self._service.identify(request.headers)
         if caller.key.role is Role.INFERENCE:
-            raise Forbidden("This needs a tenant admin's or an operator's key; this key may only call models.")
+            raise Forbidden(
+                "This needs a tenant admin's or an operator's key; this key may only call models."
+            )
         return caller
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from pydantic import Field
 
 from adapters.errors import BadValue
 from adapters.records import Tenant
@@ -18,7 +19,7 @@ class TenantBody(Wire):
     """A new tenant; what is left out has its default, and limits their absence."""
 
     name: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 def router(service: Service, guard: Guard) -> APIRouter:

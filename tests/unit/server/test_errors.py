@@ -36,7 +36,8 @@ def test_the_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given"), [(0, 1), (0.2, 1), (1.2, 2), (119.5, 120), (1e9, 120), (float("inf"), 120), (float("nan"), 120)]
+    ("wanted", "given"),
+    [(0, 1), (0.2, 1), (1.2, 2), (119.5, 120), (1e9, 120), (float("inf"), 120), (float("nan"), 120)],
 )
 def test_retry_after_is_one_the_sdk_honours(wanted: float, given: int) -> None:
     assert retry_after_s(wanted) == given
@@ -44,7 +45,11 @@ def test_retry_after_is_one_the_sdk_honours(wanted: float, given: int) -> None:
 
 def test_errors_inside_events() -> None:
     def event(code: int, message: str) -> str:
-        return "data: " + json.dumps({"error": {"message": message, "type": "t", "param": None, "code": code}}) + "\n\n"
+        return (
+            "data: "
+            + json.dumps({"error": {"message": message, "type": "t", "param": None, "code": code}})
+            + "\n\n"
+        )
 
     assert event_failure('data: {"id": 1, "error": null}\n\n') is None
     assert event_failure("data: [DONE]\n\n") is None

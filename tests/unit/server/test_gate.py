@@ -104,7 +104,9 @@ async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
     assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
 
 
-async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(gate: Gate, engine: FakeEngine) -> None:
+async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
+    gate: Gate, engine: FakeEngine
+) -> None:
     smuggled = {"priority": -5, "data_parallel_rank": 1, "session_id": "s", "kv_hints": object()}
     await read(gate, passage(), trace_headers={"traceparent": "t"}, **smuggled)
     (call,) = engine.calls
@@ -172,10 +174,11 @@ async def test_a_stream_nobody_reads_is_settled(gate: Gate, admission: Admission
     assert admission.reserved_tokens("acme") == 0
 
 
-async def test_a_stream_left_early_is_closed_in_the_engine(gate: Gate, engine: FakeEngine, admission: Admission) -> None:
-    async with gate.admit(passage()):
-        async with aclosing(gate.generate(PROMPT, params(), "id")) as stream:
-            await anext(stream)
+async def test_a_stream_left_early_is_closed_in_the_engine(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    async with gate.admit(passage()), aclosing(gate.generate(PROMPT, params(), "id")) as stream:
+        await anext(stream)
     assert engine.closed == 1
     assert admission.reserved_tokens("acme") == 0
 

@@ -54,14 +54,27 @@ async def test_alias_version_and_base(router: Router) -> None:
     acme = caller("acme")
     target = await router.resolve(acme, "acme-support")
     assert target.version is not None and target.version.number == 1
-    assert target.engine_adapter is not None and target.engine_adapter.engine_name.startswith("acme/support@1#")
+    assert target.engine_adapter is not None and target.engine_adapter.engine_name.startswith(
+        "acme/support@1#"
+    )
     pinned = await router.resolve(acme, "acme-support@3")
     assert pinned.model == "acme-support@3" and pinned.version is not None and pinned.version.number == 3
     assert (await router.resolve(acme, "base")).engine_adapter is None
 
 
 @pytest.mark.parametrize(
-    "name", ["globex-support", "globex-support@1", "acme-none", "acme-support@9", "acme", "support", "-", "a@b@1", "\0"]
+    "name",
+    [
+        "globex-support",
+        "globex-support@1",
+        "acme-none",
+        "acme-support@9",
+        "acme",
+        "support",
+        "-",
+        "a@b@1",
+        "\0",
+    ],
 )
 async def test_not_found_is_one_sentence(router: Router, name: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
@@ -126,7 +139,12 @@ async def test_keys(registry: Registry) -> None:
         {"x-api-key": issued.secret},
     ):
         assert (await auth.authenticate(headers)).tenant_name == "acme"
-    for bad in ({}, {"authorization": issued.secret}, {"authorization": "Bearer "}, {"authorization": "Bearer x" * 999}):
+    for bad in (
+        {},
+        {"authorization": issued.secret},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer x" * 999},
+    ):
         with pytest.raises(Unauthenticated):
             await auth.authenticate(bad)
 

@@ -48,10 +48,14 @@ class FakeService:
         if body.get("model") == "none":
             raise ModelNotFound("no such model")
         target = Target("m", None, None)
-        return Passage(request_id, caller, target, Policy(), "s", True), Resolved(dict(body), {}, self.clamped)
+        return Passage(request_id, caller, target, Policy(), "s", True), Resolved(
+            dict(body), {}, self.clamped
+        )
 
     @contextlib.asynccontextmanager
-    async def serve(self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Any) -> AsyncIterator[Answer]:
+    async def serve(
+        self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Any
+    ) -> AsyncIterator[Answer]:
         self.held += 1
         try:
             if self.failure:
@@ -144,7 +148,9 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert service.observed == [503] and service.held == 0
 
 
-async def test_an_unforeseen_error_is_one_500_without_details(client: httpx.AsyncClient, service: FakeService) -> None:
+async def test_an_unforeseen_error_is_one_500_without_details(
+    client: httpx.AsyncClient, service: FakeService
+) -> None:
     service.failure = ZeroDivisionError("secret detail")
     response = await post(client)
     assert response.status_code == 500 and "secret" not in response.text

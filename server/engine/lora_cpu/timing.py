@@ -1,0 +1,111 @@
+"""Times of the LoRA products alone, beside the base product and vLLM's own: for `python -m benchmarks kernel`.
+
+vLLM symbols: `vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm` (the engine's base product),
+`vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU` (the peer).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.platforms import current_platform
+
+from server.engine.lora_cpu.weights import Stacked
+from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
+
+COLD_LAYERS = 4
+"""So many layers of different weights are taken in turn, since a model's weights come from memory too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One linear layer of a model: `slices` are the heights of what is packed in it (q, k, v)."""
+
+    name: str
+    width: int
+    slices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionTimes:
+    """Seconds per call: the base product, and what our and vLLM's LoRA products add to it."""
+
+    projection: Projection
+    base_s: float
+    ours_s: float
+    stock_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    base: torch.nn.Module
+    ours: tuple[Stacked, Stacked]
+    stock: tuple[Stacked, Stacked]
+
+
+def time_projection(
+    projection: Projection, rows: Sequence[int], *, adapters: int, rank: int, dtype: str, repeats: int
+) -> ProjectionTimes:
+    """Time one projection on a batch whose row i wants the adapter `rows[i]` (-1: the base model).
+
+    Each figure is the best of `repeats` passes over `COLD_LAYERS` layers, by the threads that torch has.
+    """
+    current_platform.import_kernels()
+    kind: torch.dtype = getattr(torch, dtype)
+    with torch.no_grad():
+        layers = [_layer(projection, adapters, rank, kind) for _ in range(COLD_LAYERS)]
+        x = torch.randn(len(rows), projection.width).to(kind)
+        y = torch.randn(len(rows), sum(projection.slices)).to(kind)
+        ours = _wrapper(LoragatePunicaWrapperCPU, rows, adapters)
+        stock = _wrapper(PunicaWrapperCPU, rows, adapters)
+
+        def base_call(layer: _Layer) -> None:
+            layer.base.cpu_linear(x, layer.base.weight, None)  # type: ignore[operator]
+
+        def ours_call(layer: _Layer) -> None:
+            ours.add_lora_linear(y, x, *layer.ours, 1.0, projection.slices)
+
+        def stock_call(layer: _Layer) -> None:
+            stock.add_lora_linear(y, x, *layer.stock, 1.0, projection.slices)
+
+        return ProjectionTimes(
+            projection,
+            base_s=_best(base_call, layers, repeats),
+            ours_s=_best(ours_call, layers, repeats),
+            stock_s=_best(stock_call, layers, max(1, repeats // 5)),
+        )
+
+
+def _layer(projection: Projection, adapters: int, rank: int, dtype: torch.dtype) -> _Layer:
+    base = torch.nn.Module()
+    weight = torch.randn(sum(projection.slices), projection.width).to(dtype)
+    base.weight = torch.nn.Parameter(weight, requires_grad=False)
+    dispatch_cpu_unquantized_gemm(base, remove_weight=False)
+    a = tuple(torch.randn(adapters, 1, rank, projection.width).to(dtype) for _ in projection.slices)
+    b = tuple(torch.randn(adapters, 1, height, rank).to(dtype) for height in projection.slices)
+    stock = (tuple(part.clone() for part in a), tuple(part.clone() for part in b))
+    return _Layer(base, (a, b), stock)
+
+
+def _wrapper(kind: type[PunicaWrapperCPU], rows: Sequence[int], adapters: int) -> PunicaWrapperCPU:
+    wrapper = kind(len(rows), len(rows), "cpu")
+    ids = tuple(row + 1 for row in rows)
+    mapping = LoRAMapping(ids, ids, is_prefill=True)
+    wrapper.update_metadata(mapping, list(range(1, adapters + 1)), adapters + 1, 1)
+    return wrapper
+
+
+def _best(call: Callable[[_Layer], None], layers: Sequence[_Layer], repeats: int) -> float:
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        for layer in layers:
+            call(layer)
+        best = min(best, (time.perf_counter() - start) / len(layers))
+    return best

@@ -1,0 +1,151 @@
+"""Engine processes that start in a moment: forked from one that has imported vLLM already.
+
+On a CPU vLLM spawns EngineCore, which spawns the worker: the same imports run three times, one after the other.
+`warm_up` starts Python's fork server as the very first thing; it imports while the API process does the same on
+another core. EngineCore is then forked from it, and the worker from EngineCore, at the start and at every restart.
+
+Leans on: `get_mp_context` as imported by vllm.v1.engine.utils and vllm.v1.executor.multiproc_executor (replaced
+here), and on a worker's OpenMP environment as vllm.utils.ompmultiprocessing makes it (made here beforehand,
+because OpenMP reads it once, when it is loaded).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping
+from multiprocessing import context, forkserver
+from pathlib import Path
+
+#: What the fork server imports. Nothing in these may start a thread or run a parallel region: neither survives
+#: a fork.
+PRELOAD = [
+    "server.engine.fork_server",
+    "vllm.v1.engine.core",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.lora.worker_manager",
+    "vllm.model_executor.models.qwen2",
+    "server.engine.plugin",
+]
+
+
+class _WarmProcess(context.ForkServerProcess):
+    """EngineCore, forked from the fork server but with the environment of the process that asks for it."""
+
+    def start(self) -> None:
+        """Take the environment along; the fork server has only the one it was started with."""
+        self._environment = dict(os.environ)
+        self._cores = os.sched_getaffinity(0)
+        super().start()
+
+    def run(self) -> None:
+        """Put the environment in place, then go on as vLLM wants."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        # OpenMP bound the fork server to its first core when it was loaded; EngineCore computes nothing.
+        os.sched_setaffinity(0, self._cores)
+        install()
+        super().run()
+
+
+class _WarmContext(context.ForkServerContext):
+    Process = _WarmProcess
+
+
+class _BoundProcess(context.ForkProcess):
+    """The worker, forked from EngineCore; its main thread is OpenMP's first and has the first core."""
+
+    def run(self) -> None:
+        """Bind the main thread as OpenMP would have on loading."""
+        cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
+        if cores:
+            os.sched_setaffinity(0, {int(cores[0])})
+        super().run()
+
+
+class _BoundContext(context.ForkContext):
+    Process = _BoundProcess
+
+
+def warm_up(environment: Mapping[str, str]) -> None:
+    """Start the fork server; returns at once, the imports go on in it.
+
+    Call it before anything else is imported, and from the thread that will start engines: the kernel ends the
+    fork server together with that thread (see `server.engine.fork_server`).
+
+    Args:
+        environment: what the worker's OpenMP must find when it is loaded (`worker_environment`).
+    """
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    with _environment(environment):
+        forkserver.ensure_running()
+
+
+def worker_environment(cores: list[int]) -> dict[str, str]:
+    """One OpenMP thread bound to each core, and the libraries that vLLM preloads into its workers."""
+    torch_folder = _package_folder("torch")
+    libraries = [
+        _library(_package_folder("vllm") / "libs", "libtcmalloc_minimal*.so*"),
+        _library(torch_folder.parent / "torch.libs", "libgomp*.so*")
+        or _library(torch_folder / "lib", "libgomp*.so*"),
+    ]
+    return {
+        "OMP_NUM_THREADS": str(len(cores)),
+        "GOMP_CPU_AFFINITY": " ".join(map(str, cores)),
+        "LD_PRELOAD": ":".join(filter(None, libraries)),
+    }
+
+
+def mp_context() -> context.BaseContext:
+    """How the next engine process is started; stands in for vLLM's `get_mp_context`.
+
+    In the API process EngineCore comes from the fork server. In an EngineCore that came from there, the worker is
+    forked: it has no threads yet that would matter. Everywhere else vLLM's own choice on a CPU holds, spawn.
+    """
+    if is_warm():
+        return _WarmContext()
+    if forkserver.get_inherited_fds() is not None:
+        return _BoundContext()
+    return multiprocessing.get_context("spawn")
+
+
+def is_warm() -> bool:
+    """Whether `warm_up` was called in this process."""
+    return forkserver._forkserver._forkserver_pid is not None  # type: ignore[attr-defined]
+
+
+def install() -> None:
+    """Replace `get_mp_context` where vLLM uses it. Idempotent."""
+    from vllm.v1.engine import utils
+    from vllm.v1.executor import multiproc_executor
+
+    utils.get_mp_context = mp_context
+    multiproc_executor.get_mp_context = mp_context
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _library(folder: Path, pattern: str) -> str:
+    """The first library that matches, or nothing."""
+    return next((str(path) for path in sorted(folder.glob(pattern))), "")
+
+
+def _package_folder(name: str) -> Path:
+    """Where a package lies, without importing it."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None, name
+    return Path(spec.origin).parent
