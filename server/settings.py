@@ -252,7 +252,7 @@ def find_distribution(name: str) -> bool:
     return True
 
 
-def export_engine_environment(settings: Settings, logging_config: Path) -> None:
+def export_engine_environment(cores: list[int], logging_config: Path) -> None:
     """Set what vLLM reads from the environment only; every process that it starts inherits it."""
     os.environ.update(
         {
@@ -265,7 +265,7 @@ def export_engine_environment(settings: Settings, logging_config: Path) -> None:
             "PYTHONSAFEPATH": "1",
         }
     )
-    if cores := cores_to_bind(settings):
+    if cores:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     # Adapters are told apart and hot-swapped by us; vLLM's own runtime loading must stay shut.
     os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)

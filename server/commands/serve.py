@@ -22,11 +22,12 @@ def serve(config: Path | None, **flags: Any) -> None:
 
     settings = load(given(flags), config=config)
     logging_config = write_config(settings.home, settings.log_format, settings.log_level)
-    export_engine_environment(settings, logging_config)
+    cores = cores_to_bind(settings)
+    export_engine_environment(cores, logging_config)
 
     # Starts every engine, and with it everything that must end together with the server.
     runner = ThreadPoolExecutor(1, "loragate-engine")
-    if cores := cores_to_bind(settings):
+    if cores:
         runner.submit(processes.warm_up, processes.worker_environment(cores)).result()
 
     # vLLM reads the environment when it is imported, so the server comes after it is set.

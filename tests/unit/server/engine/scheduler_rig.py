@@ -45,7 +45,9 @@ def model_config() -> ModelConfig:
     }  # fmt: skip
     config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "torch_dtype": "float32", **shape}
     (folder / "config.json").write_text(json.dumps(config))
-    return ModelConfig(model=str(folder), skip_tokenizer_init=True, dtype="float32", max_model_len=4096, seed=0)
+    return ModelConfig(
+        model=str(folder), skip_tokenizer_init=True, dtype="float32", max_model_len=4096, seed=0
+    )
 
 
 class Rig:
