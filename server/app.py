@@ -23,10 +23,8 @@ from adapters.registry import Registry, check_schema, connect, migrate
 from adapters.registry.schema import current_revision
 from adapters.residency import Residency
 from adapters.store import Store
-from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.layers import NO_DEFAULTS, Resolved, resolve
-from sampling.limits import NO_LIMITS, Limits
 from sampling.presets import Presets
 from server import seed
 from server.admission import Admission, Capacity
@@ -107,24 +105,24 @@ class Server:
         target = await self.router.resolve(
             caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
         )
-        tenant, version = caller.tenant, target.version
         resolved = resolve(
             body,
             endpoint=endpoint,
             server=NO_DEFAULTS,
-            adapter=Layer("adapter", version.sampling_defaults) if version else NO_DEFAULTS,
-            tenant=Layer("tenant", tenant.sampling_defaults) if tenant else NO_DEFAULTS,
+            adapter=target.defaults,
+            tenant=caller.defaults,
             presets=self.presets,
             preset_header=headers.get("x-loragate-preset"),
-            limits=Limits(**tenant.limits) if tenant and tenant.limits else NO_LIMITS,
+            limits=caller.limits,
         )
         passage = Passage(
             request_id=request_id,
             caller=caller,
             target=target,
-            policy=Policy.of(tenant) if tenant else OPERATOR_POLICY,
+            policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
             cache_salt=self._salt(caller.tenant_name),
             max_tokens_named="max_tokens" in resolved.origins,
+            unplaced=resolved.unplaced,
             debug=headers.get("x-loragate-debug") == "1",
         )
         return passage, resolved

@@ -8,6 +8,8 @@ from adapters.errors import UnknownKey
 from adapters.records import Key, Role, Tenant
 from adapters.registry import Registry
 from adapters.registry.database import utc_now
+from sampling.defaults import Layer
+from sampling.limits import Limits
 from server.cache import RegistryCache
 from server.errors import Forbidden, Unauthenticated
 from server.records import Caller
@@ -50,10 +52,12 @@ class Authenticator:
 
     async def _look_up(self, secret: str) -> Caller:
         key: Key = await self._registry.keys.find(secret)
-        tenant: Tenant | None = None
-        if key.tenant is not None:
-            tenant = await self._registry.tenants.get(key.tenant)
-        return Caller(key, tenant)
+        if key.tenant is None:
+            return Caller(key, None)
+        tenant: Tenant = await self._registry.tenants.get(key.tenant)
+        return Caller(
+            key, tenant, defaults=Layer("tenant", tenant.sampling_defaults), limits=Limits(**tenant.limits)
+        )
 
 
 def _secret_in(headers: Mapping[str, str]) -> str:

@@ -99,6 +99,8 @@ class Gate:
         _check_adapter(passage, arguments.get("lora_request"))
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         reservation = self._reserve(passage, sampling_params, prompt_tokens)
+        for name, value in passage.unplaced.items():
+            setattr(sampling_params, name, value)
         sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
         stream = engine.generate(
             {**prompt, "cache_salt": passage.cache_salt},

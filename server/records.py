@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.records import EngineAdapter, Key, Tenant, Version
+from sampling.defaults import Layer
+from sampling.layers import NO_DEFAULTS
+from sampling.limits import NO_LIMITS, Limits
 from server.fairness.policy import Policy
 
 
@@ -17,6 +20,10 @@ class Caller:
 
     key: Key
     tenant: Tenant | None
+    defaults: Layer = NO_DEFAULTS
+    """The tenant's decoding defaults."""
+    limits: Limits = NO_LIMITS
+    """The tenant's limits on what a request may ask for."""
 
     @property
     def tenant_name(self) -> str:
@@ -34,6 +41,8 @@ class Target:
     """None for the base model."""
     engine_adapter: EngineAdapter | None
     """What must be resident while the request runs; None for the base model."""
+    defaults: Layer = NO_DEFAULTS
+    """The adapter version's decoding defaults."""
 
 
 @dataclass(slots=True)
@@ -60,6 +69,8 @@ class Passage:
     cache_salt: str
     max_tokens_named: bool
     """Whether the request, or a layer of defaults, says how long the answer may be."""
+    unplaced: Mapping[str, Any] = field(default_factory=dict)
+    """Decoding defaults that this endpoint's requests have no field for; the gate sets them."""
     debug: bool = False
     """Whether the caller asked where its decoding options came from (`x-loragate-debug: 1`)."""
     meter: Meter = field(default_factory=Meter)

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from adapters.errors import UnknownAdapter
 from adapters.names import split_model_name
 from adapters.records import AdapterView, AliasTarget, EngineAdapter, Version
 from adapters.registry import Registry
 from adapters.store import Store
+from sampling.defaults import Layer
 from server.cache import RegistryCache
 from server.errors import InvalidRequest, ModelNotFound
 from server.records import Caller, Target
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """An adapter as routing needs it: the defaults are checked once, not per request."""
+
+    view: AdapterView
+    defaults: Mapping[int, Layer]
 
 
 class Router:
@@ -27,8 +37,8 @@ class Router:
         self._registry = registry
         self._store = store
         self.base_model_name = base_model_name
-        self._views: RegistryCache[tuple[str, str], AdapterView] = RegistryCache(
-            registry.audit.revision, lambda key: registry.adapters.resolve(*key)
+        self._views: RegistryCache[tuple[str, str], _Route] = RegistryCache(
+            registry.audit.revision, self._look_up
         )
 
     async def resolve(self, caller: Caller, model: object, *, sticky: str = "") -> Target:
@@ -53,13 +63,13 @@ class Router:
         if model == self.base_model_name:
             return Target(model, None, None)
         try:
-            view = await self._views.get((caller.tenant_name or name.partition("-")[0], name))
+            route = await self._views.get((caller.tenant_name or name.partition("-")[0], name))
         except UnknownAdapter as error:
             raise not_found(model) from error
-        version = _version(view, number) if number else _weighted(view, sticky)
+        version = _version(route.view, number) if number else _weighted(route.view, sticky)
         if version is None:
             raise not_found(model)
-        return Target(model, version, self.engine_adapter(version))
+        return Target(model, version, self.engine_adapter(version), route.defaults[version.number])
 
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""
@@ -70,6 +80,10 @@ class Router:
             for view in views
             if view.alias.targets and (allowed is None or view.adapter.public_name in allowed)
         ]
+
+    async def _look_up(self, key: tuple[str, str]) -> _Route:
+        view = await self._registry.adapters.resolve(*key)
+        return _Route(view, {v.number: Layer("adapter", v.sampling_defaults) for v in view.versions})
 
     def sees_base(self, caller: Caller) -> bool:
         """Whether the caller may call the base model itself."""

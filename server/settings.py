@@ -21,6 +21,9 @@ import demo
 from server.errors import SettingsError
 
 ENV_PREFIX = "LORAGATE_"
+#: Read by the commands that talk to a running server; no settings of `serve`.
+CLIENT_KEY_VARIABLE = "LORAGATE_KEY"
+CLIENT_URL_VARIABLE = "LORAGATE_URL"
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 SMALL_MACHINE_CORES = 4
 DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
@@ -194,6 +197,7 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Settings:
 
 def _refuse_unknown_variables() -> None:
     known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
+    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE}
     for name in sorted(os.environ):
         if name.startswith(ENV_PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
@@ -222,6 +226,11 @@ def _sentence(error: ValidationError) -> str:
         text = fault["msg"].removeprefix("Value error, ")
         lines.append(f"{flag} {fault['input']}: {text}" if flag else text)
     return "\n".join(lines)
+
+
+def client_setting(variable: str) -> str | None:
+    """What a command that talks to a server takes from the environment."""
+    return os.environ.get(variable)
 
 
 def cores_to_bind(settings: Settings) -> list[int]:

@@ -8,12 +8,15 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
+from sampling.presets import Presets
 from server.api.openai import read_json
 from server.records import Caller
 
 
 class Service(Protocol):
     """What these routes need of the composed server."""
+
+    presets: Presets
 
     async def enter(self, headers: Headers) -> Caller:
         """Who calls; raises when the server takes no work or the key is wrong."""
@@ -49,6 +52,12 @@ def router(service: Service) -> APIRouter:
         """One model."""
         caller = await service.identify(request.headers)
         return JSONResponse(await service.model(caller, name))
+
+    @routes.get("/v1/presets")
+    async def list_presets(request: Request) -> JSONResponse:
+        """The decoding presets that a request may name."""
+        await service.identify(request.headers)
+        return JSONResponse({"object": "list", "data": service.presets.listed()})
 
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:

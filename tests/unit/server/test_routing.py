@@ -40,7 +40,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 def router(registry: Registry) -> Router:
-    store: Any = SimpleNamespace(folder=lambda version: Path("/store") / str(version.number))
+    store: Any = SimpleNamespace(path=lambda digest: Path("/store") / digest)
     return Router(registry, store, base_model_name="base")
 
 

