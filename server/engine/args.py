@@ -100,15 +100,30 @@ def cpu_kv_cache_bytes(settings: Settings) -> int:
 
 def _full_batch_bytes(settings: Settings) -> int:
     """KV bytes that max_num_seqs sequences of max_model_len tokens fill, or the default where unknown."""
+    config = _local_config(settings.base_model)
     try:
-        config = json.loads((Path(settings.base_model) / "config.json").read_text(encoding="utf-8"))
         heads = config.get("num_key_value_heads", config["num_attention_heads"])
         head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         max_len = settings.max_model_len or config["max_position_embeddings"]
         per_token_bytes = 2 * config["num_hidden_layers"] * heads * head_size * 4
-    except (OSError, KeyError, ValueError):
+    except KeyError:
         return MAX_DEFAULT_CPU_KV_CACHE_BYTES
     return max(int(settings.max_num_seqs * max_len * per_token_bytes), 16 * 1024**2)
+
+
+def _is_quantized(settings: Settings) -> bool:
+    return settings.quantization is not None or "quantization_config" in _local_config(settings.base_model)
+
+
+def _local_config(model: str) -> dict[str, Any]:
+    """The model's config.json; empty for a hub id, which is not here yet."""
+    try:
+        config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise SettingsError(f"--model {model}: its config.json is not JSON: {error}") from error
+    return config
 
 
 def _weight_bytes(model: str) -> int:
@@ -117,8 +132,11 @@ def _weight_bytes(model: str) -> int:
 
 
 def _dtype(settings: Settings, on_cpu: bool) -> str:
-    """float32 where a CPU would only emulate bfloat16, and for the demo, whose answers are compared."""
-    if settings.dtype != "auto" or not on_cpu:
+    """float32 where a CPU would only emulate bfloat16, and for the demo, whose answers are compared.
+
+    Quantized weights are left alone: vLLM's kernels for them compute in 16 bits only.
+    """
+    if settings.dtype != "auto" or not on_cpu or _is_quantized(settings):
         return settings.dtype
     fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "float32" if settings.demo or not fast_bf16 else "auto"

@@ -152,6 +152,8 @@ class Holdings:
         request that is alone may use what its own stamp allows: it was admitted on those terms.
         """
         holding = self._by_tenant[tenant]
+        if holding.share.limit >= 1:
+            return True
         limit = self.capacity.limit_blocks(holding.share)
         if not holding.slots:
             return blocks <= max(limit, self.capacity.limit_blocks(own))

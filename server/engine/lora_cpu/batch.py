@@ -7,7 +7,7 @@ whose weights overflow to Inf (0 x Inf is NaN) can spoil its own rows only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -42,7 +42,7 @@ class Run:
 class Group:
     """Neighbouring slots that are multiplied together: `depth` sorted rows for each of them.
 
-    Its sorted rows are `offset : offset + (slot_stop - slot_start) * depth` of the zone's.
+    They are the zone's sorted rows `offset:stop`.
     """
 
     slot_start: int
@@ -50,13 +50,21 @@ class Group:
     depth: int
     offset: int
 
+    @property
+    def slots(self) -> int:
+        return self.slot_stop - self.slot_start
+
+    @property
+    def stop(self) -> int:
+        return self.offset + self.slots * self.depth
+
 
 @dataclass(frozen=True, slots=True)
 class Zone:
     """Rows `start:stop` of the batch in which adapters and base rows alternate.
 
     `source` names, for each sorted row, the row of the batch that it copies (padding repeats one).
-    `position` names, for each row `start:stop`, its sorted row; base rows get the row after the last.
+    `position` names, for each row `start:stop`, its sorted row; base rows get `len(source)`.
     """
 
     start: int
@@ -64,10 +72,33 @@ class Zone:
     groups: tuple[Group, ...]
     source: torch.Tensor
     position: torch.Tensor
+    has_base_rows: bool
+    _slice_positions: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    @property
-    def sorted_rows(self) -> int:
-        return len(self.source)
+    def positions(self, slices: int) -> torch.Tensor:
+        """Name the rows of a product of several slices: `[stop - start, slices]`, flattened.
+
+        Such a product holds, per slot, the sorted rows of its first slice, then of its second, and so on;
+        base rows get the row after the last.
+        """
+        if slices == 1:
+            return self.position
+        found = self._slice_positions.get(slices)
+        if found is None:
+            found = self._slice_positions[slices] = torch.from_numpy(self._interleave(slices))
+        return found
+
+    def _interleave(self, slices: int) -> Slots:
+        position = self.position.numpy()
+        found = np.full((len(position), slices), len(self.source) * slices, dtype=np.int64)
+        for group in self.groups:
+            inside = (position >= group.offset) & (position < group.stop)
+            slot, row = np.divmod(position[inside] - group.offset, group.depth)
+            for index in range(slices):
+                found[inside, index] = (
+                    (group.offset + slot * group.depth) * slices + index * group.depth + row
+                )
+        return found.reshape(-1)
 
 
 Block = Run | Zone
@@ -119,17 +150,16 @@ def _zone(slots: Slots, start: int, stop: int) -> Zone:
     within = slots[start:stop]
     active, counts = np.unique(within[within != NO_SLOT], return_counts=True)
     groups = _group_slots(active.tolist(), counts.tolist())
-    last = groups[-1]
-    total = last.offset + (last.slot_stop - last.slot_start) * last.depth
-    source = np.full(total, start, dtype=np.int64)
-    position = np.full(stop - start, total, dtype=np.int64)
+    source = np.full(groups[-1].stop, start, dtype=np.int64)
+    position = np.full(stop - start, len(source), dtype=np.int64)
     for group in groups:
         for slot in range(group.slot_start, group.slot_stop):
             rows = np.flatnonzero(within == slot)
             first = group.offset + (slot - group.slot_start) * group.depth
             source[first : first + len(rows)] = start + rows
             position[rows] = np.arange(first, first + len(rows))
-    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position))
+    has_base_rows = int(counts.sum()) < len(within)
+    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position), has_base_rows)
 
 
 def _group_slots(active: list[int], counts: list[int]) -> tuple[Group, ...]:
@@ -143,7 +173,7 @@ def _group_slots(active: list[int], counts: list[int]) -> tuple[Group, ...]:
         depth = max(counts[first:index])
         group = Group(active[first], active[index - 1] + 1, depth, offset)
         groups.append(group)
-        offset += (group.slot_stop - group.slot_start) * depth
+        offset = group.stop
         first = index
     return tuple(groups)
 

@@ -66,7 +66,7 @@ def time_projection(
         stock = _wrapper(PunicaWrapperCPU, rows, adapters)
 
         def base_call(layer: _Layer) -> None:
-            layer.base.cpu_linear(x, layer.base.weight, None)  # type: ignore[operator]
+            layer.base.cpu_linear(x, layer.base.weight, None)
 
         def ours_call(layer: _Layer) -> None:
             ours.add_lora_linear(y, x, *layer.ours, 1.0, projection.slices)

@@ -12,6 +12,7 @@ swap lands here at once, nothing can be stale, and nothing is held twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -31,19 +32,46 @@ class Shrink:
         """Whether vLLM's tensors still look into this storage."""
         return self.stacked is stacked[0] and self.address == stacked[0].data_ptr()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    def to(self, dtype: torch.dtype) -> Shrink:
+        """Copy into another dtype, for layers whose activations have one of their own."""
+        return Shrink(self.stacked, self.address, self.weight.to(dtype), self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring slices of the same height: `weight` is `[slots, slices, rank, height]`.
+
+    Their outputs begin at column `column` of the layer's and are computed together.
+    """
+
+    weight: torch.Tensor
+    column: int
+
 
 @dataclass(frozen=True, slots=True)
 class Expand:
-    """B of every slot: `weights[slice][slot]` is `[rank, output]`."""
+    """B of every slot, cut into as few parts as the heights of the slices allow."""
 
     stacked: torch.Tensor
     address: int
-    weights: tuple[torch.Tensor, ...]
-    rank: int
+    parts: tuple[Part, ...]
 
     def holds(self, stacked: Stacked) -> bool:
         """Whether vLLM's tensors still look into this storage."""
         return self.stacked is stacked[0] and self.address == stacked[0].data_ptr()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].weight.dtype
+
+    def to(self, dtype: torch.dtype) -> Expand:
+        """Copy into another dtype, for layers whose activations have one of their own."""
+        parts = tuple(Part(part.weight.to(dtype), part.column) for part in self.parts)
+        return Expand(self.stacked, self.address, parts)
 
 
 def pack_shrink(stacked: Stacked) -> Shrink:
@@ -60,15 +88,22 @@ def pack_shrink(stacked: Stacked) -> Shrink:
 
 
 def pack_expand(stacked: Stacked) -> Expand:
-    """Move B (`[slots, 1, output, rank]` per slice) into storages of transposed matrices."""
-    weights = tuple(_transpose_storage(part) for part in stacked)
-    return Expand(stacked[0], stacked[0].data_ptr(), weights, stacked[0].shape[-1])
+    """Move B (`[slots, 1, output, rank]` per slice) into transposed storages, one per part."""
+    parts = []
+    column = 0
+    for height, slices in groupby(stacked, key=lambda part: part.shape[2]):
+        part = Part(_transpose_storage(tuple(slices)), column)
+        parts.append(part)
+        column += height * part.weight.shape[1]
+    return Expand(stacked[0], stacked[0].data_ptr(), tuple(parts))
 
 
-def _transpose_storage(part: torch.Tensor) -> torch.Tensor:
-    slots, _, height, rank = part.shape
+def _transpose_storage(slices: Stacked) -> torch.Tensor:
+    slots, _, height, rank = slices[0].shape
     with torch.inference_mode(False), torch.no_grad():
-        packed = part.new_empty((slots, rank, height))
-        packed.copy_(part[:, 0].transpose(1, 2))
-        part.set_(packed.untyped_storage(), 0, part.shape, (rank * height, rank * height, 1, height))
+        packed = slices[0].new_empty((slots, len(slices), rank, height))
+        for index, part in enumerate(slices):
+            packed[:, index].copy_(part[:, 0].transpose(1, 2))
+            step = len(slices) * rank * height
+            part.set_(packed.untyped_storage(), index * rank * height, part.shape, (step, step, 1, height))
     return packed

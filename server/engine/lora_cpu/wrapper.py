@@ -109,8 +109,10 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Add `x @ A.T * scale` to each slice's `y`; rows without an adapter stay as they are."""
         a = self._shrink(lora_a_stacked)
+        dtype = torch.promote_types(x.dtype, a.dtype)
+        x, a = _flat(x).to(dtype), a if a.dtype == dtype else a.to(dtype)
         for block in self._token_plan.blocks:
-            h = spread(block, shrink(block, _flat(x), a)).mul(scale)
+            h = spread(block, shrink(block, x, a)).mul(scale)
             for index, part in enumerate(y):
                 target = _flat(part)[block.start : block.stop, : a.rank]
                 target.add_(h[:, index * a.rank : (index + 1) * a.rank])
@@ -127,8 +129,10 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Add each slice's `x @ B.T` to `y` from column `offset_start` on, one slice after the other."""
         b = self._expand(lora_b_stacked)
+        dtype = torch.promote_types(y.dtype, b.dtype)
+        b = b if b.dtype == dtype else b.to(dtype)
         for block in self._token_plan.blocks:
-            h = torch.cat([collect(block, _flat(part)) for part in x], dim=1)
+            h = torch.cat([collect(block, _flat(part)) for part in x], dim=1).to(dtype)
             expand(block, h, b, _flat(y), offset_start, add=add_inputs)
 
     def _apply(
@@ -146,6 +150,9 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         x, y = _flat(x), _flat(y)
         if len(y) < plan.rows:
             raise ValueError(f"the LoRA mapping names {plan.rows} rows, the layer got {len(y)}")
+        if not x.dtype == y.dtype == a.dtype == b.dtype:
+            dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), a.dtype)
+            x, a, b = x.to(dtype), a.to(dtype), b.to(dtype)
         for block in plan.blocks:
             h = shrink(block, x, a)
             if scale != 1:

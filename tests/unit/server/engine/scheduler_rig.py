@@ -55,6 +55,7 @@ class Rig:
 
     Args:
         depth: steps that are scheduled before the output of the first one is known; vLLM's async engine has 2.
+        step_s: what a step takes on the clock that the arbiter sees.
     """
 
     def __init__(
@@ -66,9 +67,13 @@ class Rig:
         max_loras: int | None = None,
         lora_slot_wait_s: float = 2.0,
         depth: int = 2,
+        step_s: float = 0.02,
         scheduler_cls: type[AsyncScheduler] = TenantScheduler,
     ) -> None:
         self.depth = depth
+        self.step_s = step_s
+        self.now_s = 0.0
+        self.started_s: dict[str, float] = {}
         self.in_flight: deque[tuple[SchedulerOutput, dict[str, list[int]]]] = deque()
         self.steps: list[SchedulerOutput] = []
         self.tokens: dict[str, list[int]] = {}
@@ -106,6 +111,8 @@ class Rig:
             block_size=BLOCK_SIZE,
             log_stats=True,
         )
+        if scheduler_cls is TenantScheduler:
+            self.scheduler.arbiter._clock = lambda: self.now_s
 
     def add(
         self,
@@ -142,7 +149,10 @@ class Rig:
     def step(self) -> SchedulerOutput:
         """Schedule once, and take the output of the oldest step when the pipeline is full."""
         output = self.scheduler.schedule()
+        self.now_s += self.step_s
         self.steps.append(output)
+        for request_id in output.num_scheduled_tokens:
+            self.started_s.setdefault(request_id, self.now_s)
         self.in_flight.append((output, self._answer(output)))
         while len(self.in_flight) >= self.depth or (self.in_flight and not output.num_scheduled_tokens):
             self._take()
