@@ -27,6 +27,7 @@ SPARE_ROWS = 16
 """A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
 
 Slots = npt.NDArray[np.int64]
+Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,14 @@ class Run:
 class Group:
     """Neighbouring slots that are multiplied together: `depth` sorted rows for each of them.
 
-    They are the zone's sorted rows `offset:stop`.
+    They are the zone's sorted rows `start:stop`.
     """
 
     slot_start: int
     slot_stop: int
     depth: int
-    offset: int
-
-    @property
-    def slots(self) -> int:
-        return self.slot_stop - self.slot_start
-
-    @property
-    def stop(self) -> int:
-        return self.offset + self.slots * self.depth
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +66,8 @@ class Zone:
     groups: tuple[Group, ...]
     source: torch.Tensor
     position: torch.Tensor
-    has_base_rows: bool
-    _slice_positions: dict[int, torch.Tensor] = field(default_factory=dict)
+    _positions: dict[int, torch.Tensor] = field(default_factory=dict)
+    _workspaces: dict[tuple[int, int, torch.dtype], Workspace] = field(default_factory=dict)
 
     def positions(self, slices: int) -> torch.Tensor:
         """Name the rows of a product of several slices: `[stop - start, slices]`, flattened.
@@ -83,21 +77,35 @@ class Zone:
         """
         if slices == 1:
             return self.position
-        found = self._slice_positions.get(slices)
+        found = self._positions.get(slices)
         if found is None:
-            found = self._slice_positions[slices] = torch.from_numpy(self._interleave(slices))
+            found = self._positions[slices] = torch.from_numpy(self._interleave(slices))
+        return found
+
+    def workspace(self, slices: int, height: int, dtype: torch.dtype) -> Workspace:
+        """Lend a product of several slices: all of it, and the rows of each group by slot and slice.
+
+        Its last row is zero, for the base rows. One is kept per shape: layers take turns with it.
+        """
+        found = self._workspaces.get((slices, height, dtype))
+        if found is None:
+            with torch.inference_mode(False):
+                product = torch.zeros(len(self.source) * slices + 1, height, dtype=dtype)
+            outputs = tuple(
+                product[group.start * slices : group.stop * slices].view(-1, group.depth, height)
+                for group in self.groups
+            )
+            found = self._workspaces[slices, height, dtype] = product, outputs
         return found
 
     def _interleave(self, slices: int) -> Slots:
         position = self.position.numpy()
         found = np.full((len(position), slices), len(self.source) * slices, dtype=np.int64)
         for group in self.groups:
-            inside = (position >= group.offset) & (position < group.stop)
-            slot, row = np.divmod(position[inside] - group.offset, group.depth)
+            inside = (position >= group.start) & (position < group.stop)
+            slot, row = np.divmod(position[inside] - group.start, group.depth)
             for index in range(slices):
-                found[inside, index] = (
-                    (group.offset + slot * group.depth) * slices + index * group.depth + row
-                )
+                found[inside, index] = (group.start + slot * group.depth) * slices + index * group.depth + row
         return found.reshape(-1)
 
 
@@ -155,26 +163,23 @@ def _zone(slots: Slots, start: int, stop: int) -> Zone:
     for group in groups:
         for slot in range(group.slot_start, group.slot_stop):
             rows = np.flatnonzero(within == slot)
-            first = group.offset + (slot - group.slot_start) * group.depth
+            first = group.start + (slot - group.slot_start) * group.depth
             source[first : first + len(rows)] = start + rows
             position[rows] = np.arange(first, first + len(rows))
-    has_base_rows = int(counts.sum()) < len(within)
-    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position), has_base_rows)
+    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position))
 
 
 def _group_slots(active: list[int], counts: list[int]) -> tuple[Group, ...]:
     """Split ascending slots where padding them to one depth would cost more than another product."""
     groups: list[Group] = []
-    offset = 0
-    first = 0
+    first = start = 0
     for index in range(1, len(active) + 1):
         if index < len(active) and _worth_joining(active[first : index + 1], counts[first : index + 1]):
             continue
-        depth = max(counts[first:index])
-        group = Group(active[first], active[index - 1] + 1, depth, offset)
-        groups.append(group)
-        offset = group.stop
-        first = index
+        slot_start, slot_stop, depth = active[first], active[index - 1] + 1, max(counts[first:index])
+        stop = start + (slot_stop - slot_start) * depth
+        groups.append(Group(slot_start, slot_stop, depth, start, stop))
+        first, start = index, stop
     return tuple(groups)
 
 

@@ -2,6 +2,9 @@
 
 Between the two, `h` holds the rows of the block in the block's own order: batch order in a run, sorted
 by slot and padded in a zone. `x`, `h` and the weights must share one dtype; `y` may have another.
+
+These run four times per layer and step, for products of a few microseconds: every call and every view
+counts, which is why views of weights are kept and whole tensors are not sliced.
 """
 
 from __future__ import annotations
@@ -15,33 +18,32 @@ from server.engine.lora_cpu.weights import Expand, Part, Shrink
 def shrink(block: Block, x: torch.Tensor, a: Shrink) -> torch.Tensor:
     """Multiply the block's rows of `x` (`[rows, input]`) by their own A: `[block rows, slices * rank]`."""
     if isinstance(block, Run):
-        return torch.mm(x[block.start : block.stop], a.weight[block.slot].t())
+        return _rows(x, block.start, block.stop).mm(a.of_slot(block.slot))
     picked = x.index_select(0, block.source)
+    width = picked.shape[1]
     products = [
-        torch.bmm(
-            picked[group.offset : group.stop].view(group.slots, group.depth, -1),
-            a.weight[group.slot_start : group.slot_stop].transpose(1, 2),
-        ).view(group.stop - group.offset, -1)
+        _rows(picked, group.start, group.stop)
+        .view(-1, group.depth, width)
+        .bmm(a.of(group.slot_start, group.slot_stop))
+        .view(group.stop - group.start, -1)
         for group in block.groups
     ]
     return products[0] if len(products) == 1 else torch.cat(products)
 
 
-def expand(block: Block, h: torch.Tensor, b: Expand, y: torch.Tensor, column: int, *, add: bool) -> None:
-    """Multiply `h` (from `shrink`) by each row's own B and put it into `y` from `column` on.
+def expand(block: Block, h: torch.Tensor, b: Expand, y: torch.Tensor) -> None:
+    """Multiply `h` (from `shrink`) by each row's own B and add it to `y`, which has B's columns exactly.
 
-    With `add` the product is added to the block's rows of `y`, otherwise it replaces them; rows without an
-    adapter stay as they are. Columns that `y` lacks are dropped (a vocabulary may be padded).
+    Rows without an adapter stay as they are.
     """
-    rank_start = 0
-    for part in b.parts:
-        slices, rank = part.weight.shape[1:3]
-        columns = h if len(b.parts) == 1 else h[:, rank_start : rank_start + slices * rank]
-        if isinstance(block, Run):
-            _expand_run(block, columns, part, y, column + part.column, add=add)
-        else:
-            _expand_zone(block, columns, part, y, column + part.column, add=add)
-        rank_start += slices * rank
+    target = _rows(y, block.start, block.stop)
+    add = _add_run if isinstance(block, Run) else _add_zone
+    if len(b.parts) == 1:
+        add(block, h, b.parts[0], target)  # type: ignore[arg-type]
+        return
+    lefts, targets = h.split_with_sizes(b.ranks, 1), target.split_with_sizes(b.heights, 1)
+    for left, part, columns in zip(lefts, b.parts, targets, strict=True):
+        add(block, left, part, columns)  # type: ignore[arg-type]
 
 
 def collect(block: Block, rows: torch.Tensor) -> torch.Tensor:
@@ -61,51 +63,48 @@ def spread(block: Block, h: torch.Tensor) -> torch.Tensor:
     return torch.cat((h, h.new_zeros((1, h.shape[1])))).index_select(0, block.position)
 
 
-def _expand_run(run: Run, h: torch.Tensor, part: Part, y: torch.Tensor, column: int, *, add: bool) -> None:
-    slices, rank, height = part.weight.shape[1:]
-    for index in range(slices):
-        target = y[run.start : run.stop, column : column + height]
-        left = h if slices == 1 else h[:, index * rank : (index + 1) * rank]
-        weight = part.weight[run.slot, index, :, : target.shape[1]]
-        if not add:
-            target.copy_(left @ weight)
-        elif target.dtype == left.dtype:
-            target.addmm_(left, weight)
-        else:
-            target.add_(left @ weight)
-        column += height
+def clear(block: Block, y: torch.Tensor) -> None:
+    """Set the block's adapter rows of `y` to zero."""
+    if isinstance(block, Run):
+        y[block.start : block.stop] = 0
+    else:
+        y.index_fill_(0, block.source, 0)
 
 
-def _expand_zone(zone: Zone, h: torch.Tensor, part: Part, y: torch.Tensor, column: int, *, add: bool) -> None:
-    slices, _, height = part.weight.shape[1:]
-    product = _multiply_sorted(zone, h, part)
-    target = y[zone.start : zone.stop, column : column + slices * height]
-    if target.shape[1] < slices * height:
-        product = product[:, : target.shape[1]]
-    target = target.unflatten(1, (slices, -1))
-    if add:
-        # NOTE: index_add_ would need one call less, but on a CPU it is scalar code, 3 to 5 times slower.
-        target.add_(product.index_select(0, zone.positions(slices)).view(target.shape))
+def _add_run(run: Run, h: torch.Tensor, part: Part, target: torch.Tensor) -> None:
+    weights = part.of_slot(run.slot)
+    if part.slices == 1:
+        _add_product(target, h, weights[0])
         return
-    adapted = (zone.position < len(zone.source)).nonzero().squeeze(1)
-    rows = zone.positions(slices).view(-1, slices)[adapted].view(-1)
-    target.index_copy_(0, adapted, product[rows].view(-1, *target.shape[1:]).to(y.dtype))
+    lefts = h.split_with_sizes([part.rank] * part.slices, 1)
+    columns = target.split_with_sizes([part.height] * part.slices, 1)
+    for left, weight, column in zip(lefts, weights, columns, strict=True):
+        _add_product(column, left, weight)
 
 
-def _multiply_sorted(zone: Zone, h: torch.Tensor, part: Part) -> torch.Tensor:
-    """Multiply sorted rows by their slots' matrices, in the order that `Zone.positions` names.
+def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    if target.dtype == left.dtype:
+        target.addmm_(left, right)
+    else:
+        target.add_(left.mm(right))
 
-    Base rows are sent to a row of zeros at the end, if there are any.
-    """
-    slices, rank, height = part.weight.shape[1:]
-    product = h.new_empty((len(zone.source) * slices + zone.has_base_rows, height))
-    for group in zone.groups:
-        left = h[group.offset : group.stop].view(group.slots, group.depth, slices, rank).transpose(1, 2)
-        torch.bmm(
-            left.reshape(group.slots * slices, group.depth, rank),
-            part.weight[group.slot_start : group.slot_stop].view(-1, rank, height),
-            out=product[group.offset * slices : group.stop * slices].view(-1, group.depth, height),
-        )
-    if zone.has_base_rows:
-        product[-1].zero_()
-    return product
+
+def _add_zone(zone: Zone, h: torch.Tensor, part: Part, target: torch.Tensor) -> None:
+    product, outputs = zone.workspace(part.slices, part.height, h.dtype)
+    for group, out in zip(zone.groups, outputs, strict=True):
+        left = _rows(h, group.start, group.stop).view(-1, group.depth, part.slices * part.rank)
+        if part.slices > 1:
+            left = left.view(-1, group.depth, part.slices, part.rank).transpose(1, 2)
+            left = left.reshape(-1, group.depth, part.rank)
+        torch.bmm(left, part.of(group.slot_start, group.slot_stop), out=out)
+    # NOTE: index_add_ would need one call less, but on a CPU it is scalar code, 3 to 5 times slower.
+    own = product.index_select(0, zone.positions(part.slices))
+    if part.slices == 1:
+        target.add_(own)
+    else:
+        shape = (-1, part.slices, part.height)
+        target.view(shape).add_(own.view(shape))
+
+
+def _rows(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return tensor if stop - start == len(tensor) else tensor[start:stop]

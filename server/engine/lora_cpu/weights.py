@@ -11,12 +11,18 @@ swap lands here at once, nothing can be stale, and nothing is held twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 
 Stacked = tuple[torch.Tensor, ...]
+Key = TypeVar("Key")
+View = TypeVar("View")
+
+VIEWS_KEPT = 32
+"""Views of slot ranges that are kept per layer: making one costs as much as a small product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +33,26 @@ class Shrink:
     address: int
     weight: torch.Tensor
     rank: int
+    _views: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    _slot_views: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def holds(self, stacked: Stacked) -> bool:
         """Whether vLLM's tensors still look into this storage."""
         return self.stacked is stacked[0] and self.address == stacked[0].data_ptr()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.weight.dtype
+    def of(self, start: int, stop: int) -> torch.Tensor:
+        """View the slots `start:stop` as `[slots, input, slices * rank]`."""
+        view = self._views.get((start, stop))
+        if view is None:
+            view = _keep(self._views, (start, stop), self.weight[start:stop].transpose(1, 2))
+        return view
+
+    def of_slot(self, slot: int) -> torch.Tensor:
+        """View one slot as `[input, slices * rank]`."""
+        view = self._slot_views.get(slot)
+        if view is None:
+            view = _keep(self._slot_views, slot, self.weight[slot].t())
+        return view
 
     def to(self, dtype: torch.dtype) -> Shrink:
         """Copy into another dtype, for layers whose activations have one of their own."""
@@ -43,13 +61,29 @@ class Shrink:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Neighbouring slices of the same height: `weight` is `[slots, slices, rank, height]`.
-
-    Their outputs begin at column `column` of the layer's and are computed together.
-    """
+    """Neighbouring slices of the same height: `weight` is `[slots, slices, rank, height]`."""
 
     weight: torch.Tensor
-    column: int
+    slices: int
+    rank: int
+    height: int
+    _views: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    _slot_views: dict[int, Stacked] = field(default_factory=dict)
+
+    def of(self, start: int, stop: int) -> torch.Tensor:
+        """View the slots `start:stop` as `[slots * slices, rank, height]`."""
+        view = self._views.get((start, stop))
+        if view is None:
+            view = self.weight[start:stop].view(-1, self.rank, self.height)
+            _keep(self._views, (start, stop), view)
+        return view
+
+    def of_slot(self, slot: int) -> Stacked:
+        """View one slot's slices, each `[rank, height]`."""
+        views = self._slot_views.get(slot)
+        if views is None:
+            views = _keep(self._slot_views, slot, self.weight[slot].unbind())
+        return views
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +93,10 @@ class Expand:
     stacked: torch.Tensor
     address: int
     parts: tuple[Part, ...]
+    ranks: tuple[int, ...]
+    """The columns of `h` that each part takes."""
+    heights: tuple[int, ...]
+    """The columns of `y` that each part fills."""
 
     def holds(self, stacked: Stacked) -> bool:
         """Whether vLLM's tensors still look into this storage."""
@@ -70,8 +108,7 @@ class Expand:
 
     def to(self, dtype: torch.dtype) -> Expand:
         """Copy into another dtype, for layers whose activations have one of their own."""
-        parts = tuple(Part(part.weight.to(dtype), part.column) for part in self.parts)
-        return Expand(self.stacked, self.address, parts)
+        return _expand(self.stacked, self.address, tuple(part.weight.to(dtype) for part in self.parts))
 
 
 def pack_shrink(stacked: Stacked) -> Shrink:
@@ -81,29 +118,39 @@ def pack_shrink(stacked: Stacked) -> Shrink:
         packed = stacked[0].new_empty((slots, len(stacked), rank, width))
         for index, part in enumerate(stacked):
             packed[:, index].copy_(part[:, 0])
-            strides = (len(stacked) * rank * width, rank * width, width, 1)
-            part.set_(packed.untyped_storage(), index * rank * width, part.shape, strides)
-    weight = packed.view(slots, len(stacked) * rank, width)
-    return Shrink(stacked[0], stacked[0].data_ptr(), weight, rank)
+            step = len(stacked) * rank * width
+            part.set_(packed.untyped_storage(), index * rank * width, part.shape, (step, step, width, 1))
+        return Shrink(stacked[0], stacked[0].data_ptr(), packed.view(slots, -1, width), rank)
 
 
 def pack_expand(stacked: Stacked) -> Expand:
     """Move B (`[slots, 1, output, rank]` per slice) into transposed storages, one per part."""
-    parts = []
-    column = 0
-    for height, slices in groupby(stacked, key=lambda part: part.shape[2]):
-        part = Part(_transpose_storage(tuple(slices)), column)
-        parts.append(part)
-        column += height * part.weight.shape[1]
-    return Expand(stacked[0], stacked[0].data_ptr(), tuple(parts))
+    with torch.inference_mode(False), torch.no_grad():
+        packed = tuple(
+            _transpose_storage(tuple(slices)) for _, slices in groupby(stacked, lambda part: part.shape[2])
+        )
+    return _expand(stacked[0], stacked[0].data_ptr(), packed)
+
+
+def _expand(stacked: torch.Tensor, address: int, packed: Stacked) -> Expand:
+    parts = tuple(Part(weight, *weight.shape[1:]) for weight in packed)
+    ranks = tuple(part.slices * part.rank for part in parts)
+    heights = tuple(part.slices * part.height for part in parts)
+    return Expand(stacked, address, parts, ranks, heights)
 
 
 def _transpose_storage(slices: Stacked) -> torch.Tensor:
     slots, _, height, rank = slices[0].shape
-    with torch.inference_mode(False), torch.no_grad():
-        packed = slices[0].new_empty((slots, len(slices), rank, height))
-        for index, part in enumerate(slices):
-            packed[:, index].copy_(part[:, 0].transpose(1, 2))
-            step = len(slices) * rank * height
-            part.set_(packed.untyped_storage(), index * rank * height, part.shape, (step, step, 1, height))
+    packed = slices[0].new_empty((slots, len(slices), rank, height))
+    for index, part in enumerate(slices):
+        packed[:, index].copy_(part[:, 0].transpose(1, 2))
+        step = len(slices) * rank * height
+        part.set_(packed.untyped_storage(), index * rank * height, part.shape, (step, step, 1, height))
     return packed
+
+
+def _keep(views: dict[Key, View], key: Key, view: View) -> View:
+    if len(views) >= VIEWS_KEPT:
+        views.clear()
+    views[key] = view
+    return view

@@ -17,7 +17,7 @@ from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from server.engine.lora_cpu.batch import EMPTY_PLAN, BatchPlan, plan_batch
-from server.engine.lora_cpu.products import collect, expand, shrink, spread
+from server.engine.lora_cpu.products import clear, collect, expand, shrink, spread
 from server.engine.lora_cpu.weights import Expand, Shrink, Stacked, pack_expand, pack_shrink
 
 
@@ -69,8 +69,13 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         `buffer` is not used: what lies between the two products is never needed outside.
         """
         plan = self._token_plan
-        if plan.blocks:
-            self._apply(plan, y, x, lora_a_stacked, lora_b_stacked, scale, add=add_inputs)
+        if not plan.blocks:
+            return
+        x, y = _flat(x), _flat(y)
+        if not add_inputs:
+            for block in plan.blocks:
+                clear(block, y)
+        self._apply(plan, y, x, self._shrink(lora_a_stacked), self._expand(lora_b_stacked), scale)
 
     def add_lora_logits(
         self,
@@ -85,8 +90,16 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Add `(x @ A.T) @ B.T * scale` to the logits `y`, with one row per sampled token."""
         plan = self._prompt_plan
-        if plan.blocks:
-            self._apply(plan, y, x, (lora_a_stacked,), (lora_b_stacked,), scale, add=True)
+        if not plan.blocks:
+            return
+        x, y = _flat(x), _flat(y)
+        a, b = self._shrink((lora_a_stacked,)), self._expand((lora_b_stacked,))
+        height = sum(b.heights)
+        # A vocabulary may be padded, in the logits or in the adapter.
+        target = y[:, :height] if y.shape[1] >= height else y.new_zeros((len(y), height))
+        self._apply(plan, target, x, a, b, scale)
+        if y.shape[1] < height:
+            y.add_(target[:, : y.shape[1]])
 
     def add_lora_embedding(
         self,
@@ -109,13 +122,12 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Add `x @ A.T * scale` to each slice's `y`; rows without an adapter stay as they are."""
         a = self._shrink(lora_a_stacked)
-        dtype = torch.promote_types(x.dtype, a.dtype)
-        x, a = _flat(x).to(dtype), a if a.dtype == dtype else a.to(dtype)
+        dtype = torch.promote_types(x.dtype, a.weight.dtype)
+        x, a = _flat(x).to(dtype), a.to(dtype)
         for block in self._token_plan.blocks:
             h = spread(block, shrink(block, x, a)).mul(scale)
-            for index, part in enumerate(y):
-                target = _flat(part)[block.start : block.stop, : a.rank]
-                target.add_(h[:, index * a.rank : (index + 1) * a.rank])
+            for part, own in zip(y, h.split(a.rank, 1), strict=True):
+                _flat(part)[block.start : block.stop, : a.rank].add_(own)
 
     def add_expand(
         self,
@@ -130,34 +142,27 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         """Add each slice's `x @ B.T` to `y` from column `offset_start` on, one slice after the other."""
         b = self._expand(lora_b_stacked)
         dtype = torch.promote_types(y.dtype, b.dtype)
-        b = b if b.dtype == dtype else b.to(dtype)
+        b = b.to(dtype)
+        columns = _flat(y).narrow(1, offset_start, sum(b.heights))
         for block in self._token_plan.blocks:
             h = torch.cat([collect(block, _flat(part)) for part in x], dim=1).to(dtype)
-            expand(block, h, b, _flat(y), offset_start, add=add_inputs)
+            if not add_inputs:
+                clear(block, columns)
+            expand(block, h, b, columns)
 
     def _apply(
-        self,
-        plan: BatchPlan,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        a_stacked: Stacked,
-        b_stacked: Stacked,
-        scale: float,
-        *,
-        add: bool,
+        self, plan: BatchPlan, y: torch.Tensor, x: torch.Tensor, a: Shrink, b: Expand, scale: float
     ) -> None:
-        a, b = self._shrink(a_stacked), self._expand(b_stacked)
-        x, y = _flat(x), _flat(y)
         if len(y) < plan.rows:
             raise ValueError(f"the LoRA mapping names {plan.rows} rows, the layer got {len(y)}")
-        if not x.dtype == y.dtype == a.dtype == b.dtype:
-            dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), a.dtype)
+        if not x.dtype == y.dtype == a.weight.dtype == b.dtype:
+            dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), b.dtype)
             x, a, b = x.to(dtype), a.to(dtype), b.to(dtype)
         for block in plan.blocks:
             h = shrink(block, x, a)
             if scale != 1:
                 h.mul_(scale)
-            expand(block, h, b, y, 0, add=add)
+            expand(block, h, b, y)
 
     def _shrink(self, stacked: Stacked) -> Shrink:
         found = self._shrinks.get(id(stacked[0]))

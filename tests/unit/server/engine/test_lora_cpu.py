@@ -107,7 +107,9 @@ def cases(draw: st.DrawFn) -> tuple[Layer, list[int], torch.dtype]:
     max_rank = draw(st.sampled_from([1, 3, 8, 16]))
     slots = draw(st.one_of(st.integers(1, 8), st.just(64)))
     ranks = draw(st.lists(st.integers(0, max_rank), min_size=slots, max_size=slots))
-    slices = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+    # Packed layers repeat a height: q, k, v is a, b, b and gate, up is a, a.
+    heights = st.lists(st.integers(1, 40), min_size=1, max_size=2)
+    slices = [height for height in draw(heights) for _ in range(draw(st.integers(1, 3)))]
     dtype = draw(DTYPES)
     layer = make_layer(ranks, max_rank, draw(st.integers(1, 48)), slices, dtype, draw(st.integers(0, 99)))
     return layer, draw(row_slots(slots)), dtype
