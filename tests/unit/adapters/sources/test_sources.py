@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,7 @@ async def test_folders_that_cannot_be_taken(folder: Path, into: Path, tmp_path: 
         await fetch(LocalSource(folder), into, max_bytes=100)
     (folder / "adapter_model.safetensors").rename(tmp_path / "w")
     (folder / "adapter_model.safetensors").symlink_to(tmp_path / "w")
-    with pytest.raises(ArtifactRefused, match="adapter_model.safetensors is a link"):
+    with pytest.raises(ArtifactRefused, match=r"adapter_model.safetensors is a link"):
         (into / "adapter_config.json").unlink(missing_ok=True)
         await fetch(LocalSource(folder), into, max_bytes=1 << 20)
 
@@ -128,7 +129,7 @@ async def test_a_bucket_without_an_adapter(into: Path, bucket: Any) -> None:
     with pytest.raises(SourceRefused, match="above the limit of 10000"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=10_000)
     bucket.rm("/bucket/run/adapter_model.safetensors")
-    with pytest.raises(ArtifactRefused, match="there is no adapter_model.safetensors"):
+    with pytest.raises(ArtifactRefused, match=r"there is no adapter_model.safetensors"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=1 << 20)
 
 
@@ -139,22 +140,21 @@ async def test_a_broken_read_goes_on_where_it_stopped(
     offsets: list[int] = []
     open_file = type(bucket).open
 
+    class Flaky(io.BytesIO):
+        """Breaks off after 4000 bytes, twice."""
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            offsets.append(offset)
+            return super().seek(offset, whence)
+
+        def read(self, size: int | None = -1) -> bytes:
+            if len(offsets) < 3 and self.tell() >= 4000 * len(offsets):
+                raise ConnectionResetError
+            return super().read(size)
+
     def flaky(self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
         file = open_file(self, path, *args, **kwargs)
-        if path.endswith("safetensors") and len(offsets) < 3:
-            seek, read = file.seek, file.read
-
-            def note(offset: int) -> int:
-                offsets.append(offset)
-                return seek(offset)
-
-            def fail(size: int) -> bytes:
-                if len(offsets) < 3 and file.tell() >= 4000 * len(offsets):
-                    raise ConnectionResetError
-                return read(size)
-
-            file.seek, file.read = note, fail
-        return file
+        return Flaky(file.read()) if path.endswith("safetensors") else file
 
     monkeypatch.setattr(type(bucket), "open", flaky)
     await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=1 << 20)
@@ -168,7 +168,7 @@ async def test_a_missing_package_is_named(
     import sys
 
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    fsspec.registry._registry.pop(scheme, None)
+    sys.modules["fsspec.registry"]._registry.pop(scheme, None)
     with pytest.raises(
         SourceRefused, match=rf"{scheme}:// needs the package {package}; `pip install {package}`"
     ):

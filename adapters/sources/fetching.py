@@ -1,0 +1,53 @@
+"""One fetch from start to end; blocking sources run in a thread that ends when the caller is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from adapters.disk import full_disk_told
+from adapters.sources.archive import spool_archive, unpack_archive
+from adapters.sources.hub import fetch_hub
+from adapters.sources.local import fetch_local
+from adapters.sources.meter import Meter
+from adapters.sources.records import ArchiveSource, Fetched, HubSource, LocalSource, Progress, Source
+from adapters.sources.remote import fetch_remote
+
+
+async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progress | None = None) -> Fetched:
+    """Copy the adapter's files into the empty folder `into`; at most `max_bytes` of them.
+
+    On an error or cancellation the caller removes `into`; nothing writes to it any more by then.
+    Raises: SourceRefused, SourceUnavailable, StoreFull; ArtifactRefused: it is no adapter, told before
+        the weights are fetched.
+    """
+    meter = Meter(max_bytes, progress)
+    with full_disk_told():
+        if isinstance(source, ArchiveSource):
+            archive = await spool_archive(source.chunks, into, Meter(max_bytes, progress))
+            await _in_thread(meter, lambda: unpack_archive(archive, into, meter))
+            label = source.label
+        elif isinstance(source, LocalSource):
+            label = await _in_thread(meter, lambda: fetch_local(source, into, meter))
+        elif isinstance(source, HubSource):
+            label = await _in_thread(meter, lambda: fetch_hub(source, into, meter))
+        else:
+            label = await _in_thread(meter, lambda: fetch_remote(source, into, meter))
+    return Fetched(label, meter.seen_bytes)
+
+
+async def _in_thread(meter: Meter, work: Callable[[], str]) -> str:
+    """Run blocking work; when cancelled, stop it and wait until it has ended."""
+    task = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        meter.stop()
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue  # it must have ended before its folder is removed
+        task.exception()
+        raise

@@ -1,0 +1,86 @@
+"""A repository of the Hugging Face hub, at one commit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adapters.artifact import WANTED, require_files
+from adapters.disk import full_disk_told
+from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.sources.meter import Meter
+from adapters.sources.records import HubSource
+
+
+def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
+    """Download the wanted files of one commit; the library resumes a download that breaks off.
+
+    Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    try:
+        info = HfApi(endpoint=source.endpoint, token=source.token or False).model_info(
+            source.repo, revision=source.revision, files_metadata=True
+        )
+        sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        require_files(sizes)
+        meter.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
+        for name in sorted(WANTED & sizes.keys()):
+            _download(source, name, str(info.sha), into, meter)
+    except HFValidationError as error:
+        raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name") from error
+    except HfHubHTTPError as error:
+        raise SourceUnavailable(_explain(source, error)) from error
+    except (HTTPError, OSError) as error:
+        raise SourceUnavailable(
+            f"{source.label} cannot be reached; check the server's network and try again"
+        ) from error
+    shutil.rmtree(into / ".cache", ignore_errors=True)
+    return f"hf://{source.repo}@{info.sha}"
+
+
+def _download(source: HubSource, name: str, commit: str, into: Path, meter: Meter) -> None:
+    from huggingface_hub import hf_hub_download
+
+    with full_disk_told():
+        hf_hub_download(
+            source.repo,
+            name,
+            revision=commit,
+            local_dir=into,
+            endpoint=source.endpoint,
+            token=source.token or False,
+            tqdm_class=_metered(meter),
+        )
+
+
+def _metered(meter: Meter) -> Any:
+    """The progress bar that hf_hub_download calls for every chunk, counting instead of drawing."""
+    from huggingface_hub.utils import tqdm
+
+    class Metered(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            meter.add(int(n or 0))
+
+    return Metered
+
+
+def _explain(source: HubSource, error: Any) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"{source.label}: there is no revision {source.revision!r}; give a branch, tag or commit it has"
+        )
+    if isinstance(error, GatedRepoError):
+        return f"{source.label} is gated; accept its terms on the hub and give the server a token"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{source.label} does not exist, or is private and needs a token"
+    status = getattr(error.response, "status_code", "no")
+    return f"{source.label} cannot be fetched: the hub answered with status {status}; try again later"

@@ -1,0 +1,38 @@
+"""A folder on the server's disk: copied, so that nobody can change it under the engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from adapters.artifact import WANTED, require_files
+from adapters.artifact.files import open_plain
+from adapters.disk import CHUNK_BYTES
+from adapters.errors import SourceUnavailable
+from adapters.sources.meter import Meter
+from adapters.sources.records import LocalSource
+
+
+def fetch_local(source: LocalSource, into: Path, meter: Meter) -> str:
+    """Copy the wanted files; links are refused. Raises: SourceUnavailable, SourceRefused, ArtifactRefused."""
+    try:
+        names = {path.name for path in source.path.iterdir()}
+    except OSError as error:
+        raise SourceUnavailable(
+            "the folder does not exist or cannot be read by the server; check the path and its permissions"
+        ) from error
+    require_files(names)
+    for name in sorted(WANTED & names):
+        with open_plain(source.path / name) as file:
+            meter.expect(meter.seen_bytes + os.fstat(file.fileno()).st_size)
+            with (into / name).open("xb") as copy:
+                copy_stream(file, copy, meter)
+    return source.label
+
+
+def copy_stream(file: BinaryIO, copy: BinaryIO, meter: Meter) -> None:
+    """Copy to the end, counted."""
+    while chunk := file.read(CHUNK_BYTES):
+        meter.add(len(chunk))
+        copy.write(chunk)

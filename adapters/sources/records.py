@@ -1,0 +1,109 @@
+"""The kinds of sources, and how they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.errors import SourceRefused
+
+_HUB = re.compile(r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?", re.ASCII)
+_BUCKET = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,221}/\S.*")
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes fetched so far and, where it is known, how many there will be; from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A folder on the server's own disk."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """How the registry names it."""
+        return f"folder {self.path.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSource:
+    """A tar or tar.gz that arrives in chunks, such as the body of a request."""
+
+    chunks: AsyncIterator[bytes]
+    label: str = "upload"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A repository of the Hugging Face hub at a revision (branch, tag or commit)."""
+
+    repo: str
+    revision: str | None = None
+    endpoint: str | None = None  # None: the hub's own
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """How the registry names it."""
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """A folder that fsspec can read: s3:// and gs://, with the credentials of the server's environment."""
+
+    url: str
+
+    @property
+    def label(self) -> str:
+        """How the registry names it."""
+        return self.url
+
+
+Source = LocalSource | ArchiveSource | HubSource | RemoteSource
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought."""
+
+    label: str  # as exact as it can be: for the hub, with the commit
+    size_bytes: int
+
+
+def parse_source(text: str, *, local_roots: Sequence[Path] | None = ()) -> Source:
+    """Read `hf://org/name@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
+
+    A local path must lie below one of `local_roots`; None allows every path (for the operator only).
+    Raises: SourceRefused.
+    """
+    scheme, divider, rest = text.partition("://")
+    if not divider:
+        return LocalSource(_check_root(Path(text), local_roots))
+    if scheme == "file":
+        return LocalSource(_check_root(Path(rest), local_roots))
+    if scheme == "hf":
+        if match := _HUB.fullmatch(text):
+            return HubSource(match["repo"], match["revision"])
+        raise SourceRefused(
+            "a hub source is written hf://organisation/name or hf://organisation/name@revision"
+        )
+    if scheme in ("s3", "gs"):
+        if _BUCKET.fullmatch(text) and "/../" not in text + "/":
+            return RemoteSource(text.rstrip("/"))
+        raise SourceRefused(f"a bucket source is written {scheme}://bucket/folder")
+    raise SourceRefused(
+        f"sources of kind {scheme[:20]!r} are not known; use hf://, s3://, gs://, a local folder or an upload"
+    )
+
+
+def _check_root(path: Path, roots: Sequence[Path] | None) -> Path:
+    resolved = path.expanduser().resolve()
+    if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        raise SourceRefused(
+            "this folder may not be read as a source; upload the adapter, or ask the operator to add it"
+        )
+    return resolved

@@ -1,0 +1,86 @@
+"""A folder in a bucket, read through fsspec with the credentials of the server's environment."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from adapters.artifact import WANTED, require_files
+from adapters.disk import CHUNK_BYTES, full_disk_told
+from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.sources.meter import Meter
+from adapters.sources.records import RemoteSource
+
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+_ERRORS = (  # what the file systems let through of the libraries below them
+    ("botocore.exceptions", "BotoCoreError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "HttpError"),
+    ("aiohttp", "ClientError"),
+)
+_ATTEMPTS = 3
+
+
+def fetch_remote(source: RemoteSource, into: Path, meter: Meter) -> str:
+    """Copy the wanted files of a folder; a broken read goes on where it stopped.
+
+    Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
+    """
+    file_system, folder = _connect(source)
+    errors = _remote_errors()
+    try:
+        entries = {PurePosixPath(entry["name"]).name: entry for entry in file_system.ls(folder, detail=True)}
+        files = {name: entry for name, entry in entries.items() if entry["type"] == "file"}
+        require_files(files)
+        wanted = sorted(WANTED & files.keys())
+        meter.expect(sum(files[name]["size"] or 0 for name in wanted))
+        for name in wanted:
+            _copy(file_system, files[name]["name"], into / name, meter, errors)
+    except errors as error:
+        raise SourceUnavailable(
+            f"{source.label} cannot be read; check that it exists and that the server's credentials may read it"
+        ) from error
+    return source.label
+
+
+def _connect(source: RemoteSource) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    scheme = source.url.partition("://")[0]
+    try:
+        file_system, folder = url_to_fs(source.url, use_listings_cache=False)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme, "a file system for it")
+        raise SourceRefused(
+            f"reading {scheme}:// needs the package {package}; "
+            f"`pip install {package}` into the server's environment and restart"
+        ) from error
+    return file_system, folder
+
+
+def _copy(file_system: Any, name: str, copy: Path, meter: Meter, errors: tuple[type[Exception], ...]) -> None:
+    with copy.open("xb") as target:
+        for attempt in range(_ATTEMPTS):
+            try:
+                with file_system.open(name, "rb") as file:
+                    file.seek(target.tell())
+                    while chunk := file.read(CHUNK_BYTES):
+                        meter.add(len(chunk))
+                        with full_disk_told():
+                            target.write(chunk)
+                return
+            except FileNotFoundError:
+                raise
+            except errors:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+
+def _remote_errors() -> tuple[type[Exception], ...]:
+    found: list[type[Exception]] = [OSError]
+    for module, name in _ERRORS:
+        with suppress(ImportError):  # the file system that needs it is not installed either
+            found.append(getattr(import_module(module), name))
+    return tuple(found)
