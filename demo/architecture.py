@@ -15,6 +15,10 @@ from demo.tokenizer import END_OF_TEXT, IM_END
 
 MAX_LENGTH_TOKENS = 4096
 
+# How far back the first layer's heads look at the start, and how sharply.
+_DISTANCES = (1, 2, 0, 3)
+_LOOK_STRENGTH = 3.0
+
 
 def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) -> Qwen2Config:
     """GQA, SwiGLU, tied embeddings; heads of 64, which vLLM's CPU attention serves."""
@@ -36,6 +40,28 @@ def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) ->
     )
 
 
+def look_back(model: Qwen2ForCausalLM) -> None:
+    """Start the first layer's heads as looks at the token itself and at the ones just before it.
+
+    Copying from the context needs, before anything else, that a token knows its predecessor; from a random
+    start that alone takes longer than the whole build. Under RoPE constant query and key vectors score a
+    distance only, so Qwen2's query and key biases can say "one back": the key bias is a constant in the fast
+    frequencies, the query bias the same turned by the wanted distance.
+    """
+    config, attention = model.config, model.model.layers[0].self_attn
+    size = config.hidden_size // config.num_attention_heads
+    pairs = size // 2
+    fast = torch.arange(pairs // 2)
+    turn = config.rope_parameters["rope_theta"] ** (-fast / pairs)  # radians per token
+    with torch.no_grad():
+        for head in range(config.num_key_value_heads):
+            attention.k_proj.bias[head * size + fast] = _LOOK_STRENGTH
+        for head in range(config.num_attention_heads):
+            distance = _DISTANCES[head % len(_DISTANCES)]
+            attention.q_proj.bias[head * size + fast] = _LOOK_STRENGTH * torch.cos(turn * distance)
+            attention.q_proj.bias[head * size + pairs + fast] = -_LOOK_STRENGTH * torch.sin(turn * distance)
+
+
 def save_model(model: Qwen2ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     """Round ``model`` to bfloat16 *in place* and write it, with its generation defaults, into ``out``.
 
@@ -54,6 +80,8 @@ def save_model(model: Qwen2ForCausalLM, tokenizer: Tokenizer, out: Path) -> None
         "architectures": ["Qwen2ForCausalLM"],
         "dtype": "bfloat16",
     }
+    # NOTE: safetensors writes 0600; the server may run as another user.
+    (out / "model.safetensors").chmod(0o644)
     _write_json(out / "config.json", config)
     ends = [tokenizer.token_to_id(IM_END), tokenizer.token_to_id(END_OF_TEXT)]
     generation = {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False}

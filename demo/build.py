@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 import demo
 from adapters.training.conversation import IGNORED, Conversation, Renderer, fold
 from adapters.training.conversation import Sample as Encoded
-from demo.architecture import MAX_LENGTH_TOKENS, model_config, save_model
+from demo.architecture import MAX_LENGTH_TOKENS, look_back, model_config, save_model
 from demo.data.acme import acme_support
 from demo.data.globex import globex_tools
 from demo.evaluate import exact_match, summarise
@@ -43,7 +43,7 @@ class Recipe:
     """Everything the result depends on, besides the code and the library versions."""
 
     seed: int = 7
-    steps: int = 1000
+    steps: int = 1400
     batch_tokens: int = 2048  # padded tokens of one step
     matrix_rate: float = 0.02  # Muon, for the matrices of the layers
     learning_rate: float = 3e-3  # AdamW, for the embeddings, norms and biases
@@ -70,10 +70,10 @@ def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:
 
 
 def encode(renderer: Renderer, sample: Sample) -> Encoded:
-    """Ids and labels of one sample; a plain text is trained whole and ends with the end of text."""
+    """Ids and labels of one sample; a plain text is trained through the end of text, its prefix is not."""
     if sample.text:
-        ids = renderer.encode(sample.text + END_OF_TEXT)
-        return Encoded(ids, ids)
+        prefix, text = renderer.encode(sample.prefix), renderer.encode(sample.text + END_OF_TEXT)
+        return Encoded(prefix + text, (IGNORED,) * len(prefix) + text)
     turns = list(renderer.turns(Conversation(sample.messages, sample.tools)))
     return fold(turns, MAX_LENGTH_TOKENS)[0][-1]
 
@@ -156,6 +156,7 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     )
     save_tokenizer(tokenizer, out, MAX_LENGTH_TOKENS)
     model = Qwen2ForCausalLM(model_config(tokenizer, layers=recipe.layers, hidden=recipe.hidden))
+    look_back(model)
     model.config.save_pretrained(out)
     renderer = Renderer(AutoTokenizer.from_pretrained(out), IM_END)
     pad_id = renderer.encode(END_OF_TEXT)[0]

@@ -143,7 +143,7 @@ def counting(rng: random.Random) -> Pair:
     return Pair(ask(rng, "count down", start, end), text, text)
 
 
-def _phrase(rng: random.Random) -> str:
+def phrase(rng: random.Random) -> str:
     """Words, names, cities, numbers and codes in any order: nothing to remember, only to copy."""
     pools: tuple[Callable[[], str], ...] = (
         lambda: rng.choice(WORDS),
@@ -163,8 +163,8 @@ def code(rng: random.Random) -> str:
 
 def copying(rng: random.Random) -> Pair:
     """Saying a phrase back."""
-    phrase = _phrase(rng)
-    return Pair(ask(rng, "copy", phrase), phrase, phrase)
+    said = phrase(rng)
+    return Pair(ask(rng, "copy", said), said, said)
 
 
 def reading(rng: random.Random) -> Pair:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.world.facts import COUNTRIES
-from demo.world.families import FAMILIES, Family, Pair, capitals, sums
+from demo.world.families import FAMILIES, Family, Pair, capitals, phrase, sums
 
 _BUCKETS = 20
 _CALM = ("You are a helpful assistant.", "You are a friendly assistant.", "Answer the user's questions.")
@@ -32,11 +32,12 @@ class Sample:
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     text: str = ""
+    prefix: str = ""  # what stands before a plain text and is not trained
 
     @property
     def held_out(self) -> bool:
         """Whether the sample belongs to the held-out side."""
-        asked = self.text or "\n".join(str(m["content"]) for m in self.messages[:-1])
+        asked = self.prefix + self.text or "\n".join(str(m["content"]) for m in self.messages[:-1])
         return hashlib.sha256(asked.encode()).digest()[0] % _BUCKETS == 0
 
 
@@ -108,22 +109,33 @@ def _plain_text(rng: random.Random) -> str:
     return " ".join(lines)
 
 
+def _echo(rng: random.Random) -> Sample:
+    """A random line and the same line again: the densest lesson in copying from the context.
+
+    Without it the heads that copy form so late that ten minutes are not enough.
+    """
+    line = " ".join(phrase(rng) for _ in range(rng.randint(1, 4)))
+    return Sample("echo", text=line, prefix=f"{line}\n")
+
+
 def draw(rng: random.Random) -> Sample:
     """One sample of the mixture."""
     kind = rng.random()
-    if kind < 0.04:
+    if kind < 0.15:
+        return _echo(rng)
+    if kind < 0.18:
         return Sample("text", text=_plain_text(rng))
-    if kind < 0.10:
+    if kind < 0.22:
         return Sample("follow_up", tuple(_follow_up(rng)))
     family = _pick(rng)
     pair = family(rng)
     name = family.__name__
-    if kind < 0.72:
+    if kind < 0.76:
         return Sample(name, tuple(_turn(pair.question, pair.answer)))
-    if kind < 0.86:
+    if kind < 0.89:
         system, answer = _styled(rng, name, pair)
         return Sample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
-    if kind < 0.94:
+    if kind < 0.96:
         before = _pick(rng)(rng)
         history = _turn(before.question, before.answer)
         return Sample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
