@@ -146,6 +146,11 @@ class Residency:
         self._serve_queue()
         return drift
 
+    def phase(self, engine_id: int) -> Phase | None:
+        """What the engine is doing with it; None: it has no slot."""
+        slot = self._slots.get(engine_id)
+        return None if slot is None else slot.phase
+
     def snapshot(self) -> ResidencySnapshot:
         """What is where, for metrics and the admin API."""
         views = tuple(view_slot(slot, slot.adapter.engine_id in self._pins) for slot in self._slots.values())

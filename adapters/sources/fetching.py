@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from adapters.disk import full_disk_told
@@ -13,6 +11,7 @@ from adapters.sources.local import fetch_local
 from adapters.sources.meter import Meter
 from adapters.sources.records import ArchiveSource, Fetched, HubSource, LocalSource, Progress, Source
 from adapters.sources.remote import fetch_remote
+from adapters.threads import in_thread
 
 
 async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progress | None = None) -> Fetched:
@@ -26,28 +25,12 @@ async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progres
     with full_disk_told():
         if isinstance(source, ArchiveSource):
             archive = await spool_archive(source.chunks, into, Meter(max_bytes, progress))
-            await _in_thread(meter, lambda: unpack_archive(archive, into, meter))
+            await in_thread(lambda: unpack_archive(archive, into, meter), stop=meter.stop)
             label = source.label
         elif isinstance(source, LocalSource):
-            label = await _in_thread(meter, lambda: fetch_local(source, into, meter))
+            label = await in_thread(lambda: fetch_local(source, into, meter), stop=meter.stop)
         elif isinstance(source, HubSource):
-            label = await _in_thread(meter, lambda: fetch_hub(source, into, meter))
+            label = await in_thread(lambda: fetch_hub(source, into, meter), stop=meter.stop)
         else:
-            label = await _in_thread(meter, lambda: fetch_remote(source, into, meter))
+            label = await in_thread(lambda: fetch_remote(source, into, meter), stop=meter.stop)
     return Fetched(label, meter.seen_bytes)
-
-
-async def _in_thread(meter: Meter, work: Callable[[], str]) -> str:
-    """Run blocking work; when cancelled, stop it and wait until it has ended."""
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        meter.stop()
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue  # it must have ended before its folder is removed
-        task.exception()
-        raise

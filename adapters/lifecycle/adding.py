@@ -1,0 +1,90 @@
+"""From a source to a version that is ready: registered -> fetched -> verified -> ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from adapters.artifact import BaseShape, inspect_artifact
+from adapters.errors import AdapterError, IllegalTransition, UnknownVersion
+from adapters.moves import ENDED
+from adapters.records import Actor, Version, VersionState
+from adapters.registry import Registry
+from adapters.sources import Progress, Source, fetch
+from adapters.store import Staging, Store
+from adapters.threads import in_thread
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What adapters must fit."""
+
+    base: BaseShape
+    max_lora_rank: int
+    max_bytes: int = 2 << 30
+    base_digest: str | None = None
+
+
+async def prepare_version(
+    registry: Registry,
+    store: Store,
+    rules: Rules,
+    version: Version,
+    source: Source,
+    *,
+    by: Actor,
+    progress: Progress | None,
+) -> Version:
+    """Fetch, check and store a registered version's files.
+
+    Raises: as `fetch`, `inspect_artifact`, `Store.publish`; IllegalTransition: the adapter was removed meanwhile.
+    """
+    async with _staging(store) as staging:
+        fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
+        version = await registry.versions.move(version, VersionState.FETCHED, by=by, source=fetched.label)
+        report = await in_thread(
+            lambda: inspect_artifact(
+                staging.files,
+                base=rules.base,
+                max_lora_rank=rules.max_lora_rank,
+                base_digest=rules.base_digest,
+                max_bytes=rules.max_bytes,
+            )
+        )
+        artifact = await in_thread(lambda: store.seal(staging, report.config))
+        # The digest is in the registry before the artifact is in the store: no garbage collection takes it.
+        version = await registry.versions.move(
+            version,
+            VersionState.VERIFIED,
+            by=by,
+            digest=artifact.digest,
+            rank=report.rank,
+            size_bytes=artifact.size_bytes,
+            training=None if report.training is None else dict(report.training),
+        )
+        await in_thread(lambda: store.publish(staging, artifact))
+    return await registry.versions.move(version, VersionState.READY, by=by)
+
+
+async def fail_version(registry: Registry, version: Version, error: BaseException, *, by: Actor) -> None:
+    """Write down why a version will never be ready; whatever step it had reached."""
+    reason = str(error) if isinstance(error, AdapterError) else "adding it was interrupted; add it again"
+    try:
+        now = await registry.versions.get(version.tenant, version.adapter, version.number)
+        if now.state not in ENDED:
+            await registry.versions.move(now, VersionState.FAILED, by=by, error=reason)
+    except (IllegalTransition, UnknownVersion):
+        return  # it was removed in the meantime
+
+
+@asynccontextmanager
+async def _staging(store: Store) -> AsyncIterator[Staging]:
+    """`Store.staging` without blocking the event loop."""
+    manager = store.staging()
+    staging = await in_thread(manager.__enter__)
+    try:
+        yield staging
+    finally:
+        await asyncio.shield(in_thread(lambda: manager.__exit__(None, None, None)))

@@ -1,0 +1,264 @@
+"""Everything that may be done with an adapter, over registry, store and residency."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed
+from adapters.lifecycle.adding import Rules, fail_version, prepare_version
+from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
+from adapters.moves import UNFINISHED
+from adapters.records import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
+from adapters.registry import Registry
+from adapters.residency import Drift, Phase, Residency
+from adapters.sources import Progress, Source
+from adapters.store import Store
+from adapters.threads import in_thread
+
+_COOLING_S = 10.0  # after a failed load nobody tries the same version again for as long
+
+
+class Lifecycle:
+    """The one owner of a data directory's adapters; call `recover` before anything else."""
+
+    def __init__(self, registry: Registry, store: Store, residency: Residency, rules: Rules) -> None:
+        self._registry = registry
+        self._store = store
+        self._residency = residency
+        self._rules = rules
+        self._burnt: set[int] = set()  # engine ids that must not be used again
+        self._cooling: dict[tuple[str, int], tuple[float, LoadFailed]] = {}
+        self._drains: dict[int, asyncio.Task[Version]] = {}
+
+    async def recover(self, *, deep: bool = False) -> Recovery:
+        """After a start: finish or fail what was begun, clean the store. `deep` re-hashes all artifacts."""
+        return await recover_registry(self._registry, self._store, deep=deep)
+
+    async def restore_pins(self) -> tuple[AdapterError, ...]:
+        """Once the engine is up: load what is pinned; returns what could not be."""
+        return await restore_pins(self._registry, self._store, self._residency)
+
+    async def register(
+        self,
+        tenant: str,
+        adapter: str,
+        source: Source,
+        *,
+        by: Actor,
+        sampling_defaults: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Version:
+        """Add a version: fetch, check and store it. It is ready, but serves nothing until promoted.
+
+        When it fails the version stays listed as failed with the reason.
+        Raises: BadName, UnknownTenant, NameTaken; SourceRefused, SourceUnavailable, ArtifactRefused, StoreFull.
+        """
+        versions = self._registry.versions
+        version = await versions.register(
+            tenant, adapter, source.label, by=by, sampling_defaults=sampling_defaults
+        )
+        try:
+            return await prepare_version(
+                self._registry, self._store, self._rules, version, source, by=by, progress=progress
+            )
+        except BaseException as error:
+            await asyncio.shield(fail_version(self._registry, version, error, by=by))
+            raise
+
+    # Serving
+
+    def engine_adapter(self, version: Version) -> EngineAdapter:
+        """A version as the engine is to know it."""
+        assert version.digest is not None, version
+        return version.engine_adapter(self._store.path(version.digest))
+
+    def state_of(self, version: Version) -> VersionState:
+        """Its state with what is true of this process: RESIDENT for a ready version the engine holds."""
+        if version.state is VersionState.READY and self._residency.phase(version.engine_id) is Phase.RESIDENT:
+            return VersionState.RESIDENT
+        return version.state
+
+    @asynccontextmanager
+    async def hold(self, version: Version) -> AsyncIterator[EngineAdapter]:
+        """Keep a version loaded until the block ends; see `Residency.hold`.
+
+        Raises: ResidencyBusy, LoadFailed, VersionRetired, StoreDamaged.
+        """
+        async with AsyncExitStack() as stack:
+            yield await self._enter(stack, version)
+
+    async def _enter(self, stack: AsyncExitStack, version: Version) -> EngineAdapter:
+        version = await self._usable(version)
+        adapter = self.engine_adapter(version)
+        if self._residency.phase(adapter.engine_id) is None:
+            self._store.require(str(version.digest))
+        try:
+            return await stack.enter_async_context(self._residency.hold(adapter))
+        except EngineGone:
+            raise
+        except LoadFailed as error:
+            self._burnt.add(version.engine_id)
+            until_s = time.monotonic() + _COOLING_S
+            self._cooling[version.public_name, version.number] = (until_s, error)
+            await self._registry.versions.renew_engine_id(version, by=SYSTEM)
+            raise
+
+    async def _usable(self, version: Version) -> Version:
+        """The version with an engine id that may be tried. Raises: LoadFailed: it failed just now.
+
+        NOTE: vLLM may keep half of what failed to load, so an id is never tried a second time.
+        """
+        until_s, error = self._cooling.get((version.public_name, version.number), (0.0, None))
+        if error is not None and time.monotonic() < until_s:
+            raise LoadFailed(str(error))
+        if version.engine_id in self._burnt:
+            version = await self._registry.versions.get(version.tenant, version.adapter, version.number)
+        if version.engine_id in self._burnt:  # the renewal itself failed, then
+            version = await self._registry.versions.renew_engine_id(version, by=SYSTEM)
+        return version
+
+    async def _prove(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
+        """Each version loads and answers. Raises: IllegalTransition, LoadFailed, ProbeFailed, ResidencyBusy."""
+        for number in numbers:
+            version = await self._registry.versions.get(tenant, adapter, number)
+            if version.state is not VersionState.READY:
+                name = f"{version.public_name}@{number}"
+                raise IllegalTransition(f"{name} is {version.state}; only a ready version can serve")
+            async with self.hold(version) as held:
+                await self._residency.probe(held)
+
+    # What a name stands for
+
+    async def promote(
+        self, tenant: str, adapter: str, number: int, *, by: Actor, expected_generation: int | None = None
+    ) -> Alias:
+        """Give one version all the traffic: load, probe, then flip the alias at once.
+
+        Without `expected_generation` it is the present one, so of two racing promotions one fails.
+        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; LoadFailed, ProbeFailed, ResidencyBusy:
+            nothing has changed; AliasConflict.
+        """
+        targets = (AliasTarget(number),)
+        return await self.split(tenant, adapter, targets, by=by, expected_generation=expected_generation)
+
+    async def split(
+        self,
+        tenant: str,
+        adapter: str,
+        targets: Sequence[AliasTarget],
+        *,
+        by: Actor,
+        expected_generation: int | None = None,
+        restored: int | None = None,
+    ) -> Alias:
+        """Share the traffic out among versions by weight. Raises: as `promote`, and BadValue."""
+        if expected_generation is None:
+            expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
+        await self._prove(tenant, adapter, [target.number for target in targets])
+        alias = await self._registry.aliases.set(
+            tenant, adapter, targets, expected_generation=expected_generation, by=by, restored=restored
+        )
+        await self._settle(alias)
+        return alias
+
+    async def rollback(
+        self, tenant: str, adapter: str, *, by: Actor, expected_generation: int | None = None
+    ) -> Alias:
+        """Go back to the version that had all the traffic before. Raises: NothingToRollBack; as `promote`."""
+        if expected_generation is None:
+            expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
+        previous = await self._registry.aliases.previous(tenant, adapter)
+        return await self.split(
+            tenant,
+            adapter,
+            previous.targets,
+            by=by,
+            expected_generation=expected_generation,
+            restored=previous.generation,
+        )
+
+    async def _settle(self, alias: Alias) -> None:
+        """Let versions that the name no longer stands for leave the engine when their requests have ended."""
+        serving = {target.number for target in alias.targets}
+        for version in (await self._registry.adapters.get(alias.tenant, alias.adapter)).versions:
+            if version.number in serving:
+                self._residency.keep(version.engine_id)
+            elif not version.pinned:
+                self._residency.dismiss(version.engine_id)
+
+    # Staying and leaving
+
+    async def pin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
+        """Load a version and keep it loaded, across restarts. Raises: PinLimit; as `promote`."""
+        await self._prove(tenant, adapter, [number])
+        version = await self._registry.versions.get(tenant, adapter, number)
+        await self._residency.pin(self.engine_adapter(version))
+        try:
+            return await self._registry.versions.set_pinned(version, True, by=by)
+        except BaseException:
+            self._residency.unpin(version.engine_id)
+            raise
+
+    async def unpin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
+        """Let a version leave again. Raises: UnknownVersion."""
+        version = await self._registry.versions.get(tenant, adapter, number)
+        version = await self._registry.versions.set_pinned(version, False, by=by)
+        self._residency.unpin(version.engine_id)
+        return version
+
+    async def remove(
+        self, tenant: str, adapter: str, number: int | None = None, *, by: Actor, wait_s: float = 30.0
+    ) -> tuple[Version, ...]:
+        """Take a version, or the whole adapter, out of service; requests in flight finish.
+
+        Returns after at most `wait_s`, with those that still drain as DRAINING; they retire by themselves.
+        Raises: UnknownAdapter, UnknownVersion; InUse: the name still stands for it; IllegalTransition.
+        """
+        if number is None:
+            draining = await self._registry.adapters.begin_removal(tenant, adapter, by=by)
+        else:
+            version = await self._registry.versions.get(tenant, adapter, number)
+            if version.state in UNFINISHED:
+                return (
+                    await self._registry.versions.move(version, VersionState.FAILED, by=by, error="removed"),
+                )
+            draining = (await self._registry.versions.move(version, VersionState.DRAINING, by=by),)
+        tasks = [self._start_drain(version, by) for version in draining]
+        if tasks:
+            await asyncio.wait(tasks, timeout=wait_s)
+        return tuple(task.result() if task.done() else v for task, v in zip(tasks, draining, strict=True))
+
+    def _start_drain(self, version: Version, by: Actor) -> asyncio.Task[Version]:
+        task = self._drains.get(version.engine_id)
+        if task is None or task.done():
+            task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")
+            self._drains[version.engine_id] = task
+        return task
+
+    async def _drain(self, version: Version, by: Actor) -> Version:
+        await self._residency.retire(version.engine_id)
+        retired = await self._registry.versions.move(version, VersionState.RETIRED, by=by)
+        del self._drains[version.engine_id]
+        return retired
+
+    async def reconcile(self) -> Drift:
+        """Mend the engine's drift, go on with drains that broke off, collect garbage; call it regularly.
+
+        Raises: EngineGone.
+        """
+        for version in await self._registry.versions.list({VersionState.DRAINING}):
+            self._start_drain(version, SYSTEM)
+        needed = await self._registry.versions.digests()
+        await in_thread(lambda: self._store.collect_garbage(needed))
+        return await self._residency.reconcile()
+
+    async def aclose(self) -> None:
+        """Stop waiting for drains; the next start retires what is left."""
+        tasks = list(self._drains.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

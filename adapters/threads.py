@@ -1,0 +1,30 @@
+"""Blocking work beside the event loop, never abandoned half-way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
+    """Run blocking work in a thread; when cancelled, call `stop` and wait until the work has ended.
+
+    So whoever cleans up after the cancellation knows that nothing is being written any more.
+    """
+    task = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        if not task.cancelled():
+            task.exception()  # seen; the cancellation is what the caller is told
+        raise
