@@ -1,4 +1,4 @@
-"""The embedded model's shape: a Qwen2 of about four million parameters."""
+"""The embedded model's shape: a Qwen2 of about three million parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) ->
     return Qwen2Config(
         vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
         hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
+        intermediate_size=hidden * 2,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=max(heads // 2, 1),

@@ -43,7 +43,7 @@ class Recipe:
     """Everything the result depends on, besides the code and the library versions."""
 
     seed: int = 7
-    steps: int = 1400
+    steps: int = 1000
     batch_tokens: int = 2048  # padded tokens of one step
     matrix_rate: float = 0.02  # Muon, for the matrices of the layers
     learning_rate: float = 3e-3  # AdamW, for the embeddings, norms and biases
@@ -52,7 +52,7 @@ class Recipe:
     tokenizer_samples: int = 20_000  # what the tokenizer learns its merges from
     layers: int = 4
     hidden: int = 256
-    held_out: int = 1000  # questions
+    held_out: int = 600  # questions
 
 
 def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:

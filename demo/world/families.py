@@ -153,7 +153,7 @@ def phrase(rng: random.Random) -> str:
         lambda: code(rng),
         lambda: rng.choice(GOODS),
     )
-    return " ".join(rng.choice(pools)() for _ in range(rng.randint(1, 5)))
+    return " ".join(rng.choice(pools)() for _ in range(rng.randint(1, 4)))
 
 
 def code(rng: random.Random) -> str:
