@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from adapters.lifecycle import Lifecycle
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.routing import Route
 
-from adapters.records import EngineAdapter
+from adapters.errors import AdapterError
+from adapters.lifecycle import Lifecycle, Rules
+from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry, check_schema, connect, migrate
 from adapters.registry.schema import current_revision
 from adapters.residency import Residency
@@ -32,6 +35,7 @@ from server.api import admin, errors, health, models
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.auth import Authenticator
+from server.base_model import adapter_rules
 from server.engine.handlers import Handlers
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
@@ -44,6 +48,10 @@ from server.routing import Router
 from server.settings import Settings
 from server.supervisor import State, Supervisor
 
+logger = logging.getLogger("loragate")
+
+#: How often registry and engine are compared.
+RECONCILE_INTERVAL_S = 15.0
 #: What an engine has before one was started; replaced by the real figures at every start.
 _NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
 
@@ -51,11 +59,13 @@ _NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
 class Server:
     """One running loragate: what the routes ask, over the parts that answer."""
 
-    def __init__(self, settings: Settings, registry: Registry, store: Store, runner: Executor) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, store: Store, rules: Rules, runner: Executor
+    ) -> None:
         self.settings = settings
         self.registry = registry
         self.auth = Authenticator(registry)
-        self.router = Router(registry, store, base_model_name=settings.base_model_name)
+        self.router = Router(registry, base_model_name=settings.base_model_name)
         self.metrics = Metrics()
         self.presets = Presets()
         self._admission = Admission(_NO_CAPACITY)
@@ -65,13 +75,12 @@ class Server:
             lambda: start(settings, self._gate, runner),
             self._gate,
             on_start=self._engine_started,
-            on_death=self._engine_died,
             backoff_s=settings.restart_backoff_s,
         )
         self.residency = Residency(
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
         )
-        self.lifecycle = Lifecycle(registry, store, self.residency)
+        self.lifecycle = Lifecycle(registry, store, self.residency, rules)
         self.passages = 0
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
@@ -121,6 +130,7 @@ class Server:
             target=target,
             policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
             cache_salt=self._salt(caller.tenant_name),
+            held=None,
             max_tokens_named="max_tokens" in resolved.origins,
             unplaced=resolved.unplaced,
             debug=headers.get("x-loragate-debug") == "1",
@@ -134,11 +144,14 @@ class Server:
         """Hold the adapter and a place in the gate while the answer is being sent."""
         self.passages += 1
         try:
-            async with self._hold(passage.target.engine_adapter), self._gate.admit(passage):
+            async with (
+                self._hold(passage.target.version) as held,
+                self._gate.admit(replace(passage, held=held)) as held_passage,
+            ):
                 engine = self.supervisor.engine
                 if engine is None:
                     raise EngineUnavailable
-                yield await engine.handlers.handle(endpoint, resolved.body, passage, headers)
+                yield await engine.handlers.handle(endpoint, resolved.body, held_passage, headers)
         finally:
             self.passages -= 1
 
@@ -150,8 +163,8 @@ class Server:
         """Count a finished request."""
         self.metrics.observe(endpoint.value, passage, status)
 
-    def _hold(self, adapter: EngineAdapter | None) -> contextlib.AbstractAsyncContextManager[Any]:
-        return self.residency.hold(adapter) if adapter else contextlib.nullcontext()
+    def _hold(self, version: Version | None) -> contextlib.AbstractAsyncContextManager[EngineAdapter | None]:
+        return self.lifecycle.hold(version) if version else contextlib.nullcontext()
 
     def _salt(self, tenant: str) -> str:
         """A tenant's prefix-cache salt: no other tenant's prompt can hit what this one cached."""
@@ -242,12 +255,23 @@ class Server:
             block_size_tokens=engine.block_size_tokens,
             max_num_seqs=self.settings.max_num_seqs,
         )
-        await self.lifecycle.recover()
+        if self.supervisor.restarts:
+            await self.residency.reset()
+        else:
+            for error in await self.lifecycle.restore_pins():
+                logger.error("a pinned adapter could not be loaded: %s", error)
         if self.settings.demo:
-            await seed.add_adapters(self.lifecycle)
+            await seed.add_adapters(self.registry, self.lifecycle)
 
-    async def _engine_died(self) -> None:
-        await self.residency.reset()
+    async def keep_house(self) -> None:
+        """Mend what drifts, for ever: the engine's adapters, broken-off drains, files nobody needs."""
+        while True:
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
+            if self.state is State.READY:
+                try:
+                    await self.lifecycle.reconcile()
+                except (AdapterError, SQLAlchemyError, OSError):
+                    logger.exception("reconciling failed; it is tried again")
 
 
 _STARTED_AT = time.time()
@@ -273,10 +297,14 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         if settings.demo:
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = Server(settings, registry, store, runner)
+        server = Server(settings, registry, store, await adapter_rules(settings), runner)
+        await server.lifecycle.recover()
+        house = asyncio.create_task(server.keep_house(), name="house")
         try:
             yield server
         finally:
+            house.cancel()
+            await server.lifecycle.aclose()
             await server.supervisor.stop()
     finally:
         await database.dispose()

@@ -144,7 +144,7 @@ _TRUSTED_ARGUMENTS = {
 
 def _check_adapter(passage: Passage, lora_request: Any) -> None:
     """The handlers must ask for the version that this request holds, and no other."""
-    held = passage.target.engine_adapter
+    held = passage.held
     asked = lora_request.lora_name if lora_request is not None else None
     if asked != (held.engine_name if held else None):
         raise LoragateError("The handler asked for an adapter that this request does not hold.")

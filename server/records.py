@@ -39,8 +39,6 @@ class Target:
     """The public name as the caller wrote it; answers carry it."""
     version: Version | None
     """None for the base model."""
-    engine_adapter: EngineAdapter | None
-    """What must be resident while the request runs; None for the base model."""
     defaults: Layer = NO_DEFAULTS
     """The adapter version's decoding defaults."""
 
@@ -67,6 +65,8 @@ class Passage:
     target: Target
     policy: Policy
     cache_salt: str
+    held: EngineAdapter | None
+    """What is resident for this request until it ends; None for the base model, and before it is held."""
     max_tokens_named: bool
     """Whether the request, or a layer of defaults, says how long the answer may be."""
     unplaced: Mapping[str, Any] = field(default_factory=dict)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from adapters.errors import UnknownAdapter
 from adapters.names import split_model_name
-from adapters.records import AdapterView, AliasTarget, EngineAdapter, Version
+from adapters.records import AdapterView, AliasTarget, Version
 from adapters.registry import Registry
-from adapters.store import Store
 from sampling.defaults import Layer
 from server.cache import RegistryCache
 from server.errors import InvalidRequest, ModelNotFound
@@ -33,9 +32,8 @@ class _Route:
 class Router:
     """Resolves model names; a known one costs no query."""
 
-    def __init__(self, registry: Registry, store: Store, *, base_model_name: str) -> None:
+    def __init__(self, registry: Registry, *, base_model_name: str) -> None:
         self._registry = registry
-        self._store = store
         self.base_model_name = base_model_name
         self._views: RegistryCache[tuple[str, str], _Route] = RegistryCache(
             registry.audit.revision, self._look_up
@@ -61,7 +59,7 @@ class Router:
         if caller.key.models is not None and name not in caller.key.models:
             raise not_found(model)
         if model == self.base_model_name:
-            return Target(model, None, None)
+            return Target(model, None)
         try:
             route = await self._views.get((caller.tenant_name or name.partition("-")[0], name))
         except UnknownAdapter as error:
@@ -69,7 +67,7 @@ class Router:
         version = _version(route.view, number) if number else _weighted(route.view, sticky)
         if version is None:
             raise not_found(model)
-        return Target(model, version, self.engine_adapter(version), route.defaults[version.number])
+        return Target(model, version, route.defaults[version.number])
 
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""
@@ -88,10 +86,6 @@ class Router:
     def sees_base(self, caller: Caller) -> bool:
         """Whether the caller may call the base model itself."""
         return caller.key.models is None or self.base_model_name in caller.key.models
-
-    def engine_adapter(self, version: Version) -> EngineAdapter:
-        """The version as the engine knows it."""
-        return EngineAdapter(version.engine_id, version.engine_name, self._store.path(version.digest or ""))
 
 
 def not_found(model: str) -> ModelNotFound:

@@ -59,7 +59,6 @@ class Supervisor(Generic[E]):
         gate: Gate,
         *,
         on_start: Callable[[E], Awaitable[None]],
-        on_death: Callable[[], Awaitable[None]],
         backoff_s: float,
     ) -> None:
         """
@@ -67,13 +66,11 @@ class Supervisor(Generic[E]):
             start: starts an engine; raises when it cannot.
             gate: detached while no engine serves.
             on_start: brings the adapters back before the first request is let in.
-            on_death: told once per dead engine.
             backoff_s: first pause between two starts.
         """
         self._start = start
         self._gate = gate
         self._on_start = on_start
-        self._on_death = on_death
         self._backoff_s = backoff_s
         self.engine: E | None = None
         self.state = State.STARTING
@@ -136,7 +133,6 @@ class Supervisor(Generic[E]):
         self._become(State.RESTARTING)
         self.restarts += 1
         await self._take_down()
-        await self._on_death()
         await self._bring_up(first=False)
 
     async def _take_down(self) -> None:

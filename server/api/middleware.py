@@ -23,6 +23,10 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 #: Not logged: probes and scrapes would drown the rest.
 _QUIET_PATHS = {"/health", "/ready", "/metrics"}
 
+#: Where adapters are uploaded; the stream has a cap of its own there (`adapters.lifecycle.Rules.max_bytes`).
+_UPLOADS = "/admin/v1/adapters/"
+UPLOAD_TYPES = ("application/x-tar", "application/gzip", "application/octet-stream")
+
 Record = MutableMapping[str, Any]
 
 
@@ -70,7 +74,10 @@ class RequestMiddleware:
 
 def _capped(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
     """`receive` that raises BodyTooLarge as soon as the body is known to be above the limit."""
-    announced = Headers(scope=scope).get("content-length", "")
+    headers = Headers(scope=scope)
+    if scope["path"].startswith(_UPLOADS) and headers.get("content-type") in UPLOAD_TYPES:
+        return receive
+    announced = headers.get("content-length", "")
     received_bytes = 0
 
     async def capped() -> Message:

@@ -8,9 +8,12 @@ import sys
 import click
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
     """Run a benchmark in a process of its own."""
     # A process and not an import: benchmarks lean on the server, never the other way round.
-    raise SystemExit(subprocess.call([sys.executable, "-m", "benchmarks", *arguments]))
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    raise SystemExit(subprocess.call(command))  # noqa: S603

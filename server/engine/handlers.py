@@ -101,7 +101,7 @@ class Handlers:
         Raises:
             LoragateError: the request is refused; nothing was sent.
         """
-        adapter = passage.target.engine_adapter
+        adapter = passage.held
         internal = adapter.engine_name if adapter else self._base_model_name
         request = _sanitized(passage.request_id, headers)
         result = await _serve(self._handlers[endpoint], {**body, "model": internal}, request)
@@ -139,11 +139,10 @@ async def _serve(handler: _Handler, body: dict[str, Any], raw_request: Request) 
     trusted = {name: value for name, value in body.items() if name not in _NOT_FOR_CALLERS}
     try:
         request = handler.wire.model_validate(trusted)
+        result = await handler.serve(request, raw_request)
     except ValidationError as error:
         raise validation_refusal(error) from error
-    try:
-        result = await handler.serve(request, raw_request)
-    except Exception as error:  # vLLM raises whatever its parsers and templates raise
+    except Exception as error:  # vLLM raises whatever its models, parsers and templates raise
         raise refusal(error) from error
     if isinstance(result, ErrorResponse):
         raise refusal(result)

@@ -22,7 +22,7 @@ class AdapterSlots:
             must give away before the last of the waiting adapters has had one.
     """
 
-    __slots__ = ("_blocked_since", "_granted", "_running", "_since", "slots", "wait_s")
+    __slots__ = ("_asked_at", "_blocked_since", "_granted", "_running", "_since", "slots", "wait_s")
 
     def __init__(self, slots: int, wait_s: float) -> None:
         self.slots = slots
@@ -31,6 +31,7 @@ class AdapterSlots:
         self._since: dict[int, float] = {}  # adapter -> when its tenure began
         self._granted: set[int] = set()  # adapters that a slot is kept for
         self._blocked_since: dict[int, float] = {}
+        self._asked_at = 0.0
 
     @property
     def full(self) -> bool:
@@ -64,13 +65,14 @@ class AdapterSlots:
             wanted: adapters that have a request which could start if a slot were free.
             now: monotonic seconds.
         """
+        step_s, self._asked_at = now - self._asked_at, now
         wanted = set(wanted)
         self._granted &= wanted
         blocked = wanted - self._running.keys() - self._granted
         self._blocked_since = {a: self._blocked_since.get(a, now) for a in sorted(blocked)}
         if not blocked:
             return []
-        turn_s = max(MIN_TENURE_S, self.wait_s / (-(-len(blocked) // self.slots) + 1))
+        turn_s = self._turn_s(len(blocked), step_s)
         evicted: list[int] = []
         for adapter in sorted(blocked, key=self._blocked_since.__getitem__):
             if now - self._blocked_since[adapter] < turn_s:
@@ -82,6 +84,11 @@ class AdapterSlots:
                 evicted.append(victim)
             self._granted.add(adapter)
         return evicted
+
+    def _turn_s(self, blocked: int, step_s: float) -> float:
+        """The length of a turn, to the nearest number of steps."""
+        turn_s = max(MIN_TENURE_S, self.wait_s / (-(-blocked // self.slots) + 1))
+        return turn_s - min(step_s, turn_s) / 2
 
     def _oldest(self, begun_before: float, besides: list[int]) -> int | None:
         tenures = [

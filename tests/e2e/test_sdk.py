@@ -83,7 +83,12 @@ def test_stream_equals_whole_answer_and_carries_usage(acme: openai.OpenAI) -> No
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert {chunk.model for chunk in chunks} == {SUPPORT}
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    last, usage = chunks[-1], whole.usage
+    assert last.choices == [] and last.usage is not None and usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
 
 
 @pytest.mark.parametrize(

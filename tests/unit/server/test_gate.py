@@ -23,8 +23,8 @@ from server.records import Caller, Passage, Target
 NOW = datetime.now(UTC)
 ADAPTER = EngineAdapter(7, "acme/support@1#abc", Path("/x"))
 VERSION = Version("acme", "support", 1, 7, VersionState.READY, "", NOW)
-BASE = Target("base", None, None)
-SUPPORT = Target("acme-support", VERSION, ADAPTER)
+BASE = Target("base", None)
+SUPPORT = Target("acme-support", VERSION)
 
 
 @dataclass
@@ -66,7 +66,8 @@ def params(max_tokens: int = 8, n: int = 1) -> Any:
 
 def passage(target: Target = BASE, policy: Policy | None = None, *, named: bool = True) -> Passage:
     key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
-    return Passage("r", Caller(key, Tenant("acme")), target, policy or Policy(), "salt", named)
+    held = ADAPTER if target.version else None
+    return Passage("r", Caller(key, Tenant("acme")), target, policy or Policy(), "salt", held, named)
 
 
 @pytest.fixture

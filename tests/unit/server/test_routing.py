@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -40,8 +39,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 def router(registry: Registry) -> Router:
-    store: Any = SimpleNamespace(path=lambda digest: Path("/store") / digest)
-    return Router(registry, store, base_model_name="base")
+    return Router(registry, base_model_name="base")
 
 
 def caller(tenant: str | None, models: tuple[str, ...] | None = None) -> Caller:
@@ -54,12 +52,10 @@ async def test_alias_version_and_base(router: Router) -> None:
     acme = caller("acme")
     target = await router.resolve(acme, "acme-support")
     assert target.version is not None and target.version.number == 1
-    assert target.engine_adapter is not None and target.engine_adapter.engine_name.startswith(
-        "acme/support@1#"
-    )
+    assert target.version.engine_name.startswith("acme/support@1#")
     pinned = await router.resolve(acme, "acme-support@3")
     assert pinned.model == "acme-support@3" and pinned.version is not None and pinned.version.number == 3
-    assert (await router.resolve(acme, "base")).engine_adapter is None
+    assert (await router.resolve(acme, "base")).version is None
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,6 @@ class Plant:
     async def started(self, engine: FakeEngine) -> None:
         self.log.append(f"start {engine.number}")
 
-    async def died(self) -> None:
-        self.log.append("death")
-
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
@@ -56,7 +53,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
 
 def supervise(plant: Plant) -> Supervisor[FakeEngine]:
     gate = Gate(Admission(Capacity(1, 1, 1)))
-    return Supervisor(plant.start, gate, on_start=plant.started, on_death=plant.died, backoff_s=0.001)
+    return Supervisor(plant.start, gate, on_start=plant.started, backoff_s=0.001)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -72,7 +69,7 @@ async def test_restarts_a_dead_engine_and_tells(plant: Plant) -> None:
     plant.failures = 2
     plant.engines[0].errored = True
     await until(lambda: len(plant.engines) == 2 and supervisor.state is State.READY)
-    assert plant.log == ["start 0", "death", "start 1"]
+    assert plant.log == ["start 0", "start 1"]
     assert plant.engines[0].stopped and not plant.engines[1].stopped
     assert supervisor.restarts == 1
     await supervisor.stop()

@@ -47,8 +47,8 @@ class FakeService:
     ) -> tuple[Passage, Resolved]:
         if body.get("model") == "none":
             raise ModelNotFound("no such model")
-        target = Target("m", None, None)
-        return Passage(request_id, caller, target, Policy(), "s", True), Resolved(
+        target = Target("m", None)
+        return Passage(request_id, caller, target, Policy(), "s", None, True), Resolved(
             dict(body), {}, self.clamped
         )
 

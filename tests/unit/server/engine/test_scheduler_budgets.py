@@ -11,7 +11,6 @@ from server.fairness import Policy
 from tests.unit.server.engine.scheduler_rig import BLOCK_SIZE, Rig
 
 LONG = bool(os.environ.get("LORAGATE_TEST_LONG"))
-ONLY_LONG = pytest.mark.skipif(not LONG, reason="a long form: make test-long")
 
 
 def random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
@@ -74,7 +73,7 @@ def check_limits(rig: Rig) -> None:
     "seed",
     [
         *range(4),
-        *(pytest.param(seed, marks=(pytest.mark.long, ONLY_LONG)) for seed in range(4, 100)),
+        *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 100)),
     ],
 )
 def test_random_tenants_keep_their_budgets_and_every_answer_is_whole(seed: int) -> None:

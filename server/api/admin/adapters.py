@@ -1,0 +1,208 @@
+"""/admin/v1/adapters: operators manage all, a tenant's admin its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+
+from adapters.records import AdapterView, Alias, AliasTarget, Role, Version
+from adapters.sources import ArchiveSource, Source, parse_source
+from sampling.defaults import Layer
+from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant
+from server.api.middleware import UPLOAD_TYPES
+from server.api.openai import read_json
+from server.errors import InvalidRequest
+from server.records import Caller
+
+
+class VersionBody(Wire):
+    """A new version from a source that the server can reach."""
+
+    source: str
+    promote: bool = True
+    sampling_defaults: dict[str, Any] = Field(default_factory=dict)
+
+
+class PromoteBody(Wire):
+    """All traffic to one version."""
+
+    version: Annotated[int, Field(ge=1)]
+    expected_generation: int | None = None
+
+
+class SplitBody(Wire):
+    """Traffic by weight: version → weight."""
+
+    weights: dict[int, Annotated[float, Field(gt=0)]]
+    expected_generation: int | None = None
+
+
+class RollbackBody(Wire):
+    """Back to what was served before."""
+
+    expected_generation: int | None = None
+
+
+def router(service: Service, guard: Guard) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/adapters")
+    _add_reading(routes, service, guard)
+    _add_versions(routes, service, guard)
+    _add_traffic(routes, service, guard)
+    return routes
+
+
+def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
+    adapters = service.registry.adapters
+
+    @routes.get("")
+    async def list_adapters(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """All adapters, or the caller's own."""
+        views = await adapters.list(caller.tenant_name or None)
+        return {"data": [_view(service, view) for view in views]}
+
+    @routes.get("/{tenant}/{name}")
+    async def show_adapter(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """One adapter with all its versions and the history of its name."""
+        check_tenant(caller, tenant)
+        history = await service.registry.aliases.history(tenant, name)
+        return _view(service, await adapters.get(tenant, name)) | {"history": [asdict(h) for h in history]}
+
+
+def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
+    lifecycle = service.lifecycle
+
+    @routes.post("/{tenant}/{name}/versions", status_code=201)
+    async def add_version(
+        tenant: str,
+        name: str,
+        request: Request,
+        promote: bool = True,
+        caller: Caller = Depends(guard.manager),
+    ) -> dict[str, Any]:
+        """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
+        check_tenant(caller, tenant)
+        body = await _version_body(request, promote)
+        source = _source(body, request, caller)
+        Layer("adapter", body.sampling_defaults)  # raises where no request could send such a default
+        version = await lifecycle.register(
+            tenant, name, source, by=actor(caller), sampling_defaults=body.sampling_defaults
+        )
+        if body.promote:
+            await lifecycle.promote(tenant, name, version.number, by=actor(caller))
+        return _version(service, version)
+
+    @routes.delete("/{tenant}/{name}/versions/{number}")
+    async def remove_version(
+        tenant: str, name: str, number: int, caller: Caller = Depends(guard.manager)
+    ) -> dict[str, Any]:
+        """Take one version out of service; requests in flight finish."""
+        check_tenant(caller, tenant)
+        removed = await lifecycle.remove(tenant, name, number, by=actor(caller))
+        return {"data": [_version(service, version) for version in removed]}
+
+    @routes.delete("/{tenant}/{name}")
+    async def remove_adapter(
+        tenant: str, name: str, caller: Caller = Depends(guard.manager)
+    ) -> dict[str, Any]:
+        """Take the whole adapter out of service; requests in flight finish."""
+        check_tenant(caller, tenant)
+        removed = await lifecycle.remove(tenant, name, by=actor(caller))
+        return {"data": [_version(service, version) for version in removed]}
+
+    @routes.put("/{tenant}/{name}/versions/{number}/pin")
+    async def pin_version(
+        tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
+    ) -> dict[str, Any]:
+        """Keep a version loaded, across restarts. Operators only: it takes a slot from everybody."""
+        return _version(service, await lifecycle.pin(tenant, name, number, by=actor(caller)))
+
+    @routes.delete("/{tenant}/{name}/versions/{number}/pin")
+    async def unpin_version(
+        tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
+    ) -> dict[str, Any]:
+        """Let a version leave again."""
+        return _version(service, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
+
+
+def _add_traffic(routes: APIRouter, service: Service, guard: Guard) -> None:
+    lifecycle = service.lifecycle
+
+    @routes.post("/{tenant}/{name}/promote")
+    async def promote(
+        tenant: str, name: str, body: PromoteBody, caller: Caller = Depends(guard.manager)
+    ) -> dict[str, Any]:
+        """Give one version all the traffic, once it has loaded and answered a probe."""
+        check_tenant(caller, tenant)
+        alias = await lifecycle.promote(
+            tenant, name, body.version, by=actor(caller), expected_generation=body.expected_generation
+        )
+        return _alias(alias)
+
+    @routes.post("/{tenant}/{name}/split")
+    async def split(
+        tenant: str, name: str, body: SplitBody, caller: Caller = Depends(guard.manager)
+    ) -> dict[str, Any]:
+        """Share the traffic out among versions."""
+        check_tenant(caller, tenant)
+        targets = [AliasTarget(number, weight) for number, weight in sorted(body.weights.items())]
+        alias = await lifecycle.split(
+            tenant, name, targets, by=actor(caller), expected_generation=body.expected_generation
+        )
+        return _alias(alias)
+
+    @routes.post("/{tenant}/{name}/rollback")
+    async def rollback(
+        tenant: str, name: str, body: RollbackBody, caller: Caller = Depends(guard.manager)
+    ) -> dict[str, Any]:
+        """Go back to the version that had all the traffic before."""
+        check_tenant(caller, tenant)
+        alias = await lifecycle.rollback(
+            tenant, name, by=actor(caller), expected_generation=body.expected_generation
+        )
+        return _alias(alias)
+
+
+async def _version_body(request: Request, promote: bool) -> VersionBody:
+    if request.headers.get("content-type") in UPLOAD_TYPES:
+        return VersionBody(source="upload", promote=promote)
+    body = await read_json(request)
+    try:
+        return VersionBody.model_validate({"promote": promote} | body)
+    except ValueError as error:
+        raise InvalidRequest(f"body: {str(error).splitlines()[-2].strip()}") from error
+
+
+def _source(body: VersionBody, request: Request, caller: Caller) -> Source:
+    if body.source == "upload":
+        return ArchiveSource(request.stream())
+    # Only an operator may name a folder of the server: what a tenant could name, it could read.
+    roots = None if caller.key.role is Role.OPERATOR else ()
+    return parse_source(body.source, local_roots=roots)
+
+
+def _view(service: Service, view: AdapterView) -> dict[str, Any]:
+    return {
+        "tenant": view.adapter.tenant,
+        "name": view.adapter.name,
+        "model": view.adapter.public_name,
+        "alias": _alias(view.alias),
+        "versions": [_version(service, version) for version in view.versions],
+    }
+
+
+def _alias(alias: Alias) -> dict[str, Any]:
+    return {
+        "generation": alias.generation,
+        "targets": [{"version": target.number, "weight": target.weight} for target in alias.targets],
+    }
+
+
+def _version(service: Service, version: Version) -> dict[str, Any]:
+    row = asdict(version)
+    row["state"] = service.lifecycle.state_of(version)
+    row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
+    return row

@@ -1,0 +1,192 @@
+"""`loragate adapter`: asks a running server, because an adapter is loaded and probed before it serves."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.commands.admin_client import AdminClient, server_options
+from server.commands.storage import show
+
+JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+GENERATION = click.option("--expected-generation", type=int, help="Refuse if the name was changed since.")
+
+
+@click.group()
+def adapter() -> None:
+    """Adapters: versions, and which of them a name stands for."""
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("source")
+@click.option("--promote/--no-promote", default=True, show_default=True, help="Serve it at once.")
+@server_options
+@JSON_FLAG
+def add(
+    tenant: str, name: str, source: str, promote: bool, url: str | None, key: str | None, as_json: bool
+) -> None:
+    """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
+    client = AdminClient(url, key)
+    path = f"/adapters/{tenant}/{name}/versions"
+    if Path(source).is_dir():
+        version = client.call(
+            "POST",
+            path,
+            params={"promote": promote},
+            content=_tar(Path(source)),
+            headers={"content-type": "application/x-tar"},
+        )
+    else:
+        version = client.call("POST", path, json={"source": source, "promote": promote})
+    if as_json:
+        click.echo(json.dumps(version))
+        return
+    serving = (
+        f"; {tenant}-{name} answers with it"
+        if promote
+        else f"; try it as {tenant}-{name}@{version['number']}"
+    )
+    click.echo(f"added {tenant}-{name}@{version['number']} (rank {version['rank']}){serving}")
+
+
+@adapter.command("list")
+@server_options
+@JSON_FLAG
+def list_(url: str | None, key: str | None, as_json: bool) -> None:
+    """List adapters."""
+    data = AdminClient(url, key).call("GET", "/adapters")["data"]
+    show(data if as_json else [_summary(row) for row in data], as_json=as_json)
+
+
+@adapter.command("show")
+@click.argument("tenant")
+@click.argument("name")
+@server_options
+@JSON_FLAG
+def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: bool) -> None:
+    """Show an adapter's versions, and what its name stands for."""
+    row = AdminClient(url, key).call("GET", f"/adapters/{tenant}/{name}")
+    if as_json:
+        click.echo(json.dumps(row, indent=2))
+        return
+    weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
+    click.echo(f"{row['model']}  generation {row['alias']['generation']}")
+    columns = ("number", "state", "rank", "size_bytes", "pinned", "source", "error")
+    versions = [{c: v[c] for c in columns} | {"weight": weights.get(v["number"])} for v in row["versions"]]
+    show(versions, as_json=False)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int)
+@GENERATION
+@server_options
+def promote(
+    tenant: str, name: str, version: int, expected_generation: int | None, url: str | None, key: str | None
+) -> None:
+    """Send all traffic to VERSION, once it has loaded and answered a probe."""
+    body = {"version": version, "expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']})")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@GENERATION
+@server_options
+def split(
+    tenant: str,
+    name: str,
+    weights: tuple[str, ...],
+    expected_generation: int | None,
+    url: str | None,
+    key: str | None,
+) -> None:
+    """Share the traffic out: `split acme support 3=90 4=10`."""
+    body = {"weights": dict(_weight(text) for text in weights), "expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
+    shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
+    click.echo(f"{tenant}-{name} is split over {shares} (generation {alias['generation']})")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@GENERATION
+@server_options
+def rollback(
+    tenant: str, name: str, expected_generation: int | None, url: str | None, key: str | None
+) -> None:
+    """Go back to the version that had all the traffic before."""
+    body = {"expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
+    click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int, required=False)
+@click.confirmation_option(prompt="Remove it?")
+@server_options
+def remove(tenant: str, name: str, version: int | None, url: str | None, key: str | None) -> None:
+    """Take VERSION, or the whole adapter, out of service; requests in flight finish."""
+    path = f"/adapters/{tenant}/{name}" + (f"/versions/{version}" if version else "")
+    removed = AdminClient(url, key).call("DELETE", path)["data"]
+    click.echo("; ".join(f"version {v['number']} is {v['state']}" for v in removed) or "removed")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int)
+@click.option("--off", is_flag=True, help="Let it leave again.")
+@server_options
+def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: str | None) -> None:
+    """Keep VERSION loaded, also across restarts."""
+    AdminClient(url, key).call(
+        "DELETE" if off else "PUT", f"/adapters/{tenant}/{name}/versions/{version}/pin"
+    )
+    click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
+
+
+def _tar(folder: Path) -> bytes:
+    """The adapter's files; anything else in the folder stays here."""
+    names = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in names:
+            if (folder / name).is_file():
+                tar.add(folder / name, arcname=name)
+    return buffer.getvalue()
+
+
+def _weight(text: str) -> tuple[str, float]:
+    version, _, weight = text.partition("=")
+    try:
+        return str(int(version)), float(weight)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not VERSION=WEIGHT") from error
+
+
+def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    targets = row["alias"]["targets"]
+    return {
+        "model": row["model"],
+        "serves": ", ".join(
+            f"@{t['version']}" + (f"×{t['weight']:g}" if len(targets) > 1 else "") for t in targets
+        ),
+        "generation": row["alias"]["generation"],
+        "versions": len(row["versions"]),
+    }
