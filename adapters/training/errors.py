@@ -2,6 +2,7 @@
 
 TrainingError
   DataError               a line of the data cannot be used; names file, line and field
+  BaseModelError          the base model's folder cannot be trained on
   TemplateError           the base's chat template cannot be trained on exactly
   UnservableError         the server would refuse, or silently ignore, such an adapter
   CheckpointError         a checkpoint is unfinished, or belongs to another configuration
@@ -18,6 +19,10 @@ class TrainingError(Exception):
 
 class DataError(TrainingError):
     """A line of the training data cannot be used."""
+
+
+class BaseModelError(TrainingError):
+    """The base model's folder cannot be trained on."""
 
 
 class TemplateError(TrainingError):

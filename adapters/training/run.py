@@ -12,9 +12,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging as transformers_logging
 
-from adapters.digests import base_digest
+from adapters.digests import base_digest, template_digest
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Conversation, Renderer
+from adapters.training.errors import BaseModelError
 from adapters.training.evaluate import Score, held_out_turns, measure
 from adapters.training.loop import LoraTrainer, Seal, run_loop
 from adapters.training.lora import add_lora, check_servable
@@ -33,6 +34,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     console = console or Console(stderr=True)
     check_servable(config)
     check_out(config)
+    check_base(config)
     tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True)
     renderer = Renderer(tokenizer, config.end_token, config.template_kwargs)
     prepared = prepare(config, renderer)
@@ -58,6 +60,24 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     write_report(config, report.document)
     shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     return report
+
+
+def check_base(config: TrainingConfig) -> None:
+    """Refuse a folder that is no base model with a chat template.
+
+    Raises:
+        BaseModelError: it lacks a configuration, safetensors weights, or a chat template.
+    """
+    wanted = {
+        "config.json": (config.base / "config.json").is_file(),
+        "safetensors weights": any(config.base.glob("*.safetensors")),
+        "a chat template": config.base.is_dir() and template_digest(config.base) is not None,
+    }
+    missing = [name for name, found in wanted.items() if not found]
+    if missing:
+        raise BaseModelError(
+            f"{config.base.name} lacks {' and '.join(missing)}. Give the folder of the very model that is served."
+        )
 
 
 def _announce(console: Console, config: TrainingConfig, prepared: Prepared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.digests import base_digest, file_digest, template_digest
 from adapters.training.config import PROJECTIONS, TrainingConfig, help_of
-from adapters.training.errors import DataError, OutputError, UnservableError
+from adapters.training.errors import BaseModelError, DataError, OutputError, UnservableError
 from adapters.training.lora import check_servable
 from adapters.training.output import check_tensors
 from adapters.training.run import train
@@ -70,6 +71,22 @@ def test_the_same_command_gives_the_same_weights(configure: Configure, tmp_path:
     assert file_digest(third.out / "adapter_model.safetensors") != file_digest(
         one.out / "adapter_model.safetensors"
     )
+
+
+def test_a_training_never_opens_a_connection(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    train(configure(max_steps=2, measure=2, checkpoint_every=1))
+
+
+def test_a_folder_that_is_no_base_is_refused(configure: Configure, tmp_path: Path) -> None:
+    for base in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(
+            BaseModelError, match=r"lacks config\.json and safetensors weights and a chat template"
+        ):
+            train(configure(base=base))
 
 
 def test_nothing_left_to_train_on_is_said(configure: Configure) -> None:
