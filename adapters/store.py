@@ -1,7 +1,7 @@
 """The content-addressed store: what was verified is what the engine reads, whatever becomes of its source.
 
     <root>/sha256/<digest>/   adapter_config.json  adapter_model.safetensors  manifest.json   (read-only)
-    <root>/staging/<random>/  one adapter being fetched; `lock` is held by the process that fetches it
+    <root>/staging/<random>/  one adapter being fetched; the process that fetches it holds <random>.lock
 
 The digest is the SHA-256 of manifest.json, which has size and SHA-256 of the other two. Everything here
 blocks; call it in a thread.
@@ -17,10 +17,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WEIGHTS
 from adapters.disk import full_disk_told, sha256_of, sync_file, sync_folder, write_file
@@ -72,19 +72,27 @@ class Store:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A new empty staging folder, removed at the end. Raises: StoreFull."""
-        folder = self._staging / secrets.token_hex(8)
-        try:
-            with full_disk_told():
-                folder.mkdir()
-                lock = (folder / "lock").open("xb")
-            with lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                staging = Staging(folder)
+        with full_disk_told():
+            lock = self._lock_new()
+        lock_path = Path(lock.name)
+        staging = Staging(lock_path.with_suffix(""))
+        with lock:
+            try:
                 with full_disk_told():
-                    staging.files.mkdir()
+                    staging.files.mkdir(parents=True)
                     yield staging
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(staging.folder, ignore_errors=True)
+                lock_path.unlink(missing_ok=True)
+
+    def _lock_new(self) -> BinaryIO:
+        """A lock of a new name, held. It is there before the folder is made and until it is removed."""
+        while True:
+            lock = (self._staging / f"{secrets.token_hex(8)}.lock").open("xb")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink:
+                return lock
+            lock.close()  # `clean_staging` came between the two calls
 
     def seal(self, staging: Staging, config: Mapping[str, Any]) -> StoredArtifact:
         """Make the artifact of the staged weights and the canonical configuration; it is not visible yet.
@@ -138,11 +146,15 @@ class Store:
         return tuple(digest for digest in digests if not self._is_whole(digest, deep=deep))
 
     def clean_staging(self) -> int:
-        """Remove what a process that died has left in the staging area; returns how many."""
-        stale = [folder for folder in self._staging.iterdir() if _is_abandoned(folder)]
-        for folder in stale:
-            shutil.rmtree(folder, ignore_errors=True)
-        return len(stale)
+        """Remove what a process that died has left in the staging area; returns how much it was."""
+        removed = 0
+        for lock_path in self._staging.glob("*.lock"):
+            with suppress(BlockingIOError, FileNotFoundError), lock_path.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+                lock_path.unlink()
+                removed += 1
+        return removed
 
     def collect_garbage(self, needed: Collection[str], *, min_age_s: float = _GRACE_S) -> tuple[str, ...]:
         """Remove artifacts that nothing needs; returns their digests.
@@ -188,17 +200,6 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=True).encode() + b"\n"
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:  # just being made, or dead before it had a lock
-        return folder.exists() and time.time() - folder.stat().st_mtime > _GRACE_S
 
 
 def _remove_tree(folder: Path) -> None:

@@ -90,7 +90,7 @@ class Transfers:
         else:
             self.counts.load_failures += 1
             _fail(slot.loaded, error)
-            if isinstance(error, EngineGone):
+            if task.cancelled() or isinstance(error, EngineGone):
                 self.drop(slot)
                 self._changed(slot)
             else:

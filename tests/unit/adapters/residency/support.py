@@ -34,8 +34,17 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Run it to the end; what an engine asserted in a task of its own fails it, too."""
+    broken: list[BaseException] = []
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        return runner.run(scenario)
+        loop = runner.get_loop()
+        loop.set_exception_handler(
+            lambda _, report: broken.append(report.get("exception") or AssertionError(report))
+        )
+        result = runner.run(scenario)
+    if broken:
+        raise broken[0]
+    return result
 
 
 class CheckingLoader:

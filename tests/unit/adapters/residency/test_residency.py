@@ -9,6 +9,7 @@ import pytest
 
 from adapters.errors import EngineGone, LoadFailed, PinLimit, ProbeFailed, ResidencyBusy, VersionRetired
 from adapters.residency import Drift, Phase, Residency
+from adapters.residency.slots import Slot, Ticket
 from tests.unit.adapters.residency.support import build, run
 from tests.unit.adapters.residency.support import engine_adapter as a
 
@@ -392,5 +393,37 @@ def test_a_hold_cancelled_at_any_await_is_released(steps: int) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(residency.hold(a(3)))
             assert loader.ids == {3}
+
+    run(scenario())
+
+
+def test_a_hold_cancelled_in_the_moment_it_is_granted_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        residency, _ = build(1)
+        await hold_for(residency, 2, 0)
+        victim = asyncio.create_task(hold_for(residency, 1, 0.2))
+        grant = Ticket.grant
+
+        def grant_and_cancel(ticket: Ticket, slot: Slot) -> None:
+            grant(ticket, slot)
+            victim.cancel()
+
+        monkeypatch.setattr(Ticket, "grant", grant_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await victim
+        monkeypatch.undo()
+        assert [slot.holders for slot in residency.snapshot().slots] == [0]
+
+    run(scenario())
+
+
+def test_whoever_gave_up_makes_nobody_leave() -> None:
+    async def scenario() -> None:
+        residency, loader = build(1, wait_s=2.0, patience_s=0.5)
+        async with residency.hold(a(1)):
+            with pytest.raises(ResidencyBusy):
+                await hold_for(residency, 2, 0)
+        await asyncio.sleep(5)
+        assert loader.calls == [("load", 1)]
 
     run(scenario())
