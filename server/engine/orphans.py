@@ -24,11 +24,14 @@ def die_with_parent() -> None:
 
 
 def ask_to_die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone.
+    """Leave the group of the terminal, and ask the kernel to kill this process when its parent is gone.
 
     NOTE: the kernel watches the parent's *thread* that started us, which is why engines are started from one
     thread that lives as long as the server.
     """
+    # Out of the terminal's group: Ctrl-C, or whoever signals the group, must reach the server alone, which
+    # lets running answers end before it ends the engine.
+    os.setpgrp()
     if sys.platform != "linux":
         return
     parent_pid = os.getppid()

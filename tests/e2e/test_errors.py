@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import httpx
 import openai
 import pytest
-from conftest import client_for
-from process import ServerProcess
+from server_process import ServerProcess
 
 SUPPORT = "acme-support"
 BASE = "loragate-demo"
@@ -28,9 +28,9 @@ def assert_shape(response: httpx.Response, status: int) -> dict[str, str]:
     return error
 
 
-def test_wrong_key(server: ServerProcess) -> None:
+def test_wrong_key(client_for: Callable[[str], openai.OpenAI]) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
-        client_for(server, "demo-nobody").chat.completions.create(model=SUPPORT, messages=HELLO)
+        client_for("demo-nobody").chat.completions.create(model=SUPPORT, messages=HELLO)
     assert caught.value.code == "invalid_api_key"
     assert caught.value.response.headers["www-authenticate"].startswith("Bearer")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from process import ServerProcess, gone, start
+from server_process import ServerProcess, gone, start
 
 HEADERS = {"authorization": "Bearer demo-acme"}
 ASK = {"model": "acme-support", "messages": [{"role": "user", "content": "Hello!"}], "temperature": 0}

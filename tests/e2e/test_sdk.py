@@ -6,7 +6,7 @@ import json
 
 import openai
 import pytest
-from process import ServerProcess
+from server_process import ServerProcess
 
 SUPPORT = "acme-support"
 TOOLS = "globex-tools"

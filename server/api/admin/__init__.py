@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.api.admin import adapters, keys, tenants
+from server.api.admin.adapters import router as adapter_routes
 from server.api.admin.guard import Guard, Service
+from server.api.admin.keys import router as key_routes
+from server.api.admin.tenants import router as tenant_routes
 
 
 def router(service: Service) -> APIRouter:
     """All admin routes."""
     guard = Guard(service)
     routes = APIRouter(prefix="/admin/v1", tags=["admin"])
-    routes.include_router(tenants.router(service, guard))
-    routes.include_router(keys.router(service, guard))
-    routes.include_router(adapters.router(service, guard))
+    routes.include_router(tenant_routes(service, guard))
+    routes.include_router(key_routes(service, guard))
+    routes.include_router(adapter_routes(service, guard))
     return routes

@@ -1,0 +1,51 @@
+"""One demo server per session, for all tests that leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from server_process import ServerProcess, start
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    running = start("--demo", data_dir=tmp_path_factory.mktemp("loragate"))
+    try:
+        running.wait_for("/ready", 200)
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def client_for(server: ServerProcess) -> Callable:
+    """The official client with a key, without its own retries."""
+    import openai
+
+    return lambda key: openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def acme(client_for: Callable):
+    return client_for("demo-acme")
+
+
+@pytest.fixture(scope="session")
+def globex(client_for: Callable):
+    return client_for("demo-globex")
+
+
+@pytest.fixture(scope="session")
+def operator(client_for: Callable):
+    return client_for("demo-admin")
+
+
+@pytest.fixture(scope="session")
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    """Plain HTTP with acme's key."""
+    headers = {"authorization": "Bearer demo-acme"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
+        yield client
