@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """The registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
     adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
+    lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0
+    """Longest that a request waits for a slot while other adapters' requests keep theirs busy, in seconds."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
     shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0

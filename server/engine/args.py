@@ -20,6 +20,7 @@ from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.platforms import current_platform
 
 from server.errors import SettingsError
+from server.gate import EXTRA_ARGS_KEY
 from server.settings import Settings
 
 MAX_DEFAULT_CPU_KV_CACHE_BYTES = 4 * 1024**3
@@ -30,7 +31,10 @@ _FLAGS = {
     "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype",
     "quantization", "tensor_parallel_size",
 }  # fmt: skip
-_OURS = {"enable_lora", "scheduler_cls", "scheduling_policy", "shutdown_timeout", "enable_log_requests"}
+_OURS = {
+    "enable_lora", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
+    "enable_log_requests",
+}  # fmt: skip
 
 
 def engine_args(settings: Settings) -> AsyncEngineArgs:
@@ -56,6 +60,9 @@ def engine_args(settings: Settings) -> AsyncEngineArgs:
         "dtype": _dtype(settings, on_cpu),
         "quantization": settings.quantization,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        # Dotted: vLLM resolves it in the EngineCore process.
+        "scheduler_cls": "server.engine.scheduler.TenantScheduler",
+        "additional_config": {EXTRA_ARGS_KEY: {"lora_slot_wait_s": settings.lora_slot_wait_s}},
     }
     if on_cpu:
         # vLLM turns compilation off on a CPU as soon as LoRA is on; saying so skips its set-up.

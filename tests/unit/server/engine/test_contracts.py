@@ -1,0 +1,113 @@
+"""What we lean on in vLLM 0.32, symbol by symbol: when an upgrade moves one, this says which file to open."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+
+import pytest
+import vllm
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.engine.protocol import ErrorInfo
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import utils as engine_utils
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.executor import multiproc_executor
+
+from server.engine import args, handlers
+from server.gate import _TRUSTED_ARGUMENTS
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_the_version_is_the_one_we_read() -> None:
+    assert vllm.__version__.split("+")[0] == "0.32.0"
+
+
+def test_generate_takes_what_the_gate_passes_on_and_drops() -> None:
+    """server/gate.py"""
+    known = set(parameters(EngineClient.generate))
+    assert known == set(parameters(AsyncLLM.generate))
+    assert {"prompt", "sampling_params", "request_id"} | _TRUSTED_ARGUMENTS <= known
+    dropped = known - _TRUSTED_ARGUMENTS - {"self", "prompt", "sampling_params", "request_id"}
+    assert dropped == {"priority", "data_parallel_rank", "session_id", "kv_hints"}, "decide what to do with new ones"
+
+
+def test_the_prompts_salt_reaches_the_engine() -> None:
+    """server/gate.py puts it into the prompt."""
+    assert 'get("cache_salt")' in inspect.getsource(InputProcessor)
+
+
+def test_outputs_have_what_the_gate_counts() -> None:
+    """server/gate.py"""
+    for name in ("prompt_token_ids", "num_cached_tokens", "outputs", "metrics"):
+        assert name in parameters(RequestOutput.__init__)
+    assert {"max_tokens", "n", "extra_args", "output_kind"} <= set(SamplingParams.__struct_fields__)
+
+
+def test_init_app_state() -> None:
+    """server/engine/handlers.py"""
+    assert parameters(init_app_state) == ["engine_client", "state", "args", "supported_tasks"]
+    source = inspect.getsource(init_app_state)
+    read = set(re.findall(r"\bargs\.(\w+)", source))
+    known = {field.name for cls in (FrontendArgs, AsyncEngineArgs) for field in dataclasses.fields(cls)}
+    missing = read - known
+    assert not missing, "init_app_state reads flags that frontend_args does not make"
+
+
+def test_resident_adapters_are_found_by_name() -> None:
+    """server/engine/handlers.py publishes into this dictionary."""
+    assert "self.lora_requests: dict[str, LoRARequest]" in inspect.getsource(OpenAIServingModels)
+    assert {"lora_name", "lora_int_id", "lora_path", "load_inplace"} <= set(LoRARequest.__struct_fields__)
+
+
+def test_every_handler_is_there() -> None:
+    """server/engine/handlers.py"""
+    source = inspect.getsource(handlers)
+    for module, cls, method in (
+        ("openai.chat_completion.serving", "OpenAIServingChat", "create_chat_completion"),
+        ("openai.completion.serving", "OpenAIServingCompletion", "create_completion"),
+        ("openai.responses.serving", "OpenAIServingResponses", "create_responses"),
+        ("anthropic.serving", "AnthropicServingMessages", "create_messages"),
+        ("serve.tokenize.serving", "ServingTokenization", "create_tokenize"),
+        ("serve.tokenize.serving", "ServingTokenization", "create_detokenize"),
+    ):
+        found = getattr(__import__(f"vllm.entrypoints.{module}", fromlist=[cls]), cls)
+        assert "request" in parameters(getattr(found, method)) and method in source
+
+
+def test_errors_in_streams_look_as_we_parse_them() -> None:
+    """server/api/errors.py: event_failure"""
+    assert list(ErrorInfo.model_fields) == ["message", "type", "param", "code"]
+    assert ErrorInfo.model_fields["code"].annotation is int
+
+
+@pytest.mark.parametrize("module", [engine_utils, multiproc_executor])
+def test_processes_are_made_through_the_name_we_replace(module: object) -> None:
+    """server/engine/processes.py"""
+    assert callable(module.get_mp_context)  # type: ignore[attr-defined]
+    assert "context = get_mp_context()" in inspect.getsource(module)  # type: ignore[arg-type]
+
+
+def test_adapters_are_really_loaded_and_removed() -> None:
+    """server/engine/runtime.py"""
+    assert parameters(AsyncLLM.add_lora) == ["self", "lora_request"]
+    assert parameters(AsyncLLM.remove_lora) == ["self", "lora_id"]
+    assert parameters(AsyncLLM.list_loras) == ["self"]
+    assert isinstance(AsyncLLM.errored, property)
+
+
+def test_engine_arguments_that_we_set_exist() -> None:
+    """server/engine/args.py"""
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    assert known >= args._FLAGS | args._OURS
