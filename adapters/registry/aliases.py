@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
@@ -77,17 +77,27 @@ class Aliases:
         async with self._database.read() as connection:
             changes = await _changes(connection, tenant, adapter, None)
             ready = await _ready_numbers(connection, tenant, adapter)
-        origin = {change.generation: change.restored for change in changes}
-        start = changes[0].generation if changes else 0
-        while origin.get(start) is not None:
-            start = origin[start] or 0
-        for change in changes:
-            known = change.generation < start and len(change.targets) == 1
-            if known and change.targets != changes[0].targets and change.targets[0].number in ready:
-                return change
+        if changes and (change := change_before(changes, ready)):
+            return change
         raise NothingToRollBack(
             f"{public_name(tenant, adapter)!r} has no earlier version that is still ready to go back to"
         )
+
+
+def change_before(changes: Sequence[AliasChange], ready: Container[int]) -> AliasChange | None:
+    """Walk back from the newest change; a rollback leads on to what it restored, past what it undid."""
+    by_generation = {change.generation: change for change in changes}
+    now = changes[0]
+    generation = now.generation
+    while True:
+        while (restored := by_generation[generation].restored) is not None:
+            generation = restored
+        generation -= 1
+        change = by_generation.get(generation)
+        if change is None:
+            return None
+        if len(change.targets) == 1 and change.targets != now.targets and change.targets[0].number in ready:
+            return change
 
 
 def check_targets(targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
