@@ -26,7 +26,9 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
         `tally`: the fields of `server.fairness.records.Tally`, growing from the engine's start.
         `capacity`: `kv_blocks`, `block_size_tokens`, `max_num_seqs`.
         `tenants`: name -> `running`, `waiting` (requests), `kv_blocks` (held now), `guaranteed_blocks`,
-        `limit_blocks`, `service` (weighted counter), `kv_block_seconds` (since the start).
+        `limit_blocks`, `service` (weighted counter), and since the start: `kv_block_seconds` (a block that
+        several requests share counts once) and `adapter_kv_block_seconds` (by the adapter's engine id, 0 for
+        the base model; a shared block counts for each request).
     """
     return {
         "tally": dataclasses.asdict(arbiter.tally),
@@ -38,6 +40,7 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
 def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:
     holdings = arbiter.holdings
     holding = holdings.of(tenant)
+    block_seconds, adapter_block_seconds = holdings.block_seconds(tenant)
     return {
         "running": holding.slots,
         "waiting": arbiter.line.count(tenant),
@@ -45,7 +48,8 @@ def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:
         "guaranteed_blocks": holdings.capacity.guaranteed_blocks(holding.share),
         "limit_blocks": holdings.capacity.limit_blocks(holding.share),
         "service": arbiter.counters.of(tenant),
-        "kv_block_seconds": holdings.block_seconds(tenant),
+        "kv_block_seconds": block_seconds,
+        "adapter_kv_block_seconds": adapter_block_seconds,
     }
 
 

@@ -25,6 +25,7 @@ class Lease:
     block_ids: list[int] = field(default_factory=list)
     committed_blocks: int = 0
     """What the request needs for the tokens it has already (its whole prompt), allocated or not."""
+    counted_at: float = 0.0
 
     @property
     def pending_blocks(self) -> int:
@@ -44,6 +45,8 @@ class Holding:
     block_seconds: float = 0.0
     """Blocks in use, summed over time, up to `counted_at`."""
     counted_at: float = 0.0
+    adapter_block_seconds: dict[int, float] = field(default_factory=dict)
+    """The same by adapter, up to each lease's `counted_at`; a shared block counts for each that uses it."""
 
     @property
     def blocks(self) -> int:
@@ -60,10 +63,15 @@ class Holding:
         """Blocks in use and those that its prompts will still take."""
         return len(self.block_uses) + self.pending_blocks
 
-    def count_time(self, now: float) -> None:
-        """Bring `block_seconds` up to `now`; before each change of the blocks."""
+    def count_time(self, leases: Iterable[Lease], now: float) -> None:
+        """Bring the block-seconds of the tenant and of these leases up to `now`; before their blocks change."""
         self.block_seconds += len(self.block_uses) * (now - self.counted_at)
         self.counted_at = now
+        for lease in leases:
+            before = self.adapter_block_seconds.get(lease.adapter, 0.0)
+            spent = len(lease.block_ids) * (now - lease.counted_at)
+            self.adapter_block_seconds[lease.adapter] = before + spent
+            lease.counted_at = now
 
     def newest_first(self) -> list[Lease]:
         """The leases in the order in which they are to be preempted."""
@@ -114,7 +122,7 @@ class Holdings:
     def extend(self, lease: Lease, block_ids: Iterable[int]) -> None:
         """The request was given these blocks."""
         holding = self._by_tenant[lease.tenant]
-        holding.count_time(self._clock())
+        holding.count_time((lease,), self._clock())
         pending_before = lease.pending_blocks
         for block_id in block_ids:
             holding.block_uses[block_id] = holding.block_uses.get(block_id, 0) + 1
@@ -127,7 +135,7 @@ class Holdings:
         if lease is None:
             return None
         holding = self._by_tenant[lease.tenant]
-        holding.count_time(self._clock())
+        holding.count_time((lease,), self._clock())
         del holding.leases[request_id]
         holding.pending_blocks -= lease.pending_blocks
         for block_id in lease.block_ids:
@@ -183,11 +191,11 @@ class Holdings:
         """Blocks that all prompts under way will still take."""
         return sum(holding.pending_blocks for holding in self._by_tenant.values())
 
-    def block_seconds(self, tenant: str) -> float:
-        """Blocks the tenant has held, summed over time until now."""
+    def block_seconds(self, tenant: str) -> tuple[float, dict[int, float]]:
+        """Blocks the tenant has held, summed over time until now: in all, and by adapter id."""
         holding = self.of(tenant)
-        holding.count_time(self._clock())
-        return holding.block_seconds
+        holding.count_time(holding.leases.values(), self._clock())
+        return holding.block_seconds, dict(holding.adapter_block_seconds)
 
     def excess_blocks(self, holding: Holding) -> int:
         """Blocks above the guarantee; negative below it."""

@@ -112,7 +112,7 @@ class Rig:
             log_stats=True,
         )
         if scheduler_cls is TenantScheduler:
-            self.scheduler.arbiter._clock = lambda: self.now_s
+            self.scheduler.arbiter._clock = self.scheduler.arbiter.holdings._clock = lambda: self.now_s
 
     def add(
         self,

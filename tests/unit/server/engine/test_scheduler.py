@@ -244,4 +244,26 @@ def test_the_report_has_what_metrics_and_the_ledger_need() -> None:
     assert (acme["running"], acme["waiting"], acme["kv_blocks"]) == (1, 2, 2)
     assert (acme["guaranteed_blocks"], acme["limit_blocks"]) == (25, 75)
     rig.step()
-    assert rig.report("acme")["kv_block_seconds"] > acme["kv_block_seconds"] > 0
+    assert rig.report("acme")["kv_block_seconds"] > acme["kv_block_seconds"]
+
+
+def test_block_seconds_are_counted_by_tenant_and_adapter() -> None:
+    rig = Rig(blocks=100, max_loras=2, step_s=0.5)
+    shared = list(range(10, 30))  # five blocks
+    rig.add("base", "acme", prompt=shared, generate=20)
+    rig.add("tuned", "acme", prompt=8, generate=20, adapter=3)
+    rig.step()
+    before = rig.report("acme")
+    rig.now_s += 2
+    after = rig.report("acme")
+    assert after["kv_block_seconds"] - before["kv_block_seconds"] == 2 * (5 + 2)
+    spent = {
+        adapter: after["adapter_kv_block_seconds"][adapter] - before["adapter_kv_block_seconds"][adapter]
+        for adapter in (0, 3)
+    }
+    assert spent == {0: 2 * 5, 3: 2 * 2}
+    rig.run()
+    ended = rig.report("acme")
+    rig.now_s += 10
+    assert rig.report("acme") == ended
+    assert sum(ended["adapter_kv_block_seconds"].values()) == pytest.approx(ended["kv_block_seconds"])
