@@ -114,7 +114,7 @@ def _report(
 
 def _canonical(raw: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
     """The configuration reduced to what matters; PEFT writes the rest differently each time."""
-    kept = {name: raw[name] for name in _KEPT if raw.get(name)}
+    kept = {name: raw[name] for name in _KEPT if raw.get(name) not in (None, {}, [])}
     fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
     return {**kept, **fixed, "target_modules": sorted(targets)}
 

@@ -20,7 +20,8 @@ class Audit:
     async def revision(self) -> int:
         """A number that grows with every change: what was cached at another revision is stale."""
         async with self._database.read() as connection:
-            return int((await connection.execute(sa.select(sa.func.max(_T.c.id)))).scalar_one() or 0)
+            counter = sa.select(tables.counters.c.value).where(tables.counters.c.name == "revision")
+            return int((await connection.execute(counter)).scalar_one())
 
     async def list(self, *, subject: str | None = None, limit: int = 100) -> tuple[AuditEntry, ...]:
         """The newest entries, newest first; `subject` also matches its versions (`acme-support@3`)."""

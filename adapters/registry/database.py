@@ -1,7 +1,7 @@
 """One database behind two dialects: SQLite (WAL) for a single machine, PostgreSQL for the rest.
 
-Every change is one transaction that also writes its audit row; the newest audit id is the registry's
-revision, so whoever caches what it read learns of a change by reading one number.
+Every change is one transaction that also writes its audit row and counts up the registry's revision, so
+whoever caches what it read learns of a change by reading one number.
 """
 
 from __future__ import annotations
@@ -102,16 +102,19 @@ class Database:
         """`write()` plus the audit row of the change, in the same transaction."""
         async with self.write() as connection:
             yield connection
-            await connection.execute(
-                sa.insert(tables.audit).values(
-                    at=utc_now(),
-                    actor=by.name,
-                    key_id=by.key_id,
-                    action=action,
-                    subject=subject,
-                    details=dict(details or {}),
-                )
-            )
+            await record_change(connection, by, action, subject, details)
+
+
+async def record_change(
+    connection: AsyncConnection, by: Actor, action: str, subject: str, details: Mapping[str, Any] | None
+) -> None:
+    """The last statements of a change: its audit row, and the next revision.
+
+    The counter's row stays locked until the commit, so revisions become visible in their order.
+    """
+    row = {"actor": by.name, "key_id": by.key_id, "action": action, "subject": subject}
+    await connection.execute(sa.insert(tables.audit).values(at=utc_now(), details=dict(details or {}), **row))
+    await count_up(connection, "revision")
 
 
 async def count_up(connection: AsyncConnection, counter: str) -> int:

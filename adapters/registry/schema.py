@@ -31,7 +31,7 @@ async def migrate(url: str) -> str:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_ID)))
             found = await connection.run_sync(_current)
             _refuse_unknown(found)
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, "head")
     finally:
         await engine.dispose()
     return head_revision()
@@ -73,10 +73,10 @@ def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _config() -> Config:

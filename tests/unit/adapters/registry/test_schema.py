@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from adapters.errors import SchemaMismatch
-from adapters.registry import check_schema, connect, migrate, tables
+from adapters.registry import Registry, check_schema, connect, migrate, schema, tables
 from adapters.registry.database import Database
 from adapters.registry.schema import current_revision, head_revision
 
@@ -52,12 +52,10 @@ async def test_a_newer_schema_is_refused(database_url: str) -> None:
 
 
 async def test_a_failed_migration_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.registry import schema
-
     upgrade = schema._upgrade
 
-    def break_after(connection: sa.Connection) -> None:
-        upgrade(connection)
+    def break_after(connection: sa.Connection, revision: str) -> None:
+        upgrade(connection, revision)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(schema, "_upgrade", break_after)
@@ -65,4 +63,16 @@ async def test_a_failed_migration_leaves_nothing(empty_url: str, monkeypatch: py
         await migrate(empty_url)
     engine = connect(empty_url)
     assert await current_revision(engine) is None
+    await engine.dispose()
+
+
+async def test_an_older_schema_is_refused_and_brought_up_to_date(empty_url: str) -> None:
+    engine = connect(empty_url)
+    async with Database(engine).write() as connection:
+        await connection.run_sync(lambda sync: schema._upgrade(sync, "0001"))
+    with pytest.raises(SchemaMismatch, match="is at revision 0001, older than 0002; run `loragate migrate`"):
+        await check_schema(engine)
+    assert await migrate(empty_url) == "0002"
+    await check_schema(engine)
+    assert await Registry(engine).audit.revision() == 0
     await engine.dispose()
