@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.routing import Route
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, EngineGone
 from adapters.lifecycle import Lifecycle, Rules
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry, check_schema, connect, migrate
@@ -42,6 +42,7 @@ from server.engine.runtime import Engine, start
 from server.errors import Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_POLICY, Policy
 from server.gate import Gate
+from server.ledger import Ledger
 from server.metrics import Metrics
 from server.records import Answer, Caller, Passage
 from server.routing import Router
@@ -81,6 +82,7 @@ class Server:
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
         )
         self.lifecycle = Lifecycle(registry, store, self.residency, rules)
+        self.ledger = Ledger(registry.usage, self._block_seconds)
         self.passages = 0
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
@@ -144,14 +146,15 @@ class Server:
         """Hold the adapter and a place in the gate while the answer is being sent."""
         self.passages += 1
         try:
-            async with (
-                self._hold(passage.target.version) as held,
-                self._gate.admit(replace(passage, held=held)) as held_passage,
-            ):
-                engine = self.supervisor.engine
-                if engine is None:
-                    raise EngineUnavailable
-                yield await engine.handlers.handle(endpoint, resolved.body, held_passage, headers)
+            with self.ledger.watch(passage):
+                async with (
+                    self._hold(passage.target.version) as held,
+                    self._gate.admit(replace(passage, held=held)) as held_passage,
+                ):
+                    engine = self.supervisor.engine
+                    if engine is None:
+                        raise EngineUnavailable
+                    yield await engine.handlers.handle(endpoint, resolved.body, held_passage, headers)
         finally:
             self.passages -= 1
 
@@ -249,7 +252,22 @@ class Server:
 
     # --- the engine comes and goes -----------------------------------------------------------------------
 
+    async def restore_budgets(self) -> None:
+        """Charge what the ledger knows to the budgets of the running day and month."""
+        await self.ledger.restore(await self.registry.tenants.list(), self._admission)
+
+    async def _block_seconds(self) -> dict[str, float] | None:
+        engine = self.supervisor.engine
+        if engine is None or self.state not in (State.READY, State.DRAINING):
+            return None
+        try:
+            tenants = (await engine.scheduler_report())["tenants"]
+        except EngineGone:
+            return None
+        return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
     async def _engine_started(self, engine: Engine) -> None:
+        self.ledger.start_over()
         self._admission.capacity = Capacity(
             kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
             block_size_tokens=engine.block_size_tokens,
@@ -299,12 +317,17 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await adapter_rules(settings), runner)
         await server.lifecycle.recover()
+        await server.restore_budgets()
         house = asyncio.create_task(server.keep_house(), name="house")
+        writing = asyncio.create_task(server.ledger.run(), name="ledger")
         try:
             yield server
         finally:
             house.cancel()
+            writing.cancel()
             await server.lifecycle.aclose()
+            await asyncio.wait([writing])
+            await server.ledger.flush()
             await server.supervisor.stop()
     finally:
         await database.dispose()

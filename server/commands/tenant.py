@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adapters.records import Tenant
 from server.commands.options import STORAGE_FIELDS, settings_options
 from server.commands.storage import operator_at_shell, show, storage_settings, with_registry
+from server.commands.usage import usage
+
+if TYPE_CHECKING:
+    from adapters.registry import Registry
 
 _LIMITS: dict[str, tuple[Any, str]] = {
     "weight": (float, "Share of the engine's time against other tenants."),
@@ -33,7 +37,10 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def tenant() -> None:
-    """Customers: their shares and limits."""
+    """Customers: their shares, limits and usage."""
+
+
+tenant.add_command(usage)
 
 
 @settings_options(*STORAGE_FIELDS)
@@ -43,7 +50,7 @@ def tenant() -> None:
 def add(name: str, config: Path | None, **flags: Any) -> None:
     """Add a tenant."""
     settings, limits = _split(config, flags)
-    added = with_registry(settings, lambda r: r.tenants.add(Tenant(name, **limits), by=operator_at_shell()))
+    added = with_registry(settings, lambda r: _add(r, Tenant(name, **limits)))
     click.echo(f"added tenant {added.name}; make it a key with `loragate key add {added.name}`")
 
 
@@ -58,7 +65,7 @@ def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: An
     changes = limits | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
     if not changes:
         raise click.UsageError("nothing to change: name at least one limit")
-    with_registry(settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell()))
+    with_registry(settings, lambda r: _set(r, name, changes))
     click.echo(f"changed tenant {name}")
 
 
@@ -95,6 +102,24 @@ def remove(name: str, config: Path | None, **flags: Any) -> None:
     settings, _ = _split(config, flags)
     with_registry(settings, lambda r: r.tenants.remove(name, by=operator_at_shell()))
     click.echo(f"removed tenant {name}")
+
+
+async def _add(registry: Registry, added: Tenant) -> Tenant:
+    await _check_sum(registry, added)
+    return await registry.tenants.add(added, by=operator_at_shell())
+
+
+async def _set(registry: Registry, name: str, changes: Mapping[str, Any]) -> None:
+    await _check_sum(registry, replace(await registry.tenants.get(name), **changes))
+    await registry.tenants.set(name, changes, by=operator_at_shell())
+
+
+async def _check_sum(registry: Registry, changed: Tenant) -> None:
+    """Raises: GuaranteesTooLarge, InvalidPolicy."""
+    from server.fairness.policy import Policy, check_guarantees
+
+    others = [tenant for tenant in await registry.tenants.list() if tenant.name != changed.name]
+    check_guarantees({tenant.name: Policy.of(tenant) for tenant in [*others, changed]})
 
 
 def _split(config: Path | None, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -20,7 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
-from server.engine import processes
+from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
 from server.gate import Gate
@@ -90,6 +90,13 @@ class Engine:
             return frozenset(await self._client.list_loras())
         except EngineDeadError as error:
             raise EngineGone("the engine died while its adapters were being listed") from error
+
+    async def scheduler_report(self) -> dict[str, Any]:
+        """What the scheduler counts (`server.engine.scheduler_report`). Raises: EngineGone."""
+        try:
+            return await scheduler_report.read(self._client)
+        except EngineDeadError as error:
+            raise EngineGone("the engine died while its scheduler was being asked") from error
 
     async def probe(self, adapter: EngineAdapter) -> None:
         """One short greedy generation must end, with finite log-probabilities.

@@ -1,0 +1,62 @@
+"""/admin/v1/usage: operators see all, a tenant's admin its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import JSONResponse, Response
+
+from adapters.records import BudgetPeriod, Role
+from adapters.registry.database import utc_now
+from server.api.admin.guard import Guard, Service, check_tenant
+from server.ledger import COLUMNS, period_start, summed
+from server.records import Caller
+
+
+def router(service: Service, guard: Guard) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+
+    @routes.get("/usage")
+    async def usage(
+        tenant: str | None = None,
+        since: Annotated[datetime | None, Query(alias="from")] = None,
+        until: Annotated[datetime | None, Query(alias="to")] = None,
+        by: Literal["hour", "day", "month"] = "day",
+        shape: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
+        caller: Caller = Depends(guard.manager),
+    ) -> Response:
+        """What was used per tenant, adapter and version; without `from`, since the month began."""
+        if tenant is not None:
+            check_tenant(caller, tenant)
+        if caller.key.role is not Role.OPERATOR:
+            tenant = caller.tenant_name
+        begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
+        entries = await service.registry.usage.list(
+            since=begin, until=in_utc(until) if until else None, tenant=tenant
+        )
+        rows = summed(entries, by)
+        if shape == "csv":
+            return Response(as_csv(rows), media_type="text/csv; charset=utf-8")
+        return JSONResponse({"data": rows})
+
+    return routes
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A time without a zone is meant in UTC, as everything in the ledger."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A header line, then one line per row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

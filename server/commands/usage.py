@@ -1,0 +1,63 @@
+"""`loragate tenant usage`: what was used, from the database, whether the server runs or not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.commands.options import STORAGE_FIELDS, settings_options
+from server.commands.storage import show, storage_settings, with_registry
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+
+@settings_options(*STORAGE_FIELDS)
+@click.command()
+@click.argument("tenant", required=False)
+@click.option(
+    "--from",
+    "since",
+    type=click.DateTime(_TIMES),
+    help="First hour to count, UTC unless it says otherwise.  [default: when this month began]",
+)
+@click.option("--to", "until", type=click.DateTime(_TIMES), help="The end, not counted.  [default: now]")
+@click.option(
+    "--by",
+    type=click.Choice(["hour", "day", "month"]),
+    default="day",
+    show_default=True,
+    help="Step of a row.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--csv", "as_csv_", is_flag=True, help="Print CSV with a header line.")
+def usage(
+    tenant: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    by: str,
+    as_json: bool,
+    as_csv_: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Tokens, KV block-seconds and times used by TENANT, or by all, per adapter and version."""
+    from adapters.records import BudgetPeriod
+    from adapters.registry.database import utc_now
+    from server.api.admin.usage import as_csv, in_utc
+    from server.ledger import period_start, summed
+
+    if as_json and as_csv_:
+        raise click.UsageError("--json and --csv are two formats; choose one")
+    begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
+    entries = with_registry(
+        storage_settings(config, flags),
+        lambda r: r.usage.list(since=begin, until=in_utc(until) if until else None, tenant=tenant),
+    )
+    rows = summed(entries, by)
+    if as_csv_:
+        click.echo(as_csv(rows), nl=False)
+    else:
+        show(rows, as_json=as_json)
