@@ -32,8 +32,10 @@ from sampling.presets import Presets
 from server import seed
 from server.admission import Admission, Capacity
 from server.api import admin, errors, health, models
+from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
+from server.attempts import Attempts
 from server.auth import Authenticator
 from server.base_model import adapter_rules
 from server.engine.handlers import Handlers
@@ -66,6 +68,7 @@ class Server:
         self.settings = settings
         self.registry = registry
         self.auth = Authenticator(registry)
+        self.attempts = Attempts()
         self.router = Router(registry, base_model_name=settings.base_model_name)
         self.metrics = Metrics()
         self.presets = Presets()
@@ -238,10 +241,16 @@ class Server:
             return False
         return True
 
+    async def check_scraper(self, headers: Headers) -> None:
+        """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
+        if self.settings.protect_metrics:
+            await self.auth.operator(headers)
+
     def exposition(self) -> bytes:
         """The metrics' text."""
         self.metrics.restarts.set(self.supervisor.restarts)
         self.metrics.ready.set(self.welcome)
+        self.metrics.failed_attempts.set(self.attempts.total)
         self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
         return self.metrics.exposition()
 
@@ -342,5 +351,6 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(health.router(server))
     app.include_router(admin.router(server))
     errors.install(app)
+    app.add_middleware(SlowAttempts, attempts=server.attempts)
     app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)
     return app

@@ -3,6 +3,7 @@
 LoragateError
 ├── SettingsError         a flag, environment variable or file that cannot be used
 ├── Unauthenticated       no key, or one we do not know
+├── TooManyAttempts       this address has sent too many wrong keys
 ├── Forbidden             the key is real and its role does not reach this
 ├── ModelNotFound         no such model for this tenant
 ├── InvalidRequest        the body cannot be served as it stands
@@ -28,6 +29,14 @@ class SettingsError(LoragateError):
 
 class Unauthenticated(LoragateError):
     """The API key is missing or not valid."""
+
+
+class TooManyAttempts(LoragateError):
+    """Too many wrong API keys came from this address; keys that are right still work from there."""
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Forbidden(LoragateError):

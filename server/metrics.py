@@ -41,6 +41,9 @@ class Metrics:
             "loragate_engine_restarts", "Times the engine was restarted.", registry=registry
         )
         self.ready = Gauge("loragate_ready", "1 while the server takes work.", registry=registry)
+        self.failed_attempts = Gauge(
+            "loragate_failed_attempts", "Requests with a missing or wrong key.", registry=registry
+        )
         self.adapters_resident = Gauge(
             "loragate_adapters_resident", "Adapter versions in the engine.", registry=registry
         )

@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """After SIGTERM: how long new requests are still taken while /ready already says 503, in seconds."""
     restart_backoff_s: Annotated[float, Field(ge=0)] = 1.0
     """Pause before a dead engine is started again; doubles with every failure in a row, up to 60."""
+    protect_metrics: bool = False
+    """Show /metrics to operators' keys only: it names all tenants and adapters."""
     log_format: Literal["json", "text"] = "json"
     """Format of the log on stdout."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -127,8 +129,6 @@ class Settings(BaseSettings):
             )
         if self.demo and self.model:
             raise ValueError(f"--demo brings its own model; leave out --model {self.model}")
-        if not self.demo and not self.model:
-            raise ValueError("no model: give --model (a folder or a hub id), or --demo")
         if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
             raise ValueError(
                 f"--max-cpu-loras {self.max_cpu_loras} is below --max-loras {self.max_loras}; "
@@ -175,12 +175,13 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite+aiosqlite:///{self.home / 'loragate.db'}"
 
 
-def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Settings:
+def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool = True) -> Settings:
     """Merge flags, environment and config file.
 
     Args:
         flags: only the flags that were given, by field name.
         config: a TOML file with fields as keys.
+        to_serve: a model is needed; commands that only read and write the registry do without.
 
     Raises:
         SettingsError: a value, key or variable that cannot be used; the message names it and what helps.
@@ -192,9 +193,12 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None) -> Settings:
     }
     below = {key: value for key, value in from_file.items() if key not in in_environment}
     try:
-        return Settings(**{**below, **flags})
+        settings = Settings(**{**below, **flags})
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from error
+    if to_serve and not settings.demo and not settings.model:
+        raise SettingsError("no model: give --model (a folder or a hub id), or --demo")
+    return settings
 
 
 def _refuse_unknown_variables() -> None:

@@ -41,6 +41,7 @@ class Rule:
 RULES: dict[type[Exception], Rule] = {
     server.LoragateError: Rule(500, "server_error", "internal_error"),
     server.Unauthenticated: Rule(401, "authentication_error", "invalid_api_key"),
+    server.TooManyAttempts: Rule(429, "authentication_error", "too_many_failed_attempts"),
     server.Forbidden: Rule(403, "permission_error", "forbidden"),
     server.ModelNotFound: Rule(404, "invalid_request_error", "model_not_found"),
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),

@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from fastapi import APIRouter
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.supervisor import State
@@ -28,6 +30,9 @@ class Service(Protocol):
 
     async def registry_answers(self) -> bool:
         """Whether the database can be read."""
+
+    async def check_scraper(self, headers: Headers) -> None:
+        """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
 
     def exposition(self) -> bytes:
         """The metrics' text."""
@@ -55,8 +60,9 @@ def router(service: Service) -> APIRouter:
         return JSONResponse({"loragate": version("loragate"), "vllm": vllm_version()})
 
     @routes.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Prometheus text."""
+        await service.check_scraper(request.headers)
         return Response(service.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

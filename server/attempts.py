@@ -1,0 +1,84 @@
+"""Failed attempts to authenticate: counted and slowed per client address.
+
+Only the *answers to wrong keys* are slowed. A right key from the same address, say from the same office or behind
+the same proxy, is never made to wait: nobody can lock somebody else out. Keys have 256 random bits, so the delay
+is no part of their secrecy; it keeps a broken or hostile client from turning each try into a cheap look-up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Wrong keys that are answered at once; a client that was given a new key may still try the old one.
+FREE_ATTEMPTS = 10
+#: One failure is forgiven every so often.
+FORGIVEN_AFTER_S = 3.0
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 4.0
+#: Answers to one address wait in line, so more connections do not mean more tries; beyond this wait, 429.
+MAX_WAIT_S = 20.0
+#: The addresses that are remembered; the one that failed longest ago is forgotten first.
+MAX_ADDRESSES = 4096
+
+
+@dataclass(slots=True)
+class _Record:
+    failures: float = 0.0
+    failed_at: float = 0.0
+    free_at: float = 0.0
+    """When the next answer may go out."""
+
+
+class Attempts:
+    """Says how long the answer to a wrong key has to wait. Memory is bounded by MAX_ADDRESSES."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self.total = 0
+
+    def fail(self, address: str) -> float | None:
+        """Count one failure; returns the seconds that its answer must wait, None for more than MAX_WAIT_S."""
+        now = self._clock()
+        self.total += 1
+        record = self._record(_network(address))
+        forgiven = (now - record.failed_at) / FORGIVEN_AFTER_S
+        record.failures = max(0.0, record.failures - forgiven) + 1
+        record.failed_at = now
+        excess = record.failures - FREE_ATTEMPTS
+        if excess <= 0:
+            return 0.0
+        # The exponent is bounded, because `failures` is not.
+        delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(excess, 16))
+        free_at = max(now, record.free_at) + delay_s
+        if free_at - now > MAX_WAIT_S:
+            return None
+        record.free_at = free_at
+        return free_at - now
+
+    def __len__(self) -> int:
+        """Addresses that are remembered."""
+        return len(self._records)
+
+    def _record(self, network: str) -> _Record:
+        record = self._records.setdefault(network, _Record())
+        self._records.move_to_end(network)
+        if len(self._records) > MAX_ADDRESSES:
+            self._records.popitem(last=False)
+        return record
+
+
+def _network(address: str) -> str:
+    """Of IPv6 the /64: whoever has one address there has all of them."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if parsed.version == 4:
+        return str(parsed)
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))
