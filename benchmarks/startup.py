@@ -1,0 +1,105 @@
+"""Time from the command until the server is ready, and until its first token: ours against stock vLLM, in turns.
+
+    python -m benchmarks startup [--times 5]
+
+Both serve the embedded model with the same flags. Ours keeps its data folder from run to run, as a server does; its
+very first start, which makes the database and takes the demo's adapters in, is told apart (`startup_fresh_s`).
+Prints a table, then one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+from rich.console import Console
+
+import demo
+from benchmarks.machine import machine
+from benchmarks.progress import Bars
+from benchmarks.report import print_figures, print_json
+from benchmarks.servers import EngineFlags, ServerFailed, ServerProcess, scratch, start_ours, start_stock
+from benchmarks.serving_options import DEMO_KEYS
+
+BOUNDS = {"startup_vs_stock": ("<=", 0.7)}
+FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME)
+
+#: Seconds until it is ready, and until the first token of its first answer.
+Times = tuple[float, float]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start both again and again; 0 when the bound holds, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks startup", description="Start-up times.")
+    parser.add_argument("--times", type=int, default=5, help="starts of each (default: %(default)s)")
+    parser.add_argument(
+        "--stock-binding",
+        choices=["ours", "default"],
+        default="ours",
+        help="cores that stock computes on: the same, or those it chooses",
+    )
+    parser.add_argument("--out", type=Path, help="write the JSON here, too")
+    parser.add_argument("--quiet", action="store_true", help="say nothing on the way")
+    options = parser.parse_args(argv)
+    try:
+        with scratch() as home:
+            flags = replace(FLAGS, bind_cores=options.stock_binding == "ours")
+            figures = measure(flags, home, options.times, Bars(quiet=options.quiet))
+    except (ServerFailed, openai.APIError) as error:
+        print(f"startup: {error}", file=sys.stderr)
+        return 1
+    print_figures(Console(), figures, BOUNDS)
+    print_json({**figures, "benchmark": "startup", "times": options.times, "machine": machine()}, options.out)
+    return 0 if figures["startup_vs_stock"] <= BOUNDS["startup_vs_stock"][1] else 1
+
+
+def measure(flags: EngineFlags, home: Path, times: int, bars: Bars) -> dict[str, float]:
+    """The medians over so many starts; one of each before them does not count (it warms the page cache)."""
+    starters: dict[str, Callable[[], ServerProcess]] = {
+        "loragate": lambda: start_ours(flags, home, demo=True),
+        "stock": lambda: start_stock(flags, home),
+    }
+    taken: dict[str, list[Times]] = {name: [] for name in starters}
+    for turn in range(times + 1):
+        for name in starters if turn % 2 == 0 else reversed(starters):
+            seconds = start_once(starters[name])
+            taken[name].append(seconds)
+            bars.say(
+                f"{name}, start {turn}: ready after {seconds[0]:.2f} s, first token after {seconds[1]:.2f} s"
+            )
+    figures = {
+        f"{name}_{what}_s": statistics.median(seconds[place] for seconds in runs[1:])
+        for name, runs in taken.items()
+        for place, what in enumerate(("ready", "first_token"))
+    }
+    pairs = zip(taken["loragate"][1:], taken["stock"][1:], strict=True)
+    ready, first = zip(*((ours[0] / stock[0], ours[1] / stock[1]) for ours, stock in pairs), strict=True)
+    figures = {
+        "startup_vs_stock": statistics.median(ready),
+        "first_token_vs_stock": statistics.median(first),
+        **figures,
+        "startup_fresh_s": taken["loragate"][0][0],
+    }
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def start_once(start: Callable[[], ServerProcess]) -> Times:
+    """Start a server, ask it one thing, and end it."""
+    with start() as server:
+        ready_s = server.wait_ready()
+        first_answer(server.url)
+        return ready_s, time.perf_counter() - server.began_s
+
+
+def first_answer(url: str) -> None:
+    """One token from the base model. Raises: openai.APIError."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=DEMO_KEYS["acme"], max_retries=0) as client:
+        client.chat.completions.create(
+            model=demo.SERVED_NAME, messages=[{"role": "user", "content": "Hello!"}], max_tokens=1
+        )
