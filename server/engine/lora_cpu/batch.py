@@ -27,7 +27,7 @@ SPARE_ROWS = 16
 """A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
 
 Slots = npt.NDArray[np.int64]
-Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +83,20 @@ class Zone:
         return found
 
     def workspace(self, slices: int, height: int, dtype: torch.dtype) -> Workspace:
-        """Lend a product of several slices: all of it, and the rows of each group by slot and slice.
+        """Lend a product of several slices, the rows of each group in it, and the product in batch order.
 
-        Its last row is zero, for the base rows. One is kept per shape: layers take turns with it.
+        The product's last row is zero, for the base rows. One is kept per shape: layers take turns with it.
         """
         found = self._workspaces.get((slices, height, dtype))
         if found is None:
             with torch.inference_mode(False):
                 product = torch.zeros(len(self.source) * slices + 1, height, dtype=dtype)
+                own = torch.empty((self.stop - self.start) * slices, height, dtype=dtype)
             outputs = tuple(
                 product[group.start * slices : group.stop * slices].view(-1, group.depth, height)
                 for group in self.groups
             )
-            found = self._workspaces[slices, height, dtype] = product, outputs
+            found = self._workspaces[slices, height, dtype] = product, outputs, own
         return found
 
     def _interleave(self, slices: int) -> Slots:

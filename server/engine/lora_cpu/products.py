@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from server.engine.lora_cpu.batch import Block, Run, Zone
+from server.engine.lora_cpu.batch import Block, Group, Run, Zone
 from server.engine.lora_cpu.weights import Expand, Part, Shrink
 
 
@@ -20,14 +20,7 @@ def shrink(block: Block, x: torch.Tensor, a: Shrink) -> torch.Tensor:
     if isinstance(block, Run):
         return _rows(x, block.start, block.stop).mm(a.of_slot(block.slot))
     picked = x.index_select(0, block.source)
-    width = picked.shape[1]
-    products = [
-        _rows(picked, group.start, group.stop)
-        .view(-1, group.depth, width)
-        .bmm(a.of(group.slot_start, group.slot_stop))
-        .view(group.stop - group.start, -1)
-        for group in block.groups
-    ]
+    products = [_shrink_group(group, picked, a) for group in block.groups]
     return products[0] if len(products) == 1 else torch.cat(products)
 
 
@@ -71,6 +64,11 @@ def clear(block: Block, y: torch.Tensor) -> None:
         y.index_fill_(0, block.source, 0)
 
 
+def _shrink_group(group: Group, picked: torch.Tensor, a: Shrink) -> torch.Tensor:
+    rows = _rows(picked, group.start, group.stop).view(-1, group.depth, picked.shape[1])
+    return rows.bmm(a.of(group.slot_start, group.slot_stop)).view(group.stop - group.start, -1)
+
+
 def _add_run(run: Run, h: torch.Tensor, part: Part, target: torch.Tensor) -> None:
     weights = part.of_slot(run.slot)
     if part.slices == 1:
@@ -90,7 +88,7 @@ def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor) 
 
 
 def _add_zone(zone: Zone, h: torch.Tensor, part: Part, target: torch.Tensor) -> None:
-    product, outputs = zone.workspace(part.slices, part.height, h.dtype)
+    product, outputs, own = zone.workspace(part.slices, part.height, h.dtype)
     for group, out in zip(zone.groups, outputs, strict=True):
         left = _rows(h, group.start, group.stop).view(-1, group.depth, part.slices * part.rank)
         if part.slices > 1:
@@ -98,7 +96,7 @@ def _add_zone(zone: Zone, h: torch.Tensor, part: Part, target: torch.Tensor) -> 
             left = left.reshape(-1, group.depth, part.rank)
         torch.bmm(left, part.of(group.slot_start, group.slot_stop), out=out)
     # NOTE: index_add_ would need one call less, but on a CPU it is scalar code, 3 to 5 times slower.
-    own = product.index_select(0, zone.positions(part.slices))
+    torch.index_select(product, 0, zone.positions(part.slices), out=own)
     if part.slices == 1:
         target.add_(own)
     else:

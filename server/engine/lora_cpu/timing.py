@@ -49,6 +49,11 @@ class _Layer:
     stock: tuple[Stacked, Stacked]
 
 
+def use_threads(count: int) -> None:
+    """Compute with so many threads from now on."""
+    torch.set_num_threads(count)
+
+
 def time_projection(
     projection: Projection, rows: Sequence[int], *, adapters: int, rank: int, dtype: str, repeats: int
 ) -> ProjectionTimes:
@@ -74,12 +79,8 @@ def time_projection(
         def stock_call(layer: _Layer) -> None:
             stock.add_lora_linear(y, x, *layer.stock, 1.0, projection.slices)
 
-        return ProjectionTimes(
-            projection,
-            base_s=_best(base_call, layers, repeats),
-            ours_s=_best(ours_call, layers, repeats),
-            stock_s=_best(stock_call, layers, max(1, repeats // 5)),
-        )
+        base_s, ours_s, stock_s = _best((base_call, ours_call, stock_call), layers, repeats)
+        return ProjectionTimes(projection, base_s, ours_s, stock_s)
 
 
 def _layer(projection: Projection, adapters: int, rank: int, dtype: torch.dtype) -> _Layer:
@@ -101,11 +102,14 @@ def _wrapper(kind: type[PunicaWrapperCPU], rows: Sequence[int], adapters: int) -
     return wrapper
 
 
-def _best(call: Callable[[_Layer], None], layers: Sequence[_Layer], repeats: int) -> float:
-    best = float("inf")
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        for layer in layers:
-            call(layer)
-        best = min(best, (time.perf_counter() - start) / len(layers))
+def _best(calls: Sequence[Callable[[_Layer], None]], layers: Sequence[_Layer], repeats: int) -> list[float]:
+    """Time the calls in turns, so that all of them see the same machine; the first turn is not counted."""
+    best = [float("inf")] * len(calls)
+    for turn in range(repeats + 1):
+        for index, call in enumerate(calls):
+            start = time.perf_counter()
+            for layer in layers:
+                call(layer)
+            if turn:
+                best[index] = min(best[index], (time.perf_counter() - start) / len(layers))
     return best
