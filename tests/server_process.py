@@ -24,6 +24,7 @@ class ServerProcess:
     """One `loragate serve`; `stop` or `kill` it."""
 
     process: subprocess.Popen[str]
+    data_dir: Path
     lines: list[dict[str, object]] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
     url: str = ""
@@ -82,7 +83,7 @@ def start(*args: str, data_dir: Path) -> ServerProcess:
         cwd="/",
         start_new_session=True,
     )
-    server = ServerProcess(process)
+    server = ServerProcess(process, data_dir)
     listening = threading.Event()
 
     def read() -> None:

@@ -22,10 +22,7 @@ T = TypeVar("T")
 
 def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     """Settings of a command that needs data folder and database, but no model."""
-    values = given(dict(flags))
-    if not values.get("demo"):
-        values.setdefault("model", "none")
-    return load(values, config=config)
+    return load(given(dict(flags)), config=config, to_serve=False)
 
 
 def with_registry(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:

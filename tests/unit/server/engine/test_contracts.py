@@ -40,7 +40,9 @@ def test_generate_takes_what_the_gate_passes_on_and_drops() -> None:
     assert known == set(parameters(AsyncLLM.generate))
     assert {"prompt", "sampling_params", "request_id"} | _TRUSTED_ARGUMENTS <= known
     dropped = known - _TRUSTED_ARGUMENTS - {"self", "prompt", "sampling_params", "request_id"}
-    assert dropped == {"priority", "data_parallel_rank", "session_id", "kv_hints"}, "decide what to do with new ones"
+    assert dropped == {"priority", "data_parallel_rank", "session_id", "kv_hints"}, (
+        "decide what to do with new ones"
+    )
 
 
 def test_the_prompts_salt_reaches_the_engine() -> None:
