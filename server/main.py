@@ -19,9 +19,10 @@ import uvicorn
 import uvloop
 
 from adapters.errors import AdapterError
-from server.app import Server, make_app, open_server
+from server.app import make_app, open_server
 from server.errors import LoragateError, SettingsError
 from server.logs import configure
+from server.service import Server
 from server.settings import Settings
 from server.supervisor import EngineStartFailed
 

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 import demo
 from server.errors import SettingsError
+from server.json_settings import decode_objects
 
 ENV_PREFIX = "LORAGATE_"
 #: Read by the commands that talk to a running server; no settings of `serve`.
@@ -26,6 +27,7 @@ CLIENT_KEY_VARIABLE = "LORAGATE_KEY"
 CLIENT_URL_VARIABLE = "LORAGATE_URL"
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 SMALL_MACHINE_CORES = 4
+_OBJECTS = ("engine_args", "sampling_defaults", "limits", "presets", "repetition_policy")
 DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
 
 
@@ -80,6 +82,17 @@ class Settings(BaseSettings):
     engine_args: Annotated[dict[str, Any], NoDecode] = {}
     """More of vLLM's engine arguments, as a JSON object: '{"block_size": 32}'."""
 
+    sampling_defaults: Annotated[dict[str, Any], NoDecode] = {}
+    """Decoding options for all requests, as a JSON object; adapter, tenant, preset and request go before."""
+    limits: Annotated[dict[str, Any], NoDecode] = {}
+    """Most of max_tokens, n, top_logprobs, stop_count, prompt_tokens a request may ask for: a JSON object."""
+    presets: Annotated[dict[str, Any], NoDecode] = {}
+    """More decoding presets, as a JSON object: '{"brief": {"max_tokens": 64}}'."""
+    repetition_adjustment: bool = False
+    """Allow `repetition: "adjust"`, which steers answers out of loops; it costs a little for every request."""
+    repetition_policy: Annotated[dict[str, Any], NoDecode] = {}
+    """Figures of loop detection and steering, as a JSON object: '{"share": 0.7, "most_temperature": 0.9}'."""
+
     data_dir: Path = DEFAULT_DATA_DIR
     """Where adapters and the default database are kept."""
     database_url: str = ""
@@ -88,6 +101,14 @@ class Settings(BaseSettings):
     """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
     lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0
     """Longest that a request waits for a slot while other adapters' requests keep theirs busy, in seconds."""
+    canary_max_errors: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of failed answers above which a canary is rolled back; 1 never does."""
+    canary_max_empty: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of empty answers above which a canary is rolled back; 1 never does."""
+    canary_max_repeating: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of answers stopped for repeating themselves above which a canary is rolled back; 1 never does."""
+    canary_min_answers: Annotated[int, Field(ge=1)] = 50
+    """Answers of a canary before it is judged."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
     shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0
@@ -105,20 +126,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _decode_engine_args(cls, values: Any) -> Any:
+    def _decode_objects(cls, values: Any) -> Any:
         """`--engine-args` and `LORAGATE_ENGINE_ARGS` are JSON text; a config file has a table."""
-        import json
-
-        text = values.get("engine_args") if isinstance(values, dict) else None
-        if not isinstance(text, str):
-            return values
-        try:
-            decoded = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--engine-args is not JSON: {error}") from error
-        if not isinstance(decoded, dict):
-            raise ValueError(f"--engine-args must be a JSON object, not {type(decoded).__name__}")
-        return {**values, "engine_args": decoded}
+        return decode_objects(values, _OBJECTS)
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -267,7 +277,9 @@ def find_distribution(name: str) -> bool:
     return True
 
 
-def export_engine_environment(cores: list[int], logging_config: Path) -> None:
+def export_engine_environment(
+    cores: list[int], logging_config: Path, *, steers_answers: bool = False
+) -> None:
     """Set what vLLM reads from the environment only; every process that it starts inherits it."""
     os.environ.update(
         {
@@ -280,6 +292,9 @@ def export_engine_environment(cores: list[int], logging_config: Path) -> None:
             "PYTHONSAFEPATH": "1",
         }
     )
+    if steers_answers:
+        # Only vLLM's first model runner takes processors of the kind that steers.
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if cores:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     # Adapters are told apart and hot-swapped by us; vLLM's own runtime loading must stay shut.

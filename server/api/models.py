@@ -16,7 +16,9 @@ from server.records import Caller
 class Service(Protocol):
     """What these routes need of the composed server."""
 
-    presets: Presets
+    @property
+    def presets(self) -> Presets:
+        """The decoding presets of this server."""
 
     async def enter(self, headers: Headers) -> Caller:
         """Who calls; raises when the server takes no work or the key is wrong."""

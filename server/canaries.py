@@ -1,0 +1,91 @@
+"""Canaries that answer badly are rolled back by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from adapters.canary import CanaryLimits, CanaryWatch, Outcome
+from adapters.errors import AdapterError
+from adapters.lifecycle import Lifecycle
+from adapters.records import Actor, Alias
+from adapters.registry import Registry
+from server.records import Passage
+from server.settings import Settings
+
+logger = logging.getLogger("loragate.canaries")
+
+JUDGE_INTERVAL_S = 1.0
+ACTOR = Actor("canary watch")
+#: Ended by the caller or by us, not by the version.
+_NOBODYS_FAULT = (499, 503)
+
+
+def limits_of(settings: Settings) -> CanaryLimits:
+    """The operator's limits."""
+    shares = {
+        Outcome.ERROR: settings.canary_max_errors,
+        Outcome.EMPTY: settings.canary_max_empty,
+        Outcome.REPEATING: settings.canary_max_repeating,
+    }
+    return CanaryLimits(shares, min_answers=settings.canary_min_answers)
+
+
+class Canaries:
+    """Counts how answers ended, and takes the traffic from a version that is worse than it may be."""
+
+    def __init__(self, registry: Registry, lifecycle: Lifecycle, limits: CanaryLimits) -> None:
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._watch = CanaryWatch(limits)
+        self._noted: set[tuple[str, str]] = set()
+        self._generations: dict[tuple[str, str], int] = {}
+
+    def note(self, passage: Passage, status: int) -> None:
+        """Count one finished request, if its version may be to blame for how it ended."""
+        version = passage.target.version
+        if version is None or status in _NOBODYS_FAULT or 400 <= status < 500:
+            return
+        self._watch.note(version, _outcome(passage, status), time.monotonic())
+        self._noted.add((version.tenant, version.adapter))
+
+    async def run(self) -> None:
+        """Judge what was noted, once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(JUDGE_INTERVAL_S)
+            noted, self._noted = self._noted, set()
+            for tenant, adapter in noted:
+                try:
+                    await self._judge(await self._registry.aliases.get(tenant, adapter))
+                except (AdapterError, OSError):
+                    logger.exception("a canary could not be judged", extra={"model": f"{tenant}-{adapter}"})
+
+    async def _judge(self, alias: Alias) -> None:
+        name = f"{alias.tenant}-{alias.adapter}"
+        key = (alias.tenant, alias.adapter)
+        if self._generations.setdefault(key, alias.generation) != alias.generation:
+            self._generations[key] = alias.generation
+            self._watch.forget(name)  # what was answered under another split says nothing of this one
+            return
+        breach = self._watch.judge(alias, name, time.monotonic())
+        if breach is None:
+            return
+        logger.error("rolling a canary back: %s", breach, extra={"model": name})
+        await self._lifecycle.rollback(
+            alias.tenant, alias.adapter, by=ACTOR, expected_generation=alias.generation
+        )
+
+
+def _outcome(passage: Passage, status: int) -> Outcome:
+    if status >= 500 or "error" in passage.meter.finish_reasons:
+        return Outcome.ERROR
+    if "repetition" in passage.meter.finish_reasons:
+        return Outcome.REPEATING
+    # The end token is counted too: one token is an answer of nothing.
+    if (
+        passage.meter.generated_tokens <= len(passage.meter.finish_reasons)
+        and "stop" in passage.meter.finish_reasons
+    ):
+        return Outcome.EMPTY
+    return Outcome.GOOD

@@ -1,0 +1,250 @@
+"""One running loragate: what the routes ask, over the parts that answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+
+from adapters.errors import AdapterError, EngineGone
+from adapters.lifecycle import Lifecycle, Rules
+from adapters.records import EngineAdapter, Version
+from adapters.registry import Registry
+from adapters.residency import Residency
+from adapters.store import Store
+from sampling.endpoints import Endpoint
+from sampling.layers import NO_DEFAULTS, Resolved, resolve
+from sampling.presets import Presets
+from server import seed
+from server.admission import Admission, Capacity
+from server.attempts import Attempts
+from server.auth import Authenticator
+from server.canaries import Canaries, limits_of
+from server.engine.loader import CurrentEngine
+from server.engine.runtime import Engine, start
+from server.errors import Draining, EngineUnavailable
+from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.gate import Gate
+from server.ledger import Ledger
+from server.metrics import Metrics
+from server.records import Answer, Caller, Passage
+from server.routing import Router
+from server.settings import Settings
+from server.supervisor import State, Supervisor
+
+logger = logging.getLogger("loragate")
+
+#: How often registry and engine are compared.
+RECONCILE_INTERVAL_S = 15.0
+#: What an engine has before one was started; replaced by the real figures at every start.
+_NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
+
+
+class Server:
+    """One running loragate: what the routes ask, over the parts that answer."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, store: Store, rules: Rules, runner: Executor
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.auth = Authenticator(registry)
+        self.attempts = Attempts()
+        self.router = Router(registry, base_model_name=settings.base_model_name)
+        self.metrics = Metrics()
+        self.presets = Presets()
+        self._admission = Admission(_NO_CAPACITY)
+        self._gate = Gate(self._admission)
+        self._salt_key = secrets.token_bytes(32)
+        self.supervisor: Supervisor[Engine] = Supervisor(
+            lambda: start(settings, self._gate, runner),
+            self._gate,
+            on_start=self._engine_started,
+            backoff_s=settings.restart_backoff_s,
+        )
+        self.residency = Residency(
+            CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
+        )
+        self.lifecycle = Lifecycle(registry, store, self.residency, rules)
+        self.ledger = Ledger(registry.usage, self._block_seconds)
+        self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
+        self.passages = 0
+        self.leaving = False  # /ready says no, work is still taken
+        self.ending = asyncio.Event()  # what still runs is cut off
+
+    # --- who calls, and may anything come in -------------------------------------------------------------
+
+    async def identify(self, headers: Headers) -> Caller:
+        """Who calls; raises Unauthenticated."""
+        return await self.auth.authenticate(headers)
+
+    async def enter(self, headers: Headers) -> Caller:
+        """Who calls, when the server takes work. Raises: Unauthenticated, EngineUnavailable, Draining."""
+        caller = await self.auth.authenticate(headers)
+        if self.supervisor.state in (State.DRAINING, State.STOPPED):
+            raise Draining(retry_after_s=1)
+        if self.supervisor.state is not State.READY:
+            raise EngineUnavailable(f"The engine is {self.supervisor.state}; try again shortly.")
+        return caller
+
+    # --- a generating request ----------------------------------------------------------------------------
+
+    async def prepare(
+        self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Headers, request_id: str
+    ) -> tuple[Passage, Resolved]:
+        """Route the request and fill its decoding options in.
+
+        Raises:
+            InvalidRequest, ModelNotFound, SamplingError
+        """
+        sticky = headers.get("x-session-id") or body.get("user")
+        target = await self.router.resolve(
+            caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
+        )
+        resolved = resolve(
+            body,
+            endpoint=endpoint,
+            server=NO_DEFAULTS,
+            adapter=target.defaults,
+            tenant=caller.defaults,
+            presets=self.presets,
+            preset_header=headers.get("x-loragate-preset"),
+            limits=caller.limits,
+        )
+        passage = Passage(
+            request_id=request_id,
+            caller=caller,
+            target=target,
+            policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
+            cache_salt=self._salt(caller.tenant_name),
+            held=None,
+            max_tokens_named="max_tokens" in resolved.origins,
+            unplaced=resolved.unplaced,
+            debug=headers.get("x-loragate-debug") == "1",
+        )
+        return passage, resolved
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        self, endpoint: Endpoint, passage: Passage, resolved: Resolved, headers: Headers
+    ) -> AsyncIterator[Answer]:
+        """Hold the adapter and a place in the gate while the answer is being sent."""
+        self.passages += 1
+        try:
+            with self.ledger.watch(passage):
+                async with (
+                    self._hold(passage.target.version) as held,
+                    self._gate.admit(replace(passage, held=held)) as held_passage,
+                ):
+                    engine = self.supervisor.engine
+                    if engine is None:
+                        raise EngineUnavailable
+                    yield await engine.handlers.handle(endpoint, resolved.body, held_passage, headers)
+        finally:
+            self.passages -= 1
+
+    def rate_headers(self, passage: Passage) -> dict[str, str]:
+        """`x-ratelimit-*` as they stand now."""
+        return self._admission.headers(passage.caller.tenant_name, passage.policy)
+
+    def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
+        """Count a finished request."""
+        self.metrics.observe(endpoint.value, passage, status)
+        self.canaries.note(passage, status)
+
+    def _hold(self, version: Version | None) -> contextlib.AbstractAsyncContextManager[EngineAdapter | None]:
+        return self.lifecycle.hold(version) if version else contextlib.nullcontext()
+
+    def _salt(self, tenant: str) -> str:
+        """A tenant's prefix-cache salt: no other tenant's prompt can hit what this one cached."""
+        return hmac.new(self._salt_key, tenant.encode(), sha256).hexdigest()
+
+    # --- health ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where the server stands."""
+        return self.supervisor.state
+
+    @property
+    def engine_alive(self) -> bool:
+        """Whether an engine is there, serves and has not died."""
+        engine = self.supervisor.engine
+        return engine is not None and not engine.errored and self.state in (State.READY, State.DRAINING)
+
+    async def registry_answers(self) -> bool:
+        """Whether the database can be read."""
+        try:
+            await self.registry.ping()
+        except (SQLAlchemyError, OSError):
+            return False
+        return True
+
+    async def check_scraper(self, headers: Headers) -> None:
+        """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
+        if self.settings.protect_metrics:
+            await self.auth.operator(headers)
+
+    def exposition(self) -> bytes:
+        """The metrics' text."""
+        self.metrics.restarts.set(self.supervisor.restarts)
+        self.metrics.ready.set(self.welcome)
+        self.metrics.failed_attempts.set(self.attempts.total)
+        self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
+        return self.metrics.exposition()
+
+    @property
+    def welcome(self) -> bool:
+        """Whether new requests are wanted."""
+        return self.state is State.READY and self.engine_alive and not self.leaving
+
+    # --- the engine comes and goes -----------------------------------------------------------------------
+
+    async def restore_budgets(self) -> None:
+        """Charge what the ledger knows to the budgets of the running day and month."""
+        await self.ledger.restore(await self.registry.tenants.list(), self._admission)
+
+    async def _block_seconds(self) -> dict[str, float] | None:
+        engine = self.supervisor.engine
+        if engine is None or self.state not in (State.READY, State.DRAINING):
+            return None
+        try:
+            tenants = (await engine.scheduler_report())["tenants"]
+        except EngineGone:
+            return None
+        return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
+    async def _engine_started(self, engine: Engine) -> None:
+        self.ledger.start_over()
+        self._admission.capacity = Capacity(
+            kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
+            block_size_tokens=engine.block_size_tokens,
+            max_num_seqs=self.settings.max_num_seqs,
+        )
+        if self.supervisor.restarts:
+            await self.residency.reset()
+        else:
+            for error in await self.lifecycle.restore_pins():
+                logger.error("a pinned adapter could not be loaded: %s", error)
+        if self.settings.demo:
+            await seed.add_adapters(self.registry, self.lifecycle)
+
+    async def keep_house(self) -> None:
+        """Mend what drifts, for ever: the engine's adapters, broken-off drains, files nobody needs."""
+        while True:
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
+            if self.state is State.READY:
+                try:
+                    await self.lifecycle.reconcile()
+                except (AdapterError, SQLAlchemyError, OSError):
+                    logger.exception("reconciling failed; it is tried again")
