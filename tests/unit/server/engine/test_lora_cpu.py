@@ -115,7 +115,7 @@ def cases(draw: st.DrawFn) -> tuple[Layer, list[int], torch.dtype]:
     return layer, draw(row_slots(slots)), dtype
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(cases(), st.sampled_from([1.0, 0.5, -2.0]), st.integers(0, 3))
 def test_linear_is_exact_for_any_mix(
     case: tuple[Layer, list[int], torch.dtype], scale: float, padding: int

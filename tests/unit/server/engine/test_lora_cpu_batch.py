@@ -26,7 +26,7 @@ def slots_by_row(zone: Zone) -> dict[int, int]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(RUNS)
 def test_each_row_meets_its_own_slot_once(runs: list[tuple[int, int]]) -> None:
     rows = [slot for slot, count in runs for _ in range(count)]
