@@ -23,7 +23,7 @@ from server.engine.plugin import STOCK_ENVIRONMENT
 from server.settings import cores_to_bind, load
 
 START_TIMEOUT_S = 900.0
-_STOP_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 _MEMORY_EVERY_S = 0.5
 
