@@ -11,12 +11,18 @@ from server.errors import LoragateError
 #: Subcommand → (module, attribute, one line of help).
 COMMANDS = {
     "serve": ("server.commands.serve", "serve", "Start the server."),
+    "plan": ("server.commands.plan", "plan", "Plan memory: what fits, and what to change when it does not."),
+    "inspect": ("server.commands.inspect", "inspect", "Show a model's architecture, or check an adapter."),
     "adapter": (
         "server.commands.adapter",
         "adapter",
         "Add, list, show, promote, split, roll back, pin, remove.",
     ),
-    "tenant": ("server.commands.tenant", "tenant", "Add, list, show, change and remove tenants."),
+    "tenant": (
+        "server.commands.tenant",
+        "tenant",
+        "Add, list, show, change and remove tenants; their usage.",
+    ),
     "key": ("server.commands.key", "key", "Make, list and revoke API keys."),
     "train": ("server.commands.train", "train", "Train an adapter from a JSONL of chats."),
     "bench": ("server.commands.bench", "bench", "Run a benchmark."),
