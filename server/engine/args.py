@@ -21,9 +21,10 @@ from vllm.platforms import current_platform
 
 from server.errors import SettingsError
 from server.gate import EXTRA_ARGS_KEY
+from server.planner.errors import ModelUnplanned
+from server.planner.plan import MAX_DEFAULT_CPU_KV_CACHE_BYTES, default_cpu_kv_bytes, full_cpu_batch_bytes
+from server.planner.shape import Shape
 from server.settings import Settings
-
-MAX_DEFAULT_CPU_KV_CACHE_BYTES = 4 * 1024**3
 
 #: What --engine-args may not set: it has a flag of ours, or the product stands on our value.
 _FLAGS = {
@@ -100,22 +101,20 @@ def cpu_kv_cache_bytes(settings: Settings) -> int:
     NOTE: without an explicit size vLLM takes `gpu_memory_utilization` of *all* memory on a CPU, and does not
     start when that much is not free.
     """
-    free_bytes = int(psutil.virtual_memory().available * settings.gpu_memory_utilization)
-    left_bytes = max(free_bytes - _weight_bytes(settings.base_model), free_bytes // 8)
-    return min(MAX_DEFAULT_CPU_KV_CACHE_BYTES, left_bytes, _full_batch_bytes(settings))
+    return default_cpu_kv_bytes(
+        free_bytes=int(psutil.virtual_memory().available * settings.gpu_memory_utilization),
+        weights_bytes=_weight_bytes(settings.base_model),
+        full_batch_bytes=_full_batch_bytes(settings),
+    )
 
 
 def _full_batch_bytes(settings: Settings) -> int:
     """KV bytes that max_num_seqs sequences of max_model_len tokens fill, or the default where unknown."""
-    config = _local_config(settings.base_model)
     try:
-        heads = config.get("num_key_value_heads", config["num_attention_heads"])
-        head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        max_len = settings.max_model_len or config["max_position_embeddings"]
-        per_token_bytes = 2 * config["num_hidden_layers"] * heads * head_size * 4
-    except KeyError:
+        shape = Shape.from_config(_local_config(settings.base_model))
+    except ModelUnplanned:
         return MAX_DEFAULT_CPU_KV_CACHE_BYTES
-    return max(int(settings.max_num_seqs * max_len * per_token_bytes), 16 * 1024**2)
+    return full_cpu_batch_bytes(shape, settings.max_num_seqs, settings.max_model_len or shape.max_len)
 
 
 def _is_quantized(settings: Settings) -> bool:
