@@ -17,17 +17,28 @@ import torch
 NO_SLOT = -1
 """The slot of a row that wants the base model alone, as in vLLM's LoRA mappings."""
 
-LONG_RUN_ROWS = 16
-"""From here on a run of rows of one adapter gets products of its own (measured; see docs/performance.md)."""
-
-FEW_RUNS = 2
-"""Up to here a product per run costs less than sorting the rows."""
-
 SPARE_ROWS = 16
 """A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
 
 Slots = npt.NDArray[np.int64]
 Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When rows of one adapter get products of their own instead of being sorted (measured).
+
+    A run of `long_run_rows` always does, and so do up to `few_runs` shorter ones when no adapter comes
+    twice among them.
+    """
+
+    long_run_rows: int
+    few_runs: int
+
+
+FLOAT32_LIMITS = Limits(long_run_rows=8, few_runs=4)
+HALF_LIMITS = Limits(long_run_rows=32, few_runs=1)
+"""For 16-bit weights: oneDNN needs some 25 µs to start a product, MKL in float32 less than 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +135,19 @@ class BatchPlan:
 EMPTY_PLAN = BatchPlan(0, ())
 
 
-def plan_batch(slots: Slots) -> BatchPlan:
+def plan_batch(slots: Slots, limits: Limits) -> BatchPlan:
     """Plan a batch from the slot of each of its rows (`NO_SLOT` for the base model)."""
     blocks: list[Block] = []
     short: list[Run] = []
     for run in _runs(slots):
-        if run.stop - run.start < LONG_RUN_ROWS:
+        if run.stop - run.start < limits.long_run_rows:
             short.append(run)
             continue
-        blocks.extend(_short_blocks(slots, short))
+        blocks.extend(_short_blocks(slots, short, limits.few_runs))
         short = []
         if run.slot != NO_SLOT:
             blocks.append(run)
-    blocks.extend(_short_blocks(slots, short))
+    blocks.extend(_short_blocks(slots, short, limits.few_runs))
     return BatchPlan(len(slots), tuple(blocks))
 
 
@@ -148,9 +159,9 @@ def _runs(slots: Slots) -> Iterator[Run]:
         yield Run(start, stop, int(slots[start]))
 
 
-def _short_blocks(slots: Slots, short: list[Run]) -> list[Run] | list[Zone]:
+def _short_blocks(slots: Slots, short: list[Run], few_runs: int) -> list[Run] | list[Zone]:
     adapted = [run for run in short if run.slot != NO_SLOT]
-    if len(adapted) <= FEW_RUNS:
+    if len(adapted) <= few_runs and len({run.slot for run in adapted}) == len(adapted):
         return adapted
     return [_zone(slots, adapted[0].start, adapted[-1].stop)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from vllm.lora.layers import LoRAMapping
@@ -67,8 +68,8 @@ def time_projection(
         layers = [_layer(projection, adapters, rank, kind) for _ in range(COLD_LAYERS)]
         x = torch.randn(len(rows), projection.width).to(kind)
         y = torch.randn(len(rows), sum(projection.slices)).to(kind)
-        ours = _wrapper(LoragatePunicaWrapperCPU, rows, adapters)
-        stock = _wrapper(PunicaWrapperCPU, rows, adapters)
+        ours = _wrapper(LoragatePunicaWrapperCPU, rows, adapters, kind)
+        stock = _wrapper(PunicaWrapperCPU, rows, adapters, kind)
 
         def base_call(layer: _Layer) -> None:
             layer.base.cpu_linear(x, layer.base.weight, None)
@@ -94,8 +95,10 @@ def _layer(projection: Projection, adapters: int, rank: int, dtype: torch.dtype)
     return _Layer(base, (a, b), stock)
 
 
-def _wrapper(kind: type[PunicaWrapperCPU], rows: Sequence[int], adapters: int) -> PunicaWrapperCPU:
-    wrapper = kind(len(rows), len(rows), "cpu")
+def _wrapper(
+    kind: type[PunicaWrapperCPU], rows: Sequence[int], adapters: int, dtype: torch.dtype
+) -> PunicaWrapperCPU:
+    wrapper = kind(len(rows), len(rows), "cpu", lora_config=SimpleNamespace(lora_dtype=dtype))
     ids = tuple(row + 1 for row in rows)
     mapping = LoRAMapping(ids, ids, is_prefill=True)
     wrapper.update_metadata(mapping, list(range(1, adapters + 1)), adapters + 1, 1)

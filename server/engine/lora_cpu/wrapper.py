@@ -16,7 +16,7 @@ import torch
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from server.engine.lora_cpu.batch import EMPTY_PLAN, BatchPlan, plan_batch
+from server.engine.lora_cpu.batch import EMPTY_PLAN, FLOAT32_LIMITS, HALF_LIMITS, BatchPlan, plan_batch
 from server.engine.lora_cpu.products import clear, collect, expand, shrink, spread
 from server.engine.lora_cpu.weights import Expand, Shrink, Stacked, pack_expand, pack_shrink
 
@@ -33,8 +33,10 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **kwargs: Any
     ) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
+        dtype = getattr(kwargs.get("lora_config"), "lora_dtype", torch.float32)
+        self._limits = HALF_LIMITS if dtype in (torch.bfloat16, torch.float16) else FLOAT32_LIMITS
         self._token_plan = EMPTY_PLAN
-        self._prompt_plan = EMPTY_PLAN
+        self._prompt_plan: BatchPlan | None = EMPTY_PLAN
         self._shrinks: dict[int, Shrink] = {}
         self._expands: dict[int, Expand] = {}
 
@@ -48,8 +50,9 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Plan the next steps: `mapping` names the adapter id of each token and of each sampled row."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
-        self._token_plan = plan_batch(self.token_lora_indices.numpy())
-        self._prompt_plan = plan_batch(self.sampler_indices.numpy())
+        self._token_plan = plan_batch(self.token_lora_indices.numpy(), self._limits)
+        # Planned when asked for: few models have an adapter on their output head.
+        self._prompt_plan = None
 
     def add_lora_linear(
         self,
@@ -90,6 +93,8 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """Add `(x @ A.T) @ B.T * scale` to the logits `y`, with one row per sampled token."""
         plan = self._prompt_plan
+        if plan is None:
+            plan = self._prompt_plan = plan_batch(self.sampler_indices.numpy(), self._limits)
         if not plan.blocks:
             return
         x, y = _flat(x), _flat(y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,11 +57,12 @@ def make_wrapper(
     prompts: list[int] | None = None,
     slots: int = 64,
     kind: type[PunicaWrapperCPU] = LoragatePunicaWrapperCPU,
+    dtype: torch.dtype = torch.float32,
 ) -> PunicaWrapperCPU:
     """Make a wrapper whose rows want the slots named; engine ids are 100 + slot."""
     prompts = tokens if prompts is None else prompts
     size = max(len(tokens), len(prompts))
-    wrapper = kind(size, size, "cpu")
+    wrapper = kind(size, size, "cpu", lora_config=SimpleNamespace(lora_dtype=dtype))
     ids = [100 + slot for slot in range(slots)]
     as_ids = [0 if slot == BASE else 100 + slot for slot in tokens]
     prompt_ids = [0 if slot == BASE else 100 + slot for slot in prompts]
@@ -121,7 +123,7 @@ def test_linear_is_exact_for_any_mix(
     case: tuple[Layer, list[int], torch.dtype], scale: float, padding: int
 ) -> None:
     layer, rows, dtype = case
-    wrapper = make_wrapper(rows)
+    wrapper = make_wrapper(rows, dtype=dtype)
     x = torch.randn(len(rows) + padding, layer.width, dtype=dtype)
     y = torch.randn(len(rows) + padding, sum(layer.output_slices), dtype=dtype)
     before = y.clone()
@@ -137,7 +139,7 @@ def test_linear_is_exact_for_any_mix(
 @given(cases())
 def test_shrink_then_expand_is_the_same_product(case: tuple[Layer, list[int], torch.dtype]) -> None:
     layer, rows, dtype = case
-    wrapper = make_wrapper(rows)
+    wrapper = make_wrapper(rows, dtype=dtype)
     x = torch.randn(len(rows), layer.width, dtype=dtype)
     y = torch.randn(len(rows), sum(layer.output_slices), dtype=dtype)
     want, error = reference(y, x, layer, rows, 0.5), bound(y, x, layer, rows, 0.5)
@@ -151,7 +153,7 @@ def test_shrink_then_expand_is_the_same_product(case: tuple[Layer, list[int], to
 @given(cases())
 def test_expand_replaces_adapter_rows_only(case: tuple[Layer, list[int], torch.dtype]) -> None:
     layer, rows, dtype = case
-    wrapper = make_wrapper(rows)
+    wrapper = make_wrapper(rows, dtype=dtype)
     x = torch.randn(len(rows), layer.width, dtype=dtype)
     y = torch.randn(len(rows), sum(layer.output_slices), dtype=dtype)
     start = torch.where(torch.tensor(rows).unsqueeze(1) == BASE, y, torch.zeros_like(y))
@@ -167,7 +169,7 @@ def test_logits_use_the_sampled_rows_and_drop_padding(
 ) -> None:
     prompts = data.draw(row_slots(4))
     layer = make_layer([4, 2, 0, 3], 4, 12, [30], dtype)
-    wrapper = make_wrapper([0] * 50, prompts)
+    wrapper = make_wrapper([0] * 50, prompts, dtype=dtype)
     hidden = torch.randn(len(prompts), 12, dtype=dtype)
     logits = torch.randn(len(prompts), 30 + extra)
     common = min(30, 30 + extra)
@@ -185,7 +187,7 @@ def test_logits_use_the_sampled_rows_and_drop_padding(
 def test_embedding_expands_each_row_by_its_own_adapter(data: st.DataObject, dtype: torch.dtype) -> None:
     rows = data.draw(row_slots(4))
     layer = make_layer([4, 2, 0, 3], 4, 4, [16], dtype)
-    wrapper = make_wrapper(rows)
+    wrapper = make_wrapper(rows, dtype=dtype)
     picked = torch.randn(len(rows), 4, dtype=dtype)
     y = torch.randn(len(rows), 16, dtype=dtype)
     identity = torch.eye(4, dtype=dtype).expand(4, 1, 4, 4).contiguous()

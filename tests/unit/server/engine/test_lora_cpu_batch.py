@@ -6,13 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.lora_cpu.batch import FEW_RUNS, LONG_RUN_ROWS, NO_SLOT, BatchPlan, Run, Zone, plan_batch
+from server.engine.lora_cpu.batch import NO_SLOT, BatchPlan, Limits, Run, Zone, plan_batch
 
 RUNS = st.lists(st.tuples(st.integers(NO_SLOT, 63), st.one_of(st.just(1), st.integers(1, 40))), max_size=40)
+LIMITS = Limits(long_run_rows=16, few_runs=2)
 
 
 def plan(rows: list[int]) -> BatchPlan:
-    return plan_batch(np.array(rows, dtype=np.int64))
+    return plan_batch(np.array(rows, dtype=np.int64), LIMITS)
 
 
 def slots_by_row(zone: Zone) -> dict[int, int]:
@@ -81,14 +82,15 @@ def test_positions_of_slices_name_rows_by_slot_then_slice(runs: list[tuple[int, 
 
 
 def test_prefill_is_one_run_per_request_and_base_rows_are_skipped() -> None:
-    long = LONG_RUN_ROWS
+    long = LIMITS.long_run_rows
     made = plan([0] * long + [NO_SLOT] * long + [2] * (long + 5))
     assert made.blocks == (Run(0, long, 0), Run(2 * long, 3 * long + 5, 2))
 
 
-def test_few_runs_are_not_sorted_and_many_are() -> None:
+def test_few_runs_are_not_sorted_but_many_or_repeated_ones_are() -> None:
+    assert [type(block) for block in plan([5, 5, NO_SLOT, 5]).blocks] == [Zone]
     assert all(isinstance(block, Run) for block in plan([5] * 3 + [7] * 3).blocks)
-    assert [type(block) for block in plan(list(range(FEW_RUNS + 1))).blocks] == [Zone]
+    assert [type(block) for block in plan(list(range(LIMITS.few_runs + 1))).blocks] == [Zone]
 
 
 def test_decoding_rows_beside_a_prefill_are_a_zone_of_their_own() -> None:
