@@ -25,6 +25,7 @@ _FROM_GENERATION_CONFIG = (
     "presence_penalty",
     "frequency_penalty",
 )
+_LENGTH_IN_GENERATION_CONFIG = "max_new_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +107,6 @@ def model_defaults(generation_config: Mapping[str, Any]) -> Layer:
     among the origins. Keys that are no decoding options, and values no request could send, are left out.
     """
     given = {name: generation_config.get(name) for name in _FROM_GENERATION_CONFIG}
+    given["max_tokens"] = generation_config.get(_LENGTH_IN_GENERATION_CONFIG)
     kinds = {option.name: option.kind for option in OPTIONS}
     return Layer("model", {name: value for name, value in given.items() if kinds[name].accepts(value)})

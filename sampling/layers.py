@@ -37,7 +37,26 @@ class Resolved:
     """What holds instead of what was asked for, as the header says it: ("max_tokens=512",)."""
     unplaced: dict[str, Any] = field(default_factory=dict)
     """Defaults that hold though this endpoint's requests have no field for them, by their name in the table:
-    for the code that sees vLLM's `SamplingParams`. Not among `origins`."""
+    for the code that sees vLLM's `SamplingParams`."""
+    repetition: str = "off"
+    """What is done when the answer goes in circles: "off", "stop" or "adjust"; not in the body."""
+
+    def effective(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
+        """Every option that something has set, by its name in the table: {"value": …, "from": …}.
+
+        What is not here has the table's default.
+        """
+        values = dict(self.unplaced)
+        for name, option in options_on(endpoint).items():
+            if name in self.body and obeyed_name(option.names(endpoint), self.body) == name:
+                values[option.name] = self.body[name]
+        if "repetition" in self.origins:
+            values["repetition"] = self.repetition
+        return {
+            name: {"value": values[name], "from": origin}
+            for name, origin in self.origins.items()
+            if name in values
+        }
 
 
 def resolve(
@@ -71,7 +90,8 @@ def resolve(
     clamped = (*_clamp(resolved, limits, endpoint), *_raise_temperature(resolved))
     _fit_min_tokens(resolved, endpoint)
     _check_answers(resolved)
-    return Resolved(resolved.body, resolved.origins, clamped, resolved.unplaced)
+    repetition = resolved.body.pop("repetition", "off")
+    return Resolved(resolved.body, resolved.origins, clamped, resolved.unplaced, repetition)
 
 
 def _asked(body: Mapping[str, Any], endpoint: Endpoint) -> Resolved:
@@ -97,7 +117,9 @@ def _fill(resolved: Resolved, layer: Layer, endpoint: Endpoint) -> None:
         body[name] = copy.deepcopy(value) if isinstance(value, list | dict) else value
         origins[option.name] = layer.origin
     for name, value in layer.unplaced[endpoint].items():
-        resolved.unplaced.setdefault(name, copy.deepcopy(value))
+        if name not in origins:
+            resolved.unplaced[name] = copy.deepcopy(value)
+            origins[name] = layer.origin
 
 
 def _has_form(body: Mapping[str, Any], endpoint: Endpoint) -> bool:

@@ -124,6 +124,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("ignore_eos", Boolean(), _OPENAI, "vLLM", "goes on past the model's end token", False),
     Option("repetition_detection", PatternRule(), _CLASSIC, "vLLM",
            "ends the answer when its tail repeats one pattern min_count times"),
+    Option("repetition", OneOf(("off", "stop", "adjust")), _ALL, "loragate",
+           "what is done when the answer goes in circles: end it, or raise penalty and temperature", "off"),
     Option("truncate_prompt_tokens", Integer(-1, special="-1 for the context length"), _CLASSIC, "vLLM",
            "cuts a longer prompt to this many tokens; without it that is an error", layered=False),
     Option("truncation_side", OneOf(("left", "right")), _CLASSIC, "vLLM",

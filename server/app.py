@@ -19,7 +19,7 @@ from server.api import admin, errors, health, lora, models
 from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
-from server.base_model import adapter_rules
+from server.base_model import read_base_model
 from server.catalog import Catalog
 from server.service import Server
 from server.settings import Settings
@@ -45,7 +45,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         if settings.demo:
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = Server(settings, registry, store, await adapter_rules(settings), runner)
+        server = Server(settings, registry, store, await read_base_model(settings), runner)
         await server.lifecycle.recover()
         await server.restore_budgets()
         house = asyncio.create_task(server.keep_house(), name="house")

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from sampling.limits import check_prompt
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -21,6 +22,13 @@ from server.records import Meter, Passage
 
 #: Key under which tenant and policy ride in `sampling_params.extra_args`; the scheduler reads it.
 EXTRA_ARGS_KEY = "loragate"
+#: The same for what is done when the answer goes in circles; `server.engine.repetition` reads it.
+REPETITION_KEY = "loragate_repetition"
+#: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
+REPETITION = "repetition"
+#: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
+#: and "stop" would say that it is whole.
+_TOLD_FOR_REPETITION = "length"
 
 
 @dataclass(slots=True)
@@ -88,6 +96,7 @@ class Gate:
 
         Raises:
             LoragateError: the request may not enter, or no engine is there.
+            LimitExceeded: the prompt is longer than the operator allows.
         """
         visit = _visit.get(None)
         if visit is None:
@@ -98,10 +107,13 @@ class Gate:
         passage = visit.passage
         _check_adapter(passage, arguments.get("lora_request"))
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
+        check_prompt(passage.limits, prompt_tokens)
         reservation = self._reserve(passage, sampling_params, prompt_tokens)
         for name, value in passage.unplaced.items():
             setattr(sampling_params, name, value)
         sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
+        if passage.repetition != "off":
+            sampling_params.extra_args[REPETITION_KEY] = passage.repetition
         stream = engine.generate(
             {**prompt, "cache_salt": passage.cache_salt},
             sampling_params,
@@ -169,7 +181,7 @@ class _Metered:
         self._generated_tokens = 0
 
     async def read(self) -> AsyncGenerator[Any]:
-        """The engine's outputs, unchanged."""
+        """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
         async with aclosing(self._stream) as stream:
             async for output in stream:
                 self._count(output)
@@ -200,7 +212,11 @@ class _Metered:
         if new_tokens:
             meter.first_token_at = meter.first_token_at or now
             meter.last_token_at = now
-        meter.finish_reasons += [s.finish_reason for s in output.outputs if s.finish_reason]
+        for sequence in output.outputs:
+            if sequence.finish_reason:
+                meter.finish_reasons.append(sequence.finish_reason)
+            if sequence.finish_reason == REPETITION:
+                sequence.finish_reason = _TOLD_FOR_REPETITION
         stats = output.metrics
         if meter.queue_s is None and stats is not None and stats.scheduled_ts and stats.queued_ts:
             meter.queue_s = stats.scheduled_ts - stats.queued_ts

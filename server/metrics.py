@@ -6,6 +6,7 @@ import time
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from server.gate import REPETITION
 from server.records import Passage
 
 #: Distinct (tenant, adapter) pairs that get series of their own; those that come later share `other`.
@@ -27,6 +28,10 @@ class Metrics:
         )
         self.tokens = Counter(
             "loragate_tokens", "Tokens: prompt, cached (part of prompt) and generated.", [*labels, "kind"],
+            registry=registry,
+        )  # fmt: skip
+        self.repetition_stops = Counter(
+            "loragate_repetition_stops", "Answers that were ended because they went in circles.", labels,
             registry=registry,
         )  # fmt: skip
         self.ttft = Histogram(
@@ -57,6 +62,8 @@ class Metrics:
         self.tokens.labels(tenant, adapter, "prompt").inc(meter.prompt_tokens)
         self.tokens.labels(tenant, adapter, "cached").inc(meter.cached_tokens)
         self.tokens.labels(tenant, adapter, "generated").inc(meter.generated_tokens)
+        if looped := meter.finish_reasons.count(REPETITION):
+            self.repetition_stops.labels(tenant, adapter).inc(looped)
         self.duration.labels(tenant, adapter).observe(time.monotonic() - passage.started_at)
         if meter.first_token_at is not None:
             self.ttft.labels(tenant, adapter).observe(meter.first_token_at - passage.started_at)

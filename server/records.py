@@ -71,8 +71,12 @@ class Passage:
     """Whether the request, or a layer of defaults, says how long the answer may be."""
     unplaced: Mapping[str, Any] = field(default_factory=dict)
     """Decoding defaults that this endpoint's requests have no field for; the gate sets them."""
+    limits: Limits = NO_LIMITS
+    """What of the operator's limits is held against the tokenized prompt."""
+    repetition: str = "off"
+    """What is done when an answer goes in circles: "off", "stop" or "adjust"."""
     debug: bool = False
-    """Whether the caller asked where its decoding options came from (`x-loragate-debug: 1`)."""
+    """Whether the caller asked what its decoding options are and where each is from (`x-loragate-debug: 1`)."""
     meter: Meter = field(default_factory=Meter)
     started_at: float = field(default_factory=time.monotonic)
 

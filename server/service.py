@@ -17,19 +17,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
 from adapters.errors import AdapterError, EngineGone
-from adapters.lifecycle import Lifecycle, Rules
+from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry
 from adapters.residency import Residency
 from adapters.store import Store
 from sampling.endpoints import Endpoint
-from sampling.layers import NO_DEFAULTS, Resolved, resolve
-from sampling.presets import Presets
+from sampling.layers import Resolved
 from server import seed
 from server.admission import Admission, Capacity
 from server.attempts import Attempts
 from server.auth import Authenticator
+from server.base_model import BaseModel
 from server.canaries import Canaries, limits_of
+from server.decoding import Decoding
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
 from server.errors import Draining, EngineUnavailable
@@ -54,7 +55,7 @@ class Server:
     """One running loragate: what the routes ask, over the parts that answer."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, store: Store, rules: Rules, runner: Executor
+        self, settings: Settings, registry: Registry, store: Store, base: BaseModel, runner: Executor
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -62,7 +63,9 @@ class Server:
         self.attempts = Attempts()
         self.router = Router(registry, base_model_name=settings.base_model_name)
         self.metrics = Metrics()
-        self.presets = Presets()
+        self.base = base
+        self.decoding = Decoding.of(settings, base.generation_config)
+        self.presets = self.decoding.presets
         self._admission = Admission(_NO_CAPACITY)
         self._gate = Gate(self._admission)
         self._salt_key = secrets.token_bytes(32)
@@ -75,7 +78,7 @@ class Server:
         self.residency = Residency(
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
         )
-        self.lifecycle = Lifecycle(registry, store, self.residency, rules)
+        self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
         self.ledger = Ledger(registry.usage, self._block_seconds)
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
         self.passages = 0
@@ -111,15 +114,13 @@ class Server:
         target = await self.router.resolve(
             caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
         )
-        resolved = resolve(
+        resolved = self.decoding.resolve(
             body,
-            endpoint=endpoint,
-            server=NO_DEFAULTS,
+            endpoint,
             adapter=target.defaults,
             tenant=caller.defaults,
-            presets=self.presets,
-            preset_header=headers.get("x-loragate-preset"),
             limits=caller.limits,
+            preset_header=headers.get("x-loragate-preset"),
         )
         passage = Passage(
             request_id=request_id,
@@ -130,6 +131,8 @@ class Server:
             held=None,
             max_tokens_named="max_tokens" in resolved.origins,
             unplaced=resolved.unplaced,
+            limits=self.decoding.limits_for(caller.limits),
+            repetition=resolved.repetition,
             debug=headers.get("x-loragate-debug") == "1",
         )
         return passage, resolved

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -28,6 +28,9 @@ from server.records import Answer, Caller, JsonAnswer, Meter, Passage
 
 #: What nginx logs when the client went before the answer; nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
+
+#: A header is no place for a schema.
+MAX_SHOWN_CHARS = 200
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -109,8 +112,21 @@ class GenerateRoute:
         if resolved.clamped:
             headers["x-loragate-clamped"] = ", ".join(resolved.clamped)
         if passage.debug:
-            headers["x-loragate-origins"] = ", ".join(f"{k}={v}" for k, v in resolved.origins.items())
+            headers["x-loragate-debug"] = debug_header(resolved.effective(self._endpoint))
         return headers
+
+
+def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
+    """What holds for a request and where each value is from, as JSON; what is long is cut to a text."""
+    shown = {}
+    for name, held in effective.items():
+        text = json.dumps(held["value"], separators=(",", ":"))
+        is_long = len(text) > MAX_SHOWN_CHARS
+        shown[name] = {
+            "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else held["value"],
+            "from": held["from"],
+        }
+    return json.dumps(shown, separators=(",", ":"))
 
 
 class _Out:

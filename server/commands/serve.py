@@ -23,7 +23,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     settings = load(given(flags), config=config)
     logging_config = write_config(settings.home, settings.log_format, settings.log_level)
     cores = cores_to_bind(settings)
-    export_engine_environment(cores, logging_config)
+    export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
     # Starts every engine, and with it everything that must end together with the server.
     runner = ThreadPoolExecutor(1, "loragate-engine")

@@ -19,6 +19,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.platforms import current_platform
 
+from sampling.errors import InvalidPolicy
+from server.engine.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
 from server.gate import EXTRA_ARGS_KEY
 from server.planner.errors import ModelUnplanned
@@ -33,18 +35,23 @@ _FLAGS = {
     "quantization", "tensor_parallel_size",
 }  # fmt: skip
 _OURS = {
-    "enable_lora", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
+    "enable_lora", "logits_processors", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
     "enable_log_requests",
 }  # fmt: skip
 
 
-def engine_args(settings: Settings) -> AsyncEngineArgs:
+def engine_args(settings: Settings, generation_config: Path | None = None) -> AsyncEngineArgs:
     """The arguments of the engine.
+
+    Args:
+        settings: what to serve.
+        generation_config: a folder to take generation_config.json from instead of the model's own.
 
     Raises:
         SettingsError: --engine-args names an argument that vLLM lacks or that is not its to set.
     """
     _check_passthrough(settings.engine_args)
+    _check_repetition(settings.repetition_policy)
     on_cpu = current_platform.is_cpu()
     arguments: dict[str, Any] = {
         "model": settings.base_model,
@@ -63,8 +70,17 @@ def engine_args(settings: Settings) -> AsyncEngineArgs:
         "tensor_parallel_size": settings.tensor_parallel_size,
         # Dotted: vLLM resolves it in the EngineCore process.
         "scheduler_cls": "server.engine.scheduler.TenantScheduler",
-        "additional_config": {EXTRA_ARGS_KEY: {"lora_slot_wait_s": settings.lora_slot_wait_s}},
+        "additional_config": {
+            EXTRA_ARGS_KEY: {
+                "lora_slot_wait_s": settings.lora_slot_wait_s,
+                POLICY_KEY: settings.repetition_policy,
+            }
+        },
     }
+    if settings.repetition_adjustment:
+        arguments["logits_processors"] = [PROCESSOR]
+    if generation_config is not None:
+        arguments["generation_config"] = str(generation_config)
     if on_cpu:
         # vLLM turns compilation off on a CPU as soon as LoRA is on; saying so skips its set-up.
         arguments["enforce_eager"] = True
@@ -146,6 +162,15 @@ def _dtype(settings: Settings, on_cpu: bool) -> str:
         return settings.dtype
     fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "float32" if settings.demo or not fast_bf16 else "auto"
+
+
+def _check_repetition(figures: dict[str, Any]) -> None:
+    try:
+        RepetitionPolicy.of(figures)
+    except TypeError as error:
+        raise SettingsError(f"--repetition-policy: {str(error).partition('() ')[2] or error}") from error
+    except InvalidPolicy as error:
+        raise SettingsError(f"--repetition-policy: {error}") from error
 
 
 def _check_passthrough(arguments: dict[str, Any]) -> None:

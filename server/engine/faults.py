@@ -17,6 +17,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import AdapterError
+from sampling.errors import RequestError
 from server.errors import EngineUnavailable, InternalError, InvalidRequest, LoragateError, ModelNotFound
 
 logger = logging.getLogger("loragate.engine")
@@ -24,9 +25,9 @@ logger = logging.getLogger("loragate.engine")
 _TOO_LONG = ("maximum context length", "context length", "longer than the maximum model length")
 
 
-def refusal(failure: BaseException | ErrorResponse) -> LoragateError | AdapterError:
+def refusal(failure: BaseException | ErrorResponse) -> LoragateError | AdapterError | RequestError:
     """What vLLM raised or returned, as the error that the caller gets."""
-    if isinstance(failure, LoragateError | AdapterError):
+    if isinstance(failure, LoragateError | AdapterError | RequestError):
         return failure
     if isinstance(failure, EngineDeadError):
         return EngineUnavailable()

@@ -20,6 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
+from server.base_model import write_generation_config
 from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
@@ -138,7 +139,7 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     """
     if processes.is_warm():
         processes.install()
-    arguments = engine_args(settings)
+    arguments = engine_args(settings, await asyncio.to_thread(write_generation_config, settings))
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)
     gate.attach(client)

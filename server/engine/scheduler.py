@@ -1,9 +1,9 @@
 """vLLM's scheduler, asking `server.fairness` who goes next and who gives way; it only translates.
 
 Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
-`_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`), KVCacheManager (`allocate_slots`,
-`get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the dotted name
-`server.engine.scheduler.TenantScheduler` and built in the EngineCore process.
+`_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
+KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the
+dotted name `server.engine.scheduler.TenantScheduler` and built in the EngineCore process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from server.engine.repetition import LoopWatch
 from server.engine.scheduler_report import install, report
 from server.engine.tenant_queue import TenantQueue
 from server.fairness.adapter_slots import AdapterSlots
@@ -60,6 +61,7 @@ class TenantScheduler(AsyncScheduler):
         self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._groups = len(self.kv_cache_config.kv_cache_groups)
+        self._loops = LoopWatch(self.vllm_config)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self.kv_cache_manager.allocate_slots = self._allocate_and_count
         install()
@@ -90,12 +92,20 @@ class TenantScheduler(AsyncScheduler):
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         # NOTE: before super, which moves num_computed_tokens. From the prompt's last one on, each computed
         # position yields a token.
-        for request_id, new_tokens in scheduler_output.num_scheduled_tokens.items():
-            request = self.requests[request_id]
-            generated = request.num_computed_tokens + new_tokens - request.num_prompt_tokens + 1
-            if generated > 0:
-                self.arbiter.charge_generated(request.loragate_entry, generated)
+        scheduled = scheduler_output.num_scheduled_tokens.items()
+        self.arbiter.charge_generated(
+            (request.loragate_entry, request.num_computed_tokens + new_tokens - request.num_prompt_tokens + 1)
+            for request, new_tokens in (
+                (self.requests[request_id], tokens) for request_id, tokens in scheduled
+            )
+        )
         super()._update_after_schedule(scheduler_output)
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], is_stale: bool = False
+    ) -> tuple[list[int], bool]:
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
+        return new_token_ids, stopped or self._loops.ends(request, new_token_ids)
 
     def _free_request_blocks(self, request: Request) -> None:
         self.arbiter.release(request.request_id)

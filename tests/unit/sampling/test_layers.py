@@ -81,7 +81,7 @@ def test_the_highest_layer_that_sets_a_field_wins(layers, request, endpoint):
     beyond = NOT_ON_MESSAGES & set(expected) if endpoint is Endpoint.MESSAGES else set()
     unplaced = {name: expected.pop(name) for name in beyond}
     assert outcome.body == {NAMES[endpoint].get(name, name): value for name, value in expected.items()}
-    assert outcome.origins == {name: expected_origins[name] for name in expected}
+    assert outcome.origins == {name: expected_origins[name] for name in [*expected, *unplaced]}
     assert outcome.unplaced == unplaced
     assert outcome.clamped == ()
     assert body == before
