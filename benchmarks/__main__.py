@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "kernel": "The CPU LoRA layer alone: ours, vLLM's and none at all.",
+    "lora": "Multi-LoRA throughput on a real model's shape, against stock vLLM and against no adapter.",
     "serving": "Load with the official SDK: latencies and throughput per tenant, against a peer in the same run.",
     "fairness": "Noisy neighbours, weights and budgets, against vLLM's own scheduler.",
     "swap": "Versions swapped under load: lost and mixed answers, stalls of other tenants.",

@@ -147,6 +147,7 @@ def _figures(
         "mixed_answers": verdict.mixed,
         "stale_answers": verdict.stale,
         "across_a_swap": verdict.across,
+        "dated_answers": verdict.dated,
         "promote_s": statistics.median(swap.returned_s - swap.sent_s for swap in swaps),
         "promote_to_first_token_s": statistics.median(first_s) if first_s else None,
         "promote_to_first_token_p99_s": percentile(first_s, 99),

@@ -105,13 +105,15 @@ class Swap:
 class Verdict:
     """Requests that failed, answers that are no version's, answers of a version that no longer served.
 
-    `across` counts requests that ran while a promotion took effect: those that could have gone wrong.
+    `across` counts requests that ran while a promotion took effect: those that could have been mixed. `dated`
+    counts those that only one version may have answered: those that could have been stale.
     """
 
     failed: int = 0
     mixed: int = 0
     stale: int = 0
     across: int = 0
+    dated: int = 0
 
 
 async def solo_answers(
@@ -200,11 +202,7 @@ class Traffic:
 
 
 def check(samples: Sequence[tuple[str, Sample]], answers: Answers, swaps: Sequence[Swap]) -> Verdict:
-    """Hold every answer against the versions' own.
-
-    A request that was sent after a promotion had returned, and before the next one was sent, must be answered by
-    that promotion's version.
-    """
+    """Hold every answer against the versions' own, and against those that may have served it."""
     verdict = Verdict()
     for prompt, sample in samples:
         if sample.error is not None:
@@ -214,21 +212,25 @@ def check(samples: Sequence[tuple[str, Sample]], answers: Answers, swaps: Sequen
             verdict.mixed += sample.text != answers.other_answers[prompt]
             continue
         verdict.across += any(sample.sent_s <= swap.returned_s <= sample.end_s for swap in swaps)
-        by = [version for version, texts in answers.versions.items() if texts[prompt] == sample.text]
+        by = {version for version, texts in answers.versions.items() if texts[prompt] == sample.text}
+        served = serving_between(
+            sample.sent_s, sample.pieces_s[0] if sample.pieces_s else sample.end_s, swaps
+        )
         verdict.mixed += not by
-        due = _version_due(sample.sent_s, swaps)
-        verdict.stale += bool(by) and due is not None and due not in by
+        verdict.dated += len(served) == 1
+        verdict.stale += bool(by) and bool(served) and not by & served
     return verdict
 
 
-def _version_due(sent_s: float, swaps: Sequence[Swap]) -> int | None:
-    """The version that must answer a request sent then; None while a promotion runs, or before the first."""
-    due: int | None = None
-    for swap in swaps:
-        if swap.sent_s > sent_s:
-            break
-        due = swap.version if swap.returned_s <= sent_s else None
-    return due
+def serving_between(sent_s: float, first_s: float, swaps: Sequence[Swap]) -> set[int]:
+    """The versions that may serve a request of which these are the times of sending and of the first token.
+
+    It was routed at some moment in between, so a promotion that ran during any part of it leaves both possible.
+    Empty before the first promotion.
+    """
+    before = [swap.version for swap in swaps if swap.returned_s <= sent_s][-1:]
+    meanwhile = [swap.version for swap in swaps if swap.sent_s <= first_s and swap.returned_s > sent_s]
+    return {*before, *meanwhile} if before else set()
 
 
 def gaps_between(

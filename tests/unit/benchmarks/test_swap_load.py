@@ -35,6 +35,8 @@ SWAPS = [swap(2, 10, 11), swap(1, 20, 21)]
         ("one", 22, 0, 0, 0),
         ("one", 10.5, 0, 0, 0),  # while the promotion runs, either may answer
         ("two", 10.5, 0, 0, 0),
+        ("two", 19.5, 0, 0, 0),  # sent before a promotion, but it may have been routed after it
+        ("one", 19.5, 0, 0, 0),
         ("onetwo", 12, 0, 1, 0),
         ("", 12, 0, 1, 0),
     ],
@@ -49,6 +51,11 @@ def test_answers_are_held_against_the_version_that_was_due(
 def test_failed_requests_are_no_answers() -> None:
     verdict = check([answer("", 12, 13, error="http_503")], ANSWERS, SWAPS)
     assert (verdict.failed, verdict.mixed, verdict.stale) == (1, 0, 0)
+
+
+def test_only_answers_that_one_version_can_have_given_are_dated() -> None:
+    answers = [answer("two", 12, 13), answer("two", 19, 22), answer("two", 10.5, 12), answer("one", 5, 6)]
+    assert check(answers, ANSWERS, SWAPS).dated == 1
 
 
 def test_the_other_tenant_must_get_its_own_answer_always() -> None:
