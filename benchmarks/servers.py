@@ -24,6 +24,7 @@ from server.settings import cores_to_bind, load
 
 START_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 30.0
+_ORPHAN_GRACE_S = 2.0
 _POLL_S = 0.05
 _MEMORY_EVERY_S = 0.5
 
@@ -123,10 +124,11 @@ class ServerProcess:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_TIMEOUT_S)
-        _, left = psutil.wait_procs(below, timeout=5)
+        _, left = psutil.wait_procs(below, timeout=_ORPHAN_GRACE_S)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, timeout=_ORPHAN_GRACE_S)
         self.process.wait()
 
     def __enter__(self) -> Self:
@@ -144,7 +146,7 @@ def start_ours(flags: EngineFlags, home: Path, *, demo: bool = False) -> ServerP
     command += flags.adapters()
     if flags.load_format != "auto":
         command += ["--engine-args", f'{{"load_format": "{flags.load_format}"}}']
-    return _start("loragate", command, port, "/ready", home)
+    return start_process("loragate", command, port, "/ready", home)
 
 
 def start_stock(flags: EngineFlags, home: Path, adapters: Mapping[str, Path] | None = None) -> ServerProcess:
@@ -165,7 +167,7 @@ def start_stock(flags: EngineFlags, home: Path, adapters: Mapping[str, Path] | N
         command += ["--enable-lora", *flags.adapters()]
     if flags.lora and adapters:
         command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
-    return _start("stock vLLM", command, port, "/health", home)
+    return start_process("stock vLLM", command, port, "/health", home)
 
 
 @contextlib.contextmanager
@@ -222,7 +224,8 @@ def _memory_bytes(server: ServerProcess, *, shared_once: bool = False) -> int:
     return total
 
 
-def _start(name: str, command: list[str], port: int, ready_path: str, home: Path) -> ServerProcess:
+def start_process(name: str, command: list[str], port: int, ready_path: str, home: Path) -> ServerProcess:
+    """Start any command as a server; its output goes to a log in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"{name.split()[0]}.{port}.log"
     with log.open("wb") as output:
