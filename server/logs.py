@@ -64,11 +64,29 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
 
 
 def write_config(folder: Path, log_format: str, level: str) -> Path:
-    """Write the set-up where the engine's processes can read it; returns the file."""
+    """Write the set-up where the engine's processes can read it; returns the file.
+
+    Their errors go to `error_log(folder)` as well: all that vLLM tells us of a failed start is that it failed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    config = logging_config(log_format, level)
+    config["formatters"]["json"] = {"()": "server.logs.JsonFormatter"}
+    config["handlers"]["errors"] = {
+        "class": "logging.FileHandler",
+        "filename": str(error_log(folder)),
+        "delay": True,
+        "level": "ERROR",
+        "formatter": "json",
+    }
+    config["loggers"]["vllm"]["handlers"].append("errors")
     path = folder / "logging.json"
-    path.write_text(json.dumps(logging_config(log_format, level)), encoding="utf-8")
+    path.write_text(json.dumps(config), encoding="utf-8")
     return path
+
+
+def error_log(folder: Path) -> Path:
+    """Errors of the engine's processes since its last start, one JSON object per line."""
+    return folder / "engine-errors.log"
 
 
 def configure(log_format: str, level: str) -> None:

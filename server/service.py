@@ -37,7 +37,9 @@ from server.errors import Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_POLICY, Policy
 from server.gate import Gate
 from server.ledger import Ledger
+from server.logs import error_log
 from server.metrics import Metrics
+from server.planner.failure import MemoryWatch
 from server.records import Answer, Caller, Passage
 from server.routing import Router
 from server.settings import Settings
@@ -69,11 +71,13 @@ class Server:
         self._admission = Admission(_NO_CAPACITY)
         self._gate = Gate(self._admission)
         self._salt_key = secrets.token_bytes(32)
+        self._memory = MemoryWatch(settings, error_log(settings.home))
         self.supervisor: Supervisor[Engine] = Supervisor(
-            lambda: start(settings, self._gate, runner),
+            lambda: self._start_engine(runner),
             self._gate,
             on_start=self._engine_started,
             backoff_s=settings.restart_backoff_s,
+            explain=self._memory.explain,
         )
         self.residency = Residency(
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
@@ -226,6 +230,10 @@ class Server:
         except EngineGone:
             return None
         return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
+    async def _start_engine(self, runner: Executor) -> Engine:
+        self._memory.begin()
+        return await start(self.settings, self._gate, runner)
 
     async def _engine_started(self, engine: Engine) -> None:
         self.ledger.start_over()

@@ -60,6 +60,7 @@ class Supervisor(Generic[E]):
         *,
         on_start: Callable[[E], Awaitable[None]],
         backoff_s: float,
+        explain: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -67,11 +68,13 @@ class Supervisor(Generic[E]):
             gate: detached while no engine serves.
             on_start: brings the adapters back before the first request is let in.
             backoff_s: first pause between two starts.
+            explain: why the engine could not start or has died, where that is known.
         """
         self._start = start
         self._gate = gate
         self._on_start = on_start
         self._backoff_s = backoff_s
+        self._explain = explain
         self.engine: E | None = None
         self.state = State.STARTING
         self.restarts = 0
@@ -114,8 +117,10 @@ class Supervisor(Generic[E]):
             except Exception as error:  # whatever vLLM raises for a model it cannot load
                 await self._take_down()
                 if first:
-                    raise EngineStartFailed(f"The engine could not be started: {error}") from error
+                    advice = self._explain()
+                    raise EngineStartFailed(advice or f"The engine could not be started: {error}") from error
                 logger.exception("the engine could not be started again; next try in %.0f s", backoff_s)
+                self._tell_why()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             else:
@@ -130,10 +135,16 @@ class Supervisor(Generic[E]):
 
     async def _restart(self) -> None:
         logger.error("the engine died; starting it again")
+        self._tell_why()
         self._become(State.RESTARTING)
         self.restarts += 1
         await self._take_down()
         await self._bring_up(first=False)
+
+    def _tell_why(self) -> None:
+        why = self._explain()
+        if why:
+            logger.error(why)
 
     async def _take_down(self) -> None:
         self._gate.detach()

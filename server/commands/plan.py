@@ -122,7 +122,9 @@ def render(model: str, wish: Wish, made: Plan, changes: tuple[Change, ...]) -> s
     """The plan as text."""
     from server.planner.plan import gib
 
-    share = f"{gib(wish.memory_bytes)} x {wish.gpu_memory_utilization:g}"
+    share = gib(wish.memory_bytes)
+    if wish.kv_cache_memory_bytes is None:
+        share += f" x {wish.gpu_memory_utilization:g}"
     devices = f" on each of {wish.tensor_parallel_size} devices" if wish.tensor_parallel_size > 1 else ""
     lines = [
         f"{model}, {wish.device}{devices}: {share} = {gib(made.usable_bytes)} to use",

@@ -11,6 +11,9 @@ from server.planner.shape import Shape
 
 HIGHEST_UTILIZATION = 0.95
 SHORTEST_LEN = 256
+_MIB = 1024**2
+#: Part of what is left that is advised: other processes breathe, and activations are an estimate.
+_SPARED = 0.9
 _RANKS = (512, 320, 256, 128, 64, 32, 16, 8, 1)
 
 
@@ -67,16 +70,19 @@ def _utilization(shape: Shape, wish: Wish) -> Change | None:
 
 
 def _kv_cache(shape: Shape, wish: Wish) -> Change | None:
-    """A KV cache that was given explicitly (or left to `serve` on a CPU): the size that the wish needs."""
+    """A KV cache that was given explicitly (or left to `serve` on a CPU): what is left, or what is needed."""
     if wish.kv_cache_memory_bytes is None and wish.device != "cpu":
         return None
     plan = make_plan(shape, wish)
     blocks = plan.blocks_per_sequence * wish.concurrency + 1
-    changed = replace(wish, kv_cache_memory_bytes=blocks * plan.block_size_tokens * plan.kv_bytes_per_token)
-    if not _fits(shape, changed):
+    needed_bytes = blocks * plan.block_size_tokens * plan.kv_bytes_per_token
+    left_bytes = int(plan.left_bytes * _SPARED) // _MIB * _MIB
+    size_bytes = left_bytes if plan.kv_cache_bytes > plan.left_bytes else needed_bytes
+    changed = replace(wish, kv_cache_memory_bytes=size_bytes)
+    if size_bytes <= 0 or not _fits(shape, changed):
         return None
-    enough = f"{wish.concurrency} sequence{'s' if wish.concurrency > 1 else ''} of full length"
-    return _change(shape, changed, f"--kv-cache-memory-bytes {changed.kv_cache_memory_bytes}", enough)
+    cost = "what is left, less a tenth" if size_bytes == left_bytes else f"enough for {wish.concurrency} of full length"
+    return _change(shape, changed, f"--kv-cache-memory-bytes {size_bytes}", cost)
 
 
 def _num_seqs(shape: Shape, wish: Wish) -> Change | None:

@@ -63,6 +63,7 @@ class Plan:
     held_adapters_bytes: int  # adapters loaded beside the slots: in main memory, on a CPU also of `usable`
     activations_bytes: int
     runtime_bytes: int
+    left_bytes: int  # for the KV cache, after all of the above; negative when there is nothing
     kv_cache_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_sequence: int
@@ -103,7 +104,9 @@ def make_plan(shape: Shape, wish: Wish) -> Plan:
     slot = shape.slot_parameters(wish.max_lora_rank, devices=devices) * weight_bytes_each
     held = wish.adapters_held * shape.lora_parameters(wish.max_lora_rank) * weight_bytes_each
     activations = _activation_bytes(shape, wish, weight_bytes_each, devices)
-    usable = int(wish.memory_bytes * wish.gpu_memory_utilization)
+    usable = wish.memory_bytes  # with an explicit KV cache, vLLM does not look at the utilization
+    if wish.kv_cache_memory_bytes is None:
+        usable = int(usable * wish.gpu_memory_utilization)
     fixed = weights + wish.max_loras * slot + activations + RUNTIME_BYTES[wish.device]
     left = usable - fixed - (held if wish.device == "cpu" else 0)
     kv_cache = _kv_cache_bytes(shape, wish, left=left, max_len=max_len, weights=weights)
@@ -120,6 +123,7 @@ def make_plan(shape: Shape, wish: Wish) -> Plan:
         held_adapters_bytes=held,
         activations_bytes=activations,
         runtime_bytes=RUNTIME_BYTES[wish.device],
+        left_bytes=left,
         kv_cache_bytes=max(0, kv_cache),
         kv_bytes_per_token=per_token,
         kv_bytes_per_sequence=per_token * max_len,
