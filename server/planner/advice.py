@@ -81,7 +81,8 @@ def _kv_cache(shape: Shape, wish: Wish) -> Change | None:
     changed = replace(wish, kv_cache_memory_bytes=size_bytes)
     if size_bytes <= 0 or not _fits(shape, changed):
         return None
-    cost = "what is left, less a tenth" if size_bytes == left_bytes else f"enough for {wish.concurrency} of full length"
+    enough = f"enough for {wish.concurrency} of full length"
+    cost = "what is left, less a tenth" if size_bytes == left_bytes else enough
     return _change(shape, changed, f"--kv-cache-memory-bytes {size_bytes}", cost)
 
 
