@@ -73,7 +73,8 @@ bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## rewrite the generated parts of docs/
-	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m sampling.table docs/decoding.md
+	@$(BIN)/python -m server.documentation docs/configuration.md
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

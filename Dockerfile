@@ -1,0 +1,64 @@
+# loragate in a container: `docker build .` for a CPU, `docker build --target cuda .` for CUDA.
+# No container engine checks this file in CI; tests/unit/test_dockerfile.py holds its rules.
+ARG PYTHON_VERSION=3.11
+
+FROM python:${PYTHON_VERSION}-slim-bookworm AS build
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY Makefile pyproject.toml README.md ./
+COPY requirements requirements
+
+# --- CPU ---------------------------------------------------------------------------------------------------
+FROM build AS build-cpu
+ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+RUN python -m venv /opt/loragate \
+ && /opt/loragate/bin/pip install --no-deps --extra-index-url ${TORCH_CPU_INDEX} -r requirements/cpu.txt
+COPY adapters adapters
+COPY benchmarks benchmarks
+COPY demo demo
+COPY sampling sampling
+COPY server server
+RUN /opt/loragate/bin/pip install --no-deps --no-build-isolation .
+
+# --- CUDA --------------------------------------------------------------------------------------------------
+FROM build AS build-cuda
+RUN python -m venv /opt/loragate \
+ && /opt/loragate/bin/pip install --no-deps -r requirements/cuda.txt
+COPY adapters adapters
+COPY benchmarks benchmarks
+COPY demo demo
+COPY sampling sampling
+COPY server server
+RUN /opt/loragate/bin/pip install --no-deps --no-build-isolation .
+
+# --- what runs ---------------------------------------------------------------------------------------------
+FROM python:${PYTHON_VERSION}-slim-bookworm AS runtime
+# vLLM's CPU worker binds memory with libnuma; gcc is for kernels that are compiled on first use.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev libnuma1 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 10001 --create-home --home-dir /var/lib/loragate --shell /usr/sbin/nologin loragate
+LABEL org.opencontainers.image.title="loragate" \
+      org.opencontainers.image.description="One base model in vLLM, many customers, each with LoRA adapters" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/loragate/bin:$PATH \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/var/lib/loragate/huggingface \
+    LORAGATE_DATA_DIR=/var/lib/loragate \
+    LORAGATE_HOST=0.0.0.0
+USER 10001
+WORKDIR /var/lib/loragate
+VOLUME /var/lib/loragate
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+ENTRYPOINT ["loragate"]
+CMD ["serve"]
+
+FROM runtime AS cuda
+COPY --from=build-cuda /opt/loragate /opt/loragate
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/loragate /opt/loragate
