@@ -33,7 +33,7 @@ RUN /opt/loragate/bin/pip install --no-deps --no-build-isolation .
 
 # --- what runs ---------------------------------------------------------------------------------------------
 FROM python:${PYTHON_VERSION}-slim-bookworm AS runtime
-# vLLM's CPU worker binds memory with libnuma; gcc is for kernels that are compiled on first use.
+# vLLM's CPU kernels link to libnuma; Triton compiles its CUDA kernels with gcc on first use.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libnuma1 \
  && rm -rf /var/lib/apt/lists/* \
