@@ -1,0 +1,123 @@
+"""A canary that answers badly loses its traffic; one that does not keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapters.canary import CanaryLimits, Outcome
+from adapters.records import Alias, AliasTarget, Key, Role, Tenant, Version, VersionState
+from server import canaries as module
+from server.canaries import Canaries
+from server.fairness.policy import Policy
+from server.records import Caller, Meter, Passage, Target
+
+NOW = datetime.now(UTC)
+LIMITS = CanaryLimits({Outcome.ERROR: 0.2, Outcome.EMPTY: 0.2, Outcome.REPEATING: 0.2}, min_answers=10)
+
+
+class Registry:
+    """One alias, split 90:10 over versions 1 and 2."""
+
+    def __init__(self) -> None:
+        self.alias = Alias("acme", "support", 5, (AliasTarget(1, 90), AliasTarget(2, 10)))
+        self.rolled_back: list[int] = []
+        self.aliases = SimpleNamespace(get=self._get)
+
+    async def _get(self, tenant: str, adapter: str) -> Alias:
+        return self.alias
+
+    async def rollback(self, tenant: str, adapter: str, *, by: Any, expected_generation: int) -> None:
+        self.rolled_back.append(expected_generation)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def canaries(registry: Registry) -> Canaries:
+    fakes: Any = registry
+    return Canaries(fakes, fakes, LIMITS)
+
+
+def passage(number: int, meter: Meter) -> Passage:
+    key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
+    version = Version("acme", "support", number, number, VersionState.READY, "", NOW)
+    caller = Caller(key, Tenant("acme"))
+    return Passage("r", caller, Target("acme-support", version), Policy(), "s", None, True, meter=meter)
+
+
+GOOD = Meter(generated_tokens=20, finish_reasons=["stop"])
+EMPTY = Meter(generated_tokens=1, finish_reasons=["stop"])
+LOOPING = Meter(generated_tokens=90, finish_reasons=["repetition"])
+
+
+def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, status: int = 200) -> None:
+    for _ in range(count):
+        canaries.note(passage(number, replace(meter)), status)
+
+
+@pytest.mark.parametrize(("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200)])
+async def test_a_bad_canary_is_rolled_back(
+    canaries: Canaries, registry: Registry, meter: Meter, status: int
+) -> None:
+    answer(canaries, 1, 90)
+    answer(canaries, 2, 7)
+    answer(canaries, 2, 3, meter, status)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == [5]
+
+
+async def test_a_good_one_is_not(canaries: Canaries, registry: Registry) -> None:
+    answer(canaries, 1, 90)
+    answer(canaries, 2, 50)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == []
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 499, 503])
+async def test_what_is_nobodys_fault_is_not_counted(
+    canaries: Canaries, registry: Registry, status: int
+) -> None:
+    answer(canaries, 2, 50, GOOD, status)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == []
+
+
+async def test_a_new_split_starts_counting_anew(canaries: Canaries, registry: Registry) -> None:
+    await canaries._judge(registry.alias)
+    answer(canaries, 2, 50, GOOD, 500)
+    await canaries._judge(replace(registry.alias, generation=6))
+    await canaries._judge(replace(registry.alias, generation=6))
+    assert registry.rolled_back == []
+
+
+async def test_one_failure_of_the_database_does_not_end_the_watch(
+    canaries: Canaries, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setattr(module, "JUDGE_INTERVAL_S", 0.001)
+    calls = 0
+
+    async def flaky(tenant: str, adapter: str) -> Alias:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("gone")
+        return registry.alias
+
+    registry.aliases.get = flaky
+    watching = asyncio.create_task(canaries.run())
+    async with asyncio.timeout(5):
+        while not registry.rolled_back:
+            answer(canaries, 2, 20, GOOD, 500)
+            await asyncio.sleep(0.005)
+    watching.cancel()
+    assert calls >= 2
