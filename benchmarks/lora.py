@@ -107,7 +107,7 @@ def _measure(options: argparse.Namespace, home: Path, bars: Bars) -> dict[str, f
         add_adapters(up[OURS].url, few)
         if "speed" in options.parts:
             rates = uvloop.run(speed({name: s.url for name, s in up.items()}, list(few), options, bars))
-            figures |= _ratios(rates) | _floors(model)
+            figures |= ratios(rates) | _floors(model)
         for name in (STOCK, STOCK_F32):
             if name in up:
                 up[name].stop()  # its memory is wanted
@@ -135,7 +135,7 @@ def _servers(
         yield servers
 
 
-def _ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Medians of the rates, and of the ratios within each round."""
 
     def ratio(above: str, below: str) -> float:

@@ -43,7 +43,7 @@ def draw_latencies(samples: Mapping[str, Sequence[Sample]], folder: Path) -> Pat
             ordered = sorted(values)
             share = [(place + 1) / len(ordered) for place in range(len(ordered))]
             axis.plot([1000 * value for value in ordered], share, label=server)
-            axis.set(title=title, xlabel="ms", xscale="log")
+            axis.set(title=title, xlabel="ms", xlim=(0, None))
     axes[0].set(ylabel="share of requests")
     axes[0].legend()
     return _save(plt, figure, folder / "latencies.png")

@@ -35,7 +35,8 @@ class Bars:
             TextColumn("{task.fields[done]} requests, {task.fields[failed]} failed"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        shown = self.console.is_terminal  # a log file gets no bars
+        with Progress(*columns, console=self.console, transient=True, disable=not shown) as progress:
             bar = progress.add_task(title, total=requests or seconds, done=0, failed=0)
             counts = {"done": 0, "failed": 0}
 

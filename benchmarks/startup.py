@@ -13,7 +13,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from benchmarks.serving_options import DEMO_KEYS
 
 BOUNDS = {"startup_vs_stock": ("<=", 0.7)}
 FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME)
+
+OURS, STOCK = "loragate", "stock"
 
 #: Seconds until it is ready, and until the first token of its first answer.
 Times = tuple[float, float]
@@ -60,32 +62,31 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(flags: EngineFlags, home: Path, times: int, bars: Bars) -> dict[str, float]:
-    """The medians over so many starts; one of each before them does not count (it warms the page cache)."""
+    """Start both in turns, so many times after one start of each that warms the page cache."""
     starters: dict[str, Callable[[], ServerProcess]] = {
-        "loragate": lambda: start_ours(flags, home, demo=True),
-        "stock": lambda: start_stock(flags, home),
+        OURS: lambda: start_ours(flags, home, demo=True),
+        STOCK: lambda: start_stock(flags, home),
     }
     taken: dict[str, list[Times]] = {name: [] for name in starters}
     for turn in range(times + 1):
         for name in starters if turn % 2 == 0 else reversed(starters):
-            seconds = start_once(starters[name])
-            taken[name].append(seconds)
-            bars.say(
-                f"{name}, start {turn}: ready after {seconds[0]:.2f} s, first token after {seconds[1]:.2f} s"
-            )
+            ready_s, first_s = start_once(starters[name])
+            taken[name].append((ready_s, first_s))
+            bars.say(f"{name}, start {turn}: ready after {ready_s:.2f} s, first token after {first_s:.2f} s")
+    return figures_of(taken)
+
+
+def figures_of(taken: Mapping[str, Sequence[Times]]) -> dict[str, float]:
+    """Medians, and the median of the ratios of starts that followed each other; the first of each is left out."""
+    pairs = list(zip(taken[OURS][1:], taken[STOCK][1:], strict=True))
     figures = {
-        f"{name}_{what}_s": statistics.median(seconds[place] for seconds in runs[1:])
-        for name, runs in taken.items()
-        for place, what in enumerate(("ready", "first_token"))
+        "startup_vs_stock": statistics.median(ours[0] / stock[0] for ours, stock in pairs),
+        "first_token_vs_stock": statistics.median(ours[1] / stock[1] for ours, stock in pairs),
     }
-    pairs = zip(taken["loragate"][1:], taken["stock"][1:], strict=True)
-    ready, first = zip(*((ours[0] / stock[0], ours[1] / stock[1]) for ours, stock in pairs), strict=True)
-    figures = {
-        "startup_vs_stock": statistics.median(ready),
-        "first_token_vs_stock": statistics.median(first),
-        **figures,
-        "startup_fresh_s": taken["loragate"][0][0],
-    }
+    for name, runs in taken.items():
+        figures[f"{name}_ready_s"] = statistics.median(ready_s for ready_s, _ in runs[1:])
+        figures[f"{name}_first_token_s"] = statistics.median(first_s for _, first_s in runs[1:])
+    figures["startup_fresh_s"] = taken[OURS][0][0]
     return {name: round(value, 4) for name, value in figures.items()}
 
 

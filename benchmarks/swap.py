@@ -23,7 +23,7 @@ import uvloop
 from rich.console import Console
 
 import demo
-from benchmarks.client import Clients
+from benchmarks.client import Clients, Sample
 from benchmarks.machine import machine
 from benchmarks.progress import Bars
 from benchmarks.report import percentile, print_figures, print_json
@@ -102,7 +102,7 @@ async def _measure(options: argparse.Namespace, url: str, second: Path, bars: Ba
             traffic = Traffic(clients, solos, options.output_tokens)
             async with traffic.running(options.clients):
                 swaps, rests = await _take_turns(options, alias, traffic, versions, bars)
-            return _figures(traffic, solos, swaps, rests)
+            return figures_of(traffic.samples, solos, swaps, rests)
         finally:
             await clients.aclose()
             await alias.restore(first_number, second_number)
@@ -133,16 +133,20 @@ async def _take_turns(
     return swaps, rests
 
 
-def _figures(
-    traffic: Traffic, solos: Answers, swaps: Sequence[Swap], rests: Sequence[tuple[float, float]]
+def figures_of(
+    samples: Sequence[tuple[str, Sample]],
+    solos: Answers,
+    swaps: Sequence[Swap],
+    rests: Sequence[tuple[float, float]],
 ) -> dict[str, float]:
-    verdict = check(traffic.samples, solos, swaps)
+    """All figures of the benchmark, from (prompt, sample) of every request, the swaps and the times of rest."""
+    verdict = check(samples, solos, swaps)
     busy = [(swap.sent_s, swap.over_s) for swap in swaps]
-    swapping, resting = (gaps_between(traffic.samples, OTHER, times) for times in (busy, rests))
+    swapping, resting = (gaps_between(samples, OTHER, times) for times in (busy, rests))
     first_s = [swap.probe.pieces_s[0] - swap.sent_s for swap in swaps if swap.probe.pieces_s]
     figures: dict[str, float | None] = {
         "swaps": len(swaps),
-        "requests": len(traffic.samples),
+        "requests": len(samples),
         "failed_requests": verdict.failed,
         "mixed_answers": verdict.mixed,
         "stale_answers": verdict.stale,
