@@ -33,7 +33,7 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
     return {
         "tally": dataclasses.asdict(arbiter.tally),
         "capacity": dataclasses.asdict(arbiter.holdings.capacity),
-        "tenants": {tenant: _tenant_report(arbiter, tenant) for tenant, _ in arbiter.holdings.items()},
+        "tenants": {tenant: _tenant_report(arbiter, tenant) for tenant in arbiter.holdings.tenants()},
     }
 
 

@@ -103,18 +103,23 @@ class Arbiter:
             self.counters.charge(entry.tenant, entry.share.weight, prompt_tokens=prompt_tokens - charged)
             entry.charged_prompt_tokens = prompt_tokens
 
-    def charge_generated(self, entry: Entry, generated_tokens: int) -> None:
-        """Charge what the request has generated in all, less what was charged before."""
-        new_tokens = generated_tokens - entry.charged_generated_tokens
-        if new_tokens > 0:
-            self.counters.charge(entry.tenant, entry.share.weight, generated_tokens=new_tokens)
-            entry.charged_generated_tokens = generated_tokens
+    def charge_generated(self, progress: Iterable[tuple[Entry, int]]) -> None:
+        """Charge what each request has generated in all, less what was charged before."""
+        weighted_tokens: dict[str, float] = {}
+        for entry, generated_tokens in progress:
+            new_tokens = generated_tokens - entry.charged_generated_tokens
+            if new_tokens > 0:
+                entry.charged_generated_tokens = generated_tokens
+                before = weighted_tokens.get(entry.tenant, 0.0)
+                weighted_tokens[entry.tenant] = before + new_tokens / entry.share.weight
+        for tenant, tokens in weighted_tokens.items():
+            self.counters.charge(tenant, 1.0, generated_tokens=tokens)
 
     # Choice
 
     def next(self) -> Entry | None:
         """The request that should start now, or None when none may. It stays in line until `take`."""
-        if self._next is None and len(self.line):
+        if self._next is None and len(self.line) and self._engine.free_slots() > 0:
             best: tuple[int, float, int] | None = None
             for tenant in self.line.tenants():
                 entry = self._head(tenant)
@@ -147,6 +152,8 @@ class Arbiter:
             prompt_tokens: tokens that a waiting item would compute.
         """
         slots = max(self._engine.free_slots(), 0)
+        if len(prefilling) < 2 and not slots:
+            return 0
         newcomers = [tenant for tenant in self.line.tenants() if tenant not in prefilling] if slots else []
         heads = [entry for tenant in newcomers if (entry := self._head(tenant)) is not None]
         demands = [
@@ -158,7 +165,7 @@ class Arbiter:
 
     def victims_first(self) -> list[str]:
         """All running requests in the order in which they are to be preempted when blocks run out."""
-        excess = {t: self.holdings.excess_blocks(h) for t, h in self.holdings.items() if h.leases}
+        excess = {t: self.holdings.excess_blocks(h) for t, h in self.holdings.active()}
         oldest_first = {t: self.holdings.of(t).newest_first()[::-1] for t in excess}
         order: list[str] = []
         while excess:
@@ -211,13 +218,13 @@ class Arbiter:
 
     def _guaranteed(self) -> Iterable[list[Entry]]:
         """Waiting requests of tenants below their guarantee, by tenant, the least served first."""
-        tenants = [t for t in self.line.tenants() if self.holdings.fits_guarantee(t, 0)]
+        tenants = [tenant for tenant in self.line.tenants() if self.holdings.fits_guarantee(tenant, 0)]
         for tenant in sorted(tenants, key=self.counters.of):
             slots = self.holdings.capacity.guaranteed_slots(self.holdings.of(tenant).share)
             yield list(islice(self._startable(tenant), slots))
 
     def _keep_limits(self) -> None:
-        for _, holding in list(self.holdings.items()):
+        for _, holding in self.holdings.active():
             while self.holdings.beyond_limit(holding, self._engine.growth):
                 self.tally.preempted_for_limit += 1
                 self._preempt(holding.newest_first()[0].request_id)
@@ -241,8 +248,7 @@ class Arbiter:
         }
 
     def _leases_of(self, adapter: int) -> list[Lease]:
-        leases = [lease for _, holding in self.holdings.items() for lease in holding.leases.values()]
-        return [lease for lease in leases if lease.adapter == adapter]
+        return [lease for lease in self.holdings.leases() if lease.adapter == adapter]
 
     def _measure(self, entry: Entry) -> Standing:
         """The cheap upper bound where it decides, else the exact number of blocks."""

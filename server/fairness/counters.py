@@ -27,9 +27,9 @@ class ServiceCounters:
         return self._service.get(tenant, 0.0)
 
     def charge(
-        self, tenant: str, weight: float, *, prompt_tokens: int = 0, generated_tokens: int = 0
+        self, tenant: str, weight: float, *, prompt_tokens: float = 0, generated_tokens: float = 0
     ) -> None:
-        """Add service; negative tokens give back what was charged and never delivered."""
+        """Add service."""
         price = PROMPT_PRICE * prompt_tokens + GENERATED_PRICE * generated_tokens
         self._service[tenant] = self.of(tenant) + price / weight
 

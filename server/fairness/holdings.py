@@ -85,12 +85,13 @@ class Holding:
 class Holdings:
     """The leases of all tenants."""
 
-    __slots__ = ("_by_tenant", "_clock", "_leases", "capacity")
+    __slots__ = ("_active", "_by_tenant", "_clock", "_leases", "capacity")
 
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
         self._clock = clock
         self._by_tenant: dict[str, Holding] = {}
+        self._active: dict[str, Holding] = {}  # those with leases: every step looks at these
         self._leases: dict[str, Lease] = {}
 
     def set_share(self, tenant: str, share: Share) -> None:
@@ -108,15 +109,24 @@ class Holdings:
         """The lease of a running request."""
         return self._leases.get(request_id)
 
-    def items(self) -> Iterator[tuple[str, Holding]]:
-        """Each tenant with its holding."""
-        return iter(self._by_tenant.items())
+    def active(self) -> list[tuple[str, Holding]]:
+        """The tenants that hold something now."""
+        return list(self._active.items())
+
+    def tenants(self) -> list[str]:
+        """All tenants that ever asked for something."""
+        return list(self._by_tenant)
+
+    def leases(self) -> Iterator[Lease]:
+        """All leases."""
+        return iter(self._leases.values())
 
     def open(self, lease: Lease) -> None:
         """A request starts; its blocks come with `extend`."""
         self._leases[lease.request_id] = lease
         holding = self.of(lease.tenant, lease.share)
         holding.leases[lease.request_id] = lease
+        self._active[lease.tenant] = holding
         holding.pending_blocks += lease.pending_blocks
 
     def extend(self, lease: Lease, block_ids: Iterable[int]) -> None:
@@ -137,6 +147,8 @@ class Holdings:
         holding = self._by_tenant[lease.tenant]
         holding.count_time((lease,), self._clock())
         del holding.leases[request_id]
+        if not holding.leases:
+            del self._active[lease.tenant]
         holding.pending_blocks -= lease.pending_blocks
         for block_id in lease.block_ids:
             if holding.block_uses[block_id] == 1:
@@ -184,12 +196,12 @@ class Holdings:
 
     def violations(self) -> int:
         """Tenants that hold more than they may: the self-check, 0 in a correct engine."""
-        limited = [h for h in self._by_tenant.values() if h.share.limit < 1 and h.leases]
+        limited = [holding for holding in self._active.values() if holding.share.limit < 1]
         return sum(1 for holding in limited if self._violates(holding))
 
     def pending_blocks(self) -> int:
         """Blocks that all prompts under way will still take."""
-        return sum(holding.pending_blocks for holding in self._by_tenant.values())
+        return sum(holding.pending_blocks for holding in self._active.values())
 
     def block_seconds(self, tenant: str) -> tuple[float, dict[int, float]]:
         """Blocks the tenant has held, summed over time until now: in all, and by adapter id."""

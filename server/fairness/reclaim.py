@@ -15,17 +15,16 @@ class _Draft:
     def __init__(self, holdings: Holdings, room: Room) -> None:
         self.holdings = holdings
         self.free_slots = room.free_slots()
-        running = [lease for _, holding in holdings.items() for lease in holding.leases.values()]
         # What runs takes its blocks first in the coming step.
-        self.free_blocks = room.free_blocks() - sum(room.growth(lease) for lease in running)
+        self.free_blocks = room.free_blocks() - sum(room.growth(lease) for lease in holdings.leases())
         self.victims: list[str] = []
         self.exhausted = False
         self._over_blocks: dict[str, int] = {}
         self._over_slots: dict[str, int] = {}
         self._stacks: dict[str, list[Lease]] = {}
-        for tenant, holding in holdings.items():
+        for tenant, holding in holdings.active():
             over_blocks, over_slots = holdings.excess_blocks(holding), holdings.excess_slots(holding)
-            if holding.leases and (over_blocks > 0 or over_slots > 0):
+            if over_blocks > 0 or over_slots > 0:
                 self._over_blocks[tenant], self._over_slots[tenant] = over_blocks, over_slots
                 self._stacks[tenant] = holding.newest_first()[::-1]
 

@@ -83,7 +83,7 @@ class SimEngine:
     # The step
 
     def running(self) -> list[Lease]:
-        return [lease for _, h in self.arbiter.holdings.items() for lease in h.leases.values()]
+        return list(self.arbiter.holdings.leases())
 
     def step(self) -> list[str]:
         """One whole step; returns what started."""
@@ -137,7 +137,7 @@ class SimEngine:
         job.generated += 1
         job.service = job.prompt + 2 * job.generated
         self.service[lease.tenant] = self.service.get(lease.tenant, 0.0) + job.service - before
-        self.arbiter.charge_generated(self.entries[job.name], job.generated)
+        self.arbiter.charge_generated([(self.entries[job.name], job.generated)])
         if job.generated >= job.generate:
             self._free(job.name)
             self.finished.append(job.name)

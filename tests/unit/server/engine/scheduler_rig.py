@@ -181,9 +181,9 @@ class Rig:
     def check_books(self) -> None:
         """The arbiter's blocks are the cache's blocks."""
         pool = self.scheduler.kv_cache_manager.block_pool
-        held = sum(holding.blocks for _, holding in self.scheduler.arbiter.holdings.items())
+        held = sum(holding.blocks for _, holding in self.scheduler.arbiter.holdings.active())
         assert held == pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-        leases = {i for _, h in self.scheduler.arbiter.holdings.items() for i in h.leases}
+        leases = {lease.request_id for lease in self.scheduler.arbiter.holdings.leases()}
         assert leases == {request.request_id for request in self.scheduler.running}
 
     def _answer(self, output: SchedulerOutput) -> dict[str, list[int]]:
