@@ -21,7 +21,6 @@ from pathlib import Path
 import httpx
 import openai
 import uvloop
-from rich.console import Console
 
 from adapters.artifact import BaseShape
 from benchmarks import shapes
@@ -38,7 +37,7 @@ from benchmarks.lora_servers import (
 )
 from benchmarks.machine import machine
 from benchmarks.progress import Bars
-from benchmarks.report import holds, print_figures, print_json
+from benchmarks.report import holds, print_figures, print_json, wide_console
 from benchmarks.servers import EngineFlags, ServerFailed, ServerProcess, scratch, start_stock
 
 BOUNDS = {
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     except (ServerFailed, BurstFailed, openai.APIError, httpx.HTTPError) as error:
         print(f"lora: {error}", file=sys.stderr)
         return 1
-    print_figures(Console(), figures, BOUNDS)
+    print_figures(wide_console(), figures, BOUNDS)
     flags = {name: str(value) for name, value in vars(options).items()}
     print_json({**figures, "benchmark": "lora", "flags": flags, "machine": machine()}, options.out)
     met = [holds(figures[name], *bound) for name, bound in BOUNDS.items() if name in figures]

@@ -17,6 +17,7 @@ from benchmarks.client import Sample
 from benchmarks.load import Run
 
 PERCENTS = (50, 90, 99)
+_FILE_COLUMNS = 132
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +96,18 @@ def report(runs: Sequence[Run], slo: Slo) -> dict[str, Any]:
     }
 
 
+def wide_console() -> Console:
+    """stdout; where it is a file, wide enough for the tables (rich would take 80 columns)."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_COLUMNS)
+
+
 def print_table(console: Console, figures: Mapping[str, Any], title: str) -> None:
-    """One line per tenant, per adapter and for all."""
+    """One line per tenant, per adapter and for all; latencies in milliseconds, p50 / p90 / p99."""
     table = Table(title=title, title_justify="left")
     table.add_column("who")
-    for name in (
-        "requests",
-        "errors",
-        "tokens/s",
-        "good/s",
-        "TTFT p50/p90/p99 ms",
-        "ITL p50/p90/p99 ms",
-        "E2E p50/p90/p99 ms",
-    ):
-        table.add_column(name, justify="right")
+    for name in ("requests", "errors", "tokens/s", "good/s", "TTFT ms", "ITL ms", "E2E ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     rows = [*figures["tenants"].items(), *figures["adapters"].items(), ("all", figures["total"])]
     for name, row in rows:
         table.add_row(name, *_cells(row))
@@ -154,7 +153,9 @@ def _grouped(runs: Sequence[Run], slo: Slo, key: Callable[[Sample], str]) -> dic
 def _cells(row: Mapping[str, Any]) -> list[str]:
     errors = " ".join(f"{kind}×{count}" for kind, count in row["errors"].items())
     latencies = [
-        " / ".join("–" if value is None else f"{value:.1f}" for value in row[name].values())
+        " / ".join(
+            "–" if value is None else f"{value:.{1 if value < 100 else 0}f}" for value in row[name].values()
+        )
         for name in ("ttft_ms", "itl_ms", "e2e_ms")
     ]
     speed, good = f"{row['output_tokens_per_s']:.1f}", f"{row['goodput_per_s']:.2f}"

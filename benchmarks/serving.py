@@ -19,7 +19,6 @@ from typing import Any
 
 import openai
 import uvloop
-from rich.console import Console
 
 import demo
 from benchmarks import plots
@@ -28,7 +27,7 @@ from benchmarks.load import Run
 from benchmarks.machine import machine
 from benchmarks.peer import GATEWAY, Contender, Plan, compete, ratios
 from benchmarks.progress import Bars
-from benchmarks.report import print_figures, print_json, print_table, report
+from benchmarks.report import print_figures, print_json, print_table, report, wide_console
 from benchmarks.servers import (
     EngineFlags,
     MemoryWatch,
@@ -168,7 +167,7 @@ def _memory_figures(memory: MemoryWatch) -> Figures:
 
 def show(figures: Figures) -> None:
     """The tables."""
-    console = Console()
+    console = wide_console()
     for name, server in figures["servers"].items():
         print_table(console, server, name)
     compared = {name: value for name, value in figures.items() if isinstance(value, float)}

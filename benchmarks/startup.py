@@ -18,12 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import openai
-from rich.console import Console
 
 import demo
 from benchmarks.machine import machine
 from benchmarks.progress import Bars
-from benchmarks.report import print_figures, print_json
+from benchmarks.report import print_figures, print_json, wide_console
 from benchmarks.servers import EngineFlags, ServerFailed, ServerProcess, scratch, start_ours, start_stock
 from benchmarks.serving_options import DEMO_KEYS
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except (ServerFailed, openai.APIError) as error:
         print(f"startup: {error}", file=sys.stderr)
         return 1
-    print_figures(Console(), figures, BOUNDS)
+    print_figures(wide_console(), figures, BOUNDS)
     print_json({**figures, "benchmark": "startup", "times": options.times, "machine": machine()}, options.out)
     return 0 if figures["startup_vs_stock"] <= BOUNDS["startup_vs_stock"][1] else 1
 

@@ -20,13 +20,12 @@ from pathlib import Path
 import httpx
 import openai
 import uvloop
-from rich.console import Console
 
 import demo
 from benchmarks.client import Clients, Sample
 from benchmarks.machine import machine
 from benchmarks.progress import Bars
-from benchmarks.report import percentile, print_figures, print_json
+from benchmarks.report import percentile, print_figures, print_json, wide_console
 from benchmarks.servers import EngineFlags, ServerFailed, scratch, start_ours
 from benchmarks.serving_options import DEMO_KEYS
 from benchmarks.swap_load import Alias, Answers, Swap, Traffic, check, gaps_between, solo_answers
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     except (ServerFailed, openai.APIError, httpx.HTTPError) as error:
         print(f"swap: {error}", file=sys.stderr)
         return 1
-    print_figures(Console(), figures, BOUNDS)
+    print_figures(wide_console(), figures, BOUNDS)
     flags = {"swaps": options.swaps, "clients": options.clients, "turns": options.turns}
     print_json({**figures, "benchmark": "swap", "flags": flags, "machine": machine()}, options.out)
     met = {name: figures[name] <= bound for name, (_, bound) in BOUNDS.items()}
