@@ -18,9 +18,9 @@ from server_process import ServerProcess
 
 import demo
 from tests.engine.awq_checkpoint import LEVELS, packed, quantized, unpacked, write_awq
-from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy
+from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
 
-QUESTIONS = 20
+QUESTIONS = 16
 WORLD = [
     "What is the capital of France?",
     "What is the capital of Japan?",
@@ -78,7 +78,7 @@ def shared(one: list[int], other: list[int]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "least"), [("acme-support", 0.6), ("globex-tools", 0.6), (demo.SERVED_NAME, 0.5)]
+    ("model", "least"), [("acme-support", 0.3), ("globex-tools", 0.3), (demo.SERVED_NAME, 0.3)]
 )
 def test_greedy_answers_agree_with_the_full_model(
     awq: httpx.Client,
@@ -89,9 +89,10 @@ def test_greedy_answers_agree_with_the_full_model(
 ) -> None:
     asked = questions(demo.ADAPTERS[model]) if model in demo.ADAPTERS else WORLD
     same_tokens = tokens = same_answers = 0
-    for question in asked:
-        _, wanted = greedy(full, model, question)
-        _, got = greedy(awq, SERVED_NAME if model == demo.SERVED_NAME else model, question)
+    quantized_model = SERVED_NAME if model == demo.SERVED_NAME else model
+    for (_, wanted), (_, got) in zip(
+        greedy_all(full, model, asked), greedy_all(awq, quantized_model, asked), strict=True
+    ):
         same_answers += wanted == got
         same_tokens += shared(wanted, got)
         tokens += len(wanted)
