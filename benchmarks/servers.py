@@ -172,11 +172,13 @@ def start_stock(flags: EngineFlags, home: Path, adapters: Mapping[str, Path] | N
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """A folder that is gone afterwards. Inside, SIGTERM ends the benchmark as Ctrl-C does: servers and all."""
     folder = Path(tempfile.mkdtemp(prefix="loragate-bench-"))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield folder
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
 
 
