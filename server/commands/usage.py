@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import click
 
 from server.commands.options import STORAGE_FIELDS, settings_options
-from server.commands.storage import show, storage_settings, with_registry
+from server.commands.storage import storage_settings, with_registry
 
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
@@ -59,5 +61,29 @@ def usage(
     rows = summed(entries, by)
     if as_csv_:
         click.echo(as_csv(rows), nl=False)
+    elif as_json:
+        click.echo(json.dumps(rows, indent=2))
     else:
-        show(rows, as_json=as_json)
+        click.echo(_table(rows) if rows else "none")
+
+
+#: Column titles that are shorter than the fields they stand for; a row fits a terminal.
+_TITLES = {
+    "prompt_tokens": "prompt", "cached_tokens": "cached", "generated_tokens": "generated",
+    "kv_block_seconds": "block-s",
+}  # fmt: skip
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Aligned columns, never cut: numbers to the right."""
+    lines = [[_TITLES.get(name, name) for name in rows[0]]]
+    lines += [[str(value).removesuffix(":00+00:00") for value in row.values()] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = 3  # from, tenant, adapter
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

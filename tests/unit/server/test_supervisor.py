@@ -118,3 +118,23 @@ async def test_a_drained_server_does_not_restart_its_engine(plant: Plant) -> Non
     plant.engines[0].errored = True
     await asyncio.wait_for(task, 5)
     assert len(plant.engines) == 1 and supervisor.state is State.DRAINING
+
+
+async def test_why_the_engine_died_or_did_not_start_is_told(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = supervise(plant)
+    supervisor._explain = lambda: "out of memory, use less"
+    task = asyncio.create_task(supervisor.run())
+    await supervisor.ready()
+    with caplog.at_level("ERROR"):
+        plant.engines[0].errored = True
+        await until(lambda: len(plant.engines) == 2)
+    assert "out of memory, use less" in caplog.text
+    await supervisor.stop()
+    task.cancel()
+    plant.failures = 1
+    first = supervise(plant)
+    first._explain = lambda: "out of memory, use less"
+    with pytest.raises(EngineStartFailed, match="use less"):
+        await first.run()
