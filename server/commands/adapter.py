@@ -28,10 +28,20 @@ def adapter() -> None:
 @click.argument("name")
 @click.argument("source")
 @click.option("--promote/--no-promote", default=True, show_default=True, help="Serve it at once.")
+@click.option(
+    "--sampling-defaults", default="{}", help="Decoding options for this version, as a JSON object."
+)
 @server_options
 @JSON_FLAG
 def add(
-    tenant: str, name: str, source: str, promote: bool, url: str | None, key: str | None, as_json: bool
+    tenant: str,
+    name: str,
+    source: str,
+    promote: bool,
+    sampling_defaults: str,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
     client = AdminClient(url, key)
@@ -40,12 +50,14 @@ def add(
         version = client.call(
             "POST",
             path,
-            params={"promote": promote},
+            params={"promote": promote, "sampling_defaults": sampling_defaults},
             content=_tar(Path(source)),
             headers={"content-type": "application/x-tar"},
         )
     else:
-        version = client.call("POST", path, json={"source": source, "promote": promote})
+        defaults = _json_object(sampling_defaults)
+        body = {"source": source, "promote": promote, "sampling_defaults": defaults}
+        version = client.call("POST", path, json=body)
     if as_json:
         click.echo(json.dumps(version))
         return
@@ -55,6 +67,7 @@ def add(
         else f"; try it as {tenant}-{name}@{version['number']}"
     )
     click.echo(f"added {tenant}-{name}@{version['number']} (rank {version['rank']}){serving}")
+    _warn(version)
 
 
 @adapter.command("list")
@@ -82,6 +95,11 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
     columns = ("number", "state", "rank", "size_bytes", "pinned", "source", "error")
     versions = [{c: v[c] for c in columns} | {"weight": weights.get(v["number"])} for v in row["versions"]]
     show(versions, as_json=False)
+    for version in row["versions"]:
+        _warn(version)
+        if version["number"] in weights:
+            click.echo(f"decoding of @{version['number']} where a chat request names nothing:")
+            show([{"option": o, **held} for o, held in version["decoding"].items()], as_json=False)
 
 
 @adapter.command()
@@ -159,6 +177,18 @@ def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: s
         "DELETE" if off else "PUT", f"/adapters/{tenant}/{name}/versions/{version}/pin"
     )
     click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
+
+
+def _json_object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"--sampling-defaults is not JSON: {error}") from error
+
+
+def _warn(version: Mapping[str, Any]) -> None:
+    for warning in version["warnings"]:
+        click.echo(f"warning: version {version['number']}: {warning}", err=True)
 
 
 def _tar(folder: Path) -> bytes:

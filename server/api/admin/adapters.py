@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from adapters.records import AdapterView, Alias, AliasTarget, Role, Version
+from adapters.records import AdapterView, Alias, AliasTarget, Role, Tenant, Version
 from adapters.sources import ArchiveSource, Source, parse_source
 from sampling.defaults import Layer
+from sampling.limits import Limits
 from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant
 from server.api.middleware import UPLOAD_TYPES
 from server.api.openai import read_json
+from server.base_model import training_warnings
 from server.errors import InvalidRequest
 from server.records import Caller
 
@@ -69,7 +72,11 @@ def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
         """One adapter with all its versions and the history of its name."""
         check_tenant(caller, tenant)
         history = await service.registry.aliases.history(tenant, name)
-        return _view(service, await adapters.get(tenant, name)) | {"history": [asdict(h) for h in history]}
+        shown = _view(service, await adapters.get(tenant, name))
+        owner = await service.registry.tenants.get(tenant)
+        for version in shown["versions"]:
+            version["decoding"] = _decoding(service, version["sampling_defaults"], owner)
+        return shown | {"history": [asdict(h) for h in history]}
 
 
 def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
@@ -81,11 +88,12 @@ def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
         name: str,
         request: Request,
         promote: bool = True,
+        sampling_defaults: str = "{}",
         caller: Caller = Depends(guard.manager),
     ) -> dict[str, Any]:
         """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
         check_tenant(caller, tenant)
-        body = await _version_body(request, promote)
+        body = await _version_body(request, promote, sampling_defaults)
         source = _source(body, request, caller)
         Layer("adapter", body.sampling_defaults)  # raises where no request could send such a default
         version = await lifecycle.register(
@@ -166,14 +174,23 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Guard) -> None:
         return _alias(alias)
 
 
-async def _version_body(request: Request, promote: bool) -> VersionBody:
+async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:
+    """The body; what goes with an upload stands in the query."""
     if request.headers.get("content-type") in UPLOAD_TYPES:
-        return VersionBody(source="upload", promote=promote)
-    body = await read_json(request)
+        body: dict[str, Any] = {"source": "upload", "sampling_defaults": _object(sampling_defaults)}
+    else:
+        body = await read_json(request)
     try:
         return VersionBody.model_validate({"promote": promote} | body)
     except ValueError as error:
         raise InvalidRequest(f"body: {str(error).splitlines()[-2].strip()}") from error
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"sampling_defaults is not JSON: {error}", param="sampling_defaults") from error
 
 
 def _source(body: VersionBody, request: Request, caller: Caller) -> Source:
@@ -204,5 +221,13 @@ def _alias(alias: Alias) -> dict[str, Any]:
 def _version(service: Service, version: Version) -> dict[str, Any]:
     row = asdict(version)
     row["state"] = service.lifecycle.state_of(version)
+    row["warnings"] = training_warnings(version.training, service.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
     return row
+
+
+def _decoding(service: Service, defaults: dict[str, Any], owner: Tenant) -> dict[str, Any]:
+    """What holds for a chat request to this version that names no option, and where each value is from."""
+    return service.decoding.shown(
+        Layer("adapter", defaults), Layer("tenant", owner.sampling_defaults), Limits(**owner.limits)
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adapters.lifecycle import Lifecycle
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
 
 from adapters.errors import UnknownTenant
+from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Role
 from adapters.registry import Registry
+from server.base_model import BaseModel as ServedBase
+from server.decoding import Decoding
 from server.errors import Forbidden
 from server.records import Caller
 
@@ -21,6 +23,8 @@ class Service(Protocol):
 
     registry: Registry
     lifecycle: Lifecycle
+    base: ServedBase
+    decoding: Decoding
 
     async def identify(self, headers: Headers) -> Caller:
         """Who calls. Raises: Unauthenticated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic import Field
 
 from adapters.errors import BadValue
 from adapters.records import Tenant
+from sampling.defaults import Layer
+from sampling.limits import Limits
 from server.api.admin.guard import Guard, Service, Wire, actor
 from server.fairness.policy import Policy, check_guarantees
 from server.records import Caller
@@ -64,7 +67,21 @@ def _with(tenant: Tenant, settings: dict[str, Any]) -> Tenant:
     for name in settings:
         if name in ("name", "created_at") or name not in Tenant.__dataclass_fields__:
             raise BadValue(f"a tenant has no setting {name!r}")
-    return replace(tenant, **settings)
+    changed = replace(tenant, **settings)
+    _check_decoding(changed)
+    return changed
+
+
+def _check_decoding(tenant: Tenant) -> None:
+    """Refuse here what would make every request of the tenant fail. Raises: BadValue, ConfigurationError."""
+    for name in ("sampling_defaults", "limits"):
+        if not isinstance(getattr(tenant, name), Mapping):
+            raise BadValue(f"{name} must be an object")
+    Layer("tenant", tenant.sampling_defaults)
+    for name in tenant.limits:
+        if name not in Limits.__dataclass_fields__:
+            raise BadValue(f"there is no limit {name!r}; limits: {', '.join(Limits.__dataclass_fields__)}")
+    Limits(**tenant.limits)
 
 
 async def _check_sum(service: Service, changed: Tenant) -> None:
