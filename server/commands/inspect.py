@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from adapters.artifact import BaseShape
+    from server.base_model import BaseModel
     from server.planner.shape import Shape
 
 
@@ -33,7 +37,7 @@ def inspect(model: str, rank: int, adapter: Path | None, as_json: bool) -> None:
     shape = find_shape(str(demo.MODEL_DIR) if model == "demo" else model)
     facts = _facts(model, shape, rank)
     if adapter is not None:
-        facts["adapter"] = _adapter(str(demo.MODEL_DIR) if model == "demo" else model, adapter, rank)
+        facts["adapter"] = _adapter(model, adapter, rank)
     click.echo(json.dumps(facts, indent=2, default=str) if as_json else _text(facts))
 
 
@@ -62,20 +66,39 @@ def _facts(model: str, shape: Shape, rank: int) -> dict[str, Any]:
 
 
 def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
-    """What the server's check says; a refusal ends the command."""
-    from adapters.artifact import BaseShape, inspect_artifact
+    """What the server's check says, and what it was trained with otherwise; a refusal ends the command."""
+    from adapters.artifact import inspect_artifact
     from adapters.errors import ArtifactRefused
 
-    config = Path(model).expanduser() / "config.json"
     try:
-        base = BaseShape.from_config(config) if config.is_file() else _known_base(model)
-        report = inspect_artifact(folder, base=base, max_lora_rank=rank)
+        base, served = _base(model)
+        digest = served.rules.base_digest if served else None
+        report = inspect_artifact(folder, base=base, max_lora_rank=rank, base_digest=digest)
     except (ArtifactRefused, ValueError) as error:
         raise click.ClickException(f"the adapter cannot be served on {model}: {error}") from error
-    return asdict(report)
+    return {**asdict(report), "warnings": _warnings(report.training, served)}
 
 
-def _known_base(model: str) -> Any:
+def _base(model: str) -> tuple[BaseShape, BaseModel | None]:
+    """The shape that an adapter must fit, and of a model whose files are here, all that is known of it."""
+    from adapters.artifact import BaseShape
+    from server.base_model import read_base_model
+    from server.settings import load
+
+    if model != "demo" and not Path(model).expanduser().is_dir():
+        return _known_base(model), None
+    settings = load({"demo": True} if model == "demo" else {"model": model})
+    served = asyncio.run(read_base_model(settings))
+    return BaseShape.from_config(Path(settings.base_model).expanduser() / "config.json"), served
+
+
+def _warnings(training: Mapping[str, Any] | None, served: BaseModel | None) -> list[str]:
+    from server.base_model import training_warnings
+
+    return training_warnings(training, served) if served else []
+
+
+def _known_base(model: str) -> BaseShape:
     """`BaseShape` reads files; a config from our own data or the hub is written to one."""
     import tempfile
 
@@ -120,5 +143,5 @@ def _adapter_lines(report: dict[str, Any]) -> list[str]:
         f"{report['parameters']:,} parameters, {report['size_bytes']:,} bytes",
         f"  on {', '.join(report['target_modules'])}",
     ]
-    lines += [f"  warning: {warning}" for warning in report.get("warnings") or ()]
+    lines += [f"  warning: {warning}" for warning in report["warnings"]]
     return lines
