@@ -98,6 +98,8 @@ class Engine:
             return await scheduler_report.read(self._client)
         except EngineDeadError as error:
             raise EngineGone("the engine died while its scheduler was being asked") from error
+        except Exception as error:  # vLLM carries its processes' errors over as bare Exceptions
+            raise EngineGone(f"the scheduler did not answer: {_first_line(error)}") from error
 
     async def probe(self, adapter: EngineAdapter) -> None:
         """One short greedy generation must end, with finite log-probabilities.
