@@ -32,8 +32,8 @@ class Burst:
         origin_s = time.perf_counter()
         samples = await asyncio.gather(*(clients.send(request, origin_s) for request in requests))
         for sample in samples:
-            if sample.error is not None or len(sample.pieces_s) < 2:
-                raise BurstFailed(f"{sample.model} on {clients.url} did not answer: {sample.error}")
+            if sample.error is not None or not sample.pieces_s:
+                raise BurstFailed(f"{sample.model} did not answer: {sample.error or 'no token came'}")
         return samples
 
     def _prompt(self, seed: int, place: int) -> str:

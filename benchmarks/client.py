@@ -164,12 +164,13 @@ class Clients:
 def brings_tokens(choice: Any) -> bool:
     """Whether a chunk's choice stands for generated tokens, and not only for the role or the end.
 
-    NOTE: a token may have no text yet (half a character), so an empty `content` counts where no role is named.
+    NOTE: tokens may have no text (half a character, the end token), so an empty `content` counts where no role is
+    named; at the end OpenAI's own servers send no `content` at all.
     """
     delta = choice.delta
     if delta.content or delta.tool_calls or (delta.model_extra or {}).get("reasoning"):
         return True
-    return delta.content is not None and delta.role is None and choice.finish_reason is None
+    return delta.content is not None and delta.role is None
 
 
 def error_kind(error: openai.APIError) -> str:

@@ -45,6 +45,7 @@ class EngineFlags:
         kv_cache_bytes: of both.
         load_format: `dummy` for random weights.
         lora: stock serves adapters; ours always does.
+        tool_parser: vLLM's parser of tool calls; ours takes hermes by itself for the demo and for Qwen's models.
     """
 
     model: Path
@@ -59,6 +60,7 @@ class EngineFlags:
     max_model_len: int | None = None
     load_format: str = "auto"
     lora: bool = True
+    tool_parser: str | None = None
 
     def engine(self) -> list[str]:
         """Flags of the engine."""
@@ -163,6 +165,8 @@ def start_stock(flags: EngineFlags, home: Path, adapters: Mapping[str, Path] | N
     command += [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     command += ["--model", str(flags.model), "--served-model-name", flags.name, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--enforce-eager", "--load-format", flags.load_format, *flags.engine()]
+    if flags.tool_parser:
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", flags.tool_parser]
     if flags.lora:
         command += ["--enable-lora", *flags.adapters()]
     if flags.lora and adapters:

@@ -48,7 +48,7 @@ BOUNDS = {
 }
 STOCK = "stock"
 PEER = "peer"
-DEMO_FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME)
+DEMO_FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME, tool_parser="hermes")
 
 Runs = dict[str, list[Run]]
 Figures = dict[str, Any]

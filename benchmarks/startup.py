@@ -27,7 +27,7 @@ from benchmarks.servers import EngineFlags, ServerFailed, ServerProcess, scratch
 from benchmarks.serving_options import DEMO_KEYS
 
 BOUNDS = {"startup_vs_stock": ("<=", 0.7)}
-FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME)
+FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME, tool_parser="hermes")
 
 OURS, STOCK = "loragate", "stock"
 

@@ -22,7 +22,7 @@ def test_serving_prints_tables_and_then_one_json_object(server: ServerProcess) -
     done = bench(
         "serving", "--url", server.url, "--tenants", "acme:1,globex:1", "--duration", "3", "--warm-up", "0.5",
         "--arrivals", "poisson:4", "--prompt-tokens", "lognormal:48", "--output-tokens", "12", "--seed", "3",
-        "--slo-ttft-ms", "60000", "--sweep", "clients=2",
+        "--slo-ttft-ms", "60000", "--sweep", "clients=2", "--peer-url", server.url,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -36,6 +36,8 @@ def test_serving_prints_tables_and_then_one_json_object(server: ServerProcess) -
     assert 0 < total["ttft_ms"]["p50"] <= total["ttft_ms"]["p99"] <= total["e2e_ms"]["p99"]
     assert set(figures["servers"]["loragate"]["adapters"]) <= {"acme-support", "globex-tools"}
     assert figures["sweeps"]["clients"]["loragate"][0][1] > 0
+    assert set(figures["servers"]) == {"loragate", "peer"}
+    assert figures["gateway_vs_peer_ttft_p50"] > 0, "the same server plays both parts"
     assert figures["machine"]["vllm"] and figures["machine"]["cpu"]
     assert "demo-acme" not in done.stdout, "keys stay out of reports"
 

@@ -75,6 +75,12 @@ async def test_what_is_sent() -> None:
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("acme-support", 4, 0)
 
 
+async def test_an_end_that_brings_the_end_token_counts_and_a_bare_one_does_not() -> None:
+    for last, pieces in ((chunk(content="", finish="stop"), 2), (chunk(finish="stop"), 1)):
+        sample = await send(lambda _, last=last: events(*ANSWER[:2], last, chunk(usage=USAGE), "[DONE]"))
+        assert (sample.error, len(sample.pieces_s)) == (None, pieces)
+
+
 async def test_a_stream_without_an_end_was_cut_off() -> None:
     assert (await send(lambda _: events(*ANSWER[:2]))).error == "cut_off"
 
