@@ -79,13 +79,15 @@ class _Load:
         self._extent = extent
         self._origin_s = origin_s
         self._watch = watch
+        self._workload = workload
         self._requests = self._within(workload.requests())
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open_loop(self, times_s: Iterator[float]) -> None:
-        """Send each request when it is due, however many still run."""
-        for request, due_s in zip(self._requests, times_s, strict=False):
-            if due_s >= self._extent.seconds:
+        """Send each request when it is due, however many still run; a late one is sent all the same."""
+        most = self._extent.requests
+        for request, due_s in zip(self._workload.requests(), times_s, strict=False):
+            if due_s >= self._extent.seconds if most is None else request.number >= most:
                 return
             await asyncio.sleep(due_s - self._now_s())
             self._start(self._send(request, due_s))
