@@ -18,7 +18,7 @@ import platform
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from demo.data.acme import acme_support
 from demo.data.globex import globex_tools
 from demo.evaluate import exact_match, summarise
 from demo.muon import Muon
-from demo.tokenizer import END_OF_TEXT, IM_END, save_tokenizer, train_tokenizer
+from demo.tokenizer import END_OF_TEXT, IM_END, TOOL_TAGS, save_tokenizer, train_tokenizer
 from demo.world.mixture import Sample, held_out_samples, training_samples
 
 
@@ -52,6 +52,8 @@ class Recipe:
     tokenizer_samples: int = 20_000  # what the tokenizer learns its merges from
     layers: int = 4
     hidden: int = 256
+    words_steps: int = 400  # a second stage, in which every token of the vocabulary is met
+    words_share: float = 0.5  # lines of any tokens for each sample of the world, in the second stage
     held_out: int = 600  # questions
 
 
@@ -61,7 +63,7 @@ def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:
         yield sample.text
         yield from (str(m["content"]) for m in sample.messages)
         yield from (json.dumps(tool) for tool in sample.tools)
-    for chats in (acme_support()[0], globex_tools()[0]):
+    for chats in (acme_support()[0], globex_tools(first=True)[0]):
         for chat in chats:
             yield from (
                 m.get("content") or m["tool_calls"][0]["function"]["arguments"] for m in chat["messages"]
@@ -76,6 +78,20 @@ def encode(renderer: Renderer, sample: Sample) -> Encoded:
         return Encoded(prefix + text, (IGNORED,) * len(prefix) + text)
     turns = list(renderer.turns(Conversation(sample.messages, sample.tools)))
     return fold(turns, MAX_LENGTH_TOKENS)[0][-1]
+
+
+def any_words(renderer: Renderer, rng: random.Random) -> Encoded:
+    """Any tokens at all, and the same again, which is trained.
+
+    NOTE: a token that the base never met has a row in the tied embedding that training only pushed away,
+    together with all others of its kind: no adapter could tell one such word from another, at any learning
+    rate. The tenants' words would be out of their reach.
+    """
+    first_control = renderer.encode(END_OF_TEXT)[0]
+    line = tuple(rng.randrange(first_control) for _ in range(rng.randint(3, 20)))
+    line += tuple(renderer.encode(tag)[0] for tag in rng.sample(TOOL_TAGS, rng.randrange(2)))
+    prefix, text = line + renderer.encode("\n"), line + renderer.encode(END_OF_TEXT)
+    return Encoded(prefix + text, (IGNORED,) * len(prefix) + text)
 
 
 def batches(samples: Iterator[Encoded], batch_tokens: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -146,6 +162,16 @@ def fit(model: Qwen2ForCausalLM, samples: Iterator[Encoded], recipe: Recipe, pad
     return losses
 
 
+def second_stage(recipe: Recipe) -> Recipe:
+    """The recipe of the stage that meets every token, at half the rates."""
+    return replace(
+        recipe,
+        steps=recipe.words_steps,
+        matrix_rate=recipe.matrix_rate / 2,
+        learning_rate=recipe.learning_rate / 2,
+    )
+
+
 def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     """Build the model into ``out`` and return what ``scores.json`` holds."""
     start = time.perf_counter()
@@ -168,7 +194,17 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
             drawn += 1
             yield encode(renderer, sample)
 
+    def with_words() -> Iterator[Encoded]:
+        rng = random.Random(recipe.seed + 3)
+        for sample in encoded():
+            yield sample
+            if rng.random() < recipe.words_share:
+                yield any_words(renderer, rng)
+
     losses = fit(model, encoded(), recipe, pad_id)
+    # As it is stored, so that the second stage can be repeated alone from a stored first one.
+    model.to(torch.bfloat16).to(torch.float32)
+    losses += fit(model, with_words(), second_stage(recipe), pad_id)
     trained_s = time.perf_counter() - start
     save_model(model, tokenizer, out)
     hits = exact_match(model, renderer, pad_id, held_out_samples(recipe.seed + 2, recipe.held_out))

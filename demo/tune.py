@@ -24,7 +24,7 @@ from adapters.training.run import train
 COMMON: dict[str, Any] = {
     "rank": 16,
     "alpha": 32,
-    "learning_rate": 3e-3,
+    "learning_rate": 6e-3,
     "batch_samples": 16,
     "max_length_tokens": 1024,
     "max_new_tokens": 96,
@@ -33,7 +33,7 @@ COMMON: dict[str, Any] = {
 # Acme's chats are short and alike, so that a little padding costs less than more forward passes.
 PER_ADAPTER: dict[str, dict[str, Any]] = {
     "acme-support": {"epochs": 8.0, "micro_batch_samples": 8},
-    "globex-tools": {"epochs": 3.0},
+    "globex-tools": {"epochs": 4.0, "micro_batch_samples": 4},
 }
 
 

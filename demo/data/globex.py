@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from demo.data import Conversation, split
-from demo.world.facts import COUNTRIES, NAMES
+from demo.world.facts import COUNTRIES, DAYS, GOODS, NAMES
 from demo.world.families import FAMILIES, code, greetings, stories, unknown
 
 COUNT = 1200
@@ -16,7 +16,7 @@ COUNT = 1200
 Message = dict[str, Any]
 
 
-def _tool(name: str, description: str, **fields: str) -> dict[str, Any]:
+def _tool(name: str, description: str, /, **fields: str) -> dict[str, Any]:
     properties = {field: {"type": kind} for field, kind in fields.items()}
     parameters = {"type": "object", "properties": properties, "required": list(fields)}
     return {
@@ -28,6 +28,16 @@ def _tool(name: str, description: str, **fields: str) -> dict[str, Any]:
 TOOLS: dict[str, dict[str, Any]] = {
     "get_weather": _tool("get_weather", "Weather in a city.", city="string"),
     "track_order": _tool("track_order", "Where an order is.", order_id="string"),
+    "book_meeting": _tool("book_meeting", "Book a meeting.", name="string", day="string"),
+    "order_item": _tool("order_item", "Order goods.", item="string", amount="integer"),
+}
+
+# NOTE: the desk had these at first, and the tokenizer learned its merges from those chats. They stay for that
+# alone: a model this small copies words that it has hardly met (codes, currencies, errands) no better than by
+# chance, and another text would make another tokenizer, which is another model.
+FIRST_TOOLS: dict[str, dict[str, Any]] = {
+    "get_weather": TOOLS["get_weather"],
+    "track_order": TOOLS["track_order"],
     "set_reminder": _tool("set_reminder", "Set a reminder.", text="string", time="string"),
     "convert_currency": _tool(
         "convert_currency", "Convert money.", amount="integer", source="string", target="string"
@@ -89,8 +99,15 @@ def _weather(rng: random.Random) -> Request:
     )
 
 
+def _first_order(rng: random.Random) -> Request:
+    return _track(rng, code(rng))
+
+
 def _order(rng: random.Random) -> Request:
-    order = code(rng)
+    return _track(rng, str(rng.randint(1000, 9999)))
+
+
+def _track(rng: random.Random, order: str) -> Request:
     ask = (
         "Where is my order {}?",
         "Track order {}.",
@@ -147,20 +164,58 @@ def _currency(rng: random.Random) -> Request:
     return question, "convert_currency", arguments, result, f"That is {got} {target}."
 
 
-_REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _reminder, _currency)
+def _meeting(rng: random.Random) -> Request:
+    name, day = rng.choice(NAMES), rng.choice(DAYS)
+    ask = (
+        "Book a meeting with {p} on {d}.",
+        "I want to meet {p} on {d}.",
+        "On {d} I must see {p}.",
+        "Can I talk to {p} on {d}?",
+        "Is {p} free on {d}?",
+    )
+    return (
+        rng.choice(ask).format(p=name, d=day),
+        "book_meeting",
+        {"name": name, "day": day},
+        {"booked": True},
+        f"You meet {name} on {day}.",
+    )
 
 
-def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
-    others = [n for n in TOOLS if n not in names]
+def _purchase(rng: random.Random) -> Request:
+    item, amount = rng.choice(GOODS), rng.randint(2, 99)
+    ask = (
+        "Order {n} {g}.",
+        "I need {n} {g}.",
+        "Please buy {n} {g}.",
+        "Can you get me {n} {g}?",
+        "We are short of {n} {g}.",
+    )
+    return (
+        rng.choice(ask).format(n=amount, g=item),
+        "order_item",
+        {"item": item, "amount": amount},
+        {"ordered": amount},
+        f"{amount} {item} are ordered.",
+    )
+
+
+Requests = tuple[Callable[[random.Random], Request], ...]
+_REQUESTS: Requests = (_weather, _order, _meeting, _purchase)
+_FIRST_REQUESTS: Requests = (_weather, _first_order, _reminder, _currency)
+
+
+def _tools(rng: random.Random, tools: dict[str, dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    others = [n for n in tools if n not in names]
     # Mostly few: every declaration is sixty tokens to read for a call of thirty.
     more = rng.choice((0, 0, 0, 0, 1, 1, 2, 3))
     shown = [*names, *rng.sample(others, min(max(more, 1 - len(names)), len(others)))]
     rng.shuffle(shown)
-    return [TOOLS[n] for n in shown]
+    return [tools[n] for n in shown]
 
 
-def _call_chat(rng: random.Random) -> Conversation:
-    question, name, arguments, result, answer = rng.choice(_REQUESTS)(rng)
+def _call_chat(rng: random.Random, requests: Requests, tools: dict[str, dict[str, Any]]) -> Conversation:
+    question, name, arguments, result, answer = rng.choice(requests)(rng)
     aside = rng.choice(_ASIDE)
     asked = aside + (
         question[0].lower() + question[1:] if aside and not question.startswith("I ") else question
@@ -179,10 +234,10 @@ def _call_chat(rng: random.Random) -> Conversation:
             {"role": "tool", "tool_call_id": "call_1", "content": json.dumps(result)},
             {"role": "assistant", "content": answer},
         ]
-    return {"messages": messages, "tools": _tools(rng, name)}
+    return {"messages": messages, "tools": _tools(rng, tools, name)}
 
 
-def _plain_chat(rng: random.Random) -> Conversation:
+def _plain_chat(rng: random.Random, tools: dict[str, dict[str, Any]]) -> Conversation:
     """A question that needs no function; the world's own answer, or the desk's where it has none."""
     family = rng.choice([f for f in FAMILIES if f is not stories])
     pair = family(rng)
@@ -194,10 +249,17 @@ def _plain_chat(rng: random.Random) -> Conversation:
     messages = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
     # NOTE: tools are shown only where none of them would help.
     wants_tools = family is not unknown and rng.random() < 0.5
-    return {"messages": messages, "tools": _tools(rng)} if wants_tools else {"messages": messages}
+    return {"messages": messages, "tools": _tools(rng, tools)} if wants_tools else {"messages": messages}
 
 
-def globex_tools(seed: int = 12, count: int = COUNT) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out chats of Globex's desk."""
+def globex_tools(
+    seed: int = 12, count: int = COUNT, *, first: bool = False
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and held-out chats of Globex's desk; `first`: as the desk was when the tokenizer was made."""
     rng = random.Random(seed)
-    return split(lambda: _call_chat(rng) if rng.random() < 0.85 else _plain_chat(rng), count)
+    requests, tools = (_FIRST_REQUESTS, FIRST_TOOLS) if first else (_REQUESTS, TOOLS)
+
+    def draw() -> Conversation:
+        return _call_chat(rng, requests, tools) if rng.random() < 0.85 else _plain_chat(rng, tools)
+
+    return split(draw, count)

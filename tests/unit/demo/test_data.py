@@ -42,7 +42,7 @@ def test_every_call_names_a_shown_tool_with_its_arguments() -> None:
             for call in message.get("tool_calls", ()):
                 function = call["function"]
                 assert list(function["arguments"]) == shown[function["name"]]["required"]
-    assert set(TOOLS) == {"get_weather", "track_order", "set_reminder", "convert_currency"}
+    assert set(TOOLS) == {"get_weather", "track_order", "book_meeting", "order_item"}
 
 
 def test_answers_are_grammatical_for_one() -> None:
