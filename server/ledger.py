@@ -3,8 +3,7 @@
 A request is watched from the moment it holds its adapter. What its meter shows is written as it grows, not when
 the request ends, so that a `kill -9` loses less than FLUSH_INTERVAL_S of anything, long streams included.
 
-KV block-seconds are the scheduler's own count per tenant (blocks that several requests share count once). It knows
-no adapters, so each second's amount is divided over the tenant's adapters by the tokens their requests held and
+KV block-seconds are the scheduler's own count per tenant (shared blocks count once). It knows no adapters, so each second's amount is divided over the tenant's adapters by the tokens their requests held and
 the time they held them: exact per tenant, an estimate within it.
 """
 
@@ -195,7 +194,8 @@ class Ledger:
         for tenant, count in counts.items():
             before = self._block_seconds.get(tenant, 0.0)
             self._block_seconds[tenant] = count
-            if count > before:
+            # The probes of new adapters run as nobody's; they are no usage of the operator's.
+            if count > before and tenant in self._last_account:
                 self._divide(tenant, count - before)
 
     def _divide(self, tenant: str, block_seconds: float) -> None:
@@ -203,7 +203,7 @@ class Ledger:
         for account in parts:
             del self._held[account]
         if not sum(parts.values()):
-            parts = {self._last_account.get(tenant, (tenant, "", 0)): 1.0}
+            parts = {self._last_account[tenant]: 1.0}
         total = sum(parts.values())
         hour = self._now()
         self._pending += [

@@ -59,7 +59,11 @@ def test_kill_9_loses_less_than_a_second_and_gives_no_budget_back(tmp_path: Path
     server = start("--demo", "--protect-metrics", data_dir=tmp_path)
     try:
         server.wait_for("/ready", 200)
-        answers = [ask(server), ask(server, model="loragate-demo", max_tokens=7), ask(server, n=2, seed=1)]
+        answers = [
+            ask(server),
+            ask(server, model="loragate-demo", max_tokens=7),
+            ask(server, n=2, seed=1, temperature=1),
+        ]
         assert ask(server, model="nothing").status_code == 404
         told = [answer.json()["usage"] for answer in answers]
         came_at: list[float] = []

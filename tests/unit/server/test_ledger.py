@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
@@ -126,6 +126,7 @@ def test_a_batch_that_cannot_be_written_is_kept(caplog: pytest.LogCaptureFixture
     asyncio.run(scenario())
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from(["grow", "end", "flush", "refuse"]), st.integers(0, 50)),
@@ -178,10 +179,11 @@ def test_block_seconds_are_exact_per_tenant_and_divided_by_what_was_held() -> No
         with ledger.watch(one), ledger.watch(two):
             one.meter.prompt_tokens, two.meter.prompt_tokens = 300, 100
             clock.now += 10
-            engine.counts = {"acme": 40.0, "globex": 0.0}
+            engine.counts = {"acme": 40.0, "globex": 0.0, "": 7.0}  # a probe ran as nobody's
             await ledger.flush()
             assert table.total("kv_block_seconds", version=1) == pytest.approx(30)
             assert table.total("kv_block_seconds", version=2) == pytest.approx(10)
+            assert {entry.tenant for entry in table.written} == {"acme"}
             engine.counts = None
             clock.now += 1
             await ledger.flush()
