@@ -3,8 +3,9 @@
 A request is watched from the moment it holds its adapter. What its meter shows is written as it grows, not when
 the request ends, so that a `kill -9` loses less than FLUSH_INTERVAL_S of anything, long streams included.
 
-KV block-seconds are the scheduler's own count per tenant (shared blocks count once). It knows no adapters, so each second's amount is divided over the tenant's adapters by the tokens their requests held and
-the time they held them: exact per tenant, an estimate within it.
+KV block-seconds are the scheduler's own count per tenant (shared blocks count once). It knows no adapters, so what
+came is divided over the tenant's adapters by the tokens that their requests held and for how long: exact per tenant,
+an estimate within it.
 """
 
 from __future__ import annotations
