@@ -22,7 +22,9 @@ class Authenticator:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._callers: RegistryCache[str, Caller] = RegistryCache(registry.audit.revision, self._look_up)
+        self._callers: RegistryCache[str, Caller] = RegistryCache(
+            registry.audit.revision, self._look_up, registry.changes
+        )
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Who sent these headers (`Authorization: Bearer …`, or `x-api-key` as Anthropic's SDK does).

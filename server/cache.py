@@ -18,25 +18,30 @@ MAX_ENTRIES = 20_000
 class RegistryCache(Generic[K, V]):
     """Remembers look-ups until the registry's revision moves on.
 
-    Asking for the revision costs one indexed query, made at most every MAX_STALENESS_S.
+    Asking for the revision costs one indexed query, made at most every MAX_STALENESS_S; a change that this
+    process made itself (`own_changes` went up) is seen at once.
     """
 
     def __init__(
         self,
         read_revision: Callable[[], Awaitable[int]],
         look_up: Callable[[K], Awaitable[V]],
+        own_changes: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read_revision = read_revision
         self._look_up = look_up
+        self._own_changes = own_changes
         self._clock = clock
+        self._changes_seen = 0
         self._revision = -1
         self._checked_at = float("-inf")
         self._entries: dict[K, V] = {}
 
     async def get(self, key: K) -> V:
         """The look-up's result; what it raises is not remembered."""
-        if self._clock() - self._checked_at >= MAX_STALENESS_S:
+        stale = self._clock() - self._checked_at >= MAX_STALENESS_S
+        if stale or self._own_changes() != self._changes_seen:
             await self._refresh()
         if key in self._entries:
             return self._entries[key]
@@ -47,9 +52,10 @@ class RegistryCache(Generic[K, V]):
         return value
 
     async def _refresh(self) -> None:
-        asked_at = self._clock()
+        asked_at, changes = self._clock(), self._own_changes()
         revision = await self._read_revision()
         if revision != self._revision or len(self._entries) > MAX_ENTRIES:
             self._entries.clear()
         self._revision = revision
         self._checked_at = asked_at
+        self._changes_seen = changes

@@ -36,7 +36,7 @@ class Router:
         self._registry = registry
         self.base_model_name = base_model_name
         self._views: RegistryCache[tuple[str, str], _Route] = RegistryCache(
-            registry.audit.revision, self._look_up
+            registry.audit.revision, self._look_up, registry.changes
         )
 
     async def resolve(self, caller: Caller, model: object, *, sticky: str = "") -> Target:

@@ -39,6 +39,10 @@ class Registry:
         self.audit = Audit(self._database)
         self.usage = UsageLedger(self._database)
 
+    def changes(self) -> int:
+        """How many changes this object has made; one more means that what was read before may be old."""
+        return self._database.changes
+
     async def ping(self) -> None:
         """Return when the database answers. Raises: sqlalchemy.exc.SQLAlchemyError, OSError."""
         async with self._database.read() as connection:

@@ -77,6 +77,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self.changes = 0  # made through this object: whoever caches need not ask the database about them
         # SQLite has one writer, and others poll for their turn: in one process, let them queue instead.
         sqlite = engine.dialect.name == "sqlite"
         self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if sqlite else nullcontext()
@@ -103,6 +104,7 @@ class Database:
         async with self.write() as connection:
             yield connection
             await record_change(connection, by, action, subject, details)
+        self.changes += 1
 
 
 async def record_change(

@@ -46,7 +46,8 @@ class Arbiter:
         self._adapter_slots = adapter_slots
         self._clock = clock
         self._next: Entry | None = None
-        self._held_back: set[str] = set()  # preempted in this step: not again before the next
+        self._held_back: set[str] = set()  # requests preempted in this step: not again before the next
+        self._yielding: set[str] = set()  # tenants that gave way in this step: they start nothing in it
         self._limited: set[str] = set()  # tenants whose limit kept them from competing
         self._exact_blocks: dict[str, int] = {}  # `new_blocks` asked in this step
         self._promised: dict[str, Entry] = {}  # guaranteed requests that have room in this step
@@ -182,6 +183,7 @@ class Arbiter:
     def begin_step(self) -> None:
         """Preempt whoever must give way before the engine schedules its next step."""
         self._held_back.clear()
+        self._yielding.clear()
         self._started.clear()
         self._promised.clear()
         self._exact_blocks.clear()
@@ -191,9 +193,10 @@ class Arbiter:
             self._turn_adapters()
             victims, starting = plan_reclaim(self._guaranteed(), self.holdings, self._engine)
             self._promised = {entry.request_id: entry for entry in starting}
-            for request_id in victims:
+            for lease in victims:
                 self.tally.preempted_for_guarantee += 1
-                self._preempt(request_id)
+                self._yielding.add(lease.tenant)
+                self._preempt(lease)
 
     def end_step(self, tokens_left: int) -> None:
         """Check what this step had to keep: no tenant above its limit, no guaranteed request passed over.
@@ -224,10 +227,11 @@ class Arbiter:
             yield list(islice(self._startable(tenant), slots))
 
     def _keep_limits(self) -> None:
-        for _, holding in self.holdings.active():
+        for tenant, holding in self.holdings.active():
             while self.holdings.beyond_limit(holding, self._engine.growth):
                 self.tally.preempted_for_limit += 1
-                self._preempt(holding.newest_first()[0].request_id)
+                self._yielding.add(tenant)
+                self._preempt(holding.newest_first()[0])
 
     def _turn_adapters(self) -> None:
         slots = self._adapter_slots
@@ -237,7 +241,7 @@ class Arbiter:
         for adapter in slots.take_turns(wanted, self._clock()):
             for lease in self._leases_of(adapter):
                 self.tally.preempted_for_adapter += 1
-                self._preempt(lease.request_id)
+                self._preempt(lease)
 
     def _wanted_adapters(self) -> set[int]:
         return {
@@ -272,15 +276,9 @@ class Arbiter:
         return next(self._startable(tenant), None)
 
     def _startable(self, tenant: str) -> Iterator[Entry]:
-        """The tenant's requests whose adapter may start and that the engine would take, in order.
-
-        None behind one that was preempted in this step: what made it give way holds for them too.
-        """
-        for entry in self.line.in_order(tenant, self._may_start):
-            if entry.request_id in self._held_back:
-                return
-            if self._engine.is_ready(entry.item):
-                yield entry
+        """The tenant's requests whose adapter may start and that the engine would take, in order."""
+        if tenant not in self._yielding:
+            yield from filter(self._is_ready, self.line.in_order(tenant, self._may_start))
 
     def _lift(self, tenant: str) -> None:
         self.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))
@@ -291,6 +289,6 @@ class Arbiter:
     def _is_ready(self, entry: Entry) -> bool:
         return entry.request_id not in self._held_back and self._engine.is_ready(entry.item)
 
-    def _preempt(self, request_id: str) -> None:
-        self._held_back.add(request_id)
-        self._engine.preempt(request_id)
+    def _preempt(self, lease: Lease) -> None:
+        self._held_back.add(lease.request_id)
+        self._engine.preempt(lease.request_id)

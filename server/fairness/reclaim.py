@@ -17,7 +17,7 @@ class _Draft:
         self.free_slots = room.free_slots()
         # What runs takes its blocks first in the coming step.
         self.free_blocks = room.free_blocks() - sum(room.growth(lease) for lease in holdings.leases())
-        self.victims: list[str] = []
+        self.victims: list[Lease] = []
         self.exhausted = False
         self._over_blocks: dict[str, int] = {}
         self._over_slots: dict[str, int] = {}
@@ -51,13 +51,13 @@ class _Draft:
         self.free_blocks += freed + room.growth(lease)
         self._over_blocks[tenant] -= freed
         self._over_slots[tenant] -= 1
-        self.victims.append(lease.request_id)
+        self.victims.append(lease)
         return True
 
 
 def plan_reclaim(
     waiting: Iterable[list[Entry]], holdings: Holdings, room: Room
-) -> tuple[list[str], list[Entry]]:
+) -> tuple[list[Lease], list[Entry]]:
     """Whom to preempt so that guaranteed requests can start, and which ones can then.
 
     Nobody is preempted for a request that would not fit even then, and nobody at or below its guarantee.
@@ -68,7 +68,7 @@ def plan_reclaim(
         room: what is free now.
 
     Returns:
-        Running request ids in the order of their preemption, and the waiting entries that have room then.
+        What is to be preempted, in order, and the waiting entries that have room then.
     """
     draft: _Draft | None = None
     starting: list[Entry] = []

@@ -67,3 +67,15 @@ async def test_a_look_up_overtaken_by_a_change_is_not_remembered() -> None:
 
     assert await cache.get("a") == "stale"
     assert await cache.get("a") == "fresh"
+
+
+async def test_a_change_of_ones_own_is_seen_at_once() -> None:
+    registry = Registry()
+    changes = 0
+    cache: RegistryCache[str, str] = RegistryCache(
+        registry.read_revision, registry.look_up, lambda: changes, clock=lambda: registry.now
+    )
+    assert await cache.get("a") == "old"
+    registry.revision, registry.value = 2, "new"
+    changes += 1
+    assert await cache.get("a") == "new"
