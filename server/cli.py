@@ -12,7 +12,7 @@ from server.errors import LoragateError
 COMMANDS = {
     "serve": ("server.commands.serve", "serve", "Start the server."),
     "plan": ("server.commands.plan", "plan", "Plan memory: what fits, and what to change when it does not."),
-    "inspect": ("server.commands.inspect", "inspect", "Show a model's architecture, or check an adapter."),
+    "inspect": ("server.commands.inspection", "inspect", "Show a model's architecture, or check an adapter."),
     "adapter": (
         "server.commands.adapter",
         "adapter",

@@ -51,7 +51,8 @@ class Arbiter:
         self._limited: set[str] = set()  # tenants whose limit kept them from competing
         self._exact_blocks: dict[str, int] = {}  # `new_blocks` asked in this step
         self._promised: dict[str, Entry] = {}  # guaranteed requests that have room in this step
-        self._started: set[str] = set()  # requests that started in this step
+        self._guaranteed_id = ""  # the request that `next` named last, if it was guaranteed
+        self._has_lent = False  # whether a request that was not guaranteed started in this step
 
     # Arrivals and departures
 
@@ -82,7 +83,7 @@ class Arbiter:
         self.holdings.extend(lease, block_ids)
         if self._adapter_slots is not None:
             self._adapter_slots.start(entry.adapter, self._clock())
-        self._started.add(entry.request_id)
+        self._has_lent |= entry.request_id != self._guaranteed_id
         self._next = None
 
     def release(self, request_id: str) -> None:
@@ -129,6 +130,8 @@ class Arbiter:
                 key = (int(standing), self.counters.of(tenant), entry.arrival)
                 if best is None or key < best:
                     best, self._next = key, entry
+            is_guaranteed = best is not None and best[0] == Standing.GUARANTEED
+            self._guaranteed_id = self._next.request_id if self._next and is_guaranteed else ""
         return self._next
 
     def standing(self, entry: Entry) -> Standing:
@@ -184,7 +187,7 @@ class Arbiter:
         """Preempt whoever must give way before the engine schedules its next step."""
         self._held_back.clear()
         self._yielding.clear()
-        self._started.clear()
+        self._has_lent = False
         self._promised.clear()
         self._exact_blocks.clear()
         self._next = None
@@ -208,7 +211,7 @@ class Arbiter:
         self.tally.steps += 1
         self.tally.limit_violations += self.holdings.violations()
         broken = [entry for entry in self._promised.values() if self._was_passed_over(entry)]
-        if broken and (tokens_left > 0 or not self._started <= self._promised.keys()):
+        if broken and (tokens_left > 0 or self._has_lent):
             self.tally.starved_steps += 1
 
     def _was_passed_over(self, entry: Entry) -> bool:
