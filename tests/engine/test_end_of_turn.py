@@ -82,10 +82,10 @@ def loop(client: httpx.Client, **options: Any) -> list[int]:
     body = {
         "model": SERVED_NAME,
         "prompt": "x",
-        "max_tokens": 300,
+        "max_tokens": 160,
         "ignore_eos": True,
         "allowed_token_ids": tokens,
-        "logit_bias": {str(tokens[0]): 60, str(tokens[1]): 50},
+        "logit_bias": {str(tokens[0]): 100, str(tokens[1]): 92},
         "return_token_ids": True,
         "temperature": 0,
     }
@@ -95,7 +95,7 @@ def loop(client: httpx.Client, **options: Any) -> list[int]:
 
 
 def test_steering_breaks_a_loop(client: httpx.Client) -> None:
-    """60 / 1.3 is less than 50: with the penalty at its bound the other token comes, also when greedy."""
+    """100 / 1.3 is less than 92: with the penalty at its bound the other token comes, also when greedy."""
     assert len(set(loop(client))) == 1
     steered = loop(client, repetition="adjust")
     assert len(set(steered)) == 2
