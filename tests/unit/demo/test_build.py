@@ -16,7 +16,14 @@ from demo.muon import orthogonalise
 
 def test_a_shortened_build_learns_and_leaves_a_model(tmp_path: Path) -> None:
     recipe = Recipe(
-        steps=24, batch_tokens=512, layers=2, hidden=64, held_out=8, warmup=4, tokenizer_samples=1500
+        steps=24,
+        words_steps=12,
+        batch_tokens=512,
+        layers=2,
+        hidden=64,
+        held_out=8,
+        warmup=4,
+        tokenizer_samples=1500,
     )
     report = build(recipe, tmp_path)
     assert report["last_loss"] < report["first_loss"] - 1.0
