@@ -10,7 +10,9 @@ BASE = "loragate-demo"
 
 
 def cached(client: openai.OpenAI, prompt: str, **extra: object) -> int:
-    answer = client.completions.create(model=BASE, prompt=prompt, max_tokens=1, temperature=0, extra_body=extra)
+    answer = client.completions.create(
+        model=BASE, prompt=prompt, max_tokens=1, temperature=0, extra_body=extra
+    )
     assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
     return answer.usage.prompt_tokens_details.cached_tokens or 0
 
@@ -26,7 +28,9 @@ def test_a_tenant_hits_its_own_prefix(acme: openai.OpenAI) -> None:
     assert cached(acme, prompt) > 0, "the cache must work at all, or the other tests prove nothing"
 
 
-def test_another_tenant_never_does(acme: openai.OpenAI, globex: openai.OpenAI, operator: openai.OpenAI) -> None:
+def test_another_tenant_never_does(
+    acme: openai.OpenAI, globex: openai.OpenAI, operator: openai.OpenAI
+) -> None:
     prompt = long_prompt()
     for _ in range(2):
         cached(acme, prompt)

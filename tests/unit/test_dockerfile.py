@@ -26,7 +26,9 @@ def test_installs_from_the_locks_only() -> None:
     for line in LINES:
         if "pip install" in line:
             assert line.count("--no-deps") == line.count("pip install"), line
-    assert {"requirements/cpu.txt", "requirements/cuda.txt"} <= set(re.findall(r"requirements/\w+\.txt", TEXT))
+    assert {"requirements/cpu.txt", "requirements/cuda.txt"} <= set(
+        re.findall(r"requirements/\w+\.txt", TEXT)
+    )
 
 
 def test_bases_are_pinned_and_every_copied_path_exists() -> None:

@@ -14,7 +14,9 @@ def test_configuration_is_up_to_date() -> None:
 
 
 def test_every_document_is_reachable_from_the_readme_or_another() -> None:
-    texts = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    }
     for path in texts:
         if path.name == "README.md" or "decisions" in path.parts:
             continue

@@ -46,7 +46,18 @@ def test_names_given_to_vllm_resolve_in_a_fresh_process(dotted: str) -> None:
 
 
 def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
     subprocess.run([str(part) for part in command], check=True, timeout=240, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
@@ -62,10 +73,22 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_no_registry_host_and_no_path_of_a_machine() -> None:
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     hosts = ("pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "deb.debian" + ".org")
     for file in files:
         path = ROOT / file
-        if path.is_file() and path.suffix in {".py", ".toml", ".md", ".txt", ".in", ".json", ".yml", ".yaml", ""}:
+        if path.is_file() and path.suffix in {
+            ".py",
+            ".toml",
+            ".md",
+            ".txt",
+            ".in",
+            ".json",
+            ".yml",
+            ".yaml",
+            "",
+        }:
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not any(host in text for host in hosts), file
