@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.admission.window import SPAN_S, SlidingWindow
@@ -8,6 +8,7 @@ from server.admission.window import SPAN_S, SlidingWindow
 EVENTS = st.lists(st.tuples(st.floats(0, 40), st.integers(0, 50)), max_size=40)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.floats(0, 200))
 def test_total_is_never_below_the_true_sum_and_at_most_a_second_behind(
     steps: list[tuple[float, int]], later: float
@@ -24,6 +25,7 @@ def test_total_is_never_below_the_true_sum_and_at_most_a_second_behind(
     assert window.total(now) >= sum(a for t, a in events if t >= now - SPAN_S)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(1, 500))
 def test_after_wait_s_the_amount_has_left_and_not_before(steps: list[tuple[float, int]], amount: int) -> None:
     window, now = SlidingWindow(), 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.fairness.adapter_slots import AdapterSlots
@@ -41,6 +41,7 @@ def test_when_nobody_waits_the_last_that_left_is_the_measure() -> None:
     assert counters.of("globex") == counters.of("acme")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=12), st.integers(0, 1000))
 def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens: int) -> None:
     level = water_level(demands, tokens)
@@ -94,6 +95,7 @@ def entry(arrival: int, tenant: str = "acme", adapter: int = 0) -> Entry:
     return Entry(f"r{arrival}", tenant, Share(), adapter, arrival)
 
 
+@settings(deadline=None)
 @given(st.permutations(range(12)), st.data())
 def test_the_line_keeps_the_order_of_arrival_however_requests_come_back(
     order: list[int], data: st.DataObject

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.records import BudgetPeriod, Tenant
@@ -48,6 +48,7 @@ def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, float], messa
         Policy(**values)
 
 
+@settings(deadline=None)
 @given(st.text(), st.floats(0.01, 100), st.tuples(SHARES, st.floats(0.001, 1.0)).map(sorted))
 def test_a_stamp_survives_the_way_to_the_engine(tenant: str, weight: float, shares: list[float]) -> None:
     policy = Policy(weight=weight, kv_guarantee=shares[0], kv_limit=shares[1])
@@ -61,6 +62,7 @@ def test_no_stamp_is_the_operators_and_a_bad_one_is_refused() -> None:
             read_stamp(bad)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.lists(SHARES, min_size=1, max_size=8), st.integers(1, 10_000), st.integers(1, 300))
 def test_guarantees_that_fit_as_shares_fit_as_blocks(weights: list[float], blocks: int, slots: int) -> None:
     total = max(sum(weights), 1.0)
