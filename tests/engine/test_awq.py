@@ -1,23 +1,28 @@
 """A 4-bit base with adapters on top: vLLM reads the weights right, and adapters made for the full model hold.
 
-The demo model is rounded to 4 bits without AWQ's calibration, and it is a very small model, so its answers need
-not be those of the full one. What must hold: they are mostly the same, and each adapter stays itself.
+The oracle is the same 4-bit weights, widened to float32, in transformers with peft: what differs from it vLLM has
+read or computed wrongly, up to the 16 bits that its kernel computes in. How far 4 bits take such a small model from
+the full one (rounded to nearest, without AWQ's calibration) is reported, not judged.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from server_process import ServerProcess
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
-from tests.engine.awq_checkpoint import LEVELS, packed, quantized, unpacked, write_awq
+from adapters.training.generate import answer_greedily
+from tests.engine.awq_checkpoint import GROUP_SIZE, LEVELS, packed, quantized, unpacked, write_awq
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
 
 QUESTIONS = 16
@@ -77,30 +82,54 @@ def shared(one: list[int], other: list[int]) -> int:
     )
 
 
-@pytest.mark.parametrize(
-    ("model", "least"), [("acme-support", 0.3), ("globex-tools", 0.3), (demo.SERVED_NAME, 0.3)]
-)
-def test_greedy_answers_agree_with_the_full_model(
-    awq: httpx.Client,
-    full: httpx.Client,
-    model: str,
-    least: float,
-    record_property: pytest.RecordProperty,
+def widened() -> Any:
+    """The demo model with the weights that its 4-bit checkpoint stands for."""
+    model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
+    state = model.state_dict()
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        parts = quantized(state[name])
+        scales = parts["scales"].float().repeat_interleave(GROUP_SIZE, 0)
+        zeros = unpacked(parts["qzeros"]).repeat_interleave(GROUP_SIZE, 0)
+        state[name] = ((unpacked(parts["qweight"]) - zeros) * scales).t().contiguous()
+    model.load_state_dict(state)
+    return model
+
+
+def oracle_answers(model: str, asked: list[str]) -> list[tuple[int, ...]]:
+    """Greedy answers of the widened model, with the adapter in peft."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
+    network = widened()
+    if model in demo.ADAPTERS:
+        network = PeftModel.from_pretrained(network, str(demo.ADAPTERS[model].path))
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+        )
+        for question in asked
+    ]
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return answer_greedily(network, prompts, end_ids=ends, pad_id=tokenizer.pad_token_id, max_new_tokens=32)
+
+
+def agreement(wanted: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> float:
+    """Share of tokens up to the first other one."""
+    pairs = list(zip(wanted, got, strict=True))
+    return sum(shared(list(a), list(b)) for a, b in pairs) / sum(len(a) for a, _ in pairs)
+
+
+@pytest.mark.parametrize("model", ["acme-support", "globex-tools", demo.SERVED_NAME])
+def test_greedy_answers_are_those_of_the_same_weights(
+    awq: httpx.Client, full: httpx.Client, model: str, record_property: pytest.RecordProperty
 ) -> None:
     asked = questions(demo.ADAPTERS[model]) if model in demo.ADAPTERS else WORLD
-    same_tokens = tokens = same_answers = 0
-    quantized_model = SERVED_NAME if model == demo.SERVED_NAME else model
-    for (_, wanted), (_, got) in zip(
-        greedy_all(full, model, asked), greedy_all(awq, quantized_model, asked), strict=True
-    ):
-        same_answers += wanted == got
-        same_tokens += shared(wanted, got)
-        tokens += len(wanted)
-    agreement = same_tokens / tokens
-    figures = f"{model}: {same_answers} of {len(asked)} answers, {agreement:.0%} of tokens up to the first other one"
-    print(f"AWQ (round to nearest) against float32: {figures}")
+    served = greedy_all(awq, SERVED_NAME if model == demo.SERVED_NAME else model, asked)
+    got = [ids for _, ids in served]
+    kept = agreement([ids for _, ids in greedy_all(full, model, asked)], got)
+    exact = agreement(oracle_answers(model, asked), got)
+    figures = f"{model}: {exact:.0%} of tokens as the same weights in float32, {kept:.0%} as the full model"
+    print(figures)
     record_property("agreement", figures)
-    assert agreement >= least, figures
+    assert exact >= 0.9, figures
 
 
 def test_adapters_change_the_answers_of_the_quantized_base(awq: httpx.Client) -> None:
