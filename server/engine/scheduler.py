@@ -28,6 +28,7 @@ from server.fairness.arbiter import Arbiter
 from server.fairness.holdings import Lease
 from server.fairness.line import Entry
 from server.fairness.policy import OPERATOR_POLICY, Capacity, InvalidPolicy, Share, read_stamp
+from server.fairness.reclaim import victims_first
 
 logger = init_logger(__name__)
 
@@ -220,7 +221,7 @@ class TenantScheduler(AsyncScheduler):
         leases = (holdings.lease(request.request_id) for request in self.running)
         if free >= sum(self.growth(lease) for lease in leases if lease is not None):
             return
-        rank = {request_id: i for i, request_id in enumerate(self.arbiter.victims_first())}
+        rank = {request_id: i for i, request_id in enumerate(victims_first(holdings))}
         self.running.sort(key=lambda request: -rank[request.request_id])
 
     def report(self) -> dict[str, Any]:

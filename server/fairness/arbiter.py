@@ -167,20 +167,6 @@ class Arbiter:
             return 0
         return water_level(demands + [demand for own in prefilling.values() for demand in own], tokens)
 
-    def victims_first(self) -> list[str]:
-        """All running requests in the order in which they are to be preempted when blocks run out."""
-        excess = {t: self.holdings.excess_blocks(h) for t, h in self.holdings.active()}
-        oldest_first = {t: self.holdings.of(t).newest_first()[::-1] for t in excess}
-        order: list[str] = []
-        while excess:
-            tenant = max(excess, key=lambda t: (excess[t], t))
-            lease = oldest_first[tenant].pop()
-            order.append(lease.request_id)
-            excess[tenant] -= len(lease.block_ids)
-            if not oldest_first[tenant]:
-                del excess[tenant]
-        return order
-
     # The step
 
     def begin_step(self) -> None:
@@ -194,12 +180,7 @@ class Arbiter:
         self._keep_limits()
         if len(self.line):
             self._turn_adapters()
-            victims, starting = plan_reclaim(self._guaranteed(), self.holdings, self._engine)
-            self._promised = {entry.request_id: entry for entry in starting}
-            for lease in victims:
-                self.tally.preempted_for_guarantee += 1
-                self._yielding.add(lease.tenant)
-                self._preempt(lease)
+            self._reclaim()
 
     def end_step(self, tokens_left: int) -> None:
         """Check what this step had to keep: no tenant above its limit, no guaranteed request passed over.
@@ -235,6 +216,18 @@ class Arbiter:
                 self.tally.preempted_for_limit += 1
                 self._yielding.add(tenant)
                 self._preempt(holding.newest_first()[0])
+
+    def _reclaim(self) -> None:
+        """Make room for guaranteed requests; again after each round, because it may free LoRA slots too."""
+        while True:
+            victims, starting = plan_reclaim(self._guaranteed(), self.holdings, self._engine)
+            self._promised = {entry.request_id: entry for entry in starting}
+            if not victims:
+                return
+            for lease in victims:
+                self.tally.preempted_for_guarantee += 1
+                self._yielding.add(lease.tenant)
+                self._preempt(lease)
 
     def _turn_adapters(self) -> None:
         slots = self._adapter_slots

@@ -99,3 +99,18 @@ def _plan_tenant(entries: list[Entry], draft: _Draft, room: Room) -> list[Entry]
         blocks_planned += blocks
         starting.append(entry)
     return starting
+
+
+def victims_first(holdings: Holdings) -> list[str]:
+    """All running requests in the order in which they are to be preempted when blocks run out."""
+    excess = {tenant: holdings.excess_blocks(holding) for tenant, holding in holdings.active()}
+    oldest_first = {tenant: holdings.of(tenant).newest_first()[::-1] for tenant in excess}
+    order: list[str] = []
+    while excess:
+        tenant = max(excess, key=lambda t: (excess[t], t))
+        lease = oldest_first[tenant].pop()
+        order.append(lease.request_id)
+        excess[tenant] -= len(lease.block_ids)
+        if not oldest_first[tenant]:
+            del excess[tenant]
+    return order

@@ -9,6 +9,7 @@ from server.fairness.arbiter import Arbiter
 from server.fairness.holdings import Lease
 from server.fairness.line import Entry
 from server.fairness.policy import Capacity, Policy
+from server.fairness.reclaim import victims_first
 
 
 @dataclass(eq=False)
@@ -108,7 +109,7 @@ class SimEngine:
             self._compute(lease)
 
     def _grow(self) -> bool:
-        victims = self.arbiter.victims_first()
+        victims = victims_first(self.arbiter.holdings)
         ran_out = False
         for name in victims[::-1]:
             while (lease := self.arbiter.holdings.lease(name)) and self.growth(lease) > len(self.pool):
