@@ -18,6 +18,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from server.engine.repetition import LoopWatch
@@ -60,6 +61,8 @@ class TenantScheduler(AsyncScheduler):
         self.waiting = TenantQueue(self.arbiter, self._entry)
         # A copy, because the prefill cap of each step is written into it.
         self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
+        # On a CPU vLLM schedules synchronously, and what AsyncScheduler adds is only work.
+        self._kind: Any = AsyncScheduler if self.scheduler_config.async_scheduling else Scheduler
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._loops = LoopWatch(self.vllm_config)
@@ -100,12 +103,14 @@ class TenantScheduler(AsyncScheduler):
                 (self.requests[request_id], tokens) for request_id, tokens in scheduled
             )
         )
-        super()._update_after_schedule(scheduler_output)
+        self._kind._update_after_schedule(self, scheduler_output)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
-        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
+        new_token_ids, stopped = self._kind._update_request_with_output(
+            self, request, new_token_ids, is_stale
+        )
         return new_token_ids, stopped or self._loops.ends(request, new_token_ids)
 
     def _free_request_blocks(self, request: Request) -> None:

@@ -54,7 +54,8 @@ class Rig:
     """One scheduler and its made-up model.
 
     Args:
-        depth: steps that are scheduled before the output of the first one is known; vLLM's async engine has 2.
+        depth: steps that are scheduled before the output of the first one is known: 2 in vLLM's asynchronous
+            engine, 1 in the synchronous one (on a CPU).
         step_s: what a step takes on the clock that the arbiter sees.
     """
 
@@ -87,7 +88,6 @@ class Rig:
             max_model_len=4096,
             is_encoder_decoder=False,
             enable_chunked_prefill=True,
-            async_scheduling=True,
         )
         cache_config = CacheConfig(block_size=BLOCK_SIZE, enable_prefix_caching=True)
         cache_config.num_gpu_blocks = blocks + 1
@@ -100,6 +100,7 @@ class Rig:
             lora_config=LoRAConfig(max_lora_rank=8, max_loras=max_loras) if max_loras else None,
             additional_config={"loragate": {"lora_slot_wait_s": lora_slot_wait_s}},
         )
+        config.scheduler_config.async_scheduling = depth > 1  # vLLM turns it off on a CPU
         spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=1, head_size=4, dtype=torch.float32)
         kv_cache_config = KVCacheConfig(
             num_blocks=blocks + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
