@@ -102,8 +102,9 @@ def p_value(counts: Counter[int], expected: Row) -> float:
         seen[-1] += counts[int(token_id)]
         wanted[-1] += samples * float(expected[token_id])
     if len(wanted) > 1 and wanted[-1] < LEAST_EXPECTED:
-        seen[-2] += seen.pop()
-        wanted[-2] += wanted.pop()
+        rest_seen, rest_wanted = seen.pop(), wanted.pop()
+        seen[-1] += rest_seen
+        wanted[-1] += rest_wanted
     chi_square = sum((s - w) ** 2 / w for s, w in zip(seen, wanted, strict=True))
     freedom = len(wanted) - 1
     return upper_tail(chi_square, freedom) if freedom else 1.0
