@@ -76,7 +76,7 @@ def test_no_registry_host_and_no_path_of_a_machine() -> None:
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    hosts = ("pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "deb.debian" + ".org")
+    hosts = ("pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "deb." + "debian.org")
     for file in files:
         path = ROOT / file
         if path.is_file() and path.suffix in {
