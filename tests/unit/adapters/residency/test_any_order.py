@@ -112,6 +112,10 @@ class World:
             self.disturbed_s = now_s()
             await self.residency.reset()
         await self.residency.reconcile()
+        # As the server does, which compares again and again: what was lost while its load was being confirmed
+        # counts as moving, and is left to the next look.
+        await asyncio.sleep(0.5)
+        await self.residency.reconcile()
 
 
 def now_s() -> float:
