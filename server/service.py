@@ -21,6 +21,7 @@ from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry
 from adapters.residency import Residency
+from adapters.sources import Uploads
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
@@ -83,6 +84,7 @@ class Server:
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
         )
         self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
+        self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
         self.house = House(self.lifecycle, lambda: self.state is State.READY)
         self.ledger = Ledger(registry.usage, self._block_seconds)
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))

@@ -6,14 +6,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
-from server_process import ServerProcess
+from server_process import LORAGATE, ServerProcess
 from survival import (
     WEIGHTS,
     Admin,
@@ -212,6 +215,71 @@ def test_the_disk_is_full_while_an_adapter_is_fetched(
     assert again.status_code == 201, "with room it works"
     assert complete(server.url, "demo-acme", "acme-full")
     assert admin.remove("full").status_code == 200
+
+
+def test_an_upload_in_pieces_goes_on_where_it_broke_off(
+    admin: Admin, server: ServerProcess, tmp_path: Path
+) -> None:
+    body = pack(whole_adapter(tmp_path, 41))
+    path = "/admin/v1/adapters/acme/pieces/uploads"
+    begun = admin.http.post(path)
+    assert begun.status_code == 201 and begun.json()["received_bytes"] == 0
+    place = f"{path}/{begun.json()['id']}"
+
+    def until_it_breaks() -> Iterator[bytes]:
+        yield body[:70_000]
+        yield body[70_000:100_000]
+        raise ConnectionError("the cable was pulled")
+
+    def piece(content: Any, offset: int) -> httpx.Response:
+        headers = {"content-type": "application/octet-stream", "upload-offset": str(offset)}
+        with admin_of(server.url) as own:
+            return own.http.patch(place, content=content, headers=headers)
+
+    with pytest.raises(ConnectionError):
+        piece(until_it_breaks(), 0)
+    received = admin.http.get(place).json()["received_bytes"]
+    assert 0 < received <= 100_000
+    wrong = piece(body[50:], 50)
+    assert wrong.status_code == 409 and str(received) in wrong.json()["error"]["message"]
+    assert piece(body[received:], received).json()["received_bytes"] == len(body)
+    source = f"upload:{begun.json()['id']}"
+    foreign = admin.http.post("/admin/v1/adapters/globex/pieces/versions", json={"source": source})
+    assert foreign.status_code == 404, "it is acme's"
+    added = admin.http.post("/admin/v1/adapters/acme/pieces/versions", json={"source": source})
+    assert added.status_code == 201, added.text
+    assert complete(server.url, "demo-acme", "acme-pieces")
+    assert admin.http.get(place).status_code == 404, "it is used up"
+    admin.remove("pieces")
+
+
+def test_the_command_line_adds_shows_and_removes(admin: Admin, server: ServerProcess, tmp_path: Path) -> None:
+    folder = whole_adapter(tmp_path, 42)
+
+    def loragate(*words: str) -> str:
+        command = [LORAGATE, "adapter", *words, "--url", server.url, "--key", "demo-admin"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "added acme-shell@1 (rank 8)" in loragate("add", "acme", "shell", str(folder))
+    shown = loragate("show", "acme", "shell")
+    assert "resident" in shown and "upload" in shown
+    assert "acme-shell" in loragate("list")
+    assert "retired" in loragate("remove", "acme", "shell", "--yes")
+    change_config(folder, use_dora=True)
+    command = [
+        LORAGATE,
+        "adapter",
+        "add",
+        "acme",
+        "shell",
+        str(folder),
+        "--url",
+        server.url,
+        "--key",
+        "demo-admin",
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1 and "DoRA" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_an_upload_that_breaks_off_leaves_a_failed_version(

@@ -12,6 +12,7 @@ from adapters.errors import UnknownTenant
 from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Role
 from adapters.registry import Registry
+from adapters.sources import Uploads
 from server.base_model import BaseModel as ServedBase
 from server.decoding import Decoding
 from server.errors import Forbidden
@@ -25,6 +26,7 @@ class Service(Protocol):
     lifecycle: Lifecycle
     base: ServedBase
     decoding: Decoding
+    uploads: Uploads
 
     async def identify(self, headers: Headers) -> Caller:
         """Who calls. Raises: Unauthenticated."""
