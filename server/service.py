@@ -44,7 +44,7 @@ from server.logs import error_log
 from server.metrics import Metrics
 from server.planner.failure import MemoryWatch
 from server.records import Answer, Caller, Passage
-from server.routing import Router
+from server.routing import Router, sticky_part
 from server.settings import Settings
 from server.supervisor import State, Supervisor
 
@@ -122,10 +122,7 @@ class Server:
         Raises:
             InvalidRequest, ModelNotFound, SamplingError
         """
-        sticky = headers.get("x-session-id") or body.get("user")
-        target = await self.router.resolve(
-            caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
-        )
+        target = await self.router.resolve(caller, body.get("model"), sticky=sticky_part(body, headers))
         resolved = self.decoding.resolve(
             body,
             endpoint,

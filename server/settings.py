@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     """Where adapters and the default database are kept."""
     database_url: str = ""
     """The registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
+    tenant_sources: str = "hf://"
+    """Beginnings of sources that tenants' admins may name, with commas; {tenant} is their own name. Buckets are
+    read with the server's credentials: 's3://adapters/{tenant}/' keeps each to its own folder."""
     adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
     lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0

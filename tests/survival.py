@@ -50,7 +50,9 @@ class Admin:
 
     http: httpx.Client
 
-    def upload(self, name: str, body: bytes, tenant: str = "acme", **params: Any) -> httpx.Response:
+    def upload(
+        self, name: str, body: bytes | Iterator[bytes], tenant: str = "acme", **params: Any
+    ) -> httpx.Response:
         """Add a version from a tar."""
         path = f"/admin/v1/adapters/{tenant}/{name}/versions"
         return self.http.post(path, content=body, headers=TAR, params=params)

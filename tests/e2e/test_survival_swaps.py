@@ -230,7 +230,12 @@ def test_a_tenants_admin_manages_its_own_adapters_only(
         assert own.add("mine", tmp_path).json()["error"]["code"] == "source_refused", (
             "no folders of the server"
         )
+        bucket = own.http.post("/admin/v1/adapters/acme/mine/versions", json={"source": "s3://globex/tools"})
+        assert bucket.json()["error"]["code"] == "source_refused", "nor its buckets"
+        assert own.http.get("/admin/v1/audit").status_code == 403
         assert {row["tenant"] for row in own.http.get("/admin/v1/adapters").json()["data"]} == {"acme"}
         assert own.http.put("/admin/v1/adapters/acme/mine/versions/1/pin").status_code == 403
         assert own.remove("mine").status_code == 200
     admin.http.delete(f"/admin/v1/keys/{made.json()['id']}")
+    audit = admin.http.get("/admin/v1/audit", params={"subject": "acme-mine"}).json()["data"]
+    assert {entry["key_id"] for entry in audit if entry["action"] == "adapter.remove"} == {made.json()["id"]}

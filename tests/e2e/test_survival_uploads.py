@@ -8,7 +8,10 @@ import io
 import json
 import subprocess
 import tarfile
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +254,37 @@ def test_an_upload_in_pieces_goes_on_where_it_broke_off(
     assert complete(server.url, "demo-acme", "acme-pieces")
     assert admin.http.get(place).status_code == 404, "it is used up"
     admin.remove("pieces")
+
+
+def test_how_far_a_fetch_is_shows_while_it_runs(admin: Admin, server: ServerProcess, tmp_path: Path) -> None:
+    body = pack(whole_adapter(tmp_path, 43))
+    on = threading.Event()
+
+    def in_two() -> Iterator[bytes]:
+        yield body[:50_000]
+        assert on.wait(30)
+        yield body[50_000:]
+
+    def send() -> httpx.Response:
+        with admin_of(server.url) as own:
+            return own.upload("slow", in_two())
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        try:
+            for _ in range(100):
+                answer = admin.http.get("/admin/v1/adapters/acme/slow")
+                version = answer.json()["versions"][0] if answer.status_code == 200 else {"fetching": None}
+                if version["fetching"] and version["fetching"]["fetched_bytes"]:
+                    break
+                time.sleep(0.05)
+        finally:
+            on.set()
+        assert version["state"] == "registered" and version["fetching"]["fetched_bytes"] == 50_000
+        assert sending.result().status_code == 201
+    done = admin.show("slow")["versions"][0]
+    assert done["state"] == "resident" and done["fetching"] is None and done["slot"]["phase"] == "resident"
+    admin.remove("slow")
 
 
 def test_the_command_line_adds_shows_and_removes(admin: Admin, server: ServerProcess, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from adapters.records import AdapterView, Alias, AliasTarget, Role, Tenant, Version
-from adapters.sources import ArchiveSource, Source, parse_source
+from adapters.records import AdapterView, Alias, AliasTarget, Tenant, Version
+from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
 from sampling.limits import Limits
-from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant
+from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant, named_source
 from server.api.middleware import UPLOAD_TYPES
 from server.api.openai import read_json
 from server.base_model import training_warnings
@@ -204,9 +204,7 @@ def _source(service: Service, tenant: str, body: VersionBody, request: Request, 
     if body.source == "upload":
         announced = request.headers.get("content-length", "")
         return ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
-    # Only an operator may name a folder of the server: what a tenant could name, it could read.
-    roots = None if caller.key.role is Role.OPERATOR else ()
-    return parse_source(body.source, local_roots=roots)
+    return named_source(service, caller, tenant, body.source)
 
 
 def _spending(service: Service, tenant: str, source: str) -> AbstractContextManager[None]:
