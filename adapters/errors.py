@@ -15,6 +15,7 @@ AdapterError
 │   ├── NothingToRollBack
 │   └── PinLimit
 ├── BadValue
+├── TooManyFetches
 ├── ArtifactRefused
 ├── SourceRefused
 ├── SourceUnavailable
@@ -114,6 +115,17 @@ class PinLimit(Conflict):
 
 class BadValue(AdapterError):
     """A setting of a tenant, key or alias is out of its range."""
+
+
+class TooManyFetches(AdapterError):
+    """A tenant adds more versions at once than it may."""
+
+    def __init__(self, tenant: str, limit: int) -> None:
+        super().__init__(
+            f"tenant {tenant!r} is adding {limit} versions already, the most at once; "
+            "try again when one of them has ended"
+        )
+        self.retry_after_s = 5.0
 
 
 class ArtifactRefused(AdapterError):

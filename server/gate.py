@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampling.limits import check_prompt
+from sampling.repetition import Detector, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -26,6 +27,8 @@ EXTRA_ARGS_KEY = "loragate"
 REPETITION_KEY = "loragate_repetition"
 #: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
 REPETITION = "repetition"
+#: Shorter than what ends an answer: a canary's circles are counted, not cut off.
+_WATCH = Thresholds(window_tokens=64)
 #: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
 #: and "stop" would say that it is whole.
 _TOLD_FOR_REPETITION = "length"
@@ -120,7 +123,13 @@ class Gate:
             request_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(request_id))
+        metered = _Metered(
+            stream,
+            reservation,
+            passage.meter,
+            lambda: engine.abort(request_id),
+            watched=passage.target.watched,
+        )
         visit.open.append(metered)
         return metered.read()
 
@@ -171,6 +180,8 @@ class _Metered:
         reservation: Reservation,
         meter: Meter,
         abort: Callable[[], Awaitable[None]],
+        *,
+        watched: bool = False,
     ) -> None:
         self._stream = stream
         self._reservation = reservation
@@ -179,6 +190,7 @@ class _Metered:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
+        self._detectors: dict[int, Detector] | None = {} if watched else None
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
@@ -217,9 +229,21 @@ class _Metered:
                 meter.finish_reasons.append(sequence.finish_reason)
             if sequence.finish_reason == REPETITION:
                 sequence.finish_reason = _TOLD_FOR_REPETITION
+            if self._detectors is not None:
+                self._look_for_loops(self._detectors, sequence)
         stats = output.metrics
         if meter.queue_s is None and stats is not None and stats.scheduled_ts and stats.queued_ts:
             meter.queue_s = stats.scheduled_ts - stats.queued_ts
+
+    def _look_for_loops(self, detectors: dict[int, Detector], sequence: Any) -> None:
+        """Take note when an answer goes in circles; one is enough."""
+        detector = detectors.setdefault(sequence.index, Detector(_WATCH))
+        for token_id in sequence.token_ids:
+            detector.push(token_id)
+            if detector.verdict is not None:
+                self._meter.looped = True
+                self._detectors = None
+                return
 
     def _settle(self) -> None:
         self._reservation.settle(

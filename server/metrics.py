@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from server.gate import REPETITION
 from server.records import Passage
@@ -49,9 +50,10 @@ class Metrics:
         self.failed_attempts = Gauge(
             "loragate_failed_attempts", "Requests with a missing or wrong key.", registry=registry
         )
-        self.adapters_resident = Gauge(
-            "loragate_adapters_resident", "Adapter versions in the engine.", registry=registry
-        )
+
+    def register(self, series: Collector) -> None:
+        """Let `series` be read at every scrape."""
+        self._registry.register(series)
 
     def observe(self, endpoint: str, passage: Passage, status: int) -> None:
         """Count one finished request."""

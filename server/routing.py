@@ -67,7 +67,8 @@ class Router:
         version = _version(route.view, number) if number else _weighted(route.view, sticky)
         if version is None:
             raise not_found(model)
-        return Target(model, version, route.defaults[version.number])
+        watched = len(route.view.alias.targets) > 1
+        return Target(model, version, route.defaults[version.number], watched)
 
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""

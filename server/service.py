@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
-from adapters.errors import AdapterError, EngineGone
+from adapters.errors import EngineGone, LoadFailed, StoreDamaged
 from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry
@@ -25,6 +25,7 @@ from adapters.store import Store
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server import seed
+from server.adapter_report import AdapterSeries
 from server.admission import Admission, Capacity
 from server.attempts import Attempts
 from server.auth import Authenticator
@@ -33,9 +34,10 @@ from server.canaries import Canaries, limits_of
 from server.decoding import Decoding
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
-from server.errors import Draining, EngineUnavailable
+from server.errors import AdapterUnavailable, Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_POLICY, Policy
 from server.gate import Gate
+from server.house import House
 from server.ledger import Ledger
 from server.logs import error_log
 from server.metrics import Metrics
@@ -47,8 +49,6 @@ from server.supervisor import State, Supervisor
 
 logger = logging.getLogger("loragate")
 
-#: How often registry and engine are compared.
-RECONCILE_INTERVAL_S = 15.0
 #: What an engine has before one was started; replaced by the real figures at every start.
 _NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
 
@@ -83,8 +83,14 @@ class Server:
             CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
         )
         self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
+        self.house = House(self.lifecycle, lambda: self.state is State.READY)
         self.ledger = Ledger(registry.usage, self._block_seconds)
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
+        self.metrics.register(
+            AdapterSeries(
+                self.residency.snapshot, lambda: len(store.damaged), lambda: self.canaries.rollbacks
+            )
+        )
         self.passages = 0
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
@@ -169,8 +175,21 @@ class Server:
         self.metrics.observe(endpoint.value, passage, status)
         self.canaries.note(passage, status)
 
-    def _hold(self, version: Version | None) -> contextlib.AbstractAsyncContextManager[EngineAdapter | None]:
-        return self.lifecycle.hold(version) if version else contextlib.nullcontext()
+    @contextlib.asynccontextmanager
+    async def _hold(self, version: Version | None) -> AsyncIterator[EngineAdapter | None]:
+        """Keep what the request needs. Raises: ResidencyBusy, VersionRetired, EngineGone, AdapterUnavailable."""
+        async with contextlib.AsyncExitStack() as stack:
+            held = None
+            if version is not None:
+                try:
+                    held = await stack.enter_async_context(self.lifecycle.hold(version))
+                except EngineGone:
+                    raise
+                except (LoadFailed, StoreDamaged) as error:  # told to who manages it, not to who calls it
+                    name = f"{version.public_name}@{version.number}"
+                    logger.error("%s cannot be loaded: %s", name, error)
+                    raise AdapterUnavailable(name) from error
+            yield held
 
     def _salt(self, tenant: str) -> str:
         """A tenant's prefix-cache salt: no other tenant's prompt can hit what this one cached."""
@@ -207,7 +226,6 @@ class Server:
         self.metrics.restarts.set(self.supervisor.restarts)
         self.metrics.ready.set(self.welcome)
         self.metrics.failed_attempts.set(self.attempts.total)
-        self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
         return self.metrics.exposition()
 
     @property
@@ -249,13 +267,3 @@ class Server:
                 logger.error("a pinned adapter could not be loaded: %s", error)
         if self.settings.demo:
             await seed.add_adapters(self.registry, self.lifecycle)
-
-    async def keep_house(self) -> None:
-        """Mend what drifts, for ever: the engine's adapters, broken-off drains, files nobody needs."""
-        while True:
-            await asyncio.sleep(RECONCILE_INTERVAL_S)
-            if self.state is State.READY:
-                try:
-                    await self.lifecycle.reconcile()
-                except (AdapterError, SQLAlchemyError, OSError):
-                    logger.exception("reconciling failed; it is tried again")

@@ -33,6 +33,7 @@ class ArchiveSource:
     """A tar or tar.gz that arrives in chunks, such as the body of a request."""
 
     chunks: AsyncIterator[bytes]
+    size_bytes: int | None = None  # as announced by the sender
     label: str = "upload"
 
 

@@ -8,6 +8,7 @@ from server.api.admin.adapters import router as adapter_routes
 from server.api.admin.guard import Guard, Service
 from server.api.admin.keys import router as key_routes
 from server.api.admin.tenants import router as tenant_routes
+from server.api.admin.upkeep import router as upkeep_routes
 from server.api.admin.usage import router as usage_routes
 
 
@@ -19,4 +20,5 @@ def router(service: Service) -> APIRouter:
     routes.include_router(key_routes(service, guard))
     routes.include_router(adapter_routes(service, guard))
     routes.include_router(usage_routes(service, guard))
+    routes.include_router(upkeep_routes(service, guard))
     return routes

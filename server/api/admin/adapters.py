@@ -76,7 +76,8 @@ def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
         owner = await service.registry.tenants.get(tenant)
         for version in shown["versions"]:
             version["decoding"] = _decoding(service, version["sampling_defaults"], owner)
-        return shown | {"history": [asdict(h) for h in history]}
+        compared_at = service.lifecycle.health.reconciled_at
+        return shown | {"history": [asdict(h) for h in history], "compared_with_engine_at": compared_at}
 
 
 def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
@@ -195,7 +196,8 @@ def _object(text: str) -> Any:
 
 def _source(body: VersionBody, request: Request, caller: Caller) -> Source:
     if body.source == "upload":
-        return ArchiveSource(request.stream())
+        announced = request.headers.get("content-length", "")
+        return ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
     # Only an operator may name a folder of the server: what a tenant could name, it could read.
     roots = None if caller.key.role is Role.OPERATOR else ()
     return parse_source(body.source, local_roots=roots)
@@ -221,6 +223,7 @@ def _alias(alias: Alias) -> dict[str, Any]:
 def _version(service: Service, version: Version) -> dict[str, Any]:
     row = asdict(version)
     row["state"] = service.lifecycle.state_of(version)
+    row |= asdict(service.lifecycle.condition(version))
     row["warnings"] = training_warnings(version.training, service.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
     return row

@@ -36,6 +36,7 @@ class FakeEngine:
     calls: list[dict[str, Any]] = field(default_factory=list)
     closed: int = 0
     hang: bool = False
+    circle: int | None = None  # token ids repeat after so many
 
     def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
         self.calls.append({"prompt": prompt, "params": params, "id": request_id, **rest})
@@ -45,10 +46,13 @@ class FakeEngine:
         try:
             for index in range(self.tokens):
                 last = index == self.tokens - 1
+                token_id = index % self.circle if self.circle else index
                 yield SimpleNamespace(
                     prompt_token_ids=prompt["prompt_token_ids"],
                     num_cached_tokens=1,
-                    outputs=[SimpleNamespace(token_ids=[index], finish_reason="stop" if last else None)],
+                    outputs=[
+                        SimpleNamespace(index=0, token_ids=[token_id], finish_reason="stop" if last else None)
+                    ],
                     metrics=None,
                 )
                 if self.hang:
@@ -103,6 +107,19 @@ async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
     assert at.meter.finish_reasons == ["stop"]
     assert admission.reserved_tokens("acme") == 0
     assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
+
+
+@pytest.mark.parametrize(
+    ("circle", "watched", "looped"), [(7, True, True), (7, False, False), (None, True, False)]
+)
+async def test_the_circles_of_a_watched_version_are_noted(
+    gate: Gate, engine: FakeEngine, circle: int | None, watched: bool, looped: bool
+) -> None:
+    engine.tokens, engine.circle = 90, circle
+    at = passage(replace(SUPPORT, watched=watched))
+    await read(gate, at, lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name), params=params(90))
+    assert at.meter.looped is looped
+    assert at.meter.generated_tokens == 90, "it is counted, not cut off"
 
 
 async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
