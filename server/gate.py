@@ -13,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from sampling.limits import check_prompt
 from server.admission import Admission, Reservation
@@ -91,7 +92,7 @@ class Gate:
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
             sampling_params: vLLM's `SamplingParams`; what the caller smuggled into it is removed.
-            request_id: the handler's id for this generation.
+            request_id: the handler's id for this generation; the engine gets one that is surely its own.
             arguments: the rest of `EngineClient.generate`; only those we trust go on.
 
         Raises:
@@ -114,13 +115,16 @@ class Gate:
         sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
         if passage.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = passage.repetition
+        # NOTE: `AsyncLLM.abort` ends every request that was given this id, and the handler's holds what the caller
+        # sent as X-Request-Id: with it, one tenant's disconnect could abort another's answer.
+        engine_id = f"{request_id}-{uuid4().hex}"
         stream = engine.generate(
             {**prompt, "cache_salt": passage.cache_salt},
             sampling_params,
-            request_id,
+            engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(request_id))
+        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(engine_id))
         visit.open.append(metered)
         return metered.read()
 

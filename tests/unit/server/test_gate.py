@@ -209,7 +209,8 @@ async def test_a_stream_that_another_task_still_reads_is_aborted(
     async with gate.admit(passage()):
         reader = asyncio.create_task(drain(gate.generate(PROMPT, params(), "left")))
         await asyncio.sleep(0.01)
-    assert {"abort": "left"} in engine.calls
+    (called,) = [call["id"] for call in engine.calls if "id" in call]
+    assert {"abort": called} in engine.calls
     assert admission.reserved_tokens("acme") == 0
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)
@@ -220,3 +221,10 @@ async def test_two_requests_at_once_keep_their_passages(gate: Gate, engine: Fake
     two = replace(passage(), cache_salt="other")
     await asyncio.gather(read(gate, one), read(gate, two))
     assert {call["prompt"]["cache_salt"] for call in engine.calls} == {"salt", "other"}
+
+
+async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate, engine: FakeEngine) -> None:
+    """`AsyncLLM.abort(id)` ends every request of that id."""
+    await asyncio.gather(read(gate, passage()), read(gate, passage()))
+    ids = [call["id"] for call in engine.calls]
+    assert len(set(ids)) == 2 and len({engine_id.rpartition("-")[0] for engine_id in ids}) == 1
