@@ -11,6 +11,7 @@ from adapters.errors import AdapterError
 from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Alias
 from adapters.registry import Registry
+from server.gate import REPETITION
 from server.records import Passage
 from server.settings import Settings
 
@@ -80,7 +81,7 @@ class Canaries:
 def _outcome(passage: Passage, status: int) -> Outcome:
     if status >= 500 or "error" in passage.meter.finish_reasons:
         return Outcome.ERROR
-    if "repetition" in passage.meter.finish_reasons:
+    if REPETITION in passage.meter.finish_reasons or passage.meter.answers_steered:
         return Outcome.REPEATING
     # The end token is counted too: one token is an answer of nothing.
     if (

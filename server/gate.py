@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sampling.limits import check_prompt
+from sampling.repetition import SteeredCount
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -49,10 +50,12 @@ class Gate:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._engine: Any = None
+        self._count_steered: Callable[[], SteeredCount] | None = None
 
-    def attach(self, engine: Any) -> None:
-        """Serve from this engine from now on."""
+    def attach(self, engine: Any, *, count_steered: Callable[[], SteeredCount] | None = None) -> None:
+        """Serve from this engine from now on; `count_steered` is there when it steers answers out of loops."""
         self._engine = engine
+        self._count_steered = count_steered
 
     def detach(self) -> None:
         """No engine is there: `generate` refuses until the next `attach`."""
@@ -124,7 +127,8 @@ class Gate:
             engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(engine_id))
+        steered = self._count_steered() if self._count_steered and passage.repetition == "adjust" else None
+        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(engine_id), steered)
         visit.open.append(metered)
         return metered.read()
 
@@ -175,11 +179,13 @@ class _Metered:
         reservation: Reservation,
         meter: Meter,
         abort: Callable[[], Awaitable[None]],
+        steered: SteeredCount | None,
     ) -> None:
         self._stream = stream
         self._reservation = reservation
         self._meter = meter
         self._abort = abort
+        self._steered = steered
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
@@ -217,6 +223,8 @@ class _Metered:
             meter.first_token_at = meter.first_token_at or now
             meter.last_token_at = now
         for sequence in output.outputs:
+            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
+                meter.answers_steered += 1
             if sequence.finish_reason:
                 meter.finish_reasons.append(sequence.finish_reason)
             if sequence.finish_reason == REPETITION:

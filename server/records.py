@@ -51,6 +51,8 @@ class Meter:
     cached_tokens: int = 0
     generated_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that were steered out of a loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     queue_s: float | None = None

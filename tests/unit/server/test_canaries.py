@@ -56,6 +56,7 @@ def passage(number: int, meter: Meter) -> Passage:
 GOOD = Meter(generated_tokens=20, finish_reasons=["stop"])
 EMPTY = Meter(generated_tokens=1, finish_reasons=["stop"])
 LOOPING = Meter(generated_tokens=90, finish_reasons=["repetition"])
+STEERED = Meter(generated_tokens=90, finish_reasons=["stop"], answers_steered=1)
 
 
 def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, status: int = 200) -> None:
@@ -63,7 +64,7 @@ def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, sta
         canaries.note(passage(number, replace(meter)), status)
 
 
-@pytest.mark.parametrize(("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200)])
+@pytest.mark.parametrize(("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200), (STEERED, 200)])
 async def test_a_bad_canary_is_rolled_back(
     canaries: Canaries, registry: Registry, meter: Meter, status: int
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from adapters.records import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from sampling.repetition import Detector, SteeredCount, Thresholds
 from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import Policy
@@ -36,6 +37,8 @@ class FakeEngine:
     calls: list[dict[str, Any]] = field(default_factory=list)
     closed: int = 0
     hang: bool = False
+    same: bool = False
+    """All tokens are alike: the answer goes in circles."""
 
     def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
         self.calls.append({"prompt": prompt, "params": params, "id": request_id, **rest})
@@ -48,7 +51,13 @@ class FakeEngine:
                 yield SimpleNamespace(
                     prompt_token_ids=prompt["prompt_token_ids"],
                     num_cached_tokens=1,
-                    outputs=[SimpleNamespace(token_ids=[index], finish_reason="stop" if last else None)],
+                    outputs=[
+                        SimpleNamespace(
+                            index=0,
+                            token_ids=[7 if self.same else index],
+                            finish_reason="stop" if last else None,
+                        )
+                    ],
                     metrics=None,
                 )
                 if self.hang:
@@ -228,3 +237,21 @@ async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate,
     await asyncio.gather(read(gate, passage()), read(gate, passage()))
     ids = [call["id"] for call in engine.calls]
     assert len(set(ids)) == 2 and len({engine_id.rpartition("-")[0] for engine_id in ids}) == 1
+
+
+@pytest.mark.parametrize(("repetition", "counted"), [("off", 0), ("stop", 0), ("adjust", 1)])
+async def test_steered_answers_are_counted_for_those_who_asked(
+    gate: Gate, engine: FakeEngine, repetition: str, counted: int
+) -> None:
+    made: list[SteeredCount] = []
+
+    def count() -> SteeredCount:
+        made.append(SteeredCount(lambda: Detector(Thresholds(ngram_tokens=1, window_tokens=2)), 0.5))
+        return made[-1]
+
+    gate.attach(engine, count_steered=count)
+    engine.tokens, engine.same = 8, True
+    at = replace(passage(), repetition=repetition)
+    await read(gate, at)
+    assert at.meter.answers_steered == counted
+    assert len(made) == counted, "who did not ask costs nothing"
