@@ -85,7 +85,11 @@ class Canaries:
 def _outcome(passage: Passage, status: int) -> Outcome:
     if status >= 500 or "error" in passage.meter.finish_reasons or not passage.meter.finish_reasons:
         return Outcome.ERROR
-    if passage.meter.looped or REPETITION in passage.meter.finish_reasons:
+    if (
+        passage.meter.answers_looped
+        or passage.meter.answers_steered
+        or REPETITION in passage.meter.finish_reasons
+    ):
         return Outcome.REPEATING
     # The end token is counted too: one token is an answer of nothing.
     if (

@@ -35,6 +35,10 @@ class Metrics:
             "loragate_repetition_stops", "Answers that were ended because they went in circles.", labels,
             registry=registry,
         )  # fmt: skip
+        self.repetition_adjustments = Counter(
+            "loragate_repetition_adjustments", "Answers that were steered out of going in circles.", labels,
+            registry=registry,
+        )  # fmt: skip
         self.ttft = Histogram(
             "loragate_time_to_first_token_seconds", "From routing to the first token.", labels,
             buckets=_SECONDS, registry=registry,
@@ -66,6 +70,8 @@ class Metrics:
         self.tokens.labels(tenant, adapter, "generated").inc(meter.generated_tokens)
         if looped := meter.finish_reasons.count(REPETITION):
             self.repetition_stops.labels(tenant, adapter).inc(looped)
+        if meter.answers_steered:
+            self.repetition_adjustments.labels(tenant, adapter).inc(meter.answers_steered)
         self.duration.labels(tenant, adapter).observe(time.monotonic() - passage.started_at)
         if meter.first_token_at is not None:
             self.ttft.labels(tenant, adapter).observe(meter.first_token_at - passage.started_at)

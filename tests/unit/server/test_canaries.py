@@ -59,7 +59,8 @@ def passage(number: int, meter: Meter) -> Passage:
 GOOD = Meter(generated_tokens=20, finish_reasons=["stop"])
 EMPTY = Meter(generated_tokens=1, finish_reasons=["stop"])
 LOOPING = Meter(generated_tokens=90, finish_reasons=["repetition"])
-CIRCLING = Meter(generated_tokens=90, finish_reasons=["length"], looped=True)
+CIRCLING = Meter(generated_tokens=90, finish_reasons=["length"], answers_looped=1)
+STEERED = Meter(generated_tokens=90, finish_reasons=["stop"], answers_steered=1)
 BROKEN_OFF = Meter(generated_tokens=9)
 
 
@@ -69,7 +70,8 @@ def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, sta
 
 
 @pytest.mark.parametrize(
-    ("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200), (CIRCLING, 200), (BROKEN_OFF, 200)]
+    ("meter", "status"),
+    [(GOOD, 500), (EMPTY, 200), (LOOPING, 200), (CIRCLING, 200), (STEERED, 200), (BROKEN_OFF, 200)],
 )
 async def test_a_bad_canary_is_rolled_back(
     canaries: Canaries, registry: Registry, meter: Meter, status: int
