@@ -57,7 +57,7 @@ def _option(field: Field[Any], hint: Any) -> click.Option:
     + ". Flags given beside it win.",
 )
 @click.pass_context
-def train(context: click.Context, preset: str | None, **flags: Any) -> None:
+def train(context: click.Context, /, preset: str | None, **flags: Any) -> None:
     """Train an adapter from a JSONL of chats; the folder it writes is served as it is."""
     config = _config(context, preset, flags)
     from adapters.training.errors import TrainingError
