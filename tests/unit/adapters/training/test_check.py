@@ -22,6 +22,9 @@ from adapters.training.prepare import load_renderer
 from server.commands.train import train
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+HOUSE = (
+    "Tell me about the large red house by the sea that my old uncle bought from a friend of his over there"
+)
 Checked = Callable[..., CheckReport]
 
 
@@ -80,11 +83,11 @@ def test_every_defect_is_counted(checked: Checked) -> None:
         chat("What is one?", "One."),
         chat("What is one?", "One."),
         chat(
-            "Tell me about the large red house on the hill by the sea that my old uncle bought from a friend of his over there",
+            HOUSE,
             "It is old.",
         ),
         chat(
-            "Tell me about the large red house on the hill by the sea that my old uncle bought from a friend of his over there please",
+            f"{HOUSE} please",
             "It is old.",
         ),
         chat("a", f"{long} and then"),
