@@ -12,9 +12,22 @@ from adapters.digests import file_digest
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("auto", "float32", "bfloat16")
+KEPT = ("best", "last")
+BEST_BY = ("loss", "exact")
 
 # Where checkpoints and results lie does not change what is trained, so it is no part of the fingerprint.
 _PLACES = ("base", "data", "held_out", "out", "checkpoint_every", "keep_checkpoints")
+# Nor does what is only looked at.
+_WATCHING = (
+    "general",
+    "tensorboard",
+    "wandb",
+    "wandb_online",
+    "judge",
+    "judge_model",
+    "judge_key",
+    "judge_against",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,43 @@ class TrainingConfig:
         default=200, metadata={"help": "Held-out turns that are answered and compared, at most; 0 skips it."}
     )
 
+    evaluate_every: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps between evaluations; 0 is once an epoch, -1 only at the end."},
+    )
+    evaluate_turns: int = field(
+        default=32, metadata={"help": "Held-out turns answered at each evaluation; 0 looks at the loss only."}
+    )
+    keep: str = field(
+        default="best", metadata={"help": "Weights to write: best of all evaluations, or last."}
+    )
+    best_by: str = field(
+        default="loss", metadata={"help": "What best means: held-out loss, or exact answers."}
+    )
+    patience: int = field(
+        default=0, metadata={"help": "Stop after this many evaluations without a better one; 0 goes on."}
+    )
+    general: Path | None = field(
+        default=None,
+        metadata={"help": "JSONL of general chats, never trained on, that shows what was forgotten."},
+    )
+    tensorboard: bool = field(
+        default=False, metadata={"help": "Write TensorBoard events into the output's `tensorboard` folder."}
+    )
+    wandb: str = field(
+        default="", metadata={"help": "Weights & Biases project to log to; the run is kept on this machine."}
+    )
+    wandb_online: bool = field(default=False, metadata={"help": "Send the W&B run while it goes."})
+    judge: str = field(
+        default="", metadata={"help": "URL of an OpenAI-compatible endpoint whose model judges the answers."}
+    )
+    judge_model: str = field(default="", metadata={"help": "The judge's model."})
+    judge_key: str = field(default="", repr=False, metadata={"help": "The judge's API key."})
+    judge_against: Path | None = field(
+        default=None,
+        metadata={"help": "Adapter folder of the previous version to be judged against; else the bare base."},
+    )
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}.")
@@ -94,6 +144,11 @@ class TrainingConfig:
             )
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share is {self.held_out_share}; it must be at least 0 and below 1.")
+        for name, choices in {"keep": KEPT, "best_by": BEST_BY}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(choices)}.")
+        if bool(self.judge) != bool(self.judge_model):
+            raise ValueError("judge and judge_model belong together; give both or neither.")
 
     @property
     def accumulation(self) -> int:
@@ -102,7 +157,7 @@ class TrainingConfig:
 
     def hyperparameters(self) -> dict[str, Any]:
         """What was chosen, without places."""
-        chosen = {k: v for k, v in asdict(self).items() if k not in _PLACES}
+        chosen = {k: v for k, v in asdict(self).items() if k not in _PLACES + _WATCHING}
         return chosen | {"targets": sorted(self.targets)}
 
     def fingerprint(self, base_digest: str) -> str:
