@@ -16,6 +16,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 PACKING = ("auto", "on", "off")
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
+KEPT = ("best", "last")
+BEST_BY = ("loss", "exact")
 
 # Named by what they hold, not by where they lie.
 _FILES = ("data", "held_out", "replay", "then")
@@ -129,11 +131,44 @@ class TrainingConfig:
         200, "Held-out turns that are answered and compared, at most; 0 skips it.", weights=False
     )
 
+    # Evaluations on the way; which weights are kept depends on them.
+    evaluate_every: int = _flag(0, "Steps between evaluations; 0 is once an epoch, -1 only at the end.")
+    evaluate_turns: int = _flag(32, "Held-out turns answered at each evaluation; 0 looks at the loss only.")
+    keep: str = _flag("best", "Weights to write: best of all evaluations, or last.")
+    best_by: str = _flag("loss", "What best means: held-out loss, or exact answers.")
+    patience: int = _flag(0, "Stop after this many evaluations without a better one; 0 goes on.")
+
+    # Looking on.
+    general: Path | None = _flag(
+        None, "JSONL of general chats, never trained on, that shows what was forgotten.", weights=False
+    )
+    tensorboard: bool = _flag(
+        False, "Write TensorBoard events into the output's `tensorboard` folder.", weights=False
+    )
+    wandb: str = _flag(
+        "", "Weights & Biases project to log to; the run is kept on this machine.", weights=False
+    )
+    wandb_online: bool = _flag(False, "Send the W&B run while it goes.", weights=False)
+    judge: str = _flag(
+        "", "URL of an OpenAI-compatible endpoint whose model compares the answers.", weights=False
+    )
+    judge_model: str = _flag("", "The judge's model.", weights=False)
+    judge_key: str = field(
+        default="", repr=False, metadata={"help": "The judge's API key.", "weights": False}
+    )
+    judge_against: Path | None = _flag(
+        None, "Adapter folder of the previous version to compare with; else the bare base.", weights=False
+    )
+
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("packing", self.packing, PACKING)
         _one_of("attention", self.attention, ATTENTIONS)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("keep", self.keep, KEPT)
+        _one_of("best_by", self.best_by, BEST_BY)
+        if bool(self.judge) != bool(self.judge_model):
+            raise ValueError("judge and judge_model belong together; give both or neither.")
         if self.batch_samples % self.micro_batch_samples:
             raise ValueError(
                 f"batch_samples {self.batch_samples} is not a multiple of micro_batch_samples "
