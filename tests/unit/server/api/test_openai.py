@@ -150,7 +150,7 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert busy.status_code == 503 and busy.headers["retry-after"] == "120"
     assert busy.headers["x-ratelimit-limit-requests"] == "9"
     assert service.observed == [503] and service.held == 0
-    assert [status for status, _ in service.remembered] == [503]
+    assert [status for status, _ in service.remembered] == [404, 503]
 
 
 async def test_an_unforeseen_error_is_one_500_without_details(
