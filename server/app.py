@@ -15,7 +15,7 @@ from adapters.registry.schema import current_revision
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from server import seed
-from server.api import admin, errors, health, lora, models
+from server.api import admin, console, errors, feedback, health, lora, models
 from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
@@ -74,6 +74,8 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(health.router(server))
     app.include_router(admin.router(server))
     app.include_router(lora.router(server))
+    app.include_router(feedback.router(server))
+    app.include_router(console.router())
     errors.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)
     app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)

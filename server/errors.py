@@ -6,6 +6,8 @@ LoragateError
 ├── TooManyAttempts       this address has sent too many wrong keys
 ├── Forbidden             the key is real and its role does not reach this
 ├── ModelNotFound         no such model for this tenant
+├── UnknownRequest        no such request of this tenant, or too long ago
+├── NoSuchPage            the console has no such file
 ├── InvalidRequest        the body cannot be served as it stands
 ├── BodyTooLarge          the body is above --max-body-bytes
 ├── AdapterUnavailable    the adapter is there and cannot be loaded
@@ -46,6 +48,20 @@ class Forbidden(LoragateError):
 
 class ModelNotFound(LoragateError):
     """The model does not exist or you do not have access to it."""
+
+
+class UnknownRequest(LoragateError):
+    """There is no request with this id that you may rate."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"There is no request {request_id[:160]!r} of yours; feedback is taken for the last 10,000 answers since "
+            "the server started."
+        )
+
+
+class NoSuchPage(LoragateError):
+    """The console has no such file."""
 
 
 class InvalidRequest(LoragateError):

@@ -53,11 +53,13 @@ class Meter:
     cached_tokens: int = 0
     generated_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that were steered out of a loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     queue_s: float | None = None
-    looped: bool = False
-    """Whether an answer went in circles; looked at only where the version is watched."""
+    answers_looped: int = 0
+    """Answers that went in circles; looked at only where the version is watched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from hashlib import sha256
@@ -31,18 +31,21 @@ from server.admission import Admission, Capacity
 from server.attempts import Attempts
 from server.auth import Authenticator
 from server.base_model import BaseModel
-from server.canaries import Canaries, limits_of
+from server.canaries import Canaries, limits_of, rating_limits_of
 from server.decoding import Decoding
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
 from server.errors import AdapterUnavailable, Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.feedback import FeedbackDesk
 from server.gate import Gate
 from server.house import House
 from server.ledger import Ledger
+from server.live import Live, Report
 from server.logs import error_log
 from server.metrics import Metrics
 from server.planner.failure import MemoryWatch
+from server.recent import RecentAnswers, RecentFailures
 from server.records import Answer, Caller, Passage
 from server.routing import Router, sticky_part
 from server.settings import Settings
@@ -87,11 +90,19 @@ class Server:
         self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
         self.house = House(self.lifecycle, lambda: self.state is State.READY)
         self.ledger = Ledger(registry.usage, self._block_seconds)
-        self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
+        self.canaries = Canaries(registry, self.lifecycle, limits_of(settings), rating_limits_of(settings))
         self.metrics.register(
             AdapterSeries(
                 self.residency.snapshot, lambda: len(store.damaged), lambda: self.canaries.rollbacks
             )
+        )
+        self.live = Live(self._scheduler_report)
+        self._answers, self.failures = RecentAnswers(), RecentFailures()
+        self.feedback = FeedbackDesk(
+            self._answers,
+            registry.feedback,
+            (self.metrics, self.canaries),
+            keeps_messages=settings.keep_feedback_messages,
         )
         self.passages = 0
         self.leaving = False  # /ready says no, work is still taken
@@ -174,6 +185,12 @@ class Server:
         self.metrics.observe(endpoint.value, passage, status)
         self.canaries.note(passage, status)
 
+    def remember(self, record: Mapping[str, Any], passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request: which version answered, or that it failed."""
+        self.failures.note(record)
+        if passage is not None and passage.meter.generated_tokens:
+            self._answers.note(passage.caller.tenant_name, passage.request_id, passage.target.version)
+
     @contextlib.asynccontextmanager
     async def _hold(self, version: Version | None) -> AsyncIterator[EngineAdapter | None]:
         """Keep what the request needs. Raises: ResidencyBusy, VersionRetired, EngineGone, AdapterUnavailable."""
@@ -238,15 +255,25 @@ class Server:
         """Charge what the ledger knows to the budgets of the running day and month."""
         await self.ledger.restore(await self.registry.tenants.list(), self._admission)
 
-    async def _block_seconds(self) -> dict[str, float] | None:
+    @property
+    def capacity(self) -> Capacity:
+        """What the running engine has to share out."""
+        return self._admission.capacity
+
+    async def _scheduler_report(self) -> Report | None:
         engine = self.supervisor.engine
         if engine is None or self.state not in (State.READY, State.DRAINING):
             return None
         try:
-            tenants = (await engine.scheduler_report())["tenants"]
+            return await engine.scheduler_report()
         except EngineGone:
             return None
-        return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
+    async def _block_seconds(self) -> dict[str, float] | None:
+        report = await self._scheduler_report()
+        if report is None:
+            return None
+        return {name: counted["kv_block_seconds"] for name, counted in report["tenants"].items()}
 
     async def _start_engine(self, runner: Executor) -> Engine:
         self._memory.begin()

@@ -8,6 +8,7 @@ TrainingError
   CheckpointError         a checkpoint is unfinished, or belongs to another configuration
   OutputError             the folder to write into cannot be used
   DivergedError           the loss is not a finite number any more
+  MissingPackage          an optional package is not installed
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class OutputError(TrainingError):
 
 class DivergedError(TrainingError):
     """The loss is not a finite number any more."""
+
+
+class MissingPackage(TrainingError):
+    """An optional package is not installed; the message says how to."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from adapters.training.calls import parse_calls
 from adapters.training.conversation import Conversation, Renderer, Turn
 from adapters.training.generate import answer_greedily
-
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +67,6 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
         tool_calls=_share(calls) if calls else None,
         stops=_share(stops),
     )
-
-
-def parse_calls(text: str) -> list[dict[str, Any]] | None:
-    """The calls in an answer as a hermes parser reads them; None when one is malformed."""
-    try:
-        calls = [json.loads(body) for body in _CALL.findall(text)]
-    except json.JSONDecodeError:
-        return None
-    well_formed = all(isinstance(c, dict) and set(c) == {"name", "arguments"} for c in calls)
-    return calls if well_formed else None
 
 
 def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:

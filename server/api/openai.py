@@ -65,6 +65,9 @@ class Service(Protocol):
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         """Count a finished request."""
 
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request."""
+
 
 class GenerateRoute:
     """ASGI endpoint of one generating route."""
@@ -98,6 +101,7 @@ class GenerateRoute:
             if passage is not None:
                 note_usage(record, passage)
                 self._service.observe(self._endpoint, passage, record.get("status", 200))
+            self._service.remember(record, passage)
 
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
         async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:

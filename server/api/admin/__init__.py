@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.api.admin.adapters import router as adapter_routes
+from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.guard import Guard, Service
 from server.api.admin.keys import router as key_routes
+from server.api.admin.live import router as live_routes
 from server.api.admin.tenants import router as tenant_routes
 from server.api.admin.upkeep import router as upkeep_routes
 from server.api.admin.uploads import router as upload_routes
@@ -23,4 +25,6 @@ def router(service: Service) -> APIRouter:
     routes.include_router(adapter_routes(service, guard))
     routes.include_router(usage_routes(service, guard))
     routes.include_router(upkeep_routes(service, guard))
+    routes.include_router(live_routes(service, guard))
+    routes.include_router(feedback_routes(service, guard))
     return routes
