@@ -57,7 +57,9 @@ def _text(line: str, number: int, tokenizer: Any) -> str:
     return text
 
 
-def own_texts(model: Any, tokenizer: Any) -> list[Ids]:
+def own_texts(
+    model: Any, tokenizer: Any, *, count: int = _OWN_TEXTS, tokens: int = _OWN_TEXT_TOKENS
+) -> list[Ids]:
     """What the model itself writes where a user would, and on from there, at temperature 1.
 
     Data-free calibration (Liu et al. 2023, LLM-QAT): a model's own samples are nearer to what it will meet than
@@ -66,7 +68,7 @@ def own_texts(model: Any, tokenizer: Any) -> list[Ids]:
     start = tokenizer.apply_chat_template(
         [{"role": "user", "content": "\0"}], tokenize=False, add_generation_prompt=False
     ).partition("\0")[0]
-    prompt = torch.tensor([tokenizer.encode(start, add_special_tokens=False)] * _OWN_TEXTS)
+    prompt = torch.tensor([tokenizer.encode(start, add_special_tokens=False)] * count)
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(_SEED)
         written = model.generate(
@@ -76,8 +78,8 @@ def own_texts(model: Any, tokenizer: Any) -> list[Ids]:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            min_new_tokens=_OWN_TEXT_TOKENS,
-            max_new_tokens=_OWN_TEXT_TOKENS,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
         )
     texts: list[Ids] = written.tolist()
     return texts

@@ -21,12 +21,17 @@ from typing import Any
 
 import torch
 
+from adapters.digests import base_digest
 from adapters.training.awq_weights import BITS, is_awq, read_widened
 from adapters.training.calibration import Texts, own_texts, perplexity, read_texts, split
 from adapters.training.errors import BaseModelError, MissingPackage, OutputError
 
 #: Everything of the model's folder but its weights goes along as it is; config.json is changed.
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+#: Beside the weights: what was done, and of which model.
+REPORT = "quantize.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,10 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """What came of it."""
+    """What came of it; stands beside the weights as quantize.json."""
 
-    out: str
+    base_digest: str
+    """Of the full model: its adapters are served, unless the scales were folded."""
     perplexity_before: float
     perplexity_after: float
     held_out_texts: int
@@ -56,11 +62,6 @@ class QuantizationReport:
     bytes_before: int
     bytes_after: int
     fold_scales: bool
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def quantize(wish: Quantization) -> QuantizationReport:
@@ -85,8 +86,8 @@ def quantize(wish: Quantization) -> QuantizationReport:
     before = perplexity(model, texts.held_out, most_tokens=wish.block_tokens)
     _search(quantizable, tokenizer, texts, wish)
     _write(quantizable, wish)
-    return QuantizationReport(
-        out=str(wish.out),
+    report = QuantizationReport(
+        base_digest=base_digest(wish.model),
         perplexity_before=before,
         perplexity_after=perplexity(load_widened(wish.out), texts.held_out, most_tokens=wish.block_tokens),
         held_out_texts=len(texts.held_out),
@@ -95,6 +96,8 @@ def quantize(wish: Quantization) -> QuantizationReport:
         bytes_after=_weight_bytes(wish.out),
         fold_scales=wish.fold_scales,
     )
+    (wish.out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 def load_widened(folder: Path) -> Any:
@@ -129,8 +132,8 @@ def _check(wish: Quantization) -> None:
 
 
 def _autoawq() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its farewell, and torch's word on a decorator it uses
+    # It says farewell, and torch has a word on a decorator it uses.
+    with warnings.catch_warnings(record=True):
         try:
             from awq import AutoAWQForCausalLM
         except ImportError as error:

@@ -74,7 +74,7 @@ def quantize(
         report = run(wish)
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(json.dumps(asdict(report)) if as_json else _text(report))
+    click.echo(json.dumps(asdict(report)) if as_json else _text(report, out))
 
 
 def _folder(model: str) -> Path:
@@ -91,11 +91,11 @@ def _folder(model: str) -> Path:
         raise click.ClickException(f"{model} is neither a folder nor a model that the hub has") from error
 
 
-def _text(report: QuantizationReport) -> str:
+def _text(report: QuantizationReport, out: Path) -> str:
     change = report.perplexity_after / report.perplexity_before - 1
     return "\n".join(
         [
-            f"wrote {report.out}",
+            f"wrote {out}",
             f"  weights     {report.bytes_before:,} -> {report.bytes_after:,} bytes",
             f"  perplexity  {report.perplexity_before:.4f} -> {report.perplexity_after:.4f} ({change:+.2%}), on "
             f"{report.held_out_texts} texts that were kept back",
@@ -105,6 +105,6 @@ def _text(report: QuantizationReport) -> str:
                 if report.fold_scales
                 else "; adapters of the full model fit"
             ),
-            f"Serve it with: loragate serve --model {report.out} --quantization awq",
+            f"Serve it with: loragate serve --model {out} --quantization awq",
         ]
     )
