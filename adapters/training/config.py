@@ -196,12 +196,10 @@ class TrainingConfig:
 
     def fingerprint(self, base_digest: str) -> str:
         """A digest of everything that the trained weights depend on: choices, data and base."""
-        parts = {"choices": self.hyperparameters(), "base": base_digest}
-        for name in _FILES:
-            path: Path | None = getattr(self, name)
-            parts[name] = file_digest(path) if path else None
-        start = self.start_from
-        parts["start_from"] = file_digest(start / "adapter_model.safetensors") if start else None
+        parts: dict[str, Any] = {"choices": self.hyperparameters(), "base": base_digest}
+        files: dict[str, Path | None] = {name: getattr(self, name) for name in _FILES}
+        files["start_from"] = self.start_from / "adapter_model.safetensors" if self.start_from else None
+        parts |= {name: file_digest(path) if path else None for name, path in files.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

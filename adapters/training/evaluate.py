@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from adapters.training.calls import parse_calls
 from adapters.training.collate import collate
 from adapters.training.conversation import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.generate import answer_greedily
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _BATCH = 8
 # An answer loops when its end is one pattern at least this often, over at least so many tokens.
 _COPIES, _LOOP_TOKENS, _LONGEST_PATTERN = 3, 16, 64
@@ -132,9 +131,7 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
     stops = [bool(a) and a[-1] == renderer.end_id for a in answers]
     right = [s and _is_right(renderer, t, a) for t, a, s in zip(turns, answers, stops, strict=True)]
     calls = [r for t, r in zip(turns, right, strict=True) if t.answer.get("tool_calls")]
-    valid = [
-        _is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _wants_json(renderer, t)
-    ]
+    valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _wants_json(t)]
     return Score(
         turns=len(turns),
         exact=_share(right),
@@ -145,16 +142,6 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
         stops=_share(stops),
         repeats=_share([loops(a) for a in answers]),
     )
-
-
-def parse_calls(text: str) -> list[dict[str, Any]] | None:
-    """The calls in an answer as a hermes parser reads them; None when one is malformed."""
-    try:
-        calls = [json.loads(body) for body in _CALL.findall(text)]
-    except json.JSONDecodeError:
-        return None
-    well_formed = all(isinstance(c, dict) and set(c) == {"name", "arguments"} for c in calls)
-    return calls if well_formed else None
 
 
 def loops(answer: Sequence[int]) -> bool:
@@ -188,7 +175,7 @@ def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
     return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in wanted]
 
 
-def _wants_json(renderer: Renderer, turn: Turn) -> bool:
+def _wants_json(turn: Turn) -> bool:
     return bool(turn.answer.get("tool_calls")) or _parses(str(turn.answer.get("content") or ""))
 
 

@@ -73,7 +73,9 @@ class ProgressBar:
         if self._console.is_terminal or time.monotonic() - self._told_at_s < _LINE_EVERY_S:
             return
         self._told_at_s = time.monotonic()
-        self._console.print(f"step {step.step}/{self._max_steps}  {told(step)}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"step {step.step}/{self._max_steps}  {told(step)}", highlight=False, soft_wrap=True
+        )
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """One line above the bar."""

@@ -8,20 +8,19 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 from transformers.utils import logging as transformers_logging
 
 from adapters.digests import base_digest, template_digest
 from adapters.training.checkpoint import checkpoints, is_whole
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import Renderer
 from adapters.training.duels import check_judge
 from adapters.training.errors import BaseModelError, DivergedError
 from adapters.training.loop import LoraTrainer, Seal, run_loop
 from adapters.training.lora import add_lora, check_servable
 from adapters.training.observe import Observation, observe
 from adapters.training.output import check_out, write_adapter, write_report
-from adapters.training.prepare import Prepared, prepare
+from adapters.training.prepare import Prepared, load_renderer, prepare
 from adapters.training.report import TrainingReport, report_on
 
 
@@ -36,8 +35,8 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     check_out(config)
     check_base(config)
     check_judge(config)
-    tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True)
-    renderer = Renderer(tokenizer, config.end_token, config.template_kwargs)
+    renderer = load_renderer(config)
+    tokenizer = renderer.tokenizer
     prepared = prepare(config, renderer)
     _announce(console, config, prepared)
 

@@ -56,9 +56,22 @@ def _option(field: Field[Any], hint: Any) -> click.Option:
     help="; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
     + ". Flags given beside it win.",
 )
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Look at a file as a training would, print the check-list, train nothing. Exit 1 if a check fails.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check: print the findings as JSON.")
 @click.pass_context
-def train(context: click.Context, preset: str | None, **flags: Any) -> None:
+def train(
+    context: click.Context, /, preset: str | None, check: Path | None, as_json: bool, **flags: Any
+) -> None:
     """Train an adapter from a JSONL of chats; the folder it writes is served as it is."""
+    if check:
+        given = {"base": "demo", "out": Path("unused")} | {k: v for k, v in flags.items() if v is not None}
+        _check(_config(context, preset, given | {"data": check}), as_json)
+        return
     config = _config(context, preset, flags)
     from adapters.training.errors import TrainingError
     from adapters.training.run import train as run_training
@@ -68,6 +81,29 @@ def train(context: click.Context, preset: str | None, **flags: Any) -> None:
     except (TrainingError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(report.document))
+
+
+def _check(config: TrainingConfig, as_json: bool) -> None:
+    from rich.console import Console
+
+    from adapters.training.check import check
+    from adapters.training.check.view import show
+    from adapters.training.errors import TrainingError
+    from adapters.training.prepare import load_renderer
+
+    try:
+        renderer = load_renderer(config)
+        report = check(config, renderer)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(report.as_dict()))
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(f"{config.data.name} as the chat template of {config.base.name} renders it (--base)")
+        show(report, renderer, console)
+    if not report.passed:
+        raise click.exceptions.Exit(1)
 
 
 def _config(context: click.Context, preset: str | None, flags: Mapping[str, Any]) -> TrainingConfig:
