@@ -126,12 +126,10 @@ class TrainingConfig:
     # Checkpoints and measuring.
     checkpoint_every: int = _flag(0, "Optimizer steps between checkpoints; 0 keeps none.", weights=False)
     keep_checkpoints: int = _flag(2, "Newest checkpoints kept, at least 2.", weights=False)
-    max_new_tokens: int = _flag(256, "Tokens a held-out answer may have.", weights=False)
-    measure: int = _flag(
-        200, "Held-out turns that are answered and compared, at most; 0 skips it.", weights=False
-    )
 
-    # Evaluations on the way; which weights are kept depends on them.
+    # Evaluations; which weights are kept depends on them.
+    max_new_tokens: int = _flag(256, "Tokens a held-out answer may have.")
+    measure: int = _flag(200, "Held-out turns that are answered and compared, at most; 0 skips it.")
     evaluate_every: int = _flag(0, "Steps between evaluations; 0 is once an epoch, -1 only at the end.")
     evaluate_turns: int = _flag(32, "Held-out turns answered at each evaluation; 0 looks at the loss only.")
     keep: str = _flag("best", "Weights to write: best of all evaluations, or last.")

@@ -56,9 +56,7 @@ class Probe:
         asked = self.turns[:limit]
         if not asked:
             return None
-        return measure(
-            model, self.renderer, asked, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens
-        )
+        return measure(model, self.renderer, asked, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens)
 
     def measured(self, model: Any) -> Measured:
         """Loss and score over all turns."""
@@ -132,7 +130,9 @@ class Evaluations:
 
     def _save(self, model: Any, step: int) -> None:
         self._best_file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {n: t.detach().cpu().contiguous() for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+        # Without embeddings: peft would otherwise ask the hub whether they changed.
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         scratch = self._best_file.with_suffix(".part")
         save_file(tensors, str(scratch), metadata={"step": str(step)})
         scratch.replace(self._best_file)

@@ -174,4 +174,6 @@ class HealthWatch:
             self._found.append(advice)
             if self._counts[advice.rule] <= _SAID_AT_MOST:
                 word, style = ("health", "yellow") if advice.alarm else ("hint", "dim")
-                self._console.print(f"{word}, step {advice.step}: {advice.text}", style=style, highlight=False)
+                self._console.print(
+                    f"{word}, step {advice.step}: {advice.text}", style=style, highlight=False
+                )
