@@ -86,6 +86,7 @@ class GenerateRoute:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
             body = await read_json(request)
+            note_asked(record, body)
             passage, resolved = await self._service.prepare(
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
@@ -257,6 +258,12 @@ def note_caller(record: Record, caller: Caller) -> None:
     record["tenant"] = caller.tenant_name
     record["key_id"] = caller.key.id
     record["key_prefix"] = caller.key.prefix
+
+
+def note_asked(record: Record, body: Mapping[str, Any]) -> None:
+    """The model that was asked for, whether there is one or not."""
+    if isinstance(body.get("model"), str):
+        record["model"] = body["model"][:128]
 
 
 def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:

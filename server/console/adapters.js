@@ -3,15 +3,15 @@
 import { ask } from "./api.js";
 import { confirm, notice, sentence } from "./dialog.js";
 import { bytes, h, moment, share } from "./dom.js";
-import { splitForm } from "./split.js";
 import { publishForm } from "./publish.js";
+import { splitForm } from "./split.js";
 
 export const title = "Adapters";
 
 export function mount(root, session) {
   const list = h("div", { class: "adapter-list" });
   const shown = new Map(); // model -> { node, signature }
-  const form = publishForm(session, () => shown, refresh);
+  const form = publishForm(session, refresh);
   root.append(form, list);
 
   async function refresh() {
@@ -120,9 +120,9 @@ function versionRow(adapter, version, serving, refresh) {
     h("td", { "data-label": "Version" }, h("strong", {}, `v${version.number}`), version.pinned ? h("span", { class: "hint" }, " pinned") : null),
     h("td", { "data-label": "Traffic" }, part ? share(part) : "–"),
     h("td", { "data-label": "State" },
-      h("span", { class: `dot ${version.state}`, "aria-hidden": "true" }), loaded ? "in the engine" : version.state,
-      version.error ? h("p", { class: "error" }, version.error) : null,
-      version.warnings?.map((warning) => h("p", { class: "hint" }, String(warning)))),
+      h("div", {}, h("span", { class: `dot ${version.state}`, "aria-hidden": "true" }), loaded ? "in the engine" : version.state,
+        version.error ? h("p", { class: "error" }, version.error) : null,
+        version.warnings?.map((warning) => h("p", { class: "hint" }, String(warning))))),
     h("td", { "data-label": "Rank" }, version.rank ?? "–"),
     h("td", { "data-label": "Size" }, bytes(version.size_bytes)),
     h("td", { "data-label": "Added" }, moment(version.created_at)),

@@ -54,7 +54,10 @@ function show() {
   if (open?.name === name) return;
   close();
   for (const link of document.querySelectorAll("#tabs a")) {
-    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    if (link.hash === `#${name}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "center" });
+    }
     else link.removeAttribute("aria-current");
   }
   document.title = `${VIEWS[name].title} · loragate console`;

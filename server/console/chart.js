@@ -2,15 +2,16 @@
 
 import { count, h, svg } from "./dom.js";
 
-const WIDTH = 960;
 const HEIGHT = 240;
-const LEFT = 56;
+const LEFT = 48;
 const FOOT = 24;
+const TOP = 10;
 
 /** `buckets`: [{ at (ms), prompt, generated, requests }], oldest first. */
 export function chart(buckets, by) {
+  const WIDTH = innerWidth < 720 ? 400 : 960; // drawn to size, so that labels stay readable on a phone
   const most = niceCeiling(Math.max(...buckets.map((bucket) => bucket.prompt + bucket.generated)));
-  const y = (tokens) => (HEIGHT - FOOT) * (1 - tokens / most) + 4;
+  const y = (tokens) => TOP + (HEIGHT - FOOT - TOP) * (1 - tokens / most);
   const step = (WIDTH - LEFT) / buckets.length;
   const total = buckets.reduce((sum, bucket) => sum + bucket.prompt + bucket.generated, 0);
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT + 8}`, role: "img", "aria-label": `Tokens per ${by}, ${count(total)} in all` });
@@ -24,10 +25,10 @@ export function chart(buckets, by) {
     const x = LEFT + at * step + step * 0.15;
     const title = svg("title");
     title.append(`${name(bucket.at, by)}: ${count(bucket.prompt)} prompt + ${count(bucket.generated)} generated tokens, ${count(bucket.requests)} requests`);
-    const column = svg("g", { class: "column" }, title, svg("rect", { class: "touch", x: LEFT + at * step, y: 0, width: step, height: HEIGHT - FOOT + 4 }));
+    const column = svg("g", { class: "column" }, title, svg("rect", { class: "touch", x: LEFT + at * step, y: 0, width: step, height: HEIGHT - FOOT }));
     column.append(bar("prompt", x, step * 0.7, y(bucket.prompt), y(0)), bar("generated", x, step * 0.7, y(bucket.prompt + bucket.generated), y(bucket.prompt)));
     picture.append(column);
-    if (at % Math.ceil(buckets.length / 8) === 0) {
+    if (at % Math.ceil(buckets.length / (WIDTH / 110)) === 0) {
       const label = svg("text", { class: "axis", x: x + step * 0.35, y: HEIGHT, "text-anchor": "middle" });
       label.append(name(bucket.at, by));
       picture.append(label);

@@ -52,8 +52,8 @@ function table(data, session) {
       h("td", { "data-label": "When" }, moment(said.at)),
       session.tenant ? null : h("td", { "data-label": "Tenant" }, said.tenant || "operators"),
       h("td", { "data-label": "Model" }, said.adapter ? `${said.adapter}@${said.version}` : "base model"),
-      h("td", { "data-label": "Rating" }, h("span", { class: `dot ${said.rating}`, "aria-hidden": "true" }), said.rating === "up" ? "good" : "bad"),
-      h("td", { "data-label": "Said", class: "said" }, [said.reason, said.comment].filter(Boolean).join(": ") || "–", said.messages ? h("span", { class: "hint" }, ` with a chat of ${said.messages} turns`) : null),
+      h("td", { "data-label": "Rating" }, h("div", {}, h("span", { class: `dot ${said.rating}`, "aria-hidden": "true" }), said.rating === "up" ? "good" : "bad")),
+      h("td", { "data-label": "Said", class: "said" }, h("div", {}, [said.reason, said.comment].filter(Boolean).join(": ") || "–", said.messages ? h("span", { class: "hint" }, ` with a chat of ${said.messages} turns`) : null)),
       h("td", { "data-label": "Request" }, h("span", { class: "id" }, said.request_id)),
     ))));
 }
