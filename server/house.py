@@ -37,23 +37,21 @@ class House:
     async def keep(self) -> None:
         """Mend what drifts, until cancelled: the engine's adapters, broken-off drains, files nobody needs.
 
-        First every stored adapter is hashed, beside the traffic: what looks whole may have rotted.
+        First, once the engine is up, every stored adapter is hashed: what looks whole may have rotted.
         """
-        await self._check_store()
+        is_checked = False
         while True:
             await asyncio.sleep(RECONCILE_INTERVAL_S)
-            if self._engine_serves():
-                try:
-                    if drift := await self._lifecycle.reconcile():
-                        logger.warning("engine and registry differed and were mended: %s", drift)
-                except (AdapterError, SQLAlchemyError, OSError):
-                    logger.exception("reconciling failed; it is tried again")
-
-    async def _check_store(self) -> None:
-        try:
-            _tell_damage(await self._lifecycle.check_store())
-        except (SQLAlchemyError, OSError):
-            logger.exception("the store could not be checked")
+            if not self._engine_serves():
+                continue
+            try:
+                if drift := await self._lifecycle.reconcile():
+                    logger.warning("engine and registry differed and were mended: %s", drift)
+                if not is_checked:
+                    _tell_damage(await self._lifecycle.check_store())
+                    is_checked = True
+            except (AdapterError, SQLAlchemyError, OSError):
+                logger.exception("keeping house failed; it is tried again")
 
 
 def _tell_damage(versions: Sequence[Version]) -> None:
