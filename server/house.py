@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,21 +37,33 @@ class House:
     async def keep(self) -> None:
         """Mend what drifts, until cancelled: the engine's adapters, broken-off drains, files nobody needs.
 
-        First, once the engine is up, every stored adapter is hashed: what looks whole may have rotted.
+        Beside it, once, every stored adapter is hashed: what looks whole may have rotted.
         """
-        is_checked = False
+        await asyncio.gather(
+            self._again_and_again(self._reconcile, once=False),
+            self._again_and_again(self._check_store, once=True),
+        )
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]], *, once: bool) -> None:
+        """Do it every RECONCILE_INTERVAL_S while the engine serves; `once`: until it has succeeded."""
         while True:
             await asyncio.sleep(RECONCILE_INTERVAL_S)
             if not self._engine_serves():
                 continue
             try:
-                if drift := await self._lifecycle.reconcile():
-                    logger.warning("engine and registry differed and were mended: %s", drift)
-                if not is_checked:
-                    _tell_damage(await self._lifecycle.check_store())
-                    is_checked = True
+                await work()
             except (AdapterError, SQLAlchemyError, OSError):
                 logger.exception("keeping house failed; it is tried again")
+                continue
+            if once:
+                return
+
+    async def _reconcile(self) -> None:
+        if drift := await self._lifecycle.reconcile():
+            logger.warning("engine and registry differed and were mended: %s", drift)
+
+    async def _check_store(self) -> None:
+        _tell_damage(await self._lifecycle.check_store())
 
 
 def _tell_damage(versions: Sequence[Version]) -> None:
