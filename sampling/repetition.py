@@ -195,20 +195,20 @@ def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
     )
 
 
-class SteeredCount:
-    """Tells which answers of one generation came so close to a loop that they were steered.
+class LoopCount:
+    """Tells which answers of one generation came to a point on the way to a loop.
 
-    The engine steers in a process of its own and reports nothing; the same detector on the same tokens comes to
-    the same closeness here.
+    The engine steers and ends answers in a process of its own and does not report how close they came; the same
+    detector on the same tokens comes to the same closeness here.
     """
 
-    def __init__(self, new_detector: Callable[[], Detector], start: float) -> None:
+    def __init__(self, new_detector: Callable[[], Detector], reached: Callable[[Detector], bool]) -> None:
         self._new_detector = new_detector
-        self._start = start
+        self._reached = reached
         self._detectors: dict[int, Detector | None] = {}
 
     def push(self, answer: int, token_ids: Sequence[int]) -> bool:
-        """Take note of an answer's new tokens; True once per answer, when its steering begins."""
+        """Take note of an answer's new tokens; True once per answer, when the point is reached."""
         if answer not in self._detectors:
             self._detectors[answer] = self._new_detector()
         detector = self._detectors[answer]
@@ -216,7 +216,7 @@ class SteeredCount:
             return False
         for token_id in token_ids:
             detector.push(token_id)
-            if detector.closeness > self._start:
+            if self._reached(detector):
                 self._detectors[answer] = None
                 return True
         return False

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sampling.limits import check_prompt
-from sampling.repetition import SteeredCount
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -28,6 +28,8 @@ EXTRA_ARGS_KEY = "loragate"
 REPETITION_KEY = "loragate_repetition"
 #: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
 REPETITION = "repetition"
+#: Shorter than what ends an answer: a canary's circles are counted, not cut off.
+_WATCH = Thresholds(window_tokens=64)
 #: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
 #: and "stop" would say that it is whole.
 _TOLD_FOR_REPETITION = "length"
@@ -50,9 +52,9 @@ class Gate:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._engine: Any = None
-        self._count_steered: Callable[[], SteeredCount] | None = None
+        self._count_steered: Callable[[], LoopCount] | None = None
 
-    def attach(self, engine: Any, *, count_steered: Callable[[], SteeredCount] | None = None) -> None:
+    def attach(self, engine: Any, *, count_steered: Callable[[], LoopCount] | None = None) -> None:
         """Serve from this engine from now on; `count_steered` is there when it steers answers out of loops."""
         self._engine = engine
         self._count_steered = count_steered
@@ -127,8 +129,14 @@ class Gate:
             engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        steered = self._count_steered() if self._count_steered and passage.repetition == "adjust" else None
-        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(engine_id), steered)
+        metered = _Metered(
+            stream,
+            reservation,
+            passage.meter,
+            lambda: engine.abort(engine_id),
+            steered=self._count_steered() if self._count_steered and passage.repetition == "adjust" else None,
+            looped=LoopCount(_new_watch, _loops) if passage.target.watched else None,
+        )
         visit.open.append(metered)
         return metered.read()
 
@@ -162,6 +170,14 @@ _TRUSTED_ARGUMENTS = {
 }
 
 
+def _new_watch() -> Detector:
+    return Detector(_WATCH)
+
+
+def _loops(detector: Detector) -> bool:
+    return detector.verdict is not None
+
+
 def _check_adapter(passage: Passage, lora_request: Any) -> None:
     """The handlers must ask for the version that this request holds, and no other."""
     held = passage.held
@@ -179,13 +195,16 @@ class _Metered:
         reservation: Reservation,
         meter: Meter,
         abort: Callable[[], Awaitable[None]],
-        steered: SteeredCount | None,
+        *,
+        steered: LoopCount | None,
+        looped: LoopCount | None,
     ) -> None:
         self._stream = stream
         self._reservation = reservation
         self._meter = meter
         self._abort = abort
         self._steered = steered
+        self._looped = looped
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
@@ -225,6 +244,8 @@ class _Metered:
         for sequence in output.outputs:
             if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
                 meter.answers_steered += 1
+            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
+                meter.answers_looped += 1
             if sequence.finish_reason:
                 meter.finish_reasons.append(sequence.finish_reason)
             if sequence.finish_reason == REPETITION:

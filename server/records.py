@@ -41,6 +41,8 @@ class Target:
     """None for the base model."""
     defaults: Layer = NO_DEFAULTS
     """The adapter version's decoding defaults."""
+    watched: bool = False
+    """Whether the name is split among versions, so that how this one answers may take its traffic."""
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class Meter:
     first_token_at: float | None = None
     last_token_at: float | None = None
     queue_s: float | None = None
+    answers_looped: int = 0
+    """Answers that went in circles; looked at only where the version is watched."""
 
 
 @dataclass(frozen=True, slots=True)

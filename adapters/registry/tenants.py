@@ -87,7 +87,7 @@ class Tenants:
         return tenant
 
     async def remove(self, name: str, *, by: Actor) -> None:
-        """Remove a tenant with its keys and the history of its adapters.
+        """Remove a tenant with its keys, the history of its adapters and what its users said.
 
         Raises: UnknownTenant; InUse: it still has adapters that were not removed.
         """
@@ -101,6 +101,7 @@ class Tenants:
                 raise InUse(f"tenant {name!r} still has adapter {used!r}; remove its adapters first")
             if (await connection.execute(sa.delete(table).where(table.c.name == name))).rowcount == 0:
                 raise UnknownTenant(name)
+            await connection.execute(sa.delete(tables.feedback).where(tables.feedback.c.tenant == name))
 
 
 async def _take_turn(connection: AsyncConnection) -> None:

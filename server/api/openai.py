@@ -65,6 +65,9 @@ class Service(Protocol):
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         """Count a finished request."""
 
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request."""
+
 
 class GenerateRoute:
     """ASGI endpoint of one generating route."""
@@ -83,6 +86,7 @@ class GenerateRoute:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
             body = await read_json(request)
+            note_asked(record, body)
             passage, resolved = await self._service.prepare(
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
@@ -98,6 +102,7 @@ class GenerateRoute:
             if passage is not None:
                 note_usage(record, passage)
                 self._service.observe(self._endpoint, passage, record.get("status", 200))
+            self._service.remember(record, passage)
 
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
         async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:
@@ -253,6 +258,12 @@ def note_caller(record: Record, caller: Caller) -> None:
     record["tenant"] = caller.tenant_name
     record["key_id"] = caller.key.id
     record["key_prefix"] = caller.key.prefix
+
+
+def note_asked(record: Record, body: Mapping[str, Any]) -> None:
+    """The model that was asked for, whether there is one or not."""
+    if isinstance(body.get("model"), str):
+        record["model"] = body["model"][:128]
 
 
 def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:

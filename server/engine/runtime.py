@@ -21,7 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
-from sampling.repetition import Detector, SteeredCount
+from sampling.repetition import Detector, LoopCount
 from server.base_model import model_folder, write_generation_config
 from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
@@ -169,11 +169,12 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     return Engine(client, handlers, runner, scaled)
 
 
-def _counter(settings: Settings, client: AsyncLLM) -> Callable[[], SteeredCount]:
+def _counter(settings: Settings, client: AsyncLLM) -> Callable[[], LoopCount]:
     """Counts with the figures that the engine steers with."""
     policy = RepetitionPolicy.of(settings.repetition_policy)
     newlines = newline_ids(client.model_config)
-    return lambda: SteeredCount(lambda: Detector(policy.thresholds, newlines), policy.adjustment.start)
+    start = policy.adjustment.start
+    return lambda: LoopCount(lambda: Detector(policy.thresholds, newlines), lambda d: d.closeness > start)
 
 
 def _launch(arguments: Any) -> AsyncLLM:

@@ -13,7 +13,7 @@ from sampling.repetition import (
     Adjustment,
     Detector,
     Drawing,
-    SteeredCount,
+    LoopCount,
     Thresholds,
     adjust,
     next_pressure,
@@ -182,7 +182,7 @@ def test_bounds_out_of_range(wrong):
 @given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 7))
 def test_an_answer_is_counted_once_and_only_when_it_was_steered(tokens, step):
     """Whatever the pieces it comes in, and whatever another answer does."""
-    count = SteeredCount(lambda: Detector(SMALL), Adjustment().start)
+    count = LoopCount(lambda: Detector(SMALL), lambda d: d.closeness > Adjustment().start)
     pieces = [tokens[at : at + step] for at in range(0, len(tokens), step)]
     told = []
     for piece in pieces:
