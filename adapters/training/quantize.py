@@ -48,7 +48,7 @@ class Quantization:
     block_tokens: int = 512
     """Length of the sequences it is calibrated with."""
     blocks: int = 64
-    """Most texts it is calibrated with."""
+    """Most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +82,27 @@ def quantize(wish: Quantization) -> QuantizationReport:
     model = quantizable.model
     texts = split(
         read_texts(wish.calibration, tokenizer) if wish.calibration else own_texts(model, tokenizer),
-        wish.block_tokens,
+        block_tokens=wish.block_tokens,
+        blocks=wish.blocks,
     )
     before = perplexity(model, texts.held_out, most_tokens=wish.block_tokens)
-    _write(quantizable, _search(quantizable, tokenizer, texts, wish), wish)
-    report = QuantizationReport(
-        base_digest=base_digest(wish.model),
-        perplexity_before=before,
-        perplexity_after=perplexity(load_widened(wish.out), texts.held_out, most_tokens=wish.block_tokens),
-        held_out_texts=len(texts.held_out),
-        calibration_tokens=sum(map(len, texts.calibration[: wish.blocks])),
-        bytes_before=_weight_bytes(wish.model),
-        bytes_after=_weight_bytes(wish.out),
-    )
-    (wish.out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    scales = _search(quantizable, tokenizer, texts, wish)
+    wish.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wish.out.parent, prefix=f".{wish.out.name}-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        _write(quantizable, scales, wish.model, folder)
+        del quantizable, model
+        report = QuantizationReport(
+            base_digest=base_digest(wish.model),
+            perplexity_before=before,
+            perplexity_after=perplexity(load_widened(folder), texts.held_out, most_tokens=wish.block_tokens),
+            held_out_texts=len(texts.held_out),
+            calibration_tokens=sum(map(len, texts.calibration)),
+            bytes_before=_weight_bytes(wish.model),
+            bytes_after=_weight_bytes(folder),
+        )
+        (folder / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        folder.rename(wish.out)  # whole or not at all; an empty folder may have been there
     return report
 
 
@@ -175,29 +182,25 @@ def _search(quantizable: Any, tokenizer: Any, texts: Texts, wish: Quantization) 
     return scales
 
 
-def _write(quantizable: Any, scales: dict[str, torch.Tensor], wish: Quantization) -> None:
+def _write(quantizable: Any, scales: dict[str, torch.Tensor], model: Path, out: Path) -> None:
     """The model's folder with 4-bit weights; what has no weights is copied, not written anew.
 
     NOTE: transformers would write another generation config and tokenizer than were read, and adapters and
     answers depend on both.
     """
     quantizable.model.half()
-    wish.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wish.out.parent) as scratch:
-        quantizable.save_quantized(scratch)
-        written = Path(scratch)
-        stored = json.loads((written / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        shutil.copytree(
-            wish.model, wish.out, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"), dirs_exist_ok=True
-        )
-        for file in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
-            shutil.move(file, wish.out / file.name)
-    config = json.loads((wish.model / "config.json").read_text(encoding="utf-8"))
+    written = out.with_name("autoawq")
+    quantizable.save_quantized(str(written))
+    stored = json.loads((written / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
+    for file in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
+        shutil.move(file, out / file.name)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config |= {"dtype": "float16", "quantization_config": stored}
-    (wish.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (wish.out / SCALES).parent.mkdir(exist_ok=True)
-    save_file(scales, wish.out / SCALES)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / SCALES).parent.mkdir()
+    save_file(scales, out / SCALES)
 
 
 def _weight_bytes(folder: Path) -> int:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Most texts to calibrate with.",
+    help="Most of those.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def quantize(
