@@ -24,6 +24,7 @@ COMMANDS = {
         "Add, list, show, change and remove tenants; their usage.",
     ),
     "key": ("server.commands.key", "key", "Make, list and revoke API keys."),
+    "feedback": ("server.commands.feedback", "feedback", "List what users said; export chats to train on."),
     "train": ("server.commands.train", "train", "Train an adapter from a JSONL of chats."),
     "bench": ("server.commands.bench", "bench", "Run a benchmark."),
     "migrate": ("server.commands.migrate", "migrate", "Bring the database's schema up to date."),
