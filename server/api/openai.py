@@ -23,12 +23,9 @@ from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header
-from server.api.middleware import Record
+from server.api.middleware import CLIENT_CLOSED_REQUEST, Record
 from server.errors import Draining, InvalidRequest
 from server.records import Answer, Caller, JsonAnswer, Meter, Passage
-
-#: What nginx logs when the client went before the answer; nobody is there to receive it.
-CLIENT_CLOSED_REQUEST = 499
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
