@@ -22,15 +22,13 @@ from starlette.types import Message, Receive, Scope, Send
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
+from server.api.headers import debug_header, ignored_header
 from server.api.middleware import Record
 from server.errors import Draining, InvalidRequest
 from server.records import Answer, Caller, JsonAnswer, Meter, Passage
 
 #: What nginx logs when the client went before the answer; nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
-
-#: A header is no place for a schema.
-MAX_SHOWN_CHARS = 200
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -65,6 +63,9 @@ class Service(Protocol):
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         """Count a finished request."""
 
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request."""
+
 
 class GenerateRoute:
     """ASGI endpoint of one generating route."""
@@ -83,6 +84,7 @@ class GenerateRoute:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
             body = await read_json(request)
+            note_asked(record, body)
             passage, resolved = await self._service.prepare(
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
@@ -98,10 +100,13 @@ class GenerateRoute:
             if passage is not None:
                 note_usage(record, passage)
                 self._service.observe(self._endpoint, passage, record.get("status", 200))
+            self._service.remember(record, passage)
 
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
         async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:
             about = self._headers(passage, resolved)
+            if answer.ignored:
+                about["x-loragate-ignored"] = ignored_header(answer.ignored)
             if isinstance(answer, JsonAnswer):
                 await out.json(answer.content, about)
             else:
@@ -114,19 +119,6 @@ class GenerateRoute:
         if passage.debug:
             headers["x-loragate-debug"] = debug_header(resolved.effective(self._endpoint))
         return headers
-
-
-def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
-    """What holds for a request and where each value is from, as JSON; what is long is cut to a text."""
-    shown = {}
-    for name, held in effective.items():
-        text = json.dumps(held["value"], separators=(",", ":"))
-        is_long = len(text) > MAX_SHOWN_CHARS
-        shown[name] = {
-            "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else held["value"],
-            "from": held["from"],
-        }
-    return json.dumps(shown, separators=(",", ":"))
 
 
 class _Out:
@@ -253,6 +245,12 @@ def note_caller(record: Record, caller: Caller) -> None:
     record["tenant"] = caller.tenant_name
     record["key_id"] = caller.key.id
     record["key_prefix"] = caller.key.prefix
+
+
+def note_asked(record: Record, body: Mapping[str, Any]) -> None:
+    """The model that was asked for, whether there is one or not."""
+    if isinstance(body.get("model"), str):
+        record["model"] = body["model"][:128]
 
 
 def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:

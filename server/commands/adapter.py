@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from server.commands.admin_client import AdminClient, server_options
-from server.commands.publishing import upload
 from server.commands.storage import show
+from server.commands.uploading import add_folder, progress_shown, progress_text
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 GENERATION = click.option("--expected-generation", type=int, help="Refuse if the name was changed since.")
@@ -44,14 +44,13 @@ def add(
 ) -> None:
     """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
     client = AdminClient(url, key)
-    if Path(source).is_dir():
-        version = upload(
-            client, tenant, name, Path(source), promote=promote, sampling_defaults=sampling_defaults
-        )
-    else:
-        defaults = _json_object(sampling_defaults)
-        body = {"source": source, "promote": promote, "sampling_defaults": defaults}
-        version = client.call("POST", f"/adapters/{tenant}/{name}/versions", json=body)
+    path = f"/adapters/{tenant}/{name}"
+    body = {"promote": promote, "sampling_defaults": _json_object(sampling_defaults)}
+    with progress_shown(client, path):
+        if Path(source).is_dir():
+            version = add_folder(client, path, Path(source), body)
+        else:
+            version = client.call("POST", f"{path}/versions", json={**body, "source": source})
     if as_json:
         click.echo(json.dumps(version))
         return
@@ -86,9 +85,7 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
         return
     weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
     click.echo(f"{row['model']}  generation {row['alias']['generation']}")
-    columns = ("number", "state", "rank", "size_bytes", "pinned", "source", "error")
-    versions = [{c: v[c] for c in columns} | {"weight": weights.get(v["number"])} for v in row["versions"]]
-    show(versions, as_json=False)
+    show([_shown(version, weights) for version in row["versions"]], as_json=False)
     for version in row["versions"]:
         _warn(version)
         if version["number"] in weights:
@@ -171,6 +168,20 @@ def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: s
         "DELETE" if off else "PUT", f"/adapters/{tenant}/{name}/versions/{version}/pin"
     )
     click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
+
+
+def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
+    """One version in a line; `engine` is what the engine does with it, and for how many requests."""
+    row = {column: version[column] for column in ("number", "state")}
+    slot, fetching = version["slot"], version["fetching"]
+    row["engine"] = f"{slot['phase']}, {slot['holders']} in use" if slot else None
+    row |= {column: version[column] for column in ("rank", "size_bytes", "pinned", "source")}
+    row["weight"] = weights.get(version["number"])
+    drifted = version["drifted"]
+    row["drift"] = f"{drifted['kind']} at {drifted['at'][:19]}" if drifted else None
+    damage = "its stored copy is damaged: add it again" if version["damaged"] else None
+    row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
+    return row
 
 
 @adapter.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,7 @@ from typing import Any
 import click
 
 from server.commands.admin_client import AdminClient, Refusal
-
-#: The adapter's files; anything else in the folder stays where it is.
-FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+from server.commands.uploading import add_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +51,9 @@ class Publication:
         before = self._adapter()
         shared = before["alias"] if before and self.canary is not None else None
         if shared is None or not shared["targets"]:
-            version = upload(self.client, self.tenant, self.name, folder, promote=True)
+            version = self._add(folder, promote=True)
             return f"published {self._named(version)}; {self.tenant}-{self.name} answers with it"
-        version = upload(self.client, self.tenant, self.name, folder, promote=False)
+        version = self._add(folder, promote=False)
         weights = split_off(shared["targets"], version["number"], float(self.canary or 0))
         body = {"weights": weights, "expected_generation": shared["generation"]}
         self.client.call("POST", f"/adapters/{self.tenant}/{self.name}/split", json=body)
@@ -65,6 +61,9 @@ class Publication:
             f"published {self._named(version)}; it gets {self.canary:g} % of {self.tenant}-{self.name}'s traffic. "
             f"Then: loragate adapter promote {self.tenant} {self.name} {version['number']}, or rollback"
         )
+
+    def _add(self, folder: Path, *, promote: bool) -> Any:
+        return add_folder(self.client, f"/adapters/{self.tenant}/{self.name}", folder, {"promote": promote})
 
     def _named(self, version: Mapping[str, Any]) -> str:
         return f"{self.tenant}-{self.name}@{version['number']}"
@@ -79,25 +78,6 @@ class Publication:
         except Refusal as refusal:
             return refusal.status == 404
         return False
-
-
-def upload(
-    client: AdminClient,
-    tenant: str,
-    name: str,
-    folder: Path,
-    *,
-    promote: bool,
-    sampling_defaults: str = "{}",
-) -> Any:
-    """Send an adapter's files as a new version; what the server says of it."""
-    return client.call(
-        "POST",
-        f"/adapters/{tenant}/{name}/versions",
-        params={"promote": promote, "sampling_defaults": sampling_defaults},
-        content=_tar(folder),
-        headers={"content-type": "application/x-tar"},
-    )
 
 
 def split_off(targets: list[Mapping[str, Any]], version: int, percent: float) -> dict[str, float]:
@@ -116,12 +96,3 @@ def _found(client: AdminClient, path: str) -> Any:
         if refusal.status == 404:
             return None
         raise
-
-
-def _tar(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in FILES:
-            if (folder / name).is_file():
-                tar.add(folder / name, arcname=name)
-    return buffer.getvalue()

@@ -19,7 +19,7 @@ from adapters.errors import ResidencyBusy
 from adapters.records import Key, Role, Tenant
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.api.middleware import RequestMiddleware
+from server.api.middleware import Record, RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.errors import EngineUnavailable, ModelNotFound
 from server.fairness.policy import Policy
@@ -36,6 +36,7 @@ class FakeService:
     failure: Exception | None = None
     held: int = 0
     observed: list[int] = field(default_factory=list)
+    remembered: list[tuple[object, Passage | None]] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     clamped: tuple[str, ...] = ()
 
@@ -70,6 +71,9 @@ class FakeService:
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         self.observed.append(status)
 
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        self.remembered.append((record.get("status"), passage))
+
 
 @pytest.fixture
 def service() -> FakeService:
@@ -103,6 +107,19 @@ async def test_a_whole_answer(client: httpx.AsyncClient, service: FakeService) -
     assert response.headers["x-ratelimit-limit-requests"] == "9"
     assert response.headers["x-loragate-clamped"] == "max_tokens=5"
     assert service.observed == [200] and service.held == 0
+
+
+async def test_what_nobody_reads_is_told(client: httpx.AsyncClient, service: FakeService) -> None:
+    for answer in (
+        JsonAnswer({}, ("temprature", "a\r\nb: c", "x" * 99)),
+        StreamAnswer(events("data: 1\n\n")),
+    ):
+        service.answer = answer
+        response = await post(client)
+        told = response.headers.get("x-loragate-ignored")
+        assert told == ("temprature, 2 more" if answer.ignored else None)
+    service.answer = JsonAnswer({}, tuple(f"f{n}" for n in range(30)))
+    assert (await post(client)).headers["x-loragate-ignored"].endswith("f19, 10 more")
 
 
 async def test_a_stream(client: httpx.AsyncClient, service: FakeService) -> None:
@@ -146,6 +163,7 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert busy.status_code == 503 and busy.headers["retry-after"] == "120"
     assert busy.headers["x-ratelimit-limit-requests"] == "9"
     assert service.observed == [503] and service.held == 0
+    assert [status for status, _ in service.remembered] == [404, 503]
 
 
 async def test_an_unforeseen_error_is_one_500_without_details(
