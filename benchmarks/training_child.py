@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _config(flags: dict[str, Any]) -> TrainingConfig:
-    places = {name: Path(flags.pop(name)) for name in ("base", "data", "out")}
+    places: dict[str, Any] = {name: Path(flags.pop(name)) for name in ("base", "data", "out")}
     return TrainingConfig(**places, held_out_share=0.0, measure=0, epochs=1.0, **flags)
 
 
