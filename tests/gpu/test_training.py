@@ -35,7 +35,8 @@ def test_a_3b_shape_trains_in_bf16_with_checkpointing(base: Path, tmp_path: Path
     config = settled(
         TrainingConfig(
             base=base, data=write_data(tmp_path / "data.jsonl", STEPS * BATCH), out=tmp_path / "out", epochs=1.0,
-            batch_samples=BATCH, micro_batch_samples=BATCH, gradient_checkpointing=True, held_out_share=0.0, measure=0,
+            batch_samples=BATCH, micro_batch_samples=BATCH, gradient_checkpointing=True,
+            held_out_share=0.0, measure=0,
         ),
         "cuda:0",
     )  # fmt: skip
