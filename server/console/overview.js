@@ -27,7 +27,7 @@ export function mount(root, session) {
 
   async function refresh() {
     const [live, errors] = await Promise.all([ask("admin/v1/live"), ask("admin/v1/errors")]);
-    document.dispatchEvent(new CustomEvent("loragate-state", { detail: { text: live.state, bad: live.state !== "ready" } }));
+    document.dispatchEvent(new CustomEvent("loragate-live", { detail: live }));
     showFigures(figures, live, session);
     showTenants(rows, known, live);
     const signature = JSON.stringify(errors.data.slice(0, 30));
