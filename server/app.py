@@ -46,9 +46,9 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await read_base_model(settings), runner)
-        await server.lifecycle.recover()
+        await server.house.recover()
         await server.restore_budgets()
-        house = asyncio.create_task(server.keep_house(), name="house")
+        house = asyncio.create_task(server.house.keep(), name="house")
         writing = asyncio.create_task(server.ledger.run(), name="ledger")
         judging = asyncio.create_task(server.canaries.run(), name="canaries")
         try:

@@ -11,6 +11,7 @@ from adapters.errors import AdapterError
 from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Alias, Rating, Version
 from adapters.registry import Registry
+from server.gate import REPETITION
 from server.records import Passage
 from server.settings import Settings
 
@@ -51,6 +52,7 @@ class Canaries:
         self._ratings = CanaryWatch(rating_limits)
         self._noted: set[tuple[str, str]] = set()
         self._generations: dict[tuple[str, str], int] = {}
+        self.rollbacks = 0
 
     def note(self, passage: Passage, status: int) -> None:
         """Count one finished request, if its version may be to blame for how it ended."""
@@ -91,15 +93,22 @@ class Canaries:
         if breach is None:
             return
         logger.error("rolling a canary back: %s", breach, extra={"model": name})
-        await self._lifecycle.rollback(
-            alias.tenant, alias.adapter, by=ACTOR, expected_generation=alias.generation
+        # Not to what was served before the split: that may have been the canary itself.
+        others = [target for target in alias.targets if target.number != breach.number]
+        await self._lifecycle.split(
+            alias.tenant, alias.adapter, others, by=ACTOR, expected_generation=alias.generation
         )
+        self.rollbacks += 1
 
 
 def _outcome(passage: Passage, status: int) -> Outcome:
-    if status >= 500 or "error" in passage.meter.finish_reasons:
+    if status >= 500 or "error" in passage.meter.finish_reasons or not passage.meter.finish_reasons:
         return Outcome.ERROR
-    if "repetition" in passage.meter.finish_reasons:
+    if (
+        passage.meter.answers_looped
+        or passage.meter.answers_steered
+        or REPETITION in passage.meter.finish_reasons
+    ):
         return Outcome.REPEATING
     # The end token is counted too: one token is an answer of nothing.
     if (

@@ -10,6 +10,7 @@ LoragateError
 ├── NoSuchPage            the console has no such file
 ├── InvalidRequest        the body cannot be served as it stands
 ├── BodyTooLarge          the body is above --max-body-bytes
+├── AdapterUnavailable    the adapter is there and cannot be loaded
 ├── InternalError         a fault of ours; the log has it under the request's id
 ├── EngineUnavailable     the engine is starting, restarting or dead
 └── Draining              the server is shutting down
@@ -74,6 +75,17 @@ class InvalidRequest(LoragateError):
 
 class BodyTooLarge(LoragateError):
     """The request body is too large."""
+
+
+class AdapterUnavailable(LoragateError):
+    """The adapter of a model cannot be loaded at present."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The adapter {name} cannot be loaded; whoever manages it finds the reason in the server's log "
+            "and may add it again."
+        )
+        self.headers = {"x-should-retry": "false"}
 
 
 class InternalError(LoragateError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from adapters.records import Rating, Version
 from server.gate import REPETITION
@@ -35,6 +36,10 @@ class Metrics:
             "loragate_repetition_stops", "Answers that were ended because they went in circles.", labels,
             registry=registry,
         )  # fmt: skip
+        self.repetition_adjustments = Counter(
+            "loragate_repetition_adjustments", "Answers that were steered out of going in circles.", labels,
+            registry=registry,
+        )  # fmt: skip
         self.ttft = Histogram(
             "loragate_time_to_first_token_seconds", "From routing to the first token.", labels,
             buckets=_SECONDS, registry=registry,
@@ -53,9 +58,10 @@ class Metrics:
         self.failed_attempts = Gauge(
             "loragate_failed_attempts", "Requests with a missing or wrong key.", registry=registry
         )
-        self.adapters_resident = Gauge(
-            "loragate_adapters_resident", "Adapter versions in the engine.", registry=registry
-        )
+
+    def register(self, series: Collector) -> None:
+        """Let `series` be read at every scrape."""
+        self._registry.register(series)
 
     def observe(self, endpoint: str, passage: Passage, status: int) -> None:
         """Count one finished request."""
@@ -68,6 +74,8 @@ class Metrics:
         self.tokens.labels(tenant, adapter, "generated").inc(meter.generated_tokens)
         if looped := meter.finish_reasons.count(REPETITION):
             self.repetition_stops.labels(tenant, adapter).inc(looped)
+        if meter.answers_steered:
+            self.repetition_adjustments.labels(tenant, adapter).inc(meter.answers_steered)
         self.duration.labels(tenant, adapter).observe(time.monotonic() - passage.started_at)
         if meter.first_token_at is not None:
             self.ttft.labels(tenant, adapter).observe(meter.first_token_at - passage.started_at)

@@ -25,6 +25,8 @@ ENV_PREFIX = "LORAGATE_"
 #: Read by the commands that talk to a running server; no settings of `serve`.
 CLIENT_KEY_VARIABLE = "LORAGATE_KEY"
 CLIENT_URL_VARIABLE = "LORAGATE_URL"
+#: Read by `train`, for the endpoint that judges.
+JUDGE_KEY_VARIABLE = "LORAGATE_JUDGE_KEY"
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 SMALL_MACHINE_CORES = 4
 _OBJECTS = ("engine_args", "sampling_defaults", "limits", "presets", "repetition_policy")
@@ -97,6 +99,9 @@ class Settings(BaseSettings):
     """Where adapters and the default database are kept."""
     database_url: str = ""
     """The registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
+    tenant_sources: str = "hf://"
+    """Beginnings of sources that tenants' admins may name, with commas; {tenant} is their own name. Buckets are
+    read with the server's credentials: 's3://adapters/{tenant}/' keeps each to its own folder."""
     adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
     lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0
@@ -106,7 +111,7 @@ class Settings(BaseSettings):
     canary_max_empty: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of empty answers above which a canary is rolled back; 1 never does."""
     canary_max_repeating: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of answers stopped for repeating themselves above which a canary is rolled back; 1 never does."""
+    """Share of answers stopped or steered for repeating themselves above which a canary is rolled back."""
     canary_min_answers: Annotated[int, Field(ge=1)] = 50
     """Answers of a canary before it is judged."""
     canary_max_disliked: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -219,7 +224,7 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool
 
 def _refuse_unknown_variables() -> None:
     known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
-    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE}
+    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE, JUDGE_KEY_VARIABLE}
     for name in sorted(os.environ):
         if name.startswith(ENV_PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)

@@ -13,6 +13,7 @@ from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Role
 from adapters.registry import Registry
 from adapters.residency import Residency
+from adapters.sources import Source, Uploads, parse_source
 from server.base_model import BaseModel as ServedBase
 from server.decoding import Decoding
 from server.errors import Forbidden
@@ -34,6 +35,7 @@ class Service(Protocol):
     residency: Residency
     base: ServedBase
     decoding: Decoding
+    uploads: Uploads
     live: Live
     failures: RecentFailures
     feedback: FeedbackDesk
@@ -87,6 +89,18 @@ def check_tenant(caller: Caller, tenant: str) -> None:
     """
     if caller.key.role is not Role.OPERATOR and caller.tenant_name != tenant:
         raise UnknownTenant(tenant)
+
+
+def named_source(service: Service, caller: Caller, tenant: str, text: str) -> Source:
+    """A source by its name. What a tenant's admin could name, it could read: so only what the operator allows.
+
+    Raises:
+        SourceRefused
+    """
+    if caller.key.role is Role.OPERATOR:
+        return parse_source(text, local_roots=None, own_token=True)
+    allowed = (part.strip() for part in service.settings.tenant_sources.split(","))
+    return parse_source(text, beginnings=[part.replace("{tenant}", tenant) for part in allowed if part])
 
 
 def seen_tenant(caller: Caller, asked: str | None) -> str | None:

@@ -32,7 +32,10 @@ class Registry:
     async def _get(self, tenant: str, adapter: str) -> Alias:
         return self.alias
 
-    async def rollback(self, tenant: str, adapter: str, *, by: Any, expected_generation: int) -> None:
+    async def split(
+        self, tenant: str, adapter: str, targets: list[AliasTarget], *, by: Any, expected_generation: int
+    ) -> None:
+        assert [target.number for target in targets] == [1], "the stable version keeps the name"
         self.rolled_back.append(expected_generation)
 
 
@@ -57,6 +60,9 @@ def passage(number: int, meter: Meter) -> Passage:
 GOOD = Meter(generated_tokens=20, finish_reasons=["stop"])
 EMPTY = Meter(generated_tokens=1, finish_reasons=["stop"])
 LOOPING = Meter(generated_tokens=90, finish_reasons=["repetition"])
+CIRCLING = Meter(generated_tokens=90, finish_reasons=["length"], answers_looped=1)
+STEERED = Meter(generated_tokens=90, finish_reasons=["stop"], answers_steered=1)
+BROKEN_OFF = Meter(generated_tokens=9)
 
 
 def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, status: int = 200) -> None:
@@ -64,7 +70,10 @@ def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, sta
         canaries.note(passage(number, replace(meter)), status)
 
 
-@pytest.mark.parametrize(("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200)])
+@pytest.mark.parametrize(
+    ("meter", "status"),
+    [(GOOD, 500), (EMPTY, 200), (LOOPING, 200), (CIRCLING, 200), (STEERED, 200), (BROKEN_OFF, 200)],
+)
 async def test_a_bad_canary_is_rolled_back(
     canaries: Canaries, registry: Registry, meter: Meter, status: int
 ) -> None:
