@@ -96,7 +96,7 @@ def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> 
     page = console.page
     card = page.locator(f'[data-model="{shop.model}"]')
     dialog = page.get_by_role("dialog")
-    slider = card.get_by_label("Share of the second")
+    slider = card.get_by_label("Share of version 2")
     slider.focus()
     for _ in range(10):
         page.keyboard.press("ArrowRight")
