@@ -14,6 +14,7 @@ import * as usage from "./usage.js";
 const VIEWS = { overview, adapters, playground, usage, feedback };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
+const who = document.getElementById("who");
 const state = document.getElementById("state");
 
 let session = null;
@@ -27,8 +28,8 @@ async function begin() {
     if (error.status !== 401) showSignIn(sentence(error)); // a 401 has shown it already
     return undefined;
   }
-  const who = session.tenant ? `${session.tenant} · tenant admin` : "operator";
-  document.getElementById("who").replaceChildren(h("strong", {}, who), ` ${session.key.prefix}…`);
+  const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
+  who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
   top.hidden = false;
   return show();
 }
@@ -38,6 +39,7 @@ function showSignIn(message = "") {
   session = null;
   api.forgetKey();
   top.hidden = true;
+  who.replaceChildren();
   signIn(main, message, begin);
 }
 
