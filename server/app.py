@@ -21,6 +21,7 @@ from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.base_model import read_base_model
 from server.catalog import Catalog
+from server.observation.timed import time_queries
 from server.service import Server
 from server.settings import Settings
 
@@ -46,6 +47,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await read_base_model(settings), runner)
+        time_queries(database, server.metrics.query_s)
         await server.lifecycle.recover()
         await server.restore_budgets()
         house = asyncio.create_task(server.keep_house(), name="house")

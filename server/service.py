@@ -38,7 +38,9 @@ from server.fairness.policy import OPERATOR_POLICY, Policy
 from server.gate import Gate
 from server.ledger import Ledger
 from server.logs import error_log
-from server.metrics import Metrics
+from server.observation.census import Census
+from server.observation.recorder import Metrics
+from server.observation.timed import TimedLifecycle, TimedLoader
 from server.planner.failure import MemoryWatch
 from server.records import Answer, Caller, Passage
 from server.routing import Router
@@ -64,7 +66,7 @@ class Server:
         self.auth = Authenticator(registry)
         self.attempts = Attempts()
         self.router = Router(registry, base_model_name=settings.base_model_name)
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_label_sets)
         self.base = base
         self.decoding = Decoding.of(settings, base.generation_config)
         self.presets = self.decoding.presets
@@ -80,12 +82,17 @@ class Server:
             explain=self._memory.explain,
         )
         self.residency = Residency(
-            CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
+            TimedLoader(CurrentEngine(self.supervisor), self.metrics.load_s),
+            capacity=settings.adapters_held,
+            wait_s=settings.adapter_wait_s,
         )
-        self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
+        self.lifecycle: Lifecycle = TimedLifecycle(
+            registry, store, self.residency, base.rules, swap_s=self.metrics.swap_s
+        )
         self.ledger = Ledger(registry.usage, self._block_seconds)
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
         self.passages = 0
+        self._census = Census(self)
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
 
@@ -169,6 +176,10 @@ class Server:
         self.metrics.observe(endpoint.value, passage, status)
         self.canaries.note(passage, status)
 
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count a request that was refused."""
+        self.metrics.refuse(tenant, reason)
+
     def _hold(self, version: Version | None) -> contextlib.AbstractAsyncContextManager[EngineAdapter | None]:
         return self.lifecycle.hold(version) if version else contextlib.nullcontext()
 
@@ -202,12 +213,9 @@ class Server:
         if self.settings.protect_metrics:
             await self.auth.operator(headers)
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """The metrics' text."""
-        self.metrics.restarts.set(self.supervisor.restarts)
-        self.metrics.ready.set(self.welcome)
-        self.metrics.failed_attempts.set(self.attempts.total)
-        self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
+        self.metrics.show(await self._census.take())
         return self.metrics.exposition()
 
     @property
@@ -221,15 +229,19 @@ class Server:
         """Charge what the ledger knows to the budgets of the running day and month."""
         await self.ledger.restore(await self.registry.tenants.list(), self._admission)
 
-    async def _block_seconds(self) -> dict[str, float] | None:
+    async def scheduler_report(self) -> dict[str, Any] | None:
+        """What the scheduler counts (`server.engine.scheduler_report`); None while there is no engine."""
         engine = self.supervisor.engine
         if engine is None or self.state not in (State.READY, State.DRAINING):
             return None
         try:
-            tenants = (await engine.scheduler_report())["tenants"]
+            return await engine.scheduler_report()
         except EngineGone:
             return None
-        return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
+    async def _block_seconds(self) -> dict[str, float] | None:
+        report = await self.scheduler_report()
+        return report and {name: row["kv_block_seconds"] for name, row in report["tenants"].items()}
 
     async def _start_engine(self, runner: Executor) -> Engine:
         self._memory.begin()

@@ -10,7 +10,6 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 import demo
+from server.builds import find_distribution
 from server.errors import SettingsError
 from server.json_settings import decode_objects
 
@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """After SIGTERM: how long new requests are still taken while /ready already says 503, in seconds."""
     restart_backoff_s: Annotated[float, Field(ge=0)] = 1.0
     """Pause before a dead engine is started again; doubles with every failure in a row, up to 60."""
+    metrics_label_sets: Annotated[int, Field(ge=1)] = 100
+    """Most tenants, and most adapter versions, with series of their own on /metrics; the rest is `other`."""
     protect_metrics: bool = False
     """Show /metrics to operators' keys only: it names all tenants and adapters."""
     log_format: Literal["json", "text"] = "json"
@@ -266,15 +268,6 @@ def cores_to_bind(settings: Settings) -> list[int]:
     ):
         return []
     return cores
-
-
-def find_distribution(name: str) -> bool:
-    """Whether a distribution is installed, without importing it."""
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def export_engine_environment(

@@ -65,6 +65,9 @@ class Service(Protocol):
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         """Count a finished request."""
 
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count a request that was refused."""
+
 
 class GenerateRoute:
     """ASGI endpoint of one generating route."""
@@ -94,6 +97,8 @@ class GenerateRoute:
             record["status"] = CLIENT_CLOSED_REQUEST
         except HANDLED as error:
             record["code"] = await out.fail(error, self._service.rate_headers(passage) if passage else {})
+            # Which limit it was says more than the code that several share.
+            self._service.refuse(record.get("tenant", ""), getattr(error, "limit", None) or record["code"])
         finally:
             if passage is not None:
                 note_usage(record, passage)

@@ -48,7 +48,9 @@ class FakeEngine:
                 yield SimpleNamespace(
                     prompt_token_ids=prompt["prompt_token_ids"],
                     num_cached_tokens=1,
-                    outputs=[SimpleNamespace(token_ids=[index], finish_reason="stop" if last else None)],
+                    outputs=[
+                        SimpleNamespace(index=0, token_ids=[index], finish_reason="stop" if last else None)
+                    ],
                     metrics=None,
                 )
                 if self.hang:
