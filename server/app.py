@@ -63,6 +63,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
             await asyncio.wait([writing])
             await server.ledger.flush()
             await server.supervisor.stop()
+            await asyncio.to_thread(server.tracing.close)
     finally:
         await database.dispose()
 

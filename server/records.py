@@ -54,6 +54,7 @@ class Meter:
     finish_reasons: list[str] = field(default_factory=list)
     first_token_at: float | None = None
     last_token_at: float | None = None
+    held_at: float | None = None
     scheduled_at: float | None = None
     queue_s: float | None = None
     gap_s: Distribution = field(default_factory=lambda: Distribution(GAP_BOUNDS_S))

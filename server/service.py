@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -41,10 +42,11 @@ from server.logs import error_log
 from server.observation.census import Census
 from server.observation.recorder import Metrics
 from server.observation.timed import TimedLifecycle, TimedLoader
+from server.observation.tracing import Tracing
 from server.planner.failure import MemoryWatch
 from server.records import Answer, Caller, Passage
 from server.routing import Router
-from server.settings import Settings
+from server.settings import Settings, otlp_protocol
 from server.supervisor import State, Supervisor
 
 logger = logging.getLogger("loragate")
@@ -93,6 +95,7 @@ class Server:
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
         self.passages = 0
         self._census = Census(self)
+        self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
 
@@ -160,6 +163,7 @@ class Server:
                     self._hold(passage.target.version) as held,
                     self._gate.admit(replace(passage, held=held)) as held_passage,
                 ):
+                    passage.meter.held_at = time.monotonic()
                     engine = self.supervisor.engine
                     if engine is None:
                         raise EngineUnavailable
