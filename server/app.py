@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -15,7 +16,7 @@ from adapters.registry.schema import current_revision
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from server import seed
-from server.api import admin, errors, health, lora, models
+from server.api import admin, errors, health, lora, models, openapi
 from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
@@ -70,7 +71,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
 
 def make_app(server: Server) -> FastAPI:
     """The ASGI application: the allow-list of routes, and nothing of vLLM's own."""
-    app = FastAPI(title="loragate", docs_url=None, redoc_url=None)
+    app = FastAPI(title="loragate", version=version("loragate"), docs_url=None, redoc_url=None)
     for endpoint in Endpoint:
         app.router.routes.append(Route(endpoint.path, GenerateRoute(server, endpoint), methods=["POST"]))
     app.include_router(models.router(Catalog(server)))
@@ -78,6 +79,7 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(admin.router(server))
     app.include_router(lora.router(server))
     errors.install(app)
+    openapi.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)
     app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)
     return app
