@@ -16,7 +16,7 @@ from adapters.registry.schema import current_revision
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from server import seed
-from server.api import admin, errors, health, lora, models, openapi
+from server.api import admin, console, errors, feedback, health, lora, models, openapi
 from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
@@ -49,9 +49,9 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await read_base_model(settings), runner)
         time_queries(database, server.metrics.query_s)
-        await server.lifecycle.recover()
+        await server.house.recover()
         await server.restore_budgets()
-        house = asyncio.create_task(server.keep_house(), name="house")
+        house = asyncio.create_task(server.house.keep(), name="house")
         writing = asyncio.create_task(server.ledger.run(), name="ledger")
         judging = asyncio.create_task(server.canaries.run(), name="canaries")
         try:
@@ -78,6 +78,8 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(health.router(server))
     app.include_router(admin.router(server))
     app.include_router(lora.router(server))
+    app.include_router(feedback.router(server))
+    app.include_router(console.router())
     errors.install(app)
     openapi.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)

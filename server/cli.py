@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "key": ("server.commands.key", "key", "Make, list and revoke API keys."),
     "train": ("server.commands.train", "train", "Train an adapter from a JSONL of chats."),
+    "quantize": ("server.commands.quantize", "quantize", "Make a 4-bit AWQ checkpoint of a model."),
     "bench": ("server.commands.bench", "bench", "Run a benchmark."),
     "migrate": ("server.commands.migrate", "migrate", "Bring the database's schema up to date."),
     "version": ("server.commands.version", "version", "Print the versions of loragate and vLLM."),

@@ -74,6 +74,7 @@ _FURTHER_CODES: Final = (
     ("internal_error", 500, "server_error", "A fault of ours; the log has it under the request's id."),
     ("invalid_json", 400, _BAD, "The body is not a JSON object."),
     ("load_failed", 400, _BAD, "The engine refused the adapter."),
+    ("messages_not_kept", 400, _BAD, "The server keeps no messages of rated answers: see --keep-feedback-messages."),
     ("method_not_allowed", 405, _BAD, "The route has other methods."),
     ("rate_limit_exceeded", 429, "rate_limit_error", "rpm or tpm is used up for now."),
 )  # fmt: skip

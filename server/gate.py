@@ -13,8 +13,10 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from sampling.limits import check_prompt
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -26,6 +28,8 @@ EXTRA_ARGS_KEY = "loragate"
 REPETITION_KEY = "loragate_repetition"
 #: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
 REPETITION = "repetition"
+#: Shorter than what ends an answer: a canary's circles are counted, not cut off.
+_WATCH = Thresholds(window_tokens=64)
 #: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
 #: and "stop" would say that it is whole.
 _TOLD_FOR_REPETITION = "length"
@@ -48,10 +52,12 @@ class Gate:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._engine: Any = None
+        self._count_steered: Callable[[], LoopCount] | None = None
 
-    def attach(self, engine: Any) -> None:
-        """Serve from this engine from now on."""
+    def attach(self, engine: Any, *, count_steered: Callable[[], LoopCount] | None = None) -> None:
+        """Serve from this engine from now on; `count_steered` is there when it steers answers out of loops."""
         self._engine = engine
+        self._count_steered = count_steered
 
     def detach(self) -> None:
         """No engine is there: `generate` refuses until the next `attach`."""
@@ -91,7 +97,7 @@ class Gate:
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
             sampling_params: vLLM's `SamplingParams`; what the caller smuggled into it is removed.
-            request_id: the handler's id for this generation.
+            request_id: the handler's id for this generation; the engine gets one that is surely its own.
             arguments: the rest of `EngineClient.generate`; only those we trust go on.
 
         Raises:
@@ -114,14 +120,23 @@ class Gate:
         sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
         if passage.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = passage.repetition
+        # NOTE: `AsyncLLM.abort` ends every request that was given this id, and the handler's holds what the caller
+        # sent as X-Request-Id: with it, one tenant's disconnect could abort another's answer.
+        engine_id = f"{request_id}-{uuid4().hex}"
         stream = engine.generate(
             {**prompt, "cache_salt": passage.cache_salt},
             sampling_params,
-            request_id,
+            engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
         metered = _Metered(
-            stream, reservation, passage.meter, lambda: engine.abort(request_id), n=sampling_params.n
+            stream,
+            reservation,
+            passage.meter,
+            lambda: engine.abort(engine_id),
+            n=sampling_params.n,
+            steered=self._count_steered() if self._count_steered and passage.repetition == "adjust" else None,
+            looped=LoopCount(_new_watch, _loops) if passage.target.watched else None,
         )
         visit.open.append(metered)
         return metered.read()
@@ -156,6 +171,14 @@ _TRUSTED_ARGUMENTS = {
 }
 
 
+def _new_watch() -> Detector:
+    return Detector(_WATCH)
+
+
+def _loops(detector: Detector) -> bool:
+    return detector.verdict is not None
+
+
 def _check_adapter(passage: Passage, lora_request: Any) -> None:
     """The handlers must ask for the version that this request holds, and no other."""
     held = passage.held
@@ -175,11 +198,15 @@ class _Metered:
         abort: Callable[[], Awaitable[None]],
         *,
         n: int,
+        steered: LoopCount | None,
+        looped: LoopCount | None,
     ) -> None:
         self._stream = stream
         self._reservation = reservation
         self._meter = meter
         self._abort = abort
+        self._steered = steered
+        self._looped = looped
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
@@ -213,6 +240,10 @@ class _Metered:
                 if before := self._last_at[sequence.index]:
                     meter.gap_s.add((now - before) / tokens, tokens)
                 self._last_at[sequence.index] = now
+            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
+                meter.answers_steered += 1
+            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
+                meter.answers_looped += 1
             if sequence.finish_reason:
                 meter.finish_reasons.append(sequence.finish_reason)
                 if sequence.finish_reason == REPETITION:

@@ -42,6 +42,8 @@ class Target:
     """None for the base model."""
     defaults: Layer = NO_DEFAULTS
     """The adapter version's decoding defaults."""
+    watched: bool = False
+    """Whether the name is split among versions, so that how this one answers may take its traffic."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class Meter:
     cached_tokens: int = 0
     generated_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that were steered out of a loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     held_at: float | None = None
@@ -59,6 +63,8 @@ class Meter:
     queue_s: float | None = None
     gap_s: Distribution = field(default_factory=lambda: Distribution(GAP_BOUNDS_S))
     """Seconds between two tokens of a streamed answer."""
+    answers_looped: int = 0
+    """Answers that went in circles; looked at only where the version is watched."""
 
 
 @dataclass(frozen=True, slots=True)

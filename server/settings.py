@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     """Where adapters and the default database are kept."""
     database_url: str = ""
     """The registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
+    tenant_sources: str = "hf://"
+    """Beginnings of sources that tenants' admins may name, with commas; {tenant} is their own name. Buckets are
+    read with the server's credentials: 's3://adapters/{tenant}/' keeps each to its own folder."""
     adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a request may wait until its adapter is resident; then it gets 503 with Retry-After."""
     lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0
@@ -106,9 +109,15 @@ class Settings(BaseSettings):
     canary_max_empty: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of empty answers above which a canary is rolled back; 1 never does."""
     canary_max_repeating: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of answers stopped for repeating themselves above which a canary is rolled back; 1 never does."""
+    """Share of answers stopped or steered for repeating themselves above which a canary is rolled back."""
     canary_min_answers: Annotated[int, Field(ge=1)] = 50
     """Answers of a canary before it is judged."""
+    canary_max_disliked: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of ratings that are "down" above which a canary is rolled back; 1 never does."""
+    canary_min_ratings: Annotated[int, Field(ge=1)] = 20
+    """Ratings of a canary before they count."""
+    keep_feedback_messages: bool = False
+    """Keep the chats that callers send along with feedback, to train on; otherwise those are refused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
     shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0

@@ -8,6 +8,9 @@ TrainingError
   CheckpointError         a checkpoint is unfinished, or belongs to another configuration
   OutputError             the folder to write into cannot be used
   DivergedError           the loss is not a finite number any more
+  MissingPackage          an optional package is not installed
+  WatchingError           a tracker or judge that was asked for cannot be had
+  MergeError              base and adapter cannot be merged
 """
 
 from __future__ import annotations
@@ -43,3 +46,15 @@ class OutputError(TrainingError):
 
 class DivergedError(TrainingError):
     """The loss is not a finite number any more."""
+
+
+class MissingPackage(TrainingError):
+    """An optional package is not installed; the message says how to."""
+
+
+class WatchingError(TrainingError):
+    """A tracker or judge that was asked for cannot be had."""
+
+
+class MergeError(TrainingError):
+    """Base and adapter cannot be merged into one model."""

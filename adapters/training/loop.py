@@ -120,6 +120,7 @@ def _arguments(config: TrainingConfig, device: str) -> TrainingArguments:
         data_seed=config.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a NaN must be seen
+        include_num_input_tokens_seen="all",
         save_strategy="steps" if checkpointing else "no",
         save_steps=config.checkpoint_every or 500,
         save_total_limit=max(config.keep_checkpoints, 2),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transformers import AutoTokenizer
+
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Conversation, Renderer, Sample, fold
 from adapters.training.data import count_control_tokens, read_conversations, split_held_out
-from adapters.training.errors import DataError
+from adapters.training.errors import BaseModelError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,21 @@ class Prepared:
                 "the server reads those as the end of a turn."
             )
         return found
+
+
+def load_renderer(config: TrainingConfig) -> Renderer:
+    """The base's own tokenizer and chat template.
+
+    Raises:
+        BaseModelError: the folder has no tokenizer or no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{config.base.name} holds no tokenizer that can be read.") from error
+    if not tokenizer.chat_template:
+        raise BaseModelError(f"{config.base.name} lacks a chat template; give the very base that is served.")
+    return Renderer(tokenizer, config.end_token, config.template_kwargs)
 
 
 def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:

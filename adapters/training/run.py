@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 from transformers.utils import logging as transformers_logging
 
 from adapters.digests import base_digest, template_digest
+from adapters.training.checkpoint import checkpoints, is_whole
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import Conversation, Renderer
-from adapters.training.errors import BaseModelError
-from adapters.training.evaluate import Score, held_out_turns, measure
+from adapters.training.duels import check_judge
+from adapters.training.errors import BaseModelError, DivergedError
 from adapters.training.loop import LoraTrainer, Seal, run_loop
 from adapters.training.lora import add_lora, check_servable
+from adapters.training.observe import Observation, observe
 from adapters.training.output import check_out, write_adapter, write_report
-from adapters.training.prepare import Prepared, prepare
-from adapters.training.progress import ProgressBar, StepLog
+from adapters.training.prepare import Prepared, load_renderer, prepare
 from adapters.training.report import TrainingReport, report_on
 
 
@@ -35,17 +34,21 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     check_servable(config)
     check_out(config)
     check_base(config)
-    tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True)
-    renderer = Renderer(tokenizer, config.end_token, config.template_kwargs)
+    check_judge(config)
+    renderer = load_renderer(config)
+    tokenizer = renderer.tokenizer
     prepared = prepare(config, renderer)
     _announce(console, config, prepared)
 
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
+    observation = observe(config, renderer, prepared.held_out, pad_id, console)
+
     set_seed(config.seed)
     model = add_lora(_load_base(config), config)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
     started = time.perf_counter()
-    trainer, steps = _fit(model, config, prepared, pad_id, console)
+    trainer, steps = _fit(model, config, prepared, pad_id, observation)
     train_s = time.perf_counter() - started
+    kept_step = observation.keep(model, steps)
 
     write_adapter(model, config)
     report = report_on(
@@ -54,8 +57,9 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
         renderer,
         losses=[row["loss"] for row in trainer.state.log_history if "loss" in row],
         steps=steps,
+        kept_step=kept_step,
         train_s=train_s,
-        scores=_measure(model, renderer, prepared.held_out, config, pad_id),
+        findings=observation.findings(model),
     )
     write_report(config, report.document)
     shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
@@ -103,32 +107,28 @@ def _load_base(config: TrainingConfig) -> Any:
 
 
 def _fit(
-    model: Any, config: TrainingConfig, prepared: Prepared, pad_id: int, console: Console
+    model: Any, config: TrainingConfig, prepared: Prepared, pad_id: int, observation: Observation
 ) -> tuple[LoraTrainer, int]:
-    config.out.mkdir(parents=True, exist_ok=True)
     fingerprint = config.fingerprint(base_digest(config.base))
-    bar = ProgressBar(console)
-    callbacks = [StepLog(config.out / "log.jsonl"), bar, Seal(fingerprint)]
     trainer = LoraTrainer(
-        model=model, config=config, samples=prepared.samples, pad_id=pad_id, callbacks=callbacks
+        model=model,
+        config=config,
+        samples=prepared.samples,
+        pad_id=pad_id,
+        callbacks=[observation.watch, Seal(fingerprint)],
     )
     try:
         return trainer, run_loop(trainer, fingerprint)
+    except DivergedError as error:
+        raise DivergedError(f"{error} {_what_is_left(config)}") from error
     finally:
-        bar.stop()
+        observation.end()
 
 
-def _measure(
-    model: Any, renderer: Renderer, held_out: Sequence[Conversation], config: TrainingConfig, pad_id: int
-) -> tuple[Score, Score] | None:
-    """Scores of the bare base and of the adapter on the same held-out turns."""
-    turns = held_out_turns(renderer, held_out, config.measure)
-    if not turns:
-        return None
-
-    def run() -> Score:
-        return measure(model, renderer, turns, pad_id=pad_id, max_new_tokens=config.max_new_tokens)
-
-    with model.disable_adapter():
-        base_score = run()
-    return base_score, run()
+def _what_is_left(config: TrainingConfig) -> str:
+    """Where the last good weights lie, for someone whose training broke."""
+    folder = config.out / "checkpoints"
+    whole = next((p for p in checkpoints(folder) if is_whole(p)), None)
+    if whole is None:
+        return "No checkpoint was taken before it; --checkpoint-every 50 keeps one."
+    return f"The last good weights are in {folder.name}/{whole.name}; --start-from takes them."

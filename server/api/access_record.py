@@ -18,6 +18,12 @@ def note_caller(record: Record, caller: Caller) -> None:
     record["key_prefix"] = caller.key.prefix
 
 
+def note_asked(record: Record, body: Mapping[str, Any]) -> None:
+    """The model that was asked for, whether there is one or not."""
+    if isinstance(body.get("model"), str):
+        record["model"] = body["model"][:128]
+
+
 def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:
     """What answers."""
     record["model"] = passage.target.model

@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.api.access_record import note_caller, note_prompt, note_target, note_usage
+from server.api.access_record import note_asked, note_caller, note_prompt, note_target, note_usage
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.middleware import Record
 from server.errors import Draining, InvalidRequest
@@ -73,6 +73,9 @@ class Service(Protocol):
     def refuse(self, tenant: str, reason: str) -> None:
         """Count a request that was refused."""
 
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request."""
+
 
 class GenerateRoute:
     """ASGI endpoint of one generating route."""
@@ -94,6 +97,7 @@ class GenerateRoute:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
             body = await read_json(request)
+            note_asked(record, body)
             passage, resolved = await self._service.prepare(
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
@@ -116,6 +120,7 @@ class GenerateRoute:
             if passage is not None:
                 note_usage(record, passage)
                 self._service.observe(self._endpoint, passage, record.get("status", 200))
+            self._service.remember(record, passage)
             trace.end(record, passage)
 
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:

@@ -33,13 +33,17 @@ class AdminClient:
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """The answer's JSON; None for an empty one."""
-        headers = self._headers | request.pop("headers", {})
         try:
-            response = httpx.request(
-                method, f"{self._url}/admin/v1{path}", headers=headers, timeout=600, **request
-            )
+            return self.send(method, path, **request)
         except httpx.HTTPError as error:
             raise click.ClickException(f"cannot reach {self._url}: {error}") from error
+
+    def send(self, method: str, path: str, **request: Any) -> Any:
+        """`call` for who can go on when the connection breaks. Raises: httpx.HTTPError."""
+        headers = self._headers | request.pop("headers", {})
+        response = httpx.request(
+            method, f"{self._url}/admin/v1{path}", headers=headers, timeout=600, **request
+        )
         if response.is_error:
             raise click.ClickException(_message(response))
         return response.json() if response.content else None

@@ -109,7 +109,8 @@ def tool_call_parser(settings: Settings) -> str | None:
     """vLLM's parser of tool calls: hermes understands what Qwen's templates write."""
     if settings.tool_call_parser != "auto":
         return None if settings.tool_call_parser == "none" else settings.tool_call_parser
-    return "hermes" if settings.demo or "qwen" in settings.base_model.lower() else None
+    kind = str(_local_config(settings.base_model).get("model_type", ""))
+    return "hermes" if "qwen" in f"{settings.base_model} {kind}".lower() else None
 
 
 def cpu_kv_cache_bytes(settings: Settings) -> int:

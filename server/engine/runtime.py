@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 from uuid import uuid4
@@ -20,10 +21,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
+from sampling.repetition import Detector, LoopCount
 from server.base_model import write_generation_config
 from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
+from server.engine.repetition import RepetitionPolicy, newline_ids
 from server.gate import Gate
 from server.settings import Settings
 
@@ -144,9 +147,17 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     arguments = engine_args(settings, await asyncio.to_thread(write_generation_config, settings))
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)
-    gate.attach(client)
+    gate.attach(client, count_steered=_counter(settings, client) if settings.repetition_adjustment else None)
     handlers = await Handlers.build(gate, frontend_args(settings, arguments))
     return Engine(client, handlers, runner)
+
+
+def _counter(settings: Settings, client: AsyncLLM) -> Callable[[], LoopCount]:
+    """Counts with the figures that the engine steers with."""
+    policy = RepetitionPolicy.of(settings.repetition_policy)
+    newlines = newline_ids(client.model_config)
+    start = policy.adjustment.start
+    return lambda: LoopCount(lambda: Detector(policy.thresholds, newlines), lambda d: d.closeness > start)
 
 
 def _launch(arguments: Any) -> AsyncLLM:

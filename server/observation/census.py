@@ -15,12 +15,16 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import EngineGone
+from adapters.lifecycle import DriftKind
 from adapters.records import Tenant
 from adapters.registry import Registry
 from adapters.residency import Phase, Residency
+from adapters.store import Store
 from server.attempts import Attempts
 from server.builds import vllm_version
+from server.canaries import Canaries
 from server.fairness.policy import Capacity, Policy
+from server.live import Report
 from server.metrics import family
 from server.observation.tallies import OTHER
 from server.settings import Settings
@@ -46,14 +50,13 @@ _PER_TENANT = {
 }
 _PREEMPTED_FOR = ("limit", "guarantee", "adapter")
 
-Report = Mapping[str, Any]
-
 
 class Subject(Protocol):
     """What is looked at: the composed server."""
 
     registry: Registry
     attempts: Attempts
+    canaries: Canaries
     residency: Residency
     settings: Settings
     supervisor: Supervisor[Any]
@@ -63,14 +66,15 @@ class Subject(Protocol):
     def welcome(self) -> bool:
         """Whether new requests are wanted."""
 
-    async def scheduler_report(self) -> dict[str, Any] | None:
+    async def scheduler_report(self) -> Report | None:
         """See `server.engine.scheduler_report`; None while there is no engine."""
 
 
 class Census:
     """Looks at everything once per scrape."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, store: Store) -> None:
+        self._store = store
         self._subject = subject
         self._label_sets = subject.settings.metrics_label_sets
         self._report: Report | None = None
@@ -81,7 +85,7 @@ class Census:
     async def take(self) -> list[Metric]:
         """All series of the present state."""
         await asyncio.gather(self._ask_scheduler(), self._ask_registry())
-        return [*self._process(), *self._adapters(), *self._scheduler()]
+        return [*self._process(), *self._adapters(), *self._versions_by_state(), *self._scheduler()]
 
     async def _ask_scheduler(self) -> None:
         try:
@@ -115,13 +119,27 @@ class Census:
         places = [(("cpu",), resident), (("gpu",), in_batch)]
         yield family("adapters_resident", places)
         most = [(("cpu",), snapshot.capacity), (("gpu",), self._subject.settings.max_loras)]
-        yield family("adapter_capacity", most)
+        yield family("adapter_slots", most)
         yield family("adapters_pinned", [((), sum(slot.pinned for slot in snapshot.slots))])
-        yield family("adapter_queue", [((), snapshot.waiting)])
+        yield family("adapter_waiting", [((), snapshot.waiting)])
+        yield family("adapters_held", [((), sum(slot.holders > 0 for slot in snapshot.slots))])
+        yield family("adapter_damaged", [((), len(self._store.damaged))])
+        yield family("canary_rollbacks", [((), self._subject.canaries.rollbacks)])
+        yield family("adapter_unloads", [((), counts.unloads)])
+        yield family("adapter_busy", [((), counts.busy)])
         yield family("adapter_load_failures", [((), counts.load_failures)])
         yield family("adapter_evictions", [((), counts.evictions)])
         yield family("adapter_waits", [((), counts.waits)])
-        yield family("adapter_drift", [(("orphan",), counts.orphans), (("missing",), counts.missing)])
+        yield family(
+            "adapter_drift",
+            [
+                ((DriftKind.ORPHAN,), counts.orphans),
+                ((DriftKind.MISSING,), counts.missing),
+                ((DriftKind.STUCK,), counts.unload_failures),
+            ],
+        )
+
+    def _versions_by_state(self) -> Iterator[Metric]:
         by_tenant: dict[str, Counter[str]] = defaultdict(Counter)
         for (tenant, state), count in self._versions.items():
             by_tenant[tenant][state] += count

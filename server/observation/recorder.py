@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from adapters.records import Rating, Version
 from server.metrics import PREFIX, SERIES, histogram
 from server.observation.tallies import RequestTallies
 from server.records import Passage
@@ -34,6 +35,10 @@ class Metrics(Collector):
     def observe(self, endpoint: str, passage: Passage, status: int) -> None:
         """Count one finished request."""
         self._requests.observe(endpoint, passage, status)
+
+    def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
+        """Count one rating of an answer."""
+        self._requests.rated(tenant, version, rating.value)
 
     def refuse(self, tenant: str, reason: str) -> None:
         """Count one refusal; `reason` is the limit that was reached, or the error's code."""

@@ -10,6 +10,7 @@ from functools import partial
 
 from prometheus_client.metrics_core import Metric
 
+from adapters.records import Version
 from server.gate import REPETITION
 from server.metrics import distributions, family
 from server.observation.distribution import GAP_BOUNDS_S, LATENCY_BOUNDS_S, Distribution
@@ -32,6 +33,8 @@ class _Tally:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     finishes: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    ratings: Counter[str] = field(default_factory=Counter)
+    steered: int = 0
     ttft_s: Distribution = field(default_factory=_latency)
     duration_s: Distribution = field(default_factory=_latency)
     queue_s: Distribution = field(default_factory=_latency)
@@ -50,26 +53,24 @@ class RequestTallies:
 
     def observe(self, endpoint: str, passage: Passage, status: int) -> None:
         """Count one finished request."""
-        version, meter = passage.target.version, passage.meter
-        model = (
-            passage.caller.tenant_name,
-            *((version.adapter, str(version.number)) if version else ("", "")),
-        )
-        key = model if self._models.count(model) else _OTHERS
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = _Tally()
+        meter = passage.meter
+        tally = self._tally(passage.caller.tenant_name, passage.target.version)
         tally.requests[endpoint, str(status)] += 1
         tally.finishes.update(meter.finish_reasons)
         tally.tokens["prompt"] += meter.prompt_tokens
         tally.tokens["cached"] += meter.cached_tokens
         tally.tokens["generated"] += meter.generated_tokens
+        tally.steered += meter.answers_steered
         tally.duration_s.add(time.monotonic() - passage.started_at)
         tally.gap_s.merge(meter.gap_s)
         if meter.first_token_at is not None:
             tally.ttft_s.add(meter.first_token_at - passage.started_at)
         if meter.queue_s is not None:
             tally.queue_s.add(meter.queue_s)
+
+    def rated(self, tenant: str, version: Version | None, rating: str) -> None:
+        """Count one rating."""
+        self._tally(tenant, version).ratings[rating] += 1
 
     def refuse(self, tenant: str, reason: str) -> None:
         """Count one refusal; tenant "" is an operator, or nobody that we know."""
@@ -92,6 +93,10 @@ class RequestTallies:
             "tokens", (((*key, kind), n) for key, tally in tallies for kind, n in tally.tokens.items())
         )
         yield family("repetition_stops", ((key, tally.finishes[REPETITION]) for key, tally in tallies))
+        yield family("repetition_adjustments", ((key, tally.steered) for key, tally in tallies))
+        yield family(
+            "feedback", (((*key, how), n) for key, tally in tallies for how, n in tally.ratings.items())
+        )
         yield distributions("time_to_first_token_seconds", ((key, tally.ttft_s) for key, tally in tallies))
         yield distributions("inter_token_seconds", ((key, tally.gap_s) for key, tally in tallies))
         yield distributions("request_duration_seconds", ((key, tally.duration_s) for key, tally in tallies))
@@ -100,6 +105,14 @@ class RequestTallies:
             "rejections",
             (((tenant, why), n) for tenant, whys in list(self._refusals.items()) for why, n in whys.items()),
         )
+
+    def _tally(self, tenant: str, version: Version | None) -> _Tally:
+        model = (tenant, version.adapter, str(version.number)) if version else (tenant, "", "")
+        key = model if self._models.count(model) else _OTHERS
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally()
+        return tally
 
     def _drop_model(self, key: _Model) -> None:
         self._tallies.pop(key, None)

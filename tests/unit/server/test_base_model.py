@@ -121,3 +121,14 @@ def test_the_template_is_the_one_that_is_served(model: Path, tmp_path: Path) -> 
 def test_settings_that_no_request_could_use_are_refused(model: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         Decoding.of(settings(model, **wrong), {})
+
+
+def test_a_quantized_base_counts_as_the_model_whose_adapters_it_serves(model: Path) -> None:
+    """`loragate quantize` leaves quantize.json; with folded scales the full model's adapters would not fit."""
+    full = read(model).rules.base_digest
+    rewrite(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    assert read(model).rules.base_digest is None, "somebody else made it: nothing is known"
+    rewrite(model / "quantize.json", base_digest=full, fold_scales=False)
+    assert read(model, quantization="awq").rules.base_digest == full
+    rewrite(model / "quantize.json", fold_scales=True)
+    assert read(model).rules.base_digest not in (None, full)

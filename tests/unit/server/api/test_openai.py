@@ -19,7 +19,7 @@ from adapters.errors import ResidencyBusy
 from adapters.records import Key, Role, Tenant
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.api.middleware import RequestMiddleware
+from server.api.middleware import Record, RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.errors import EngineUnavailable, ModelNotFound
 from server.fairness.policy import Policy
@@ -38,6 +38,7 @@ class FakeService:
     failure: Exception | None = None
     held: int = 0
     observed: list[int] = field(default_factory=list)
+    remembered: list[tuple[object, Passage | None]] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     clamped: tuple[str, ...] = ()
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -77,6 +78,9 @@ class FakeService:
 
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         self.observed.append(status)
+
+    def remember(self, record: Record, passage: Passage | None) -> None:
+        self.remembered.append((record.get("status"), passage))
 
 
 @pytest.fixture
@@ -155,6 +159,7 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert busy.headers["x-ratelimit-limit-requests"] == "9"
     assert service.observed == [503] and service.held == 0
     assert service.refused == [("acme", "model_not_found"), ("acme", "adapter_slots_busy")]
+    assert [status for status, _ in service.remembered] == [404, 503]
 
 
 async def test_what_was_asked_is_logged_only_where_the_operator_wants_it(
