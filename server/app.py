@@ -83,5 +83,9 @@ def make_app(server: Server) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)
-    app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=server.settings.max_body_bytes,
+        read_timeout_s=server.settings.read_timeout_s,
+    )
     return app

@@ -96,6 +96,7 @@ SERIES = {
         # The process
         Series("ready", "gauge", "1 while the server takes work."),
         Series("passages", "gauge", "Requests inside the server."),
+        Series("tasks", "gauge", "Tasks of the event loop."),
         Series("engine_restarts", "counter", "Times a dead engine was started again."),
         Series("registry_query_seconds", "histogram", "Statements on the registry's database.", ("operation",)),
         Series("build_info", "gauge", "1; the labels tell what runs.", ("version", "vllm", "python")),

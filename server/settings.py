@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Keep the chats that callers send along with feedback, to train on; otherwise those are refused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
+    read_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest that a request's head, or its JSON body, may take to arrive, in seconds."""
     shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM: how long running answers may still take, in seconds."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0

@@ -27,7 +27,12 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[ServerProcess]:
     running = start(
-        "--demo", "--otlp-traces-endpoint", collector.url, data_dir=tmp_path_factory.mktemp("loragate")
+        "--demo",
+        "--otlp-traces-endpoint",
+        collector.url,
+        "--read-timeout-s",
+        "5",
+        data_dir=tmp_path_factory.mktemp("loragate"),
     )
     try:
         running.wait_for("/ready", 200)

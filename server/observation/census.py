@@ -107,6 +107,7 @@ class Census:
         subject = self._subject
         yield family("ready", [((), float(subject.welcome))])
         yield family("passages", [((), subject.passages)])
+        yield family("tasks", [((), len(asyncio.all_tasks()))])
         yield family("engine_restarts", [((), subject.supervisor.restarts)])
         yield family("failed_attempts", [((), subject.attempts.total)])
         yield family("build_info", [((version("loragate"), vllm_version(), platform.python_version()), 1)])

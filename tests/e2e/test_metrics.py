@@ -32,7 +32,12 @@ def traffic(server: ServerProcess, acme: openai.OpenAI, globex: openai.OpenAI) -
     """One of each kind that makes a series: streamed, whole, base model, refused, wrong key."""
     for chunk in acme.chat.completions.create(model=SUPPORT, messages=HELLO, stream=True, max_tokens=12):
         assert chunk.model == SUPPORT
-    globex.chat.completions.create(model="globex-tools", messages=HELLO, max_tokens=4)
+    rated = globex.chat.completions.create(model="globex-tools", messages=HELLO, max_tokens=4)
+    rating = {"request_id": rated.id, "rating": "up"}
+    said = httpx.post(
+        f"{server.url}/v1/feedback", json=rating, headers={"authorization": "Bearer demo-globex"}
+    )
+    said.raise_for_status()
     acme.chat.completions.create(model="loragate-demo", messages=HELLO, max_tokens=4)
     with pytest.raises(openai.NotFoundError):
         acme.chat.completions.create(model="nobody", messages=HELLO)
