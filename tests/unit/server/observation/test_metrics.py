@@ -59,7 +59,7 @@ def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
     assert ("other", "other", "other") in per_series["loragate_requests_total"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 8),
     st.lists(

@@ -18,7 +18,7 @@ class Clock:
         return self.now_s
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     limit=st.integers(1, 40),
     arrivals=st.lists(st.tuples(st.integers(0, 200), st.floats(0, REVIEW_INTERVAL_S)), max_size=300),
