@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from rich.console import Console
 
 from adapters.training.config import TrainingConfig
@@ -95,8 +97,14 @@ def observe(
     )
     sinks: list[Sink] = [StepLog(config.out), ProgressBar(console), health, *_trackers(config)]
 
+    # A sharded model cannot answer: every process has a part of each matrix only.
+    sharded = PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if sharded and config.measure:
+        console.print("[yellow]the model is sharded: nothing is evaluated, and the last weights are written")
+
     def probe(chats: Sequence[Conversation]) -> Probe | None:
-        return Probe.of(renderer, chats, config.measure, pad_id, config.max_new_tokens)
+        limit = 0 if sharded else config.measure
+        return Probe.of(renderer, chats, limit, pad_id, config.max_new_tokens)
 
     general = probe(read_conversations(config.general)) if config.general else None
     looked_at = probe(held_out)

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from adapters.digests import file_digest
 from adapters.training.config import TrainingConfig
-from adapters.training.errors import CheckpointError
+from adapters.training.errors import CheckpointError, DivergedError
 from adapters.training.evaluate import Score
 from adapters.training.evaluations import Evaluations
+from adapters.training.loop import LoraTrainer
 from adapters.training.progress import StepLog, read_rows
 from adapters.training.run import train
 
@@ -69,6 +70,7 @@ def evaluations(folder: Path, probe: FakeProbe, *, best_by: str = "loss", patien
 
 def walk(folder: Path, model: PeftModel, probe: FakeProbe, steps: int, **options: Any) -> list[bool]:
     """Evaluate steps 1, 2, … as a training does; what was said about stopping."""
+    folder.mkdir(exist_ok=True)
     log, stops = StepLog(folder), []
     looking = evaluations(folder, probe, **options)
     for step in range(1, steps + 1):
@@ -152,3 +154,39 @@ def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     assert report.document["kept_step"] == best
     assert report.document["scores"]["adapter"]["loss"] == pytest.approx(losses[best], abs=1e-4)
     assert load_file(config.out / WEIGHTS)
+
+
+def test_a_broken_step_leaves_the_last_good_checkpoint(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_loss = LoraTrainer.compute_loss
+
+    def breaking(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = true_loss(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(LoraTrainer, "compute_loss", breaking)
+    config = configure(checkpoint_every=1)
+    with pytest.raises(DivergedError, match=r"Step 4: loss nan.*checkpoints/checkpoint-3; --start-from takes"):
+        train(config)
+    kept = load_file(config.out / "checkpoints" / "checkpoint-3" / WEIGHTS)
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
+    assert (config.out / "loss.png").is_file()
+    assert not (config.out / WEIGHTS).exists()
+    monkeypatch.undo()
+    again = configure(
+        out=config.out.with_name("again"), start_from=config.out / "checkpoints" / "checkpoint-3"
+    )
+    assert train(again).steps == 6
+
+
+def test_an_interrupted_training_decides_as_an_uninterrupted_one(tmp_path: Path, model: PeftModel) -> None:
+    walk(tmp_path / "a", model, FakeProbe([3, 1, 2]), 3, patience=3)
+    log, looking = StepLog(tmp_path / "a"), evaluations(tmp_path / "a", FakeProbe([2, 2]), patience=3)
+    log.begin(2, 9)  # the checkpoint was of step 2
+    mark(model, 3.0)
+    assert looking(model, 3)[1] is False
+    log.evaluated(looking(model, 4)[0])
+    assert looking.best_step() == 2
+    looking.restore_best(model)
+    assert marked(model) == 2.0
