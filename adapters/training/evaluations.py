@@ -94,16 +94,20 @@ class Evaluations:
         self._answered_turns = answered_turns
         self._best_by = best_by
         self._patience = patience
+        self._base: tuple[float, Score | None] | None = None
         # In memory, for processes that train together must decide alike; None: as the log has it.
         self._rows: list[dict[str, Any]] | None = None
 
     def __call__(self, model: Any, step: int) -> tuple[Evaluation, bool]:
         """Evaluate ``model`` after ``step``; also whether ``patience`` evaluations in a row were no better."""
+        base_loss, base_score = self._base_of(model)
         evaluation = Evaluation(
             step,
             self._held_out.loss(model),
             self._held_out.score(model, self._answered_turns),
             self._general.loss(model) if self._general else None,
+            base_loss,
+            base_score,
         )
         if self._rows is None:
             self._rows = [row for row in read_rows(self._log) if row["step"] < step]
@@ -133,6 +137,13 @@ class Evaluations:
                 "another folder, or with --keep last."
             )
         set_peft_model_state_dict(model, load_file(str(self._best_file)))
+
+    def _base_of(self, model: Any) -> tuple[float, Score | None]:
+        """Loss and score of the bare base; it does not change, so that it is asked once."""
+        if self._base is None:
+            with model.disable_adapter():
+                self._base = self._held_out.loss(model), self._held_out.score(model, self._answered_turns)
+        return self._base
 
     def _save(self, model: Any, step: int) -> None:
         self._best_file.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,11 @@ from adapters.training.run import train
 WEIGHTS = "adapter_model.safetensors"
 
 
+def is_bare(model: PeftModel) -> bool:
+    """Whether its adapter is switched off."""
+    return model.get_model_status().enabled is False
+
+
 class FakeProbe:
     """A probe whose losses and exact shares are given."""
 
@@ -33,9 +38,11 @@ class FakeProbe:
         self._exact = iter(exact)
 
     def loss(self, model: Any) -> float:
-        return next(self._losses)
+        return 9.0 if is_bare(model) else next(self._losses)
 
     def score(self, model: Any, limit: int) -> Score | None:
+        if is_bare(model):
+            return None
         exact = next(self._exact, None)
         return None if exact is None else Score(4, exact, 0, None, 0, None, 1.0, 0.0)
 
@@ -108,6 +115,20 @@ def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[b
     assert walk(tmp_path, model, FakeProbe([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
 
 
+def test_the_base_stands_beside_every_evaluation(
+    configure: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    config = configure(evaluate_every=3)
+    report = train(config)
+    rows = read_rows(config.out / "evaluations.jsonl")
+    assert [row["step"] for row in rows] == [3, 6]
+    base = report.document["scores"]["base"]
+    for row in rows:
+        assert row["base"]["held_out_loss"] == pytest.approx(base["loss"], abs=1e-4)
+        assert row["base"]["exact"] == base["exact"] and row["base"]["stops"] == base["stops"]
+        assert row["held_out_loss"] < row["base"]["held_out_loss"]
+
+
 def test_patience_begins_anew_after_a_better_one(tmp_path: Path, model: PeftModel) -> None:
     said = walk(tmp_path, model, FakeProbe([3, 2, 2.5, 1, 1.5, 1.6]), 6, patience=2)
     assert said == [False] * 5 + [True]
@@ -167,7 +188,9 @@ def test_a_broken_step_leaves_the_last_good_checkpoint(
 
     monkeypatch.setattr(LoraTrainer, "compute_loss", breaking)
     config = configure(checkpoint_every=1)
-    with pytest.raises(DivergedError, match=r"Step 4: loss nan.*checkpoints/checkpoint-3; --start-from takes"):
+    with pytest.raises(
+        DivergedError, match=r"Step 4: loss nan.*checkpoints/checkpoint-3; --start-from takes"
+    ):
         train(config)
     kept = load_file(config.out / "checkpoints" / "checkpoint-3" / WEIGHTS)
     assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
