@@ -42,7 +42,7 @@ function control(option) {
     const node = h("textarea", { rows: 1, placeholder: "one a line", name: option.name });
     return { node, read: () => lines(node.value) };
   }
-  const node = h("textarea", { rows: 1, placeholder: "JSON", name: option.name, spellcheck: false });
+  const node = h("textarea", { rows: 1, placeholder: "JSON", name: option.name, spellcheck: "false" });
   return { node, read: () => json(option.name, node.value) };
 }
 

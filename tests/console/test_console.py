@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from console.conftest import PHONE, Console, Shop
+from console_tab import PHONE, Console, Shop
 from playwright.sync_api import expect
 
 import demo
@@ -96,7 +96,7 @@ def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> 
     page = console.page
     card = page.locator(f'[data-model="{shop.model}"]')
     dialog = page.get_by_role("dialog")
-    slider = card.get_by_label("Share of the second")
+    slider = card.get_by_label("Share of version 2")
     slider.focus()
     for _ in range(10):
         page.keyboard.press("ArrowRight")
@@ -136,8 +136,11 @@ def test_upload_of_the_trainers_files(console: Console, shop: Shop) -> None:
     console.expected_statuses = set()
     page.get_by_label("Files").set_input_files([*folder.iterdir()])
     page.get_by_role("button", name="Upload").click()
-    expect(page.locator("#notice")).to_have_text(f"{shop.model} has version 3.")
-    expect(page.locator(f'[data-model="{shop.model}"] tbody')).to_contain_text("v3")
+    expect(page.locator("#notice")).to_have_text(re.compile(f"^{shop.model} has version [34]\\.$"))
+    newest = shop.admin("GET", f"/adapters/{shop.name}/desk")["versions"][-1]
+    row = page.locator(f'[data-model="{shop.model}"] tbody tr', has_text=f"v{newest['number']}")
+    expect(row.get_by_role("button", name="Promote")).to_be_enabled()
+    assert newest["digest"] == shop.admin("GET", f"/adapters/{shop.name}/desk")["versions"][0]["digest"]
     assert list(shop.traffic()) == [1], "it was not to be promoted"
 
 
