@@ -49,6 +49,7 @@ RULES: dict[type[Exception], Rule] = {
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
     server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),
+    server.BodyTooSlow: Rule(408, "invalid_request_error", "body_too_slow"),
     server.InternalError: Rule(500, "server_error", "internal_error"),
     server.EngineUnavailable: Rule(503, "server_error", "engine_unavailable"),
     server.Draining: Rule(503, "server_error", "draining"),
