@@ -50,7 +50,12 @@ def keys(server: ServerProcess) -> Iterator[dict[str, str]]:
 
 def fuzz(server: ServerProcess, key: str, examples: int) -> dict[int, int]:
     """Send `examples` valid and as many broken requests to each operation; returns how often each status came."""
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    told = httpx.get(f"{server.url}/openapi.json").json()
+    del told["components"]["securitySchemes"]  # who asks is ours to say
+    for operations in told["paths"].values():
+        for operation in operations.values():
+            operation.pop("security")
+    schema = schemathesis.openapi.from_dict(told)
     statuses: dict[int, int] = {}
     sent = 0
     session = requests.Session()
