@@ -5,6 +5,7 @@ Leans on transformers' ``from_pretrained`` and bitsandbytes 0.50 (NF4 on CPU and
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from importlib.util import find_spec
@@ -50,7 +51,7 @@ def settled(config: TrainingConfig, device: str) -> TrainingConfig:
     attention = "sdpa" if config.attention == "auto" else config.attention
     if packing == "on" and attention == "eager":
         raise HardwareError("Packing is exact with sdpa and flash_attention_2 only; give --packing off.")
-    dtype = config.dtype if config.dtype != "auto" else _native_dtype(gpu)
+    dtype = config.dtype if config.dtype != "auto" else _native_dtype(gpu, config.base)
     return replace(config, packing=packing, attention=attention, dtype=dtype)
 
 
@@ -89,6 +90,12 @@ def load_base(config: TrainingConfig, device: str) -> Any:
 
 def _prepared(model: Any, config: TrainingConfig) -> Any:
     """Freeze a 4-bit base; norms and the head stay as they were loaded, in the compute precision."""
+    for module in model.modules():
+        # NOTE: on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer for inference at the first forward
+        # in eval mode, for good, and its product has no gradient then: after one evaluation the adapters below
+        # would train no more, without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if config.dtype == "float32":
         return prepare_model_for_kbit_training(
             model,
@@ -102,13 +109,17 @@ def _prepared(model: Any, config: TrainingConfig) -> Any:
     return model
 
 
-def _native_dtype(gpu: bool) -> str:
-    """bfloat16 where the hardware multiplies in it.
+def _native_dtype(gpu: bool, base: Path) -> str:
+    """bfloat16 where the hardware multiplies in it and the base is kept in it, so that nothing is lost.
 
-    NOTE: on CPUs without AMX or AVX512-BF16 bfloat16 is emulated and more than twice as slow.
+    NOTE: on CPUs without AMX or AVX512-BF16 bfloat16 is emulated and more than twice as slow; with it, a
+    product of matrices took a quarter of float32's time.
     """
     if gpu:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    written = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if "bfloat16" not in (written.get("dtype"), written.get("torch_dtype")):
+        return "float32"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
     return "bfloat16" if any(flag in flags for flag in _CPU_BF16_FLAGS) else "float32"

@@ -115,7 +115,7 @@ def _check_options(config: TrainingConfig) -> None:
         # The same rules that the server will hold the finished adapter to.
         read_config(lora_fields(config), config.max_lora_rank)
     except ArtifactRefused as error:
-        raise UnservableError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+        raise UnservableError(f"lora_options: {error}.") from error
     for name, value in config.lora_options.items():
         if name not in _OPTIONS and value not in (None, False, "none"):
             raise UnservableError(

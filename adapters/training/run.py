@@ -35,9 +35,10 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
         TrainingError: one of its kinds; what is refused is refused before the first step.
     """
     console = console or Console(stderr=True, quiet=not PartialState().is_main_process)
-    check_out(config)
-    config = settled(config, device_of())
     check_servable(config)
+    check_out(config)
+    check_base(config)
+    config = settled(config, device_of())
     if config.then is None:
         return _train_stage(config, console)
     console.print(f"stage 1 of 2: {config.data.name}")
@@ -54,7 +55,6 @@ def _train_stage(
     config: TrainingConfig, console: Console, earlier_stages: Sequence[dict[str, Any]] = ()
 ) -> TrainingReport:
     check_servable(config)
-    check_base(config)
     check_judge(config)
     renderer = load_renderer(config)
     tokenizer = renderer.tokenizer
