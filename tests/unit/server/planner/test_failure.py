@@ -58,7 +58,7 @@ def test_a_cache_smaller_than_one_sequence(tmp_path: Path) -> None:
 def test_what_should_have_fitted_is_told_so_with_smaller_steps(tmp_path: Path) -> None:
     """A limit of the process that nobody told us of: there was plenty, and it was not to be had."""
     log = tmp_path / "errors.log"
-    watching = watch(log, [0])
+    watching = watch(log, [0], Memory(24 * GIB, 20 * GIB))
     watching.begin()
     write(log, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 55 bytes.")
     screen = watching.explain()
