@@ -32,9 +32,9 @@ $(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt
-	@echo "installing requirements/dev.txt into $(VENV)"
-	@$(PIP) install --no-deps -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt
+	@echo "installing requirements/dev.txt and quantize.txt into $(VENV)"
+	@$(PIP) install --no-deps -r requirements/dev.txt -r requirements/quantize.txt
 	@touch $@
 
 setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
@@ -67,14 +67,18 @@ lock: ## make the locks from requirements/*.in
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile cpu.in --override cpu.overrides -o cpu.txt || \
 	  compile cpu.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match -o cpu.txt; } && \
 	compile cuda.in --python-platform x86_64-manylinux_2_28 -o cuda.txt && \
-	compile dev.in -o dev.txt
+	compile dev.in -o dev.txt && \
+	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
+	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
+	  -o quantize.txt; } && \
+	sed -i '/-c cpu.txt/d' quantize.txt # what the server's lock has already
 
 bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## rewrite the generated parts of docs/
 	@$(BIN)/python -m sampling.table docs/decoding.md
-	@$(BIN)/python -m server.documentation docs/configuration.md
+	@$(BIN)/python -m server.documentation docs
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,6 +24,7 @@ class Outcome(StrEnum):
     ERROR = "error"
     EMPTY = "empty"
     REPEATING = "repeating"
+    DISLIKED = "disliked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ AdapterError
 │   ├── UnknownTenant
 │   ├── UnknownKey
 │   ├── UnknownAdapter
-│   └── UnknownVersion
+│   ├── UnknownVersion
+│   └── UnknownUpload
 ├── BadName
 ├── NameTaken
 ├── Conflict
@@ -13,8 +14,10 @@ AdapterError
 │   ├── IllegalTransition
 │   ├── InUse
 │   ├── NothingToRollBack
-│   └── PinLimit
+│   ├── PinLimit
+│   └── UploadConflict
 ├── BadValue
+├── TooManyFetches
 ├── ArtifactRefused
 ├── SourceRefused
 ├── SourceUnavailable
@@ -72,6 +75,13 @@ class UnknownVersion(NotFound):
         )
 
 
+class UnknownUpload(NotFound):
+    """The tenant has no archive of this id on its way."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such upload; it was used, removed, or left alone for a day: begin anew")
+
+
 class BadName(AdapterError):
     """A name breaks the rules of `adapters.names`."""
 
@@ -112,8 +122,29 @@ class PinLimit(Conflict):
     """One more pin would leave no slot for versions that are not pinned."""
 
 
+class UploadConflict(Conflict):
+    """A piece of an archive does not begin where the last one ended, or another one is on its way."""
+
+    def __init__(self, offset_bytes: int, received_bytes: int) -> None:
+        super().__init__(
+            f"a piece at offset {offset_bytes} does not fit: {received_bytes} bytes have come so far; "
+            "ask for the upload's offset and go on from there"
+        )
+
+
 class BadValue(AdapterError):
     """A setting of a tenant, key or alias is out of its range."""
+
+
+class TooManyFetches(AdapterError):
+    """A tenant adds more versions at once than it may."""
+
+    def __init__(self, tenant: str, limit: int) -> None:
+        super().__init__(
+            f"tenant {tenant!r} is adding {limit} versions already, the most at once; "
+            "try again when one of them has ended"
+        )
+        self.retry_after_s = 5.0
 
 
 class ArtifactRefused(AdapterError):

@@ -210,6 +210,28 @@ class AuditEntry:
     details: Mapping[str, Any]
 
 
+class Rating(StrEnum):
+    """What a user thinks of an answer."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a user said about one answer. `tenant` "" is the operator asking the base model."""
+
+    tenant: str
+    request_id: str
+    adapter: str  # "" for the base model, as in the ledger
+    version: int  # 0 for the base model
+    rating: Rating
+    at: datetime
+    reason: str = ""
+    comment: str = ""
+    messages: tuple[Mapping[str, Any], ...] | None = None  # a chat to learn from, where one was sent along
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What was used in one hour (or, summed, in a range). `version` 0 and `adapter` "" mean the base."""

@@ -61,6 +61,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._artifacts = root / "sha256"
         self._staging = root / "staging"
+        self._damaged: set[str] = set()  # found by the last deep check
         with full_disk_told():
             self._artifacts.mkdir(parents=True, exist_ok=True)
             self._staging.mkdir(parents=True, exist_ok=True)
@@ -131,19 +132,27 @@ class Store:
             else:
                 place.chmod(0o555)
             sync_folder(self._artifacts)
+        self._damaged.discard(artifact.digest)
         return place
 
     def require(self, digest: str) -> Path:
-        """The folder of an artifact that looks whole (names and sizes). Raises: StoreDamaged."""
-        if not self._is_whole(digest, deep=False):
+        """The folder of an artifact that looks whole (names and sizes), as far as is known. Raises: StoreDamaged."""
+        if digest in self._damaged or not self._is_whole(digest, deep=False):
             raise StoreDamaged(
                 f"the stored copy of artifact {digest[:12]} is missing or damaged; add the adapter again"
             )
         return self.path(digest)
 
     def check(self, digests: Collection[str], *, deep: bool = False) -> tuple[str, ...]:
-        """Those that are missing or damaged; `deep` reads and hashes every byte."""
-        return tuple(digest for digest in digests if not self._is_whole(digest, deep=deep))
+        """Those that are missing or damaged; `deep` reads and hashes every byte, and `require` remembers."""
+        broken = tuple(digest for digest in digests if not self._is_whole(digest, deep=deep))
+        self._damaged = (self._damaged - (set(digests) if deep else set())) | set(broken)
+        return broken
+
+    @property
+    def damaged(self) -> frozenset[str]:
+        """What checks have found so far and nobody has added again."""
+        return frozenset(self._damaged)
 
     def clean_staging(self) -> int:
         """Remove what a process that died has left in the staging area; returns how much it was."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
+async def in_thread(
+    work: Callable[[], T], *, stop: Callable[[], None] | None = None, executor: Executor | None = None
+) -> T:
     """Run blocking work in a thread; when cancelled, call `stop` and wait until the work has ended.
 
     So whoever cleans up after the cancellation knows that nothing is being written any more.
     """
-    task = asyncio.create_task(asyncio.to_thread(work))
+    task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(executor, work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

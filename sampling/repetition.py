@@ -15,7 +15,7 @@ How this differs from vLLM's `repetition_detection` (`vllm.v1.core.sched.utils.c
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -193,6 +193,33 @@ def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
     return Drawing(
         asked.repetition_penalty + pressure * penalty_room, asked.temperature + pressure * temperature_room
     )
+
+
+class LoopCount:
+    """Tells which answers of one generation came to a point on the way to a loop.
+
+    The engine steers and ends answers in a process of its own and does not report how close they came; the same
+    detector on the same tokens comes to the same closeness here.
+    """
+
+    def __init__(self, new_detector: Callable[[], Detector], reached: Callable[[Detector], bool]) -> None:
+        self._new_detector = new_detector
+        self._reached = reached
+        self._detectors: dict[int, Detector | None] = {}
+
+    def push(self, answer: int, token_ids: Sequence[int]) -> bool:
+        """Take note of an answer's new tokens; True once per answer, when the point is reached."""
+        if answer not in self._detectors:
+            self._detectors[answer] = self._new_detector()
+        detector = self._detectors[answer]
+        if detector is None:
+            return False
+        for token_id in token_ids:
+            detector.push(token_id)
+            if self._reached(detector):
+                self._detectors[answer] = None
+                return True
+        return False
 
 
 def _require(holds: bool, problem: str) -> None:

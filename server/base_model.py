@@ -25,7 +25,10 @@ from server.settings import Settings
 logger = logging.getLogger("loragate")
 
 #: Beside config.json: what the shape, the end tokens and the chat template are read from.
-_SMALL_FILES = ["*.json", "*.jinja"]
+_SMALL_FILES = ["*.json", "*.jinja", "loragate/*"]
+#: What `loragate quantize` leaves in a checkpoint's folder (`adapters.training.quantize`).
+QUANTIZE_REPORT = "loragate/quantize.json"
+QUANTIZE_SCALES = "loragate/scales.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +194,12 @@ def model_folder(model: str) -> Path:
 def _digest(folder: Path, settings: Settings) -> str | None:
     """The base's digest, remembered in the data folder while its files stay as they are.
 
-    None where it says nothing: a quantized base serves the adapters of the full one, and of a hub model the
-    weights are not here yet.
+    One that `loragate quantize` made serves the adapters of the full model, so it counts as that. None where
+    nothing is known: of a base that others quantized, and of a hub model, whose weights are not here yet.
     """
+    made = _json(folder / QUANTIZE_REPORT).get("base_digest")
+    if made is not None:
+        return str(made)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = sorted(folder.glob("*.safetensors"))
     if settings.quantization or "quantization_config" in config or not weights:

@@ -9,8 +9,9 @@ import time
 from adapters.canary import CanaryLimits, CanaryWatch, Outcome
 from adapters.errors import AdapterError
 from adapters.lifecycle import Lifecycle
-from adapters.records import Actor, Alias
+from adapters.records import Actor, Alias, Rating, Version
 from adapters.registry import Registry
+from server.gate import REPETITION
 from server.records import Passage
 from server.settings import Settings
 
@@ -32,15 +33,26 @@ def limits_of(settings: Settings) -> CanaryLimits:
     return CanaryLimits(shares, min_answers=settings.canary_min_answers)
 
 
+def rating_limits_of(settings: Settings) -> CanaryLimits:
+    """The same for what users say; there are fewer ratings than answers."""
+    return CanaryLimits(
+        {Outcome.DISLIKED: settings.canary_max_disliked}, min_answers=settings.canary_min_ratings
+    )
+
+
 class Canaries:
     """Counts how answers ended, and takes the traffic from a version that is worse than it may be."""
 
-    def __init__(self, registry: Registry, lifecycle: Lifecycle, limits: CanaryLimits) -> None:
+    def __init__(
+        self, registry: Registry, lifecycle: Lifecycle, limits: CanaryLimits, rating_limits: CanaryLimits
+    ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
         self._watch = CanaryWatch(limits)
+        self._ratings = CanaryWatch(rating_limits)
         self._noted: set[tuple[str, str]] = set()
         self._generations: dict[tuple[str, str], int] = {}
+        self.rollbacks = 0
 
     def note(self, passage: Passage, status: int) -> None:
         """Count one finished request, if its version may be to blame for how it ended."""
@@ -49,6 +61,13 @@ class Canaries:
             return
         self._watch.note(version, _outcome(passage, status), time.monotonic())
         self._noted.add((version.tenant, version.adapter))
+
+    def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
+        """Count what a user said about an answer of this version."""
+        if version is not None:
+            outcome = Outcome.DISLIKED if rating is Rating.DOWN else Outcome.GOOD
+            self._ratings.note(version, outcome, time.monotonic())
+            self._noted.add((version.tenant, version.adapter))
 
     async def run(self) -> None:
         """Judge what was noted, once a second, until cancelled."""
@@ -66,21 +85,30 @@ class Canaries:
         key = (alias.tenant, alias.adapter)
         if self._generations.setdefault(key, alias.generation) != alias.generation:
             self._generations[key] = alias.generation
+            self._ratings.forget(name)
             self._watch.forget(name)  # what was answered under another split says nothing of this one
             return
-        breach = self._watch.judge(alias, name, time.monotonic())
+        now_s = time.monotonic()
+        breach = self._watch.judge(alias, name, now_s) or self._ratings.judge(alias, name, now_s)
         if breach is None:
             return
         logger.error("rolling a canary back: %s", breach, extra={"model": name})
-        await self._lifecycle.rollback(
-            alias.tenant, alias.adapter, by=ACTOR, expected_generation=alias.generation
+        # Not to what was served before the split: that may have been the canary itself.
+        others = [target for target in alias.targets if target.number != breach.number]
+        await self._lifecycle.split(
+            alias.tenant, alias.adapter, others, by=ACTOR, expected_generation=alias.generation
         )
+        self.rollbacks += 1
 
 
 def _outcome(passage: Passage, status: int) -> Outcome:
-    if status >= 500 or "error" in passage.meter.finish_reasons:
+    if status >= 500 or "error" in passage.meter.finish_reasons or not passage.meter.finish_reasons:
         return Outcome.ERROR
-    if "repetition" in passage.meter.finish_reasons:
+    if (
+        passage.meter.answers_looped
+        or passage.meter.answers_steered
+        or REPETITION in passage.meter.finish_reasons
+    ):
         return Outcome.REPEATING
     # The end token is counted too: one token is an answer of nothing.
     if (

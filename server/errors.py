@@ -6,8 +6,12 @@ LoragateError
 ├── TooManyAttempts       this address has sent too many wrong keys
 ├── Forbidden             the key is real and its role does not reach this
 ├── ModelNotFound         no such model for this tenant
+├── UnknownRequest        no such request of this tenant, or too long ago
+├── NoSuchPage            the console has no such file
 ├── InvalidRequest        the body cannot be served as it stands
 ├── BodyTooLarge          the body is above --max-body-bytes
+├── AdapterUnavailable    the adapter is there and cannot be loaded
+├── BodyTooSlow           the body did not arrive within --read-timeout-s
 ├── InternalError         a fault of ours; the log has it under the request's id
 ├── EngineUnavailable     the engine is starting, restarting or dead
 └── Draining              the server is shutting down
@@ -47,6 +51,20 @@ class ModelNotFound(LoragateError):
     """The model does not exist or you do not have access to it."""
 
 
+class UnknownRequest(LoragateError):
+    """There is no request with this id that you may rate."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"There is no request {request_id[:160]!r} of yours; feedback is taken for the last 10,000 answers since "
+            "the server started."
+        )
+
+
+class NoSuchPage(LoragateError):
+    """The console has no such file."""
+
+
 class InvalidRequest(LoragateError):
     """The request cannot be served as it stands."""
 
@@ -58,6 +76,21 @@ class InvalidRequest(LoragateError):
 
 class BodyTooLarge(LoragateError):
     """The request body is too large."""
+
+
+class AdapterUnavailable(LoragateError):
+    """The adapter of a model cannot be loaded at present."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The adapter {name} cannot be loaded; whoever manages it finds the reason in the server's log "
+            "and may add it again."
+        )
+        self.headers = {"x-should-retry": "false"}
+
+
+class BodyTooSlow(LoragateError):
+    """The request body did not arrive in time."""
 
 
 class InternalError(LoragateError):

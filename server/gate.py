@@ -13,8 +13,10 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from sampling.limits import check_prompt
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
@@ -26,6 +28,8 @@ EXTRA_ARGS_KEY = "loragate"
 REPETITION_KEY = "loragate_repetition"
 #: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
 REPETITION = "repetition"
+#: Shorter than what ends an answer: a canary's circles are counted, not cut off.
+_WATCH = Thresholds(window_tokens=64)
 #: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
 #: and "stop" would say that it is whole.
 _TOLD_FOR_REPETITION = "length"
@@ -48,10 +52,12 @@ class Gate:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._engine: Any = None
+        self._count_steered: Callable[[], LoopCount] | None = None
 
-    def attach(self, engine: Any) -> None:
-        """Serve from this engine from now on."""
+    def attach(self, engine: Any, *, count_steered: Callable[[], LoopCount] | None = None) -> None:
+        """Serve from this engine from now on; `count_steered` is there when it steers answers out of loops."""
         self._engine = engine
+        self._count_steered = count_steered
 
     def detach(self) -> None:
         """No engine is there: `generate` refuses until the next `attach`."""
@@ -91,7 +97,7 @@ class Gate:
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
             sampling_params: vLLM's `SamplingParams`; what the caller smuggled into it is removed.
-            request_id: the handler's id for this generation.
+            request_id: the handler's id for this generation; the engine gets one that is surely its own.
             arguments: the rest of `EngineClient.generate`; only those we trust go on.
 
         Raises:
@@ -114,13 +120,24 @@ class Gate:
         sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(passage.caller.tenant_name, passage.policy)}
         if passage.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = passage.repetition
+        # NOTE: `AsyncLLM.abort` ends every request that was given this id, and the handler's holds what the caller
+        # sent as X-Request-Id: with it, one tenant's disconnect could abort another's answer.
+        engine_id = f"{request_id}-{uuid4().hex}"
         stream = engine.generate(
             {**prompt, "cache_salt": passage.cache_salt},
             sampling_params,
-            request_id,
+            engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        metered = _Metered(stream, reservation, passage.meter, lambda: engine.abort(request_id))
+        metered = _Metered(
+            stream,
+            reservation,
+            passage.meter,
+            lambda: engine.abort(engine_id),
+            n=sampling_params.n,
+            steered=self._count_steered() if self._count_steered and passage.repetition == "adjust" else None,
+            looped=LoopCount(_new_watch, _loops) if passage.target.watched else None,
+        )
         visit.open.append(metered)
         return metered.read()
 
@@ -154,6 +171,14 @@ _TRUSTED_ARGUMENTS = {
 }
 
 
+def _new_watch() -> Detector:
+    return Detector(_WATCH)
+
+
+def _loops(detector: Detector) -> bool:
+    return detector.verdict is not None
+
+
 def _check_adapter(passage: Passage, lora_request: Any) -> None:
     """The handlers must ask for the version that this request holds, and no other."""
     held = passage.held
@@ -171,14 +196,21 @@ class _Metered:
         reservation: Reservation,
         meter: Meter,
         abort: Callable[[], Awaitable[None]],
+        *,
+        n: int,
+        steered: LoopCount | None,
+        looped: LoopCount | None,
     ) -> None:
         self._stream = stream
         self._reservation = reservation
         self._meter = meter
         self._abort = abort
+        self._steered = steered
+        self._looped = looped
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
+        self._last_at = [0.0] * n  # when each sequence's last token came
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
@@ -199,8 +231,23 @@ class _Metered:
 
     def _count(self, output: Any) -> None:
         """Add one `RequestOutput`; streams carry deltas, the others one final output per sequence."""
-        new_tokens = sum(len(sequence.token_ids) for sequence in output.outputs)
+        now = time.monotonic()
         meter = self._meter
+        new_tokens = 0
+        for sequence in output.outputs:
+            if tokens := len(sequence.token_ids):
+                new_tokens += tokens
+                if before := self._last_at[sequence.index]:
+                    meter.gap_s.add((now - before) / tokens, tokens)
+                self._last_at[sequence.index] = now
+            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
+                meter.answers_steered += 1
+            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
+                meter.answers_looped += 1
+            if sequence.finish_reason:
+                meter.finish_reasons.append(sequence.finish_reason)
+                if sequence.finish_reason == REPETITION:
+                    sequence.finish_reason = _TOLD_FOR_REPETITION
         if self._prompt_tokens == 0 and output.prompt_token_ids:
             self._prompt_tokens = len(output.prompt_token_ids)
             self._cached_tokens = output.num_cached_tokens or 0
@@ -208,17 +255,22 @@ class _Metered:
             meter.cached_tokens += self._cached_tokens
         self._generated_tokens += new_tokens
         meter.generated_tokens += new_tokens
-        now = time.monotonic()
         if new_tokens:
-            meter.first_token_at = meter.first_token_at or now
             meter.last_token_at = now
-        for sequence in output.outputs:
-            if sequence.finish_reason:
-                meter.finish_reasons.append(sequence.finish_reason)
-            if sequence.finish_reason == REPETITION:
-                sequence.finish_reason = _TOLD_FOR_REPETITION
-        stats = output.metrics
-        if meter.queue_s is None and stats is not None and stats.scheduled_ts and stats.queued_ts:
+            if meter.first_token_at is None:
+                self._note_first(output.metrics, now)
+
+    def _note_first(self, stats: Any, now: float) -> None:
+        """When the first token came, and how long the request had waited in the engine.
+
+        An answer that is not streamed comes whole, so the engine's own clock (the machine's monotonic one, as
+        ours) tells when its first token was there.
+        """
+        meter = self._meter
+        known = stats is not None and stats.first_token_ts
+        meter.first_token_at = min(now, stats.first_token_ts) if known else now
+        if stats is not None and stats.scheduled_ts and stats.queued_ts:
+            meter.scheduled_at = stats.scheduled_ts
             meter.queue_s = stats.scheduled_ts - stats.queued_ts
 
     def _settle(self) -> None:

@@ -12,6 +12,7 @@ from sampling.defaults import Layer
 from sampling.layers import NO_DEFAULTS
 from sampling.limits import NO_LIMITS, Limits
 from server.fairness.policy import Policy
+from server.observation.distribution import GAP_BOUNDS_S, Distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Target:
     """None for the base model."""
     defaults: Layer = NO_DEFAULTS
     """The adapter version's decoding defaults."""
+    watched: bool = False
+    """Whether the name is split among versions, so that how this one answers may take its traffic."""
 
 
 @dataclass(slots=True)
@@ -51,9 +54,17 @@ class Meter:
     cached_tokens: int = 0
     generated_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that were steered out of a loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
+    held_at: float | None = None
+    scheduled_at: float | None = None
     queue_s: float | None = None
+    gap_s: Distribution = field(default_factory=lambda: Distribution(GAP_BOUNDS_S))
+    """Seconds between two tokens of a streamed answer."""
+    answers_looped: int = 0
+    """Answers that went in circles; looked at only where the version is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,8 @@ class JsonAnswer:
     """A whole answer."""
 
     content: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+    """Fields of the request that nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class StreamAnswer:
     """Server-sent events, each a complete `…\\n\\n` text. Whoever takes it must `aclose` the iterator."""
 
     events: AsyncGenerator[str]
+    ignored: tuple[str, ...] = ()
 
 
 Answer = JsonAnswer | StreamAnswer

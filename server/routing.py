@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from adapters.errors import UnknownAdapter
 from adapters.names import split_model_name
@@ -67,7 +68,8 @@ class Router:
         version = _version(route.view, number) if number else _weighted(route.view, sticky)
         if version is None:
             raise not_found(model)
-        return Target(model, version, route.defaults[version.number])
+        watched = len(route.view.alias.targets) > 1
+        return Target(model, version, route.defaults[version.number], watched)
 
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""
@@ -86,6 +88,18 @@ class Router:
     def sees_base(self, caller: Caller) -> bool:
         """Whether the caller may call the base model itself."""
         return caller.key.models is None or self.base_model_name in caller.key.models
+
+
+def sticky_part(body: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """What a split alias keeps together: a session, else an end user, however the endpoint names one; else ""."""
+    metadata = body.get("metadata")
+    named = (
+        headers.get("x-session-id"),
+        body.get("user"),
+        body.get("safety_identifier"),  # OpenAI's word for it since 2025
+        metadata.get("user_id") if isinstance(metadata, Mapping) else None,  # /v1/messages
+    )
+    return next((name for name in named if isinstance(name, str) and name), "")
 
 
 def not_found(model: str) -> ModelNotFound:

@@ -7,7 +7,8 @@ import contextlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from hashlib import sha256
@@ -16,11 +17,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
-from adapters.errors import AdapterError, EngineGone
+from adapters.errors import EngineGone, LoadFailed, StoreDamaged
 from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry
 from adapters.residency import Residency
+from adapters.sources import Uploads
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
@@ -29,26 +31,31 @@ from server.admission import Admission, Capacity
 from server.attempts import Attempts
 from server.auth import Authenticator
 from server.base_model import BaseModel
-from server.canaries import Canaries, limits_of
+from server.canaries import Canaries, limits_of, rating_limits_of
 from server.decoding import Decoding
 from server.engine.loader import CurrentEngine
 from server.engine.runtime import Engine, start
-from server.errors import Draining, EngineUnavailable
+from server.errors import AdapterUnavailable, Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.feedback import FeedbackDesk
 from server.gate import Gate
+from server.house import House
 from server.ledger import Ledger
+from server.live import Live, Report, block_seconds
 from server.logs import error_log
-from server.metrics import Metrics
+from server.observation.census import Census
+from server.observation.recorder import Metrics
+from server.observation.timed import TimedLifecycle, TimedLoader
+from server.observation.tracing import Tracing
 from server.planner.failure import MemoryWatch
+from server.recent import RecentAnswers, RecentFailures
 from server.records import Answer, Caller, Passage
-from server.routing import Router
-from server.settings import Settings
+from server.routing import Router, sticky_part
+from server.settings import Settings, otlp_protocol
 from server.supervisor import State, Supervisor
 
 logger = logging.getLogger("loragate")
 
-#: How often registry and engine are compared.
-RECONCILE_INTERVAL_S = 15.0
 #: What an engine has before one was started; replaced by the real figures at every start.
 _NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
 
@@ -64,7 +71,7 @@ class Server:
         self.auth = Authenticator(registry)
         self.attempts = Attempts()
         self.router = Router(registry, base_model_name=settings.base_model_name)
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_label_sets)
         self.base = base
         self.decoding = Decoding.of(settings, base.generation_config)
         self.presets = self.decoding.presets
@@ -80,12 +87,28 @@ class Server:
             explain=self._memory.explain,
         )
         self.residency = Residency(
-            CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
+            TimedLoader(CurrentEngine(self.supervisor), self.metrics.load_s),
+            capacity=settings.adapters_held,
+            wait_s=settings.adapter_wait_s,
         )
-        self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
+        self.lifecycle: Lifecycle = TimedLifecycle(
+            registry, store, self.residency, base.rules, swap_s=self.metrics.swap_s
+        )
+        self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
+        self.house = House(self.lifecycle, lambda: self.state is State.READY)
         self.ledger = Ledger(registry.usage, self._block_seconds)
-        self.canaries = Canaries(registry, self.lifecycle, limits_of(settings))
+        self.canaries = Canaries(registry, self.lifecycle, limits_of(settings), rating_limits_of(settings))
+        self.live = Live(self.scheduler_report)
+        self._answers, self.failures = RecentAnswers(), RecentFailures()
+        self.feedback = FeedbackDesk(
+            self._answers,
+            registry.feedback,
+            (self.metrics, self.canaries),
+            keeps_messages=settings.keep_feedback_messages,
+        )
         self.passages = 0
+        self._census = Census(self, store)
+        self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
 
@@ -114,10 +137,7 @@ class Server:
         Raises:
             InvalidRequest, ModelNotFound, SamplingError
         """
-        sticky = headers.get("x-session-id") or body.get("user")
-        target = await self.router.resolve(
-            caller, body.get("model"), sticky=sticky if isinstance(sticky, str) else ""
-        )
+        target = await self.router.resolve(caller, body.get("model"), sticky=sticky_part(body, headers))
         resolved = self.decoding.resolve(
             body,
             endpoint,
@@ -153,6 +173,7 @@ class Server:
                     self._hold(passage.target.version) as held,
                     self._gate.admit(replace(passage, held=held)) as held_passage,
                 ):
+                    passage.meter.held_at = time.monotonic()
                     engine = self.supervisor.engine
                     if engine is None:
                         raise EngineUnavailable
@@ -169,8 +190,31 @@ class Server:
         self.metrics.observe(endpoint.value, passage, status)
         self.canaries.note(passage, status)
 
-    def _hold(self, version: Version | None) -> contextlib.AbstractAsyncContextManager[EngineAdapter | None]:
-        return self.lifecycle.hold(version) if version else contextlib.nullcontext()
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count a request that was refused."""
+        self.metrics.refuse(tenant, reason)
+
+    def remember(self, record: Mapping[str, Any], passage: Passage | None) -> None:
+        """Keep what may be asked about a finished request: which version answered, or that it failed."""
+        self.failures.note(record)
+        if passage is not None and passage.meter.generated_tokens:
+            self._answers.note(passage.caller.tenant_name, passage.request_id, passage.target.version)
+
+    @contextlib.asynccontextmanager
+    async def _hold(self, version: Version | None) -> AsyncIterator[EngineAdapter | None]:
+        """Keep what the request needs. Raises: ResidencyBusy, VersionRetired, EngineGone, AdapterUnavailable."""
+        async with contextlib.AsyncExitStack() as stack:
+            held = None
+            if version is not None:
+                try:
+                    held = await stack.enter_async_context(self.lifecycle.hold(version))
+                except EngineGone:
+                    raise
+                except (LoadFailed, StoreDamaged) as error:  # told to who manages it, not to who calls it
+                    name = f"{version.public_name}@{version.number}"
+                    logger.error("%s cannot be loaded: %s", name, error)
+                    raise AdapterUnavailable(name) from error
+            yield held
 
     def _salt(self, tenant: str) -> str:
         """A tenant's prefix-cache salt: no other tenant's prompt can hit what this one cached."""
@@ -202,12 +246,9 @@ class Server:
         if self.settings.protect_metrics:
             await self.auth.operator(headers)
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """The metrics' text."""
-        self.metrics.restarts.set(self.supervisor.restarts)
-        self.metrics.ready.set(self.welcome)
-        self.metrics.failed_attempts.set(self.attempts.total)
-        self.metrics.adapters_resident.set(len(self.residency.snapshot().slots))
+        self.metrics.show(await self._census.take())
         return self.metrics.exposition()
 
     @property
@@ -221,15 +262,23 @@ class Server:
         """Charge what the ledger knows to the budgets of the running day and month."""
         await self.ledger.restore(await self.registry.tenants.list(), self._admission)
 
-    async def _block_seconds(self) -> dict[str, float] | None:
+    @property
+    def capacity(self) -> Capacity:
+        """What the running engine has to share out."""
+        return self._admission.capacity
+
+    async def scheduler_report(self) -> Report | None:
+        """What the scheduler counts (`server.engine.scheduler_report`); None while there is no engine."""
         engine = self.supervisor.engine
         if engine is None or self.state not in (State.READY, State.DRAINING):
             return None
         try:
-            tenants = (await engine.scheduler_report())["tenants"]
+            return await engine.scheduler_report()
         except EngineGone:
             return None
-        return {name: counted["kv_block_seconds"] for name, counted in tenants.items()}
+
+    async def _block_seconds(self) -> dict[str, float] | None:
+        return block_seconds(await self.scheduler_report())
 
     async def _start_engine(self, runner: Executor) -> Engine:
         self._memory.begin()
@@ -249,13 +298,3 @@ class Server:
                 logger.error("a pinned adapter could not be loaded: %s", error)
         if self.settings.demo:
             await seed.add_adapters(self.registry, self.lifecycle)
-
-    async def keep_house(self) -> None:
-        """Mend what drifts, for ever: the engine's adapters, broken-off drains, files nobody needs."""
-        while True:
-            await asyncio.sleep(RECONCILE_INTERVAL_S)
-            if self.state is State.READY:
-                try:
-                    await self.lifecycle.reconcile()
-                except (AdapterError, SQLAlchemyError, OSError):
-                    logger.exception("reconciling failed; it is tried again")

@@ -7,8 +7,9 @@ one begins, so a process that dies at any point leaves nothing that the next one
 from __future__ import annotations
 
 from adapters.lifecycle.adding import Rules
+from adapters.lifecycle.health import Condition, DriftKind, Health
 from adapters.lifecycle.lifecycle import Lifecycle
 from adapters.lifecycle.recovery import Recovery
 from adapters.moves import MOVES
 
-__all__ = ["MOVES", "Lifecycle", "Recovery", "Rules"]
+__all__ = ["MOVES", "Condition", "DriftKind", "Health", "Lifecycle", "Recovery", "Rules"]

@@ -6,10 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
-from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed
+from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed, TooManyFetches
 from adapters.lifecycle.adding import Rules, fail_version, prepare_version
+from adapters.lifecycle.draining import Drains
+from adapters.lifecycle.health import Condition, Health
 from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
 from adapters.moves import UNFINISHED
 from adapters.records import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
@@ -19,6 +22,7 @@ from adapters.sources import Progress, Source
 from adapters.store import Store
 from adapters.threads import in_thread
 
+MAX_FETCHES = 4  # of one tenant at once: each takes a thread and disk
 _COOLING_S = 10.0  # after a failed load nobody tries the same version again for as long
 
 
@@ -30,9 +34,10 @@ class Lifecycle:
         self._store = store
         self._residency = residency
         self._rules = rules
+        self.health = Health()
         self._burnt: set[int] = set()  # engine ids that must not be used again
         self._cooling: dict[tuple[str, int], tuple[float, LoadFailed]] = {}
-        self._drains: dict[int, asyncio.Task[Version]] = {}
+        self._drains = Drains(registry, residency)
 
     async def recover(self, *, deep: bool = False) -> Recovery:
         """After a start: finish or fail what was begun, clean the store. `deep` re-hashes all artifacts."""
@@ -54,17 +59,21 @@ class Lifecycle:
     ) -> Version:
         """Add a version: fetch, check and store it. It is ready, but serves nothing until promoted.
 
-        When it fails the version stays listed as failed with the reason.
-        Raises: BadName, UnknownTenant, NameTaken; SourceRefused, SourceUnavailable, ArtifactRefused, StoreFull.
+        When it fails the version stays listed as failed with the reason. How far it is, `condition` tells.
+        Raises: BadName, UnknownTenant, NameTaken; TooManyFetches; SourceRefused, SourceUnavailable,
+            ArtifactRefused, StoreFull.
         """
+        if self.health.fetches_of(tenant) >= MAX_FETCHES:
+            raise TooManyFetches(tenant, MAX_FETCHES)
         versions = self._registry.versions
         version = await versions.register(
             tenant, adapter, source.label, by=by, sampling_defaults=sampling_defaults
         )
         try:
-            return await prepare_version(
-                self._registry, self._store, self._rules, version, source, by=by, progress=progress
-            )
+            with self.health.fetching(version, progress) as note:
+                return await prepare_version(
+                    self._registry, self._store, self._rules, version, source, by=by, progress=note
+                )
         except BaseException as error:
             await asyncio.shield(fail_version(self._registry, version, error, by=by))
             raise
@@ -81,6 +90,15 @@ class Lifecycle:
         if version.state is VersionState.READY and self._residency.phase(version.engine_id) is Phase.RESIDENT:
             return VersionState.RESIDENT
         return version.state
+
+    def condition(self, version: Version) -> Condition:
+        """The version as it stands in this process."""
+        return Condition(
+            slot=self._residency.view(version.engine_id),
+            fetching=self.health.fetch_of(version),
+            drifted=self.health.drift_of(version),
+            damaged=version.digest in self._store.damaged,
+        )
 
     @asynccontextmanager
     async def hold(self, version: Version) -> AsyncIterator[EngineAdapter]:
@@ -227,23 +245,10 @@ class Lifecycle:
                     await self._registry.versions.move(version, VersionState.FAILED, by=by, error="removed"),
                 )
             draining = (await self._registry.versions.move(version, VersionState.DRAINING, by=by),)
-        tasks = [self._start_drain(version, by) for version in draining]
+        tasks = [self._drains.start(version, by) for version in draining]
         if tasks:
             await asyncio.wait(tasks, timeout=wait_s)
         return tuple(task.result() if task.done() else v for task, v in zip(tasks, draining, strict=True))
-
-    def _start_drain(self, version: Version, by: Actor) -> asyncio.Task[Version]:
-        task = self._drains.get(version.engine_id)
-        if task is None or task.done():
-            task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")
-            self._drains[version.engine_id] = task
-        return task
-
-    async def _drain(self, version: Version, by: Actor) -> Version:
-        await self._residency.retire(version.engine_id)
-        retired = await self._registry.versions.move(version, VersionState.RETIRED, by=by)
-        del self._drains[version.engine_id]
-        return retired
 
     async def reconcile(self) -> Drift:
         """Mend the engine's drift, go on with drains that broke off, collect garbage; call it regularly.
@@ -251,14 +256,24 @@ class Lifecycle:
         Raises: EngineGone.
         """
         for version in await self._registry.versions.list({VersionState.DRAINING}):
-            self._start_drain(version, SYSTEM)
+            self._drains.start(version, SYSTEM)
         needed = await self._registry.versions.digests()
         await in_thread(lambda: self._store.collect_garbage(needed))
-        return await self._residency.reconcile()
+        drift = await self._residency.reconcile()
+        self.health.note_drift(drift)
+        return drift
+
+    async def check_store(self, *, pause_s: float = 0.1) -> tuple[Version, ...]:
+        """Hash the stored copy of every ready version, one after the other; returns those with a damaged one.
+
+        What is damaged is not loaded any more until its adapter was added again; what is loaded stays.
+        """
+        ready = await self._registry.versions.list({VersionState.READY})
+        for digest in sorted({version.digest for version in ready if version.digest}):
+            await in_thread(partial(self._store.check, [digest], deep=True))
+            await asyncio.sleep(pause_s)
+        return tuple(version for version in ready if version.digest in self._store.damaged)
 
     async def aclose(self) -> None:
         """Stop waiting for drains; the next start retires what is left."""
-        tasks = list(self._drains.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drains.aclose()

@@ -167,3 +167,17 @@ usage = sa.Table(
     _column("queue_s", sa.Float),
     _column("run_s", sa.Float),
 )
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("tenant", sa.String(32), primary_key=True),
+    sa.Column("request_id", sa.String(128), primary_key=True),
+    _column("adapter", sa.String(64)),
+    _column("version", sa.Integer),
+    _column("rating", sa.String(8)),
+    _column("reason", sa.String(64)),
+    _column("comment", sa.Text),
+    sa.Column("messages", JSON),
+    _column("at", UtcDateTime, index=True),
+)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import BadValue, InUse, NameTaken, UnknownTenant
 from adapters.names import check_tenant_name
 from adapters.records import Actor, BudgetPeriod, Tenant
 from adapters.registry import tables
 from adapters.registry.database import Database, utc_now
+
+#: Says whether all tenants together may be so; raises when they may not.
+Check = Callable[[Sequence[Tenant]], None]
 
 _SETTABLE = frozenset(field.name for field in fields(Tenant)) - {"name", "created_at"}
 
@@ -25,13 +29,18 @@ class Tenants:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, tenant: Tenant, *, by: Actor) -> Tenant:
-        """Add a tenant. Raises: BadName, BadValue, NameTaken."""
+    async def add(self, tenant: Tenant, *, by: Actor, check: Check | None = None) -> Tenant:
+        """Add a tenant, if `check` lets all tenants be as they then are.
+
+        Raises: BadName, BadValue, NameTaken; whatever `check` raises, and nothing is changed.
+        """
         check_tenant_name(tenant.name)
         row = asdict(check_tenant(replace(tenant, created_at=utc_now())))
         try:
             async with self._database.change(by, "tenant.add", tenant.name) as connection:
+                await _take_turn(connection)
                 await connection.execute(sa.insert(tables.tenants).values(**row))
+                await _check_all(connection, check)
         except IntegrityError as error:
             raise NameTaken(f"tenant {tenant.name!r} exists already") from error
         return tenant_of(row)
@@ -51,8 +60,13 @@ class Tenants:
             rows = await connection.execute(sa.select(tables.tenants).order_by(tables.tenants.c.name))
             return tuple(tenant_of(row) for row in rows.mappings())
 
-    async def set(self, name: str, changes: Mapping[str, Any], *, by: Actor) -> Tenant:
-        """Change some fields of a tenant. Raises: UnknownTenant, BadValue."""
+    async def set(
+        self, name: str, changes: Mapping[str, Any], *, by: Actor, check: Check | None = None
+    ) -> Tenant:
+        """Change some fields of a tenant, if `check` lets all tenants be as they then are.
+
+        Raises: UnknownTenant, BadValue; whatever `check` raises, and nothing is changed.
+        """
         unknown = sorted(set(changes) - _SETTABLE)
         if unknown:
             raise BadValue(
@@ -60,6 +74,7 @@ class Tenants:
             )
         table = tables.tenants
         async with self._database.change(by, "tenant.set", name, changes) as connection:
+            await _take_turn(connection)
             query = sa.select(table).where(table.c.name == name).with_for_update()
             row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
@@ -68,10 +83,11 @@ class Tenants:
             values = {key: getattr(tenant, key) for key in changes}
             if values:
                 await connection.execute(sa.update(table).where(table.c.name == name).values(**values))
+            await _check_all(connection, check)
         return tenant
 
     async def remove(self, name: str, *, by: Actor) -> None:
-        """Remove a tenant with its keys and the history of its adapters.
+        """Remove a tenant with its keys, the history of its adapters and what its users said.
 
         Raises: UnknownTenant; InUse: it still has adapters that were not removed.
         """
@@ -85,6 +101,23 @@ class Tenants:
                 raise InUse(f"tenant {name!r} still has adapter {used!r}; remove its adapters first")
             if (await connection.execute(sa.delete(table).where(table.c.name == name))).rowcount == 0:
                 raise UnknownTenant(name)
+            await connection.execute(sa.delete(tables.feedback).where(tables.feedback.c.tenant == name))
+
+
+async def _take_turn(connection: AsyncConnection) -> None:
+    """Changes of tenants come one after the other: two that each fit alone must not both pass their check.
+
+    The counter of revisions is locked by every change in the end; here it is locked from the beginning.
+    """
+    counters = tables.counters
+    query = sa.select(counters.c.value).where(counters.c.name == "revision").with_for_update()
+    await connection.execute(query)
+
+
+async def _check_all(connection: AsyncConnection, check: Check | None) -> None:
+    if check is not None:
+        rows = await connection.execute(sa.select(tables.tenants))
+        check(tuple(tenant_of(row) for row in rows.mappings()))
 
 
 def tenant_of(row: Mapping[Any, Any]) -> Tenant:

@@ -15,7 +15,7 @@ from adapters.errors import PinLimit, ResidencyBusy, VersionRetired
 from adapters.records import EngineAdapter
 from adapters.residency.loader import Loader
 from adapters.residency.reconcile import mend
-from adapters.residency.slots import Drift, Phase, ResidencySnapshot, Slot, Ticket, view_slot
+from adapters.residency.slots import Drift, Phase, ResidencySnapshot, Slot, SlotView, Ticket, view_slot
 from adapters.residency.transfers import Transfers
 
 
@@ -51,6 +51,8 @@ class Residency:
     async def hold(self, adapter: EngineAdapter) -> AsyncIterator[EngineAdapter]:
         """Keep the adapter loaded until the block ends, however it ends.
 
+        A cold one is fetched ahead: its load, or the unload that makes room for it, begins at this call,
+        before the request is rendered, admitted or scheduled.
         Raises: ResidencyBusy: no slot within the wait; LoadFailed; VersionRetired.
         """
         slot = self._take(adapter) or await self._queue_for(adapter)
@@ -66,12 +68,6 @@ class Residency:
         """Load it if need be and let it answer once. Raises: as `hold`, and ProbeFailed."""
         async with self.hold(adapter):
             await self._loader.probe(adapter)
-
-    def prefetch(self, adapter: EngineAdapter) -> None:
-        """Start its load if there is a free slot; nobody is evicted for it."""
-        known = adapter.engine_id in self._slots or adapter.engine_id in self._retired
-        if not known and not self._queue and len(self._slots) < self.capacity:
-            self._transfers.open(adapter)
 
     async def pin(self, adapter: EngineAdapter) -> None:
         """Load it and never let it leave. Raises: PinLimit: one slot must stay free; as `hold`."""
@@ -150,6 +146,11 @@ class Residency:
         """What the engine is doing with it; None: it has no slot."""
         slot = self._slots.get(engine_id)
         return None if slot is None else slot.phase
+
+    def view(self, engine_id: int) -> SlotView | None:
+        """Its slot at this moment; None: it has none."""
+        slot = self._slots.get(engine_id)
+        return None if slot is None else view_slot(slot, engine_id in self._pins)
 
     def snapshot(self) -> ResidencySnapshot:
         """What is where, for metrics and the admin API."""

@@ -17,6 +17,7 @@ from adapters.sources.records import (
     Source,
     parse_source,
 )
+from adapters.sources.uploads import Upload, Uploads
 
 __all__ = [
     "ArchiveSource",
@@ -26,6 +27,8 @@ __all__ = [
     "Progress",
     "RemoteSource",
     "Source",
+    "Upload",
+    "Uploads",
     "fetch",
     "parse_source",
 ]

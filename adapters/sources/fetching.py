@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from adapters.disk import full_disk_told
@@ -13,6 +15,9 @@ from adapters.sources.records import ArchiveSource, Fetched, HubSource, LocalSou
 from adapters.sources.remote import fetch_remote
 from adapters.threads import in_thread
 
+#: Threads of their own: a source that hangs must not keep anything else of the server waiting.
+_THREADS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
+
 
 async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progress | None = None) -> Fetched:
     """Copy the adapter's files into the empty folder `into`; at most `max_bytes` of them.
@@ -21,16 +26,19 @@ async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progres
     Raises: SourceRefused, SourceUnavailable, StoreFull; ArtifactRefused: it is no adapter, told before
         the weights are fetched.
     """
-    meter = Meter(max_bytes, progress)
+    meter = Meter(max_bytes, None if isinstance(source, ArchiveSource) else progress)
+    beside = partial(in_thread, stop=meter.stop, executor=_THREADS)
     with full_disk_told():
         if isinstance(source, ArchiveSource):
-            archive = await spool_archive(source.chunks, into, Meter(max_bytes, progress))
-            await in_thread(lambda: unpack_archive(archive, into, meter), stop=meter.stop)
+            arriving = Meter(max_bytes, progress)
+            arriving.expect(source.size_bytes)
+            archive = await spool_archive(source.chunks, into, arriving)
+            await beside(lambda: unpack_archive(archive, into, meter))
             label = source.label
         elif isinstance(source, LocalSource):
-            label = await in_thread(lambda: fetch_local(source, into, meter), stop=meter.stop)
+            label = await beside(lambda: fetch_local(source, into, meter))
         elif isinstance(source, HubSource):
-            label = await in_thread(lambda: fetch_hub(source, into, meter), stop=meter.stop)
+            label = await beside(lambda: fetch_hub(source, into, meter))
         else:
-            label = await in_thread(lambda: fetch_remote(source, into, meter), stop=meter.stop)
+            label = await beside(lambda: fetch_remote(source, into, meter))
     return Fetched(label, meter.seen_bytes)

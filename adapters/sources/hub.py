@@ -22,7 +22,7 @@ def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
-        info = HfApi(endpoint=source.endpoint, token=source.token or False).model_info(
+        info = HfApi(endpoint=source.endpoint, token=_token(source)).model_info(
             source.repo, revision=source.revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
@@ -52,9 +52,14 @@ def _download(source: HubSource, name: str, commit: str, into: Path, meter: Mete
             revision=commit,
             local_dir=into,
             endpoint=source.endpoint,
-            token=source.token or False,
+            token=_token(source),
             tqdm_class=_metered(meter),
         )
+
+
+def _token(source: HubSource) -> str | bool | None:
+    """What huggingface_hub takes: a token, None for the one of its environment, False for none."""
+    return source.token or (None if source.own_token else False)
 
 
 def _metered(meter: Meter) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,9 +24,10 @@ def fetch_local(source: LocalSource, into: Path, meter: Meter) -> str:
             "the folder does not exist or cannot be read by the server; check the path and its permissions"
         ) from error
     require_files(names)
-    for name in sorted(WANTED & names):
-        with open_plain(source.path / name) as file:
-            meter.expect(meter.seen_bytes + os.fstat(file.fileno()).st_size)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open_plain(source.path / name)) for name in sorted(WANTED & names)}
+        meter.expect(sum(os.fstat(file.fileno()).st_size for file in files.values()))
+        for name, file in files.items():
             with (into / name).open("xb") as copy:
                 copy_stream(file, copy, meter)
     return source.label

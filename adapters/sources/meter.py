@@ -18,9 +18,9 @@ class Meter:
         self._progress = progress
         self._stopped = threading.Event()
 
-    def expect(self, total_bytes: int) -> None:
-        """Take note of what the source says it has. Raises: SourceRefused: too much."""
-        if total_bytes > self.limit_bytes:
+    def expect(self, total_bytes: int | None) -> None:
+        """Take note of what the source says it has, if it does. Raises: SourceRefused: too much."""
+        if total_bytes is not None and total_bytes > self.limit_bytes:
             raise SourceRefused(_too_large(total_bytes, self.limit_bytes))
         self.total_bytes = total_bytes
 

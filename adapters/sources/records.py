@@ -33,6 +33,7 @@ class ArchiveSource:
     """A tar or tar.gz that arrives in chunks, such as the body of a request."""
 
     chunks: AsyncIterator[bytes]
+    size_bytes: int | None = None  # as announced by the sender
     label: str = "upload"
 
 
@@ -44,6 +45,7 @@ class HubSource:
     revision: str | None = None
     endpoint: str | None = None  # None: the hub's own
     token: str | None = field(default=None, repr=False)
+    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), where it has one
 
     @property
     def label(self) -> str:
@@ -74,10 +76,21 @@ class Fetched:
     size_bytes: int
 
 
-def parse_source(text: str, *, local_roots: Sequence[Path] | None = ()) -> Source:
+def parse_source(
+    text: str,
+    *,
+    local_roots: Sequence[Path] | None = (),
+    beginnings: Sequence[str] | None = None,
+    own_token: bool = False,
+) -> Source:
     """Read `hf://org/name@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
 
-    A local path must lie below one of `local_roots`; None allows every path (for the operator only).
+    Args:
+        text: the source as it is written.
+        local_roots: a local path must lie below one of these; None allows every path (for the operator only).
+        beginnings: any other source must begin with one of these; None allows every one (likewise).
+        own_token: whether the hub may see the server's own token (likewise).
+
     Raises: SourceRefused.
     """
     scheme, divider, rest = text.partition("://")
@@ -85,9 +98,14 @@ def parse_source(text: str, *, local_roots: Sequence[Path] | None = ()) -> Sourc
         return LocalSource(_check_root(Path(text), local_roots))
     if scheme == "file":
         return LocalSource(_check_root(Path(rest), local_roots))
+    if beginnings is not None and not text.startswith(tuple(beginnings)):
+        raise SourceRefused(
+            "this source may not be named by a tenant; upload the adapter, or ask the operator to allow it "
+            "with --tenant-sources"
+        )
     if scheme == "hf":
         if match := _HUB.fullmatch(text):
-            return HubSource(match["repo"], match["revision"])
+            return HubSource(match["repo"], match["revision"], own_token=own_token)
         raise SourceRefused(
             "a hub source is written hf://organisation/name or hf://organisation/name@revision"
         )

@@ -28,6 +28,7 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     line: int = 0
+    form: str = "messages"  # how it was written down: messages, pairs or sharegpt
 
 
 @dataclass(frozen=True, slots=True)

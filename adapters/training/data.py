@@ -8,25 +8,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.training.calls import split_calls
 from adapters.training.conversation import Conversation
 from adapters.training.errors import DataError
+from adapters.training.formats import as_messages
 
 _ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """All chats of a JSONL file in OpenAI ``messages`` form, empty lines skipped.
+    """All chats of a JSONL file, empty lines skipped.
 
     Raises:
         DataError: the file is missing or empty, or a line cannot be trained on.
     """
+    found = []
+    for row in read_rows(path):
+        if isinstance(row, DataError):
+            raise row
+        found.append(row)
+    return found
+
+
+def read_rows(path: Path) -> list[Conversation | DataError]:
+    """Every line as a chat, or as what is wrong with it.
+
+    Raises:
+        DataError: the file is missing or empty, or is not UTF-8.
+    """
     if not path.is_file():
         raise DataError(f"{path.name} is not a file. Give a JSONL file with one chat per line.")
-    found = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                found.append(_parse(line, number))
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            found = [_tried(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8 text; save it as UTF-8.") from error
     if not found:
         raise DataError(f"{path.name} holds no chats.")
     return found
@@ -59,25 +75,33 @@ def count_control_tokens(conversations: Iterable[Conversation], control_tokens: 
     )
 
 
-def _share_of(conversation: Conversation) -> float:
+def first_question(conversation: Conversation) -> str:
+    """What was asked first, case and spaces aside."""
     asked = next((m["content"] for m in conversation.messages if m["role"] == "user"), "") or ""
-    text = " ".join(str(asked).lower().split())
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    return " ".join(str(asked).lower().split())
+
+
+def _share_of(conversation: Conversation) -> float:
+    digest = hashlib.sha256(first_question(conversation).encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _tried(line: str, number: int) -> Conversation | DataError:
+    try:
+        return _parse(line, number)
+    except DataError as error:
+        return error
 
 
 def _parse(line: str, number: int) -> Conversation:
     try:
-        row = json.loads(line)
+        raw = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"Line {number} is not JSON: {error.msg} at column {error.colno}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        raise DataError(f"Line {number}: `messages` must be a list with at least one message.")
+    form, row = as_messages(raw, f"Line {number}")
     messages = tuple(_message(m, f"Line {number}, messages[{i}]") for i, m in enumerate(row["messages"]))
     _check_order(messages, number)
-    tools = row.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
-        raise DataError(f"Line {number}: `tools` must be a list of objects.")
-    return Conversation(messages, tuple(tools), number)
+    return Conversation(messages, tuple(row["tools"]), number, form)
 
 
 def _message(raw: Any, where: str) -> dict[str, Any]:
@@ -92,6 +116,8 @@ def _message(raw: Any, where: str) -> dict[str, Any]:
         message["content"] = "".join(_text_part(p, where) for p in content)
     elif not isinstance(content, str):
         raise DataError(f"{where}: `content` must be text, a list of text parts, or null.")
+    if message["role"] == "assistant" and "<tool_call>" in message["content"]:
+        message = _with_calls(message, where)
     if message.get("tool_calls"):
         message["tool_calls"] = [
             _call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(message["tool_calls"])
@@ -99,6 +125,15 @@ def _message(raw: Any, where: str) -> dict[str, Any]:
     if message["role"] == "assistant" and not (message["content"].strip() or message.get("tool_calls")):
         raise DataError(f"{where}: an assistant turn needs `content` or `tool_calls`; this one is empty.")
     return message
+
+
+def _with_calls(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """Calls written out as text become calls, so that the template writes them as it will when served."""
+    try:
+        text, calls = split_calls(message["content"])
+    except ValueError as error:
+        raise DataError(f"{where}: {error}.") from error
+    return message | {"content": text, "tool_calls": [*message.get("tool_calls", ()), *calls]}
 
 
 def _text_part(part: Any, where: str) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapters.training.card import model_card
 from adapters.training.config import TrainingConfig
 from adapters.training.errors import OutputError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 REPORT_NAME = "training.json"
+CARD_NAME = "README.md"
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
@@ -39,8 +41,6 @@ def write_adapter(model: Any, config: TrainingConfig) -> None:
     """
     config.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(config.out), save_embedding_layers=False)
-    # peft's own README is an empty model card; training.json is the record.
-    (config.out / "README.md").unlink(missing_ok=True)
     _tidy_config(config)
     tensors = load_file(str(config.out / WEIGHTS_NAME))
     check_tensors(tensors, projection_shapes(model), config.rank)
@@ -51,7 +51,9 @@ def write_adapter(model: Any, config: TrainingConfig) -> None:
 
 
 def write_report(config: TrainingConfig, report: Mapping[str, Any]) -> None:
-    """Write ``training.json``, last: its presence says that the folder is finished."""
+    """Write the model card, and ``training.json`` last: its presence says that the folder is finished."""
+    card = model_card(report, name=config.out.name, base=config.base.resolve().name)
+    (config.out / CARD_NAME).write_text(card, encoding="utf-8")
     scratch = config.out / f"{REPORT_NAME}.part"
     scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     scratch.replace(config.out / REPORT_NAME)

@@ -1,126 +1,114 @@
-"""Watching a training: one JSON line per step, a progress bar for people, a stop when the loss breaks."""
+"""Telling how a training goes: one JSON line per step for programs, a bar or now and then a line for people."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from adapters.training.errors import DivergedError
+from adapters.training.evaluate import Evaluation
+from adapters.training.watch import Step
+
+_LINE_EVERY_S = 30.0
 
 
-class StepLog(TrainerCallback):
-    """Writes ``log.jsonl``: step, epoch, loss, probability of the right token, gradient norm, rate, time."""
+class StepLog:
+    """Writes ``log.jsonl`` (a line per step) and ``evaluations.jsonl`` (a line per evaluation) into a folder."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._since = time.perf_counter()
+    def __init__(self, folder: Path) -> None:
+        self.steps = folder / "log.jsonl"
+        self.evaluations = folder / "evaluations.jsonl"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def begin(self, done_steps: int, max_steps: int) -> None:
         """Drop lines of steps that a resumed training takes again."""
-        self._since = time.perf_counter()
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-        kept = [line for line in lines if _step(line) is not None and (_step(line) or 0) <= state.global_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        for path in (self.steps, self.evaluations):
+            if path.is_file():
+                rows = [row for row in read_rows(path) if row["step"] <= done_steps]
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
-        """Called by Trainer after every step; the line goes out before any checkpoint of that step.
+    def take(self, step: Step) -> None:
+        """Append a step."""
+        _append(self.steps, step.as_dict())
 
-        Raises:
-            DivergedError: the loss or the gradient norm is not finite.
-        """
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
-            return
-        now = time.perf_counter()
-        loss = float(logs["loss"])
-        norm = float(logs.get("grad_norm", math.nan))
-        row = {
-            "step": state.global_step,
-            "epoch": round(float(state.epoch or 0), 4),
-            "loss": _number(loss),
-            "right_token_probability": _number(math.exp(-loss)),
-            "grad_norm": _number(norm),
-            "learning_rate": logs["learning_rate"],
-            "step_s": round(now - self._since, 4),
-        }
-        self._since = now
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise DivergedError(
-                f"Step {state.global_step}: loss {loss}, gradient norm {norm}. The last whole checkpoint is "
-                "kept. Lower the learning rate, or look at the data of this step."
-            )
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Append an evaluation."""
+        _append(self.evaluations, evaluation.as_dict())
+
+    def end(self) -> None:
+        """Nothing is held open."""
 
 
-class ProgressBar(TrainerCallback):
-    """A rich progress bar; nothing where the output is no terminal."""
+class ProgressBar:
+    """A rich progress bar; where the output is no terminal, a plain line every half a minute."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         columns = (
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  p {task.fields[p]:.3f}  grad {task.fields[norm]:.2f}"),
+            TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("train", total=None, loss=0.0, p=0.0, norm=0.0)
+        self._task = self._bar.add_task("train", total=None, told="")
+        self._max_steps = 0
+        self._told_at_s = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def begin(self, done_steps: int, max_steps: int) -> None:
         """Start the bar at the step the training starts from."""
-        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._max_steps = max_steps
+        self._bar.update(self._task, total=max_steps, completed=done_steps)
         self._bar.start()
+        self._told_at_s = time.monotonic()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
+    def take(self, step: Step) -> None:
         """Move the bar."""
-        if logs and "loss" in logs:
-            loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-            self._bar.update(self._task, completed=state.global_step, loss=loss, p=math.exp(-loss), norm=norm)
+        self._bar.update(self._task, completed=step.step, told=told(step))
+        if self._console.is_terminal or time.monotonic() - self._told_at_s < _LINE_EVERY_S:
+            return
+        self._told_at_s = time.monotonic()
+        self._console.print(
+            f"step {step.step}/{self._max_steps}  {told(step)}", highlight=False, soft_wrap=True
+        )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Leave the bar as it ended."""
-        self.stop()
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """One line above the bar."""
+        self._console.print(f"step {evaluation.step}: {evaluation.told()}", highlight=False, soft_wrap=True)
 
-    def stop(self) -> None:
-        """Give the terminal back; harmless when done already."""
+    def end(self) -> None:
+        """Give the terminal back."""
         self._bar.stop()
 
 
-def _number(value: float) -> float | None:
-    """``value``, or null where JSON has no word for it."""
-    return value if math.isfinite(value) else None
+def told(step: Step) -> str:
+    """A step in one line: loss, probability of the right token, gradient norm, learning rate, speed."""
+    return (
+        f"loss {step.loss:.4f}  p {step.right_token_probability:.3f}  grad {step.grad_norm:.2f}  "
+        f"lr {step.learning_rate:.1e}  {step.tokens_per_s:.0f} tok/s"
+    )
 
 
-def _step(line: str) -> int | None:
-    """The step of a log line; None for one that a kill cut short."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log that have a step; a line that a kill cut short is passed over."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

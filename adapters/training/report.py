@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from adapters.digests import base_digest, file_digest, template_digest
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Renderer
-from adapters.training.evaluate import Score
 from adapters.training.prepare import Prepared
 
 _LIBRARIES = ("torch", "transformers", "peft", "loragate")
@@ -27,8 +26,6 @@ class TrainingReport:
     steps: int
     train_s: float
     final_loss: float | None  # mean of the last steps of this run
-    base_score: Score | None
-    adapter_score: Score | None
     document: dict[str, Any]
 
 
@@ -39,12 +36,12 @@ def report_on(
     *,
     losses: Sequence[float],
     steps: int,
+    kept_step: int,
     train_s: float,
-    scores: tuple[Score, Score] | None,
+    findings: Mapping[str, Any],
 ) -> TrainingReport:
-    """Join everything known about a finished training. ``scores``: of the bare base and of the adapter."""
+    """Join everything known about a finished training. ``findings``: what was measured and noticed."""
     final_loss = _mean(losses[-_RECENT_STEPS:])
-    base_score, adapter_score = scores or (None, None)
     document = {
         "format": 1,
         "base_digest": base_digest(config.base),
@@ -57,12 +54,13 @@ def report_on(
         "hyperparameters": config.hyperparameters(),
         "data": prepared.counts(),
         "steps": steps,
+        "kept_step": kept_step,
         "train_s": round(train_s, 1),
         "final_loss": final_loss,
-        "scores": {"base": scores[0].as_dict(), "adapter": scores[1].as_dict()} if scores else None,
+        **findings,
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
-    return TrainingReport(config.out, steps, train_s, final_loss, base_score, adapter_score, document)
+    return TrainingReport(config.out, steps, train_s, final_loss, document)
 
 
 def _mean(losses: Sequence[float]) -> float | None:

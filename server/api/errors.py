@@ -44,8 +44,12 @@ RULES: dict[type[Exception], Rule] = {
     server.TooManyAttempts: Rule(429, "authentication_error", "too_many_failed_attempts"),
     server.Forbidden: Rule(403, "permission_error", "forbidden"),
     server.ModelNotFound: Rule(404, "invalid_request_error", "model_not_found"),
+    server.UnknownRequest: Rule(404, "invalid_request_error", "request_not_found"),
+    server.NoSuchPage: Rule(404, "invalid_request_error", "not_found"),
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
+    server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),
+    server.BodyTooSlow: Rule(408, "invalid_request_error", "body_too_slow"),
     server.InternalError: Rule(500, "server_error", "internal_error"),
     server.EngineUnavailable: Rule(503, "server_error", "engine_unavailable"),
     server.Draining: Rule(503, "server_error", "draining"),
@@ -61,6 +65,7 @@ RULES: dict[type[Exception], Rule] = {
     adapters.UnknownKey: Rule(401, "authentication_error", "invalid_api_key"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),
     adapters.Conflict: Rule(409, "invalid_request_error", "conflict"),
+    adapters.TooManyFetches: Rule(429, "rate_limit_error", "too_many_fetches"),
     adapters.ArtifactRefused: Rule(400, "invalid_request_error", "artifact_refused"),
     adapters.SourceRefused: Rule(400, "invalid_request_error", "source_refused"),
     adapters.SourceUnavailable: Rule(400, "invalid_request_error", "source_unavailable"),
@@ -124,6 +129,8 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
         headers["retry-after"] = str(retry_after_s(getattr(error, "retry_after_s", 5.0)))
+    if status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if status in (409, 507):
         headers["x-should-retry"] = "false"
     return headers

@@ -12,9 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from adapters.errors import NameTaken
 from adapters.names import check_adapter_name, check_tenant_name
-from adapters.records import Role
-from adapters.sources import parse_source
-from server.api.admin.guard import Guard, Service, actor, check_tenant
+from server.api.admin.guard import Guard, Service, actor, check_tenant, named_source
 from server.records import Caller
 
 
@@ -47,8 +45,7 @@ def router(service: Service) -> APIRouter:
             raise NameTaken(
                 f"the adapter {body.lora_name!r} is served already; send load_inplace=true to serve its next version"
             )
-        roots = None if caller.key.role is Role.OPERATOR else ()
-        source = parse_source(body.lora_path, local_roots=roots)
+        source = named_source(service, caller, tenant, body.lora_path)
         version = await service.lifecycle.register(tenant, name, source, by=actor(caller))
         await service.lifecycle.promote(tenant, name, version.number, by=actor(caller))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import click
 
 from server.commands.admin_client import AdminClient, server_options
 from server.commands.storage import show
+from server.commands.uploading import add_folder, progress_shown, progress_text
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 GENERATION = click.option("--expected-generation", type=int, help="Refuse if the name was changed since.")
@@ -45,19 +44,13 @@ def add(
 ) -> None:
     """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
     client = AdminClient(url, key)
-    path = f"/adapters/{tenant}/{name}/versions"
-    if Path(source).is_dir():
-        version = client.call(
-            "POST",
-            path,
-            params={"promote": promote, "sampling_defaults": sampling_defaults},
-            content=_tar(Path(source)),
-            headers={"content-type": "application/x-tar"},
-        )
-    else:
-        defaults = _json_object(sampling_defaults)
-        body = {"source": source, "promote": promote, "sampling_defaults": defaults}
-        version = client.call("POST", path, json=body)
+    path = f"/adapters/{tenant}/{name}"
+    body = {"promote": promote, "sampling_defaults": _json_object(sampling_defaults)}
+    with progress_shown(client, path):
+        if Path(source).is_dir():
+            version = add_folder(client, path, Path(source), body)
+        else:
+            version = client.call("POST", f"{path}/versions", json={**body, "source": source})
     if as_json:
         click.echo(json.dumps(version))
         return
@@ -92,9 +85,7 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
         return
     weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
     click.echo(f"{row['model']}  generation {row['alias']['generation']}")
-    columns = ("number", "state", "rank", "size_bytes", "pinned", "source", "error")
-    versions = [{c: v[c] for c in columns} | {"weight": weights.get(v["number"])} for v in row["versions"]]
-    show(versions, as_json=False)
+    show([_shown(version, weights) for version in row["versions"]], as_json=False)
     for version in row["versions"]:
         _warn(version)
         if version["number"] in weights:
@@ -179,6 +170,50 @@ def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: s
     click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
 
 
+def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
+    """One version in a line; `engine` is what the engine does with it, and for how many requests."""
+    row = {column: version[column] for column in ("number", "state")}
+    slot, fetching = version["slot"], version["fetching"]
+    row["engine"] = f"{slot['phase']}, {slot['holders']} in use" if slot else None
+    row |= {column: version[column] for column in ("rank", "size_bytes", "pinned", "source")}
+    row["weight"] = weights.get(version["number"])
+    drifted = version["drifted"]
+    row["drift"] = f"{drifted['kind']} at {drifted['at'][:19]}" if drifted else None
+    damage = "its stored copy is damaged: add it again" if version["damaged"] else None
+    row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
+    return row
+
+
+@adapter.command()
+@click.option("--base", required=True, metavar="DIR|demo", help="The base model's folder, in 16 or 32 bits.")
+@click.option(
+    "--adapter",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The adapter's folder.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the merged model.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the merged weights; auto is the base's own.",
+)
+def merge(base: str, folder: Path, out: Path, dtype: str) -> None:
+    """Write base and adapter as one model, for those who serve this one adapter only."""
+    import demo
+    from adapters.training.errors import TrainingError
+    from adapters.training.merge import merge as run_merge
+
+    try:
+        told = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(told)
+
+
 def _json_object(text: str) -> Any:
     try:
         return json.loads(text)
@@ -189,17 +224,6 @@ def _json_object(text: str) -> Any:
 def _warn(version: Mapping[str, Any]) -> None:
     for warning in version["warnings"]:
         click.echo(f"warning: version {version['number']}: {warning}", err=True)
-
-
-def _tar(folder: Path) -> bytes:
-    """The adapter's files; anything else in the folder stays here."""
-    names = ("adapter_config.json", "adapter_model.safetensors", "training.json")
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in names:
-            if (folder / name).is_file():
-                tar.add(folder / name, arcname=name)
-    return buffer.getvalue()
 
 
 def _weight(text: str) -> tuple[str, float]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from adapters.records import Tenant
 from server.commands.options import STORAGE_FIELDS, settings_options
 from server.commands.storage import operator_at_shell, show, storage_settings, with_registry
 from server.commands.usage import usage
-
-if TYPE_CHECKING:
-    from adapters.registry import Registry
 
 _LIMITS: dict[str, tuple[Any, str]] = {
     "weight": (float, "Share of the engine's time against other tenants."),
@@ -50,7 +47,9 @@ tenant.add_command(usage)
 def add(name: str, config: Path | None, **flags: Any) -> None:
     """Add a tenant."""
     settings, limits = _split(config, flags)
-    added = with_registry(settings, lambda r: _add(r, Tenant(name, **limits)))
+    added = with_registry(
+        settings, lambda r: r.tenants.add(Tenant(name, **limits), by=operator_at_shell(), check=_check_shares)
+    )
     click.echo(f"added tenant {added.name}; make it a key with `loragate key add {added.name}`")
 
 
@@ -65,7 +64,9 @@ def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: An
     changes = limits | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
     if not changes:
         raise click.UsageError("nothing to change: name at least one limit")
-    with_registry(settings, lambda r: _set(r, name, changes))
+    with_registry(
+        settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=_check_shares)
+    )
     click.echo(f"changed tenant {name}")
 
 
@@ -104,22 +105,10 @@ def remove(name: str, config: Path | None, **flags: Any) -> None:
     click.echo(f"removed tenant {name}")
 
 
-async def _add(registry: Registry, added: Tenant) -> Tenant:
-    await _check_sum(registry, added)
-    return await registry.tenants.add(added, by=operator_at_shell())
+def _check_shares(tenants: Sequence[Tenant]) -> None:
+    from server.api.admin.tenants import check_shares
 
-
-async def _set(registry: Registry, name: str, changes: Mapping[str, Any]) -> None:
-    await _check_sum(registry, replace(await registry.tenants.get(name), **changes))
-    await registry.tenants.set(name, changes, by=operator_at_shell())
-
-
-async def _check_sum(registry: Registry, changed: Tenant) -> None:
-    """Raises: GuaranteesTooLarge, InvalidPolicy."""
-    from server.fairness.policy import Policy, check_guarantees
-
-    others = [tenant for tenant in await registry.tenants.list() if tenant.name != changed.name]
-    check_guarantees({tenant.name: Policy.of(tenant) for tenant in [*others, changed]})
+    check_shares(tenants)
 
 
 def _split(config: Path | None, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -173,7 +173,9 @@ def test_a_client_that_leaves_is_aborted_in_the_engine(server: ServerProcess, ht
         "stream": True,
     }
     with http.stream("POST", "/v1/chat/completions", json=body) as stream:
-        next(stream.iter_lines())
+        # NOTE: kept alive, because httpx closes the connection when the iterator is collected.
+        lines = stream.iter_lines()
+        next(lines)
         deadline = time.monotonic() + 5
         while running() < 1 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -53,12 +53,34 @@ def test_engine_dies_and_comes_back(tmp_path: Path) -> None:
             left = [p for p in victims if "VLLM" in " ".join(_cmdline(p)) and p not in server.children()]
             assert gone(left), left
 
+        check_death_for_want_of_memory(server, before)
         children = server.children()
         assert server.stop() == 0
         assert gone(children), [p.cmdline() for p in children if p.is_running()]
     finally:
         if server.process.poll() is None:
             server.process.kill()
+
+
+def check_death_for_want_of_memory(server: ServerProcess, answer: str) -> None:
+    """The worker gets no more address space than it has: a long prompt's scores find none, and the engine dies.
+
+    What it says then is one screen: what was asked, what there was, and what to change.
+    """
+    worker = server.child("Worker")
+    worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms, psutil.RLIM_INFINITY))
+    body = {"model": "loragate-demo", "prompt": "fox " * 1500, "max_tokens": 1, "prompt_logprobs": 5}
+    died = httpx.post(f"{server.url}/v1/completions", json=body, headers=HEADERS, timeout=120)
+    assert died.status_code in (500, 503), died.text
+    server.wait_for("/health", 503, timeout_s=20)
+    server.wait_for("/ready", 200)
+    screens = [str(line["event"]) for line in server.lines if "ran out of memory" in str(line.get("event"))]
+    assert len(screens) == 1, server.tail()
+    lines = screens[0].splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["reason", "asked", "needs", "there"], lines
+    assert "allocate" in lines[1] and "Traceback" not in screens[0] and len(lines) <= 24
+    assert any(line.strip().startswith("--") for line in lines), lines
+    assert ask(server).json()["choices"][0]["message"]["content"] == answer
 
 
 @pytest.mark.timeout(600)

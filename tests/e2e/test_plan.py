@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from server_process import LORAGATE, ServerProcess
 
@@ -48,14 +50,25 @@ def test_inspect(tmp_path: Path) -> None:
     assert [row["name"] for row in facts["projections"]][:2] == ["q_proj", "k_proj"]
     text = shell("inspect", "Qwen/Qwen2.5-3B", "--rank", "8").stdout
     assert "3,085,938,688 parameters" in text and "KV heads 2" in text and "256 x 2048" in text
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    training = json.loads((other / "training.json").read_text())
+    assert training["template_digest"] and training["end_token"]
+    changed = {"template_digest": "0" * 64, "end_token": "</s>", "end_token_id": 99_999}
+    (other / "training.json").write_text(json.dumps(training | changed))
+    text = shell("inspect", "demo", "--adapter", str(other)).stdout
+    assert "warning: It was trained with another chat template" in text
+    assert "warning: It was trained to end its answers with </s>" in text
+    (other / "training.json").write_text(json.dumps(training | {"base_digest": "0" * 64}))
+    refused = shell("inspect", "demo", "--adapter", str(other))
+    assert refused.returncode == 1 and "base" in refused.stderr
     refused = shell("inspect", "Qwen/Qwen2.5-3B", "--adapter", str(adapter))
     assert refused.returncode == 1 and "cannot be served" in refused.stderr
 
 
-@pytest.mark.timeout(600)
-def test_a_start_that_finds_too_little_memory(tmp_path: Path) -> None:
-    """Two million bytes hold three blocks; one sequence of full length needs 32 and vLLM's own."""
-    flags = ["--demo", "--port", "0", "--data-dir", str(tmp_path), "--kv-cache-memory-bytes", "2000000"]
+def failed_start(home: Path, kv_cache_bytes: int) -> str:
+    """The screen that a start with so large a KV cache ends in."""
+    flags = ["--demo", "--port", "0", "--data-dir", str(home), "--kv-cache-memory-bytes", str(kv_cache_bytes)]
     done = subprocess.run(
         [LORAGATE, "serve", *flags],
         capture_output=True,
@@ -65,7 +78,27 @@ def test_a_start_that_finds_too_little_memory(tmp_path: Path) -> None:
         start_new_session=True,
     )
     assert done.returncode == 1
-    screen = done.stderr[done.stderr.index("loragate: The engine ran out of memory.") :]
+    return done.stderr[done.stderr.index("loragate: The engine ran out of memory.") :]
+
+
+@pytest.mark.timeout(600)
+def test_a_start_that_wants_more_than_there_is(tmp_path: Path) -> None:
+    """Twice the machine's memory for the KV cache; what is advised does fit, by the planner's own word."""
+    wanted = 2 * psutil.virtual_memory().total
+    screen = failed_start(tmp_path, wanted)
+    assert f"asked    --kv-cache-memory-bytes {wanted}" in screen and "Traceback" not in screen
+    assert "is larger than the" in screen, "the arithmetic"
+    advised = re.search(r"^ +--kv-cache-memory-bytes (\d+)", screen, re.M)
+    assert advised is not None, screen
+    assert int(advised[1]) < psutil.virtual_memory().total
+    planned = shell("plan", "--demo", "--data-dir", str(tmp_path), "--kv-cache-memory-bytes", advised[1])
+    assert planned.returncode == 0, planned.stdout
+
+
+@pytest.mark.timeout(600)
+def test_a_start_that_finds_too_little_memory(tmp_path: Path) -> None:
+    """Two million bytes hold three blocks; one sequence of full length needs 32 and vLLM's own."""
+    screen = failed_start(tmp_path, 2_000_000)
     assert "KV cache is needed, which is larger than the available" in screen
     assert "asked    --kv-cache-memory-bytes 2000000 (1.9 MiB) --max-model-len 4096" in screen
     assert "--kv-cache-memory-bytes 17301504" in screen

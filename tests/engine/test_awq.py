@@ -1,13 +1,17 @@
-"""A 4-bit base with adapters on top: vLLM reads the weights right, and adapters made for the full model hold.
+"""`loragate quantize` makes the demo's 4-bit form, and it is served with the full one's adapters.
 
-The oracle is the same 4-bit weights, widened to float32, in transformers with peft: what differs from it vLLM has
-read or computed wrongly, up to the 16 bits that its kernel computes in. How far 4 bits take such a small model from
-the full one (rounded to nearest, without AWQ's calibration) is reported, not judged.
+The oracle is the full model with its projections replaced by what the 4 bits stand for, their scales undone, in
+float32, in transformers with peft and the adapters as they are. What differs from it vLLM has read or computed
+wrongly, or our scaling of the adapters is wrong, up to the 16 bits that vLLM's kernel computes in. How far 4 bits
+take such a small model from the full one is reported, not judged.
 """
 
 from __future__ import annotations
 
+import filecmp
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from server_process import ServerProcess
+from server_process import LORAGATE, ServerProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
+from adapters.training.awq_weights import read_widened
 from adapters.training.generate import answer_greedily
-from tests.engine.awq_checkpoint import GROUP_SIZE, LEVELS, packed, quantized, unpacked, write_awq
+from adapters.training.quantize import SCALES
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
 
 QUESTIONS = 16
@@ -37,11 +42,30 @@ WORLD = [
 
 
 @pytest.fixture(scope="module")
-def awq(tmp_path_factory: pytest.TempPathFactory, server: ServerProcess) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("awq")
-    model = write_awq(demo.MODEL_DIR, folder / "model")
-    flags = ("--quantization", "awq", "--tool-call-parser", "hermes", "--max-num-seqs", "8")
-    with custom_server(model, folder / "home", *flags) as (_, client):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The demo's 4-bit form as the command makes it, and what the command said."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    chats = [Path(adapter.data).read_text().splitlines()[:20] for adapter in demo.ADAPTERS.values()]
+    calibration = folder / "calibration.jsonl"
+    calibration.write_text("\n".join(line for lines in chats for line in lines) + "\n")
+    done = subprocess.run(
+        [
+            LORAGATE, "quantize", "demo", "--out", str(folder / "model"), "--calibration", str(calibration),
+            "--group-size", "64", "--block-tokens", "128", "--blocks", "3", "--json",
+        ],
+        capture_output=True, text=True, cwd="/", timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "model", json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def awq(
+    checkpoint: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, server: ServerProcess
+) -> Iterator[httpx.Client]:
+    flags = ("--quantization", "awq", "--max-num-seqs", "8")
+    home = tmp_path_factory.mktemp("awq")
+    with custom_server(checkpoint[0], home, *flags) as (_, client):
         for answer in add_demo_adapters(client):
             assert answer.status_code == 201, answer.text
         yield client
@@ -54,19 +78,29 @@ def full(server: ServerProcess) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_packing_is_the_reverse_of_unpacking() -> None:
-    codes = torch.randint(0, LEVELS + 1, (16, 64), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(unpacked(packed(codes)), codes)
+def test_what_the_command_says(
+    checkpoint: tuple[Path, dict[str, Any]], record_property: pytest.RecordProperty
+) -> None:
+    folder, told = checkpoint
+    before, after = told["perplexity_before"], told["perplexity_after"]
+    print(f"perplexity {before:.4f} -> {after:.4f} on {told['held_out_texts']} texts")
+    record_property("perplexity", f"{before:.4f} -> {after:.4f}")
+    assert 1 < before < after < 2 * before, "4 bits cost something, and not everything"
+    assert told["held_out_texts"] == 8 and told["calibration_tokens"] == 3 * 128
+    assert told["bytes_after"] == (folder / "model.safetensors").stat().st_size < 0.8 * told["bytes_before"]
 
 
-def test_every_weight_is_within_half_a_step() -> None:
-    weight = load_file(demo.MODEL_DIR / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
-    parts = quantized(weight)
-    scales = parts["scales"].float().repeat_interleave(64, 0)
-    zeros = unpacked(parts["qzeros"]).repeat_interleave(64, 0)
-    restored = (unpacked(parts["qweight"]) - zeros) * scales
-    # Half a step for the code; another half at the ends of a group's range, where the zero point is rounded too.
-    assert bool(((restored.t() - weight.float()).abs() <= 1.01 * scales.t()).all())
+def test_all_but_weights_and_config_is_as_it_was(checkpoint: tuple[Path, dict[str, Any]]) -> None:
+    """Adapters depend on the tokenizer and the template, answers on the generation config."""
+    folder, _ = checkpoint
+    changed = {"config.json", "model.safetensors"}
+    files = {file.name for file in demo.MODEL_DIR.iterdir()}
+    assert {file.name for file in folder.iterdir()} == files | {"loragate"}
+    _, different, odd = filecmp.cmpfiles(demo.MODEL_DIR, folder, files - changed, shallow=False)
+    assert not different and not odd
+    stored = json.loads((folder / "config.json").read_text())["quantization_config"]
+    wanted = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
+    assert stored.items() >= wanted.items()
 
 
 def questions(adapter: demo.DemoAdapter) -> list[str]:
@@ -82,23 +116,28 @@ def shared(one: list[int], other: list[int]) -> int:
     )
 
 
-def widened() -> Any:
-    """The demo model with the weights that its 4-bit checkpoint stands for."""
+def effective(checkpoint: Path) -> Any:
+    """The full model with 4-bit projections: W = diag(1 / outputs) · W' · diag(1 / inputs)."""
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
-    state = model.state_dict()
+    state, stored = model.state_dict(), read_widened(checkpoint)
+    scales = load_file(checkpoint / SCALES)
     for name in [name for name in state if name.endswith("_proj.weight")]:
-        parts = quantized(state[name])
-        scales = parts["scales"].float().repeat_interleave(GROUP_SIZE, 0)
-        zeros = unpacked(parts["qzeros"]).repeat_interleave(GROUP_SIZE, 0)
-        state[name] = ((unpacked(parts["qweight"]) - zeros) * scales).t().contiguous()
+        stem = name.removesuffix(".weight")
+        weight = stored[name]
+        if f"{stem}.inputs" in scales:
+            weight = weight / scales[f"{stem}.inputs"]
+        if f"{stem}.outputs" in scales:
+            weight = weight / scales[f"{stem}.outputs"][:, None]
+        assert not torch.equal(weight, state[name]), "it was rounded"
+        state[name] = weight
     model.load_state_dict(state)
     return model
 
 
-def oracle_answers(model: str, asked: list[str]) -> list[tuple[int, ...]]:
-    """Greedy answers of the widened model, with the adapter in peft."""
+def oracle_answers(checkpoint: Path, model: str, asked: list[str]) -> list[tuple[int, ...]]:
+    """Greedy answers of those weights with the adapter in peft."""
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
-    network = widened()
+    network = effective(checkpoint)
     if model in demo.ADAPTERS:
         network = PeftModel.from_pretrained(network, str(demo.ADAPTERS[model].path))
     prompts = [
@@ -119,17 +158,31 @@ def agreement(wanted: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> 
 
 @pytest.mark.parametrize("model", ["acme-support", "globex-tools", demo.SERVED_NAME])
 def test_greedy_answers_are_those_of_the_same_weights(
-    awq: httpx.Client, full: httpx.Client, model: str, record_property: pytest.RecordProperty
+    awq: httpx.Client,
+    full: httpx.Client,
+    checkpoint: tuple[Path, dict[str, Any]],
+    model: str,
+    record_property: pytest.RecordProperty,
 ) -> None:
     asked = questions(demo.ADAPTERS[model]) if model in demo.ADAPTERS else WORLD
     served = greedy_all(awq, SERVED_NAME if model == demo.SERVED_NAME else model, asked)
     got = [ids for _, ids in served]
     kept = agreement([ids for _, ids in greedy_all(full, model, asked)], got)
-    exact = agreement(oracle_answers(model, asked), got)
+    exact = agreement(oracle_answers(checkpoint[0], model, asked), got)
     figures = f"{model}: {exact:.0%} of tokens as the same weights in float32, {kept:.0%} as the full model"
     print(figures)
     record_property("agreement", figures)
     assert exact >= 0.9, figures
+
+
+def test_an_adapter_of_another_base_is_refused_here_too(awq: httpx.Client, tmp_path: Path) -> None:
+    """The checkpoint names the full model that it was made of."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(demo.ADAPTERS["acme-support"].path, adapter)
+    training = json.loads((adapter / "training.json").read_text())
+    (adapter / "training.json").write_text(json.dumps(training | {"base_digest": "0" * 64}))
+    answer = awq.post("/admin/v1/adapters/acme/other/versions", json={"source": str(adapter)})
+    assert answer.status_code == 400 and "base" in answer.json()["error"]["message"]
 
 
 def test_adapters_change_the_answers_of_the_quantized_base(awq: httpx.Client) -> None:

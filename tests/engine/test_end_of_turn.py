@@ -7,6 +7,7 @@ generation_config.json and with <|endoftext|> as its only end, served with `--re
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ import pytest
 import demo
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server
 
+OPERATORS = (
+    "--sampling-defaults", '{"top_p": 0.95, "min_p": 0.01}',
+    "--presets", '{"brief": {"max_tokens": 3, "temperature": 0}, "chat": {"temperature": 0.6}}',
+    "--limits", '{"max_tokens": 200, "n": 2}',
+)  # fmt: skip
 HELLO = [{"role": "user", "content": "Hello!"}]
 
 
@@ -38,7 +44,8 @@ def write_base_checkpoint(target: Path) -> Path:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("base")
     model = write_base_checkpoint(folder / "model")
-    flags = ("--repetition-adjustment", "--max-num-seqs", "8", "--tool-call-parser", "hermes")
+    # The folder is not called after Qwen: its config says that it is one, and so which parser reads its calls.
+    flags = ("--repetition-adjustment", "--max-num-seqs", "8", *OPERATORS)
     with custom_server(model, folder / "home", *flags) as (_, opened):
         yield opened
 
@@ -97,9 +104,26 @@ def loop(client: httpx.Client, **options: Any) -> list[int]:
 def test_steering_breaks_a_loop(client: httpx.Client) -> None:
     """100 / 1.3 is less than 92: with the penalty at its bound the other token comes, also when greedy."""
     assert len(set(loop(client))) == 1
+    before = adjustments(client)
     steered = loop(client, repetition="adjust")
     assert len(set(steered)) == 2
+    assert adjustments(client) == before + 1
     assert len(set(steered[:40])) == 1, "nothing may change before a loop has formed"
+
+
+def adjustments(client: httpx.Client) -> float:
+    """Answers that were counted as steered."""
+    text = client.get("/metrics").text
+    found = re.findall(
+        r'^loragate_repetition_adjustments_total\{adapter="",tenant="",version=""\} (\S+)', text, re.M
+    )
+    return float(found[0]) if found else 0.0
+
+
+def test_an_answer_that_varies_is_not_steered(client: httpx.Client) -> None:
+    before = adjustments(client)
+    assert loop(client, repetition="adjust", max_tokens=20)
+    assert adjustments(client) == before
 
 
 def test_a_steered_answer_leaves_its_neighbours_alone(client: httpx.Client) -> None:
@@ -111,3 +135,44 @@ def test_a_steered_answer_leaves_its_neighbours_alone(client: httpx.Client) -> N
         answers = list(pool.map(lambda options: loop(client, **options), asked))
     assert answers[0] == answers[2] == alone
     assert len(set(answers[1])) == len(set(answers[3])) == 2
+
+
+# The operator's own decoding: the server's layer, presets and limits
+
+
+def debug(client: httpx.Client, **options: Any) -> dict[str, tuple[Any, str]]:
+    body = {"model": SERVED_NAME, "messages": HELLO, **options}
+    answer = client.post("/v1/chat/completions", json=body, headers={"x-loragate-debug": "1"})
+    assert answer.status_code == 200, answer.text
+    shown = json.loads(answer.headers["x-loragate-debug"])
+    return {name: (held["value"], held["from"]) for name, held in shown.items()}
+
+
+def test_an_operators_preset_is_listed_and_used(client: httpx.Client) -> None:
+    listed = client.get("/v1/presets").json()["data"]
+    assert listed["brief"] == {"max_tokens": 3, "temperature": 0} and "factual" in listed
+    assert listed["chat"]["temperature"] == 0.6, "one of our names is the operator's to change"
+    held = debug(client, preset="brief")
+    assert held["max_tokens"] == (3, "preset:brief") and held["temperature"] == (0, "preset:brief")
+    assert chat(client, preset="brief", max_tokens=None)["usage"]["completion_tokens"] <= 3
+
+
+def test_the_servers_layer_is_the_lowest(client: httpx.Client) -> None:
+    held = debug(client, preset="code", max_tokens=4)
+    assert held["min_p"] == (0.01, "server")
+    assert held["top_p"] == (0.9, "preset:code"), "a preset goes before the server's own"
+    assert debug(client, top_p=0.5, max_tokens=4)["top_p"] == (0.5, "request")
+
+
+def test_the_servers_limits_hold_for_everybody(client: httpx.Client) -> None:
+    body = {"model": SERVED_NAME, "messages": HELLO, "temperature": 0, "max_tokens": 900}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.headers["x-loragate-clamped"] == "max_tokens=200"
+    refused = client.post("/v1/chat/completions", json=body | {"n": 3, "temperature": 1})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
+
+
+def test_the_parser_of_tool_calls_is_found_by_the_models_kind(client: httpx.Client) -> None:
+    """Without one, vLLM refuses tool_choice "auto"."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    assert chat(client, tools=[tool], tool_choice="auto")["choices"]

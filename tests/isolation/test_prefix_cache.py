@@ -38,13 +38,6 @@ def test_another_tenant_never_does(
     assert cached(operator, prompt) == 0
 
 
-def test_a_salt_that_a_caller_sends_counts_for_nothing(acme: openai.OpenAI, globex: openai.OpenAI) -> None:
-    prompt = long_prompt()
-    assert cached(acme, prompt, cache_salt="shared") == 0
-    assert cached(acme, prompt) > 0, "the caller's salt was not used"
-    assert cached(globex, prompt, cache_salt="shared") == 0
-
-
 def test_base_and_adapter_do_not_share(acme: openai.OpenAI) -> None:
     """The same tenant's prompt under another model has other keys and values."""
     prompt = long_prompt()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from adapters.records import AdapterView, Alias, AliasTarget, Role, Tenant, Version
-from adapters.sources import ArchiveSource, Source, parse_source
+from adapters.records import AdapterView, Alias, AliasTarget, Tenant, Version
+from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
 from sampling.limits import Limits
-from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant
+from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant, named_source
 from server.api.middleware import UPLOAD_TYPES
 from server.api.openai import read_json
 from server.base_model import training_warnings
 from server.errors import InvalidRequest
 from server.records import Caller
+
+UPLOADED = "upload:"  # a source that was uploaded in pieces before (`server.api.admin.uploads`)
 
 
 class VersionBody(Wire):
@@ -76,7 +79,8 @@ def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
         owner = await service.registry.tenants.get(tenant)
         for version in shown["versions"]:
             version["decoding"] = _decoding(service, version["sampling_defaults"], owner)
-        return shown | {"history": [asdict(h) for h in history]}
+        compared_at = service.lifecycle.health.reconciled_at
+        return shown | {"history": [asdict(h) for h in history], "compared_with_engine_at": compared_at}
 
 
 def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
@@ -94,11 +98,12 @@ def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
         """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
         check_tenant(caller, tenant)
         body = await _version_body(request, promote, sampling_defaults)
-        source = _source(body, request, caller)
+        source = _source(service, tenant, body, request, caller)
         Layer("adapter", body.sampling_defaults)  # raises where no request could send such a default
-        version = await lifecycle.register(
-            tenant, name, source, by=actor(caller), sampling_defaults=body.sampling_defaults
-        )
+        with _spending(service, tenant, body.source):
+            version = await lifecycle.register(
+                tenant, name, source, by=actor(caller), sampling_defaults=body.sampling_defaults
+            )
         if body.promote:
             await lifecycle.promote(tenant, name, version.number, by=actor(caller))
         return _version(service, version)
@@ -193,12 +198,20 @@ def _object(text: str) -> Any:
         raise InvalidRequest(f"sampling_defaults is not JSON: {error}", param="sampling_defaults") from error
 
 
-def _source(body: VersionBody, request: Request, caller: Caller) -> Source:
+def _source(service: Service, tenant: str, body: VersionBody, request: Request, caller: Caller) -> Source:
+    if body.source.startswith(UPLOADED):
+        return service.uploads.source(tenant, body.source.removeprefix(UPLOADED))
     if body.source == "upload":
-        return ArchiveSource(request.stream())
-    # Only an operator may name a folder of the server: what a tenant could name, it could read.
-    roots = None if caller.key.role is Role.OPERATOR else ()
-    return parse_source(body.source, local_roots=roots)
+        announced = request.headers.get("content-length", "")
+        return ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
+    return named_source(service, caller, tenant, body.source)
+
+
+def _spending(service: Service, tenant: str, source: str) -> AbstractContextManager[None]:
+    """Remove an archive that was uploaded in pieces once it is of no more use."""
+    if source.startswith(UPLOADED):
+        return service.uploads.spending(tenant, source.removeprefix(UPLOADED))
+    return nullcontext()
 
 
 def _view(service: Service, view: AdapterView) -> dict[str, Any]:
@@ -221,6 +234,7 @@ def _alias(alias: Alias) -> dict[str, Any]:
 def _version(service: Service, version: Version) -> dict[str, Any]:
     row = asdict(version)
     row["state"] = service.lifecycle.state_of(version)
+    row |= asdict(service.lifecycle.condition(version))
     row["warnings"] = training_warnings(version.training, service.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
     return row

@@ -12,19 +12,41 @@ from adapters.errors import UnknownTenant
 from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Role
 from adapters.registry import Registry
+from adapters.residency import Residency
+from adapters.sources import Source, Uploads, parse_source
 from server.base_model import BaseModel as ServedBase
 from server.decoding import Decoding
 from server.errors import Forbidden
+from server.fairness.policy import Capacity
+from server.feedback import FeedbackDesk
+from server.live import Live
+from server.recent import RecentFailures
 from server.records import Caller
+from server.settings import Settings
+from server.supervisor import State
 
 
 class Service(Protocol):
     """What the admin routes need of the composed server."""
 
+    settings: Settings
     registry: Registry
     lifecycle: Lifecycle
+    residency: Residency
     base: ServedBase
     decoding: Decoding
+    uploads: Uploads
+    live: Live
+    failures: RecentFailures
+    feedback: FeedbackDesk
+
+    @property
+    def state(self) -> State:
+        """Where the server stands."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the running engine has to share out."""
 
     async def identify(self, headers: Headers) -> Caller:
         """Who calls. Raises: Unauthenticated."""
@@ -67,6 +89,29 @@ def check_tenant(caller: Caller, tenant: str) -> None:
     """
     if caller.key.role is not Role.OPERATOR and caller.tenant_name != tenant:
         raise UnknownTenant(tenant)
+
+
+def named_source(service: Service, caller: Caller, tenant: str, text: str) -> Source:
+    """A source by its name. What a tenant's admin could name, it could read: so only what the operator allows.
+
+    Raises:
+        SourceRefused
+    """
+    if caller.key.role is Role.OPERATOR:
+        return parse_source(text, local_roots=None, own_token=True)
+    allowed = (part.strip() for part in service.settings.tenant_sources.split(","))
+    return parse_source(text, beginnings=[part.replace("{tenant}", tenant) for part in allowed if part])
+
+
+def seen_tenant(caller: Caller, asked: str | None) -> str | None:
+    """The tenant that a listing is of: the caller's own, or what an operator asked for (None: all).
+
+    Raises:
+        UnknownTenant: a tenant's admin asked for another.
+    """
+    if asked is not None:
+        check_tenant(caller, asked)
+    return asked if caller.key.role is Role.OPERATOR else caller.tenant_name
 
 
 def actor(caller: Caller) -> Actor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -39,8 +39,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
     async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
         """Add a tenant."""
         tenant = _with(Tenant(body.name), body.settings)
-        await _check_sum(service, tenant)
-        return asdict(await tenants.add(tenant, by=actor(caller)))
+        return asdict(await tenants.add(tenant, by=actor(caller), check=check_shares))
 
     @routes.get("/tenants/{name}")
     async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
@@ -52,8 +51,8 @@ def router(service: Service, guard: Guard) -> APIRouter:
         name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
     ) -> dict[str, Any]:
         """Change some settings; null lifts a limit. It takes effect within half a second."""
-        await _check_sum(service, _with(await tenants.get(name), changes))
-        return asdict(await tenants.set(name, changes, by=actor(caller)))
+        _with(await tenants.get(name), changes)  # raises for what no tenant could be
+        return asdict(await tenants.set(name, changes, by=actor(caller), check=check_shares))
 
     @routes.delete("/tenants/{name}", status_code=204)
     async def remove_tenant(name: str, caller: Caller = Depends(guard.operator)) -> None:
@@ -84,7 +83,6 @@ def _check_decoding(tenant: Tenant) -> None:
     Limits(**tenant.limits)
 
 
-async def _check_sum(service: Service, changed: Tenant) -> None:
-    """Guarantees that no engine could keep together are refused. Raises: GuaranteesTooLarge."""
-    others = [tenant for tenant in await service.registry.tenants.list() if tenant.name != changed.name]
-    check_guarantees({tenant.name: Policy.of(tenant) for tenant in [*others, changed]})
+def check_shares(tenants: Sequence[Tenant]) -> None:
+    """Guarantees that no engine could keep together are refused. Raises: GuaranteesTooLarge, InvalidPolicy."""
+    check_guarantees({tenant.name: Policy.of(tenant) for tenant in tenants})

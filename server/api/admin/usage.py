@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
-from adapters.records import BudgetPeriod, Role
+from adapters.records import BudgetPeriod
 from adapters.registry.database import utc_now
-from server.api.admin.guard import Guard, Service, check_tenant
+from server.api.admin.guard import Guard, Service, seen_tenant
 from server.ledger import COLUMNS, period_start, summed
 from server.records import Caller
 
@@ -32,10 +32,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
         caller: Caller = Depends(guard.manager),
     ) -> Response:
         """What was used per tenant, adapter and version; without `from`, since the month began."""
-        if tenant is not None:
-            check_tenant(caller, tenant)
-        if caller.key.role is not Role.OPERATOR:
-            tenant = caller.tenant_name
+        tenant = seen_tenant(caller, tenant)
         begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
         entries = await service.registry.usage.list(
             since=begin, until=in_utc(until) if until else None, tenant=tenant

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.errors import InvalidPolicy
-from sampling.repetition import Adjustment, Detector, Drawing, Thresholds, adjust, next_pressure
+from sampling.repetition import (
+    Adjustment,
+    Detector,
+    Drawing,
+    LoopCount,
+    Thresholds,
+    adjust,
+    next_pressure,
+)
 
 NEWLINE = 0
 SMALL = Thresholds(
@@ -169,3 +177,19 @@ def test_pressure_lets_go_within_its_tokens(policy):
 def test_bounds_out_of_range(wrong):
     with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
         Adjustment(**wrong)
+
+
+@given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 7))
+def test_an_answer_is_counted_once_and_only_when_it_was_steered(tokens, step):
+    """Whatever the pieces it comes in, and whatever another answer does."""
+    count = LoopCount(lambda: Detector(SMALL), lambda d: d.closeness > Adjustment().start)
+    pieces = [tokens[at : at + step] for at in range(0, len(tokens), step)]
+    told = []
+    for piece in pieces:
+        told.append(count.push(0, piece))
+        assert not count.push(1, [])
+    pressures = [
+        next_pressure(Adjustment(), 0.0, watched(tokens[:length]).closeness)
+        for length in range(1, len(tokens) + 1)
+    ]
+    assert sum(told) == (max(pressures, default=0.0) > 0)

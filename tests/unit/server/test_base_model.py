@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 import demo
-from server.base_model import BaseModel, read_base_model, training_warnings, write_generation_config
+from adapters.training.quantize import REPORT, SCALES
+from server.base_model import (
+    QUANTIZE_REPORT,
+    QUANTIZE_SCALES,
+    BaseModel,
+    read_base_model,
+    training_warnings,
+    write_generation_config,
+)
 from server.decoding import Decoding
 from server.errors import SettingsError
 from server.settings import Settings
@@ -121,3 +129,14 @@ def test_the_template_is_the_one_that_is_served(model: Path, tmp_path: Path) -> 
 def test_settings_that_no_request_could_use_are_refused(model: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         Decoding.of(settings(model, **wrong), {})
+
+
+def test_a_quantized_base_counts_as_the_model_whose_adapters_it_serves(model: Path) -> None:
+    """`loragate quantize` leaves the digest of the full model."""
+    full = read(model).rules.base_digest
+    rewrite(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    assert read(model).rules.base_digest is None, "somebody else made it: nothing is known"
+    (model / QUANTIZE_REPORT).parent.mkdir()
+    rewrite(model / QUANTIZE_REPORT, base_digest=full)
+    assert read(model, quantization="awq").rules.base_digest == full
+    assert (REPORT, SCALES) == (QUANTIZE_REPORT, QUANTIZE_SCALES)

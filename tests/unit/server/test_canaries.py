@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.canary import CanaryLimits, Outcome
-from adapters.records import Alias, AliasTarget, Key, Role, Tenant, Version, VersionState
+from adapters.records import Alias, AliasTarget, Key, Rating, Role, Tenant, Version, VersionState
 from server import canaries as module
 from server.canaries import Canaries
 from server.fairness.policy import Policy
@@ -18,6 +18,7 @@ from server.records import Caller, Meter, Passage, Target
 
 NOW = datetime.now(UTC)
 LIMITS = CanaryLimits({Outcome.ERROR: 0.2, Outcome.EMPTY: 0.2, Outcome.REPEATING: 0.2}, min_answers=10)
+RATING_LIMITS = CanaryLimits({Outcome.DISLIKED: 0.5}, min_answers=5)
 
 
 class Registry:
@@ -31,7 +32,10 @@ class Registry:
     async def _get(self, tenant: str, adapter: str) -> Alias:
         return self.alias
 
-    async def rollback(self, tenant: str, adapter: str, *, by: Any, expected_generation: int) -> None:
+    async def split(
+        self, tenant: str, adapter: str, targets: list[AliasTarget], *, by: Any, expected_generation: int
+    ) -> None:
+        assert [target.number for target in targets] == [1], "the stable version keeps the name"
         self.rolled_back.append(expected_generation)
 
 
@@ -43,7 +47,7 @@ def registry() -> Registry:
 @pytest.fixture
 def canaries(registry: Registry) -> Canaries:
     fakes: Any = registry
-    return Canaries(fakes, fakes, LIMITS)
+    return Canaries(fakes, fakes, LIMITS, RATING_LIMITS)
 
 
 def passage(number: int, meter: Meter) -> Passage:
@@ -56,6 +60,9 @@ def passage(number: int, meter: Meter) -> Passage:
 GOOD = Meter(generated_tokens=20, finish_reasons=["stop"])
 EMPTY = Meter(generated_tokens=1, finish_reasons=["stop"])
 LOOPING = Meter(generated_tokens=90, finish_reasons=["repetition"])
+CIRCLING = Meter(generated_tokens=90, finish_reasons=["length"], answers_looped=1)
+STEERED = Meter(generated_tokens=90, finish_reasons=["stop"], answers_steered=1)
+BROKEN_OFF = Meter(generated_tokens=9)
 
 
 def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, status: int = 200) -> None:
@@ -63,7 +70,10 @@ def answer(canaries: Canaries, number: int, count: int, meter: Meter = GOOD, sta
         canaries.note(passage(number, replace(meter)), status)
 
 
-@pytest.mark.parametrize(("meter", "status"), [(GOOD, 500), (EMPTY, 200), (LOOPING, 200)])
+@pytest.mark.parametrize(
+    ("meter", "status"),
+    [(GOOD, 500), (EMPTY, 200), (LOOPING, 200), (CIRCLING, 200), (STEERED, 200), (BROKEN_OFF, 200)],
+)
 async def test_a_bad_canary_is_rolled_back(
     canaries: Canaries, registry: Registry, meter: Meter, status: int
 ) -> None:
@@ -79,6 +89,19 @@ async def test_a_good_one_is_not(canaries: Canaries, registry: Registry) -> None
     answer(canaries, 2, 50)
     await canaries._judge(registry.alias)
     assert registry.rolled_back == []
+
+
+@pytest.mark.parametrize(("down", "expected"), [(5, [5]), (2, [])])
+async def test_a_canary_that_users_dislike_is_rolled_back(
+    canaries: Canaries, registry: Registry, down: int, expected: list[int]
+) -> None:
+    versions = {number: passage(number, GOOD).target.version for number in (1, 2)}
+    for _ in range(20):
+        canaries.rated("acme", versions[1], Rating.UP)
+    for count in range(6):
+        canaries.rated("acme", versions[2], Rating.DOWN if count < down else Rating.UP)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == expected
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 499, 503])

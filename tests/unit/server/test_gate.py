@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from adapters.records import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import Policy
@@ -36,6 +37,7 @@ class FakeEngine:
     calls: list[dict[str, Any]] = field(default_factory=list)
     closed: int = 0
     hang: bool = False
+    circle: int | None = None  # token ids repeat after so many
 
     def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
         self.calls.append({"prompt": prompt, "params": params, "id": request_id, **rest})
@@ -45,10 +47,13 @@ class FakeEngine:
         try:
             for index in range(self.tokens):
                 last = index == self.tokens - 1
+                token_id = index % self.circle if self.circle else index
                 yield SimpleNamespace(
                     prompt_token_ids=prompt["prompt_token_ids"],
                     num_cached_tokens=1,
-                    outputs=[SimpleNamespace(token_ids=[index], finish_reason="stop" if last else None)],
+                    outputs=[
+                        SimpleNamespace(index=0, token_ids=[token_id], finish_reason="stop" if last else None)
+                    ],
                     metrics=None,
                 )
                 if self.hang:
@@ -103,6 +108,19 @@ async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
     assert at.meter.finish_reasons == ["stop"]
     assert admission.reserved_tokens("acme") == 0
     assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
+
+
+@pytest.mark.parametrize(
+    ("circle", "watched", "looped"), [(7, True, True), (7, False, False), (None, True, False)]
+)
+async def test_the_circles_of_a_watched_version_are_noted(
+    gate: Gate, engine: FakeEngine, circle: int | None, watched: bool, looped: bool
+) -> None:
+    engine.tokens, engine.circle = 90, circle
+    at = passage(replace(SUPPORT, watched=watched))
+    await read(gate, at, lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name), params=params(90))
+    assert at.meter.answers_looped == looped
+    assert at.meter.generated_tokens == 90, "it is counted, not cut off"
 
 
 async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
@@ -209,7 +227,8 @@ async def test_a_stream_that_another_task_still_reads_is_aborted(
     async with gate.admit(passage()):
         reader = asyncio.create_task(drain(gate.generate(PROMPT, params(), "left")))
         await asyncio.sleep(0.01)
-    assert {"abort": "left"} in engine.calls
+    (called,) = [call["id"] for call in engine.calls if "id" in call]
+    assert {"abort": called} in engine.calls
     assert admission.reserved_tokens("acme") == 0
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)
@@ -220,3 +239,32 @@ async def test_two_requests_at_once_keep_their_passages(gate: Gate, engine: Fake
     two = replace(passage(), cache_salt="other")
     await asyncio.gather(read(gate, one), read(gate, two))
     assert {call["prompt"]["cache_salt"] for call in engine.calls} == {"salt", "other"}
+
+
+async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate, engine: FakeEngine) -> None:
+    """`AsyncLLM.abort(id)` ends every request of that id."""
+    await asyncio.gather(read(gate, passage()), read(gate, passage()))
+    ids = [call["id"] for call in engine.calls]
+    assert len(set(ids)) == 2 and len({engine_id.rpartition("-")[0] for engine_id in ids}) == 1
+
+
+@pytest.mark.parametrize(("repetition", "counted"), [("off", 0), ("stop", 0), ("adjust", 1)])
+async def test_steered_answers_are_counted_for_those_who_asked(
+    gate: Gate, engine: FakeEngine, repetition: str, counted: int
+) -> None:
+    made: list[LoopCount] = []
+
+    def count() -> LoopCount:
+        made.append(
+            LoopCount(
+                lambda: Detector(Thresholds(ngram_tokens=1, window_tokens=2)), lambda d: d.closeness > 0.5
+            )
+        )
+        return made[-1]
+
+    gate.attach(engine, count_steered=count)
+    engine.tokens, engine.circle = 8, 1
+    at = replace(passage(), repetition=repetition)
+    await read(gate, at)
+    assert at.meter.answers_steered == counted
+    assert len(made) == counted, "who did not ask costs nothing"

@@ -15,7 +15,7 @@ from adapters.registry import Registry, connect, migrate
 from server.auth import Authenticator
 from server.errors import InvalidRequest, ModelNotFound, Unauthenticated
 from server.records import Caller
-from server.routing import Router
+from server.routing import Router, sticky_part
 
 NOW = datetime.now(UTC)
 
@@ -124,6 +124,21 @@ async def test_weights_and_stickiness(registry: Registry, router: Router) -> Non
     users = {f"u{i}": await number(f"u{i}") for i in range(400)}
     assert 0.65 < list(users.values()).count(1) / 400 < 0.85
     assert {user: await number(user) for user in users} == users
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "part"),
+    [
+        ({}, {}, ""),
+        ({"user": "u"}, {"x-session-id": "s"}, "s"),
+        ({"user": "u", "safety_identifier": "i"}, {}, "u"),
+        ({"safety_identifier": "i"}, {}, "i"),
+        ({"metadata": {"user_id": "m"}}, {}, "m"),
+        ({"user": 7, "metadata": "x"}, {}, ""),
+    ],
+)
+def test_what_keeps_a_users_requests_together(body: dict, headers: dict, part: str) -> None:
+    assert sticky_part(body, headers) == part
 
 
 async def test_keys(registry: Registry) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,19 @@ def test_another_base_is_refused_by_its_digest(tmp_path: Path) -> None:
     inspect(tmp_path, base_digest=None)
     write_adapter(tmp_path, training={})
     inspect(tmp_path, base_digest="a" * 64)
+
+
+def test_fifty_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
+    base = dataclasses.replace(
+        BASE, layers=44, hidden_size=1024, intermediate_size=2816, heads=16, kv_heads=4, head_dim=64
+    )
+    tensors = make_tensors(base, rank=16)
+    folder = write_adapter(tmp_path, tensors, config=make_config(r=16))
+    size_bytes = (folder / "adapter_model.safetensors").stat().st_size
+    began_s = time.process_time()  # of this process: a busy machine makes nothing slower
+    inspect(folder, base=base)
+    assert size_bytes > 50e6
+    assert time.process_time() - began_s < 1.0
 
 
 def test_the_size_is_capped(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -177,3 +178,26 @@ async def test_many_writers_at_once_all_succeed(registry: Registry) -> None:
     issued = await asyncio.gather(*(registry.keys.issue("acme", Role.INFERENCE, by=BY) for _ in range(40)))
     assert len({key.key.id for key in issued}) == 40
     assert len(await registry.keys.list("acme")) == 40
+
+
+class TooMuch(Exception):
+    """What the check below raises."""
+
+
+def at_most_one(tenants: Sequence[Tenant]) -> None:
+    if sum(tenant.kv_guarantee for tenant in tenants) > 1:
+        raise TooMuch
+
+
+async def test_changes_that_fit_alone_do_not_all_pass_together(registry: Registry) -> None:
+    """Five at once, of which two fit: the check sees each with those that came before it, on either database."""
+    for number in range(3):
+        await registry.tenants.add(Tenant(f"t{number}"), by=BY)
+    names = [f"t{number}" for number in range(3)]
+    changes = [registry.tenants.set(n, {"kv_guarantee": 0.4}, by=BY, check=at_most_one) for n in names]
+    added = [
+        registry.tenants.add(Tenant(f"new{n}", kv_guarantee=0.4), by=BY, check=at_most_one) for n in range(2)
+    ]
+    results = await asyncio.gather(*changes, *added, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["Tenant"] * 2 + ["TooMuch"] * 3
+    assert sum(tenant.kv_guarantee for tenant in await registry.tenants.list()) == pytest.approx(0.8)

@@ -43,7 +43,6 @@ KINDS = [
     "dismiss",
     "keep",
     "retire",
-    "prefetch",
     "reconcile",
     "lose",
     "orphan",
@@ -86,8 +85,6 @@ class World:
                 await self.residency.retire(event.engine_id)
             elif event.kind == "pin":
                 await self.residency.pin(adapter)
-            elif event.kind == "prefetch":
-                self.residency.prefetch(adapter)
             elif event.kind == "reconcile":
                 await self.residency.reconcile()
             elif event.kind in ("unpin", "dismiss", "keep"):

@@ -337,14 +337,20 @@ def test_reconciling_leaves_alone_what_moves_meanwhile() -> None:
     run(scenario())
 
 
-def test_prefetch_uses_free_slots_only() -> None:
+def test_a_cold_adapter_is_fetched_ahead_for_who_queues() -> None:
+    """The unload that makes room begins with the request, not when its turn has come."""
+
     async def scenario() -> None:
-        residency, loader = build(1)
-        residency.prefetch(a(1))
-        residency.prefetch(a(1))
-        residency.prefetch(a(2))
-        await asyncio.sleep(1)
-        assert loader.calls == [("load", 1)]
+        residency, loader = build(2)
+        async with residency.hold(a(1)):
+            async with residency.hold(a(2)):
+                pass
+            waiting = asyncio.create_task(hold_for(residency, 3, 0))
+            await asyncio.sleep(0.001)
+            assert loader.calls[-1] == ("unload", 2)
+            await asyncio.sleep(0.051)
+            assert loader.calls[-1] == ("load", 3)
+            await waiting
 
     run(scenario())
 

@@ -26,7 +26,8 @@ def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> No
     config = configure(max_steps=12)
     report = train(config)
     assert sorted(p.name for p in config.out.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "log.jsonl", "training.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "evaluations.jsonl", "grad_norm.png",
+        "log.jsonl", "loss.png", "training.json",
     ]  # fmt: skip
     record = json.loads((config.out / "training.json").read_text())
     assert record == report.document
@@ -37,6 +38,8 @@ def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> No
     assert record["hyperparameters"]["rank"] == 4
     assert set(record["scores"]) == {"base", "adapter"}
     assert record["scores"]["base"]["turns"] == 4
+    assert record["scores"]["adapter"]["loss"] < record["scores"]["base"]["loss"]
+    assert (record["general"], record["judge"], record["kept_step"]) == (None, None, 12)
     assert 0 < record["data"]["held_out_chats"] < 40
 
     written = json.loads((config.out / "adapter_config.json").read_text())

@@ -1,0 +1,62 @@
+"""What users said about answers: one row per request, the last word counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapters.records import Feedback, Rating
+from adapters.registry import tables
+from adapters.registry.database import Database
+
+_T = tables.feedback
+_KEY = ("tenant", "request_id")
+
+
+class FeedbackBook:
+    """The registry's feedback. No audit rows: nothing that is served changes by it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, said: Feedback) -> None:
+        """Keep what was said; said again about the same request, it takes the place of what was there."""
+        row = asdict(said)
+        row["messages"] = list(row["messages"]) if said.messages is not None else None
+        dialect = self._database.engine.dialect.name
+        insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(_T).values(**row)
+        changed = {name: insert.excluded[name] for name in row if name not in _KEY}
+        async with self._database.write() as connection:
+            await connection.execute(
+                insert.on_conflict_do_update(index_elements=[_T.c[name] for name in _KEY], set_=changed)
+            )
+
+    async def list(
+        self,
+        *,
+        tenant: str | None = None,
+        adapter: str | None = None,
+        version: int | None = None,
+        rating: Rating | None = None,
+        with_messages: bool = False,
+        limit: int | None = None,
+    ) -> tuple[Feedback, ...]:
+        """What was said, newest first; None stands for all, `with_messages` leaves out what has none."""
+        query = sa.select(_T).order_by(_T.c.at.desc(), _T.c.request_id).limit(limit)
+        asked = {"tenant": tenant, "adapter": adapter, "version": version, "rating": rating}
+        for name, value in asked.items():
+            if value is not None:
+                query = query.where(_T.c[name] == value)
+        if with_messages:
+            query = query.where(_T.c.messages.is_not(None))
+        async with self._database.read() as connection:
+            return tuple(_said(dict(row)) for row in (await connection.execute(query)).mappings())
+
+
+def _said(row: dict[str, object]) -> Feedback:
+    messages = row.pop("messages")
+    rating = Rating(str(row.pop("rating")))
+    kept = tuple(messages) if isinstance(messages, list) else None
+    return Feedback(**row, rating=rating, messages=kept)  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""Archives that arrive in pieces: what came before a connection broke is kept, and the sender goes on from there.
+
+<root>/<tenant>/<id>   the bytes so far; its size is the offset at which the next piece begins
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.disk import CHUNK_BYTES, full_disk_told
+from adapters.errors import ArtifactRefused, SourceRefused, TooManyFetches, UnknownUpload, UploadConflict
+from adapters.sources.meter import Meter
+from adapters.sources.records import ArchiveSource
+from adapters.threads import in_thread
+
+MAX_UPLOADS = 4  # of one tenant at once
+_KEPT_S = 24 * 3600.0
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One archive on its way."""
+
+    id: str
+    received_bytes: int
+
+
+class Uploads:
+    """The archives below `root`; each belongs to one tenant. Raises OSError where the disk refuses."""
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._busy: set[str] = set()
+
+    def begin(self, tenant: str) -> Upload:
+        """Make room for an archive. Raises: TooManyFetches: the tenant has others begun; StoreFull."""
+        self._expire()
+        folder = self._root / tenant
+        if folder.is_dir() and len(list(folder.iterdir())) >= MAX_UPLOADS:
+            raise TooManyFetches(tenant, MAX_UPLOADS)
+        upload_id = secrets.token_hex(16)
+        with full_disk_told():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / upload_id).touch()
+        return Upload(upload_id, 0)
+
+    def get(self, tenant: str, upload_id: str) -> Upload:
+        """How much has come. Raises: UnknownUpload."""
+        return Upload(upload_id, self._path(tenant, upload_id).stat().st_size)
+
+    async def append(
+        self, tenant: str, upload_id: str, offset_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> Upload:
+        """Add a piece that begins at `offset_bytes`; what came of one that breaks off is kept.
+
+        Raises: UnknownUpload; UploadConflict: it goes on elsewhere, or is being written; SourceRefused: too
+            large; StoreFull.
+        """
+        path = self._path(tenant, upload_id)
+        received_bytes = path.stat().st_size
+        if offset_bytes != received_bytes or upload_id in self._busy:
+            raise UploadConflict(offset_bytes, received_bytes)
+        meter = Meter(self._max_bytes)
+        meter.add(received_bytes)
+        self._busy.add(upload_id)
+        try:
+            with full_disk_told(), path.open("ab") as file:
+                async for chunk in chunks:
+                    meter.add(len(chunk))
+                    file.write(chunk)
+        finally:
+            self._busy.discard(upload_id)
+        return self.get(tenant, upload_id)
+
+    def source(self, tenant: str, upload_id: str) -> ArchiveSource:
+        """The whole archive as a source. Raises: UnknownUpload; UploadConflict: it is being written."""
+        path = self._path(tenant, upload_id)
+        size_bytes = path.stat().st_size
+        if upload_id in self._busy:
+            raise UploadConflict(size_bytes, size_bytes)
+        return ArchiveSource(_chunks(path), size_bytes)
+
+    @contextmanager
+    def spending(self, tenant: str, upload_id: str) -> Iterator[None]:
+        """Remove the archive when the block, which reads it, succeeds or finds it unfit. Raises: UnknownUpload."""
+        path = self._path(tenant, upload_id)
+        try:
+            yield
+        except (ArtifactRefused, SourceRefused):
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+    def remove(self, tenant: str, upload_id: str) -> None:
+        """Forget an archive. Raises: UnknownUpload."""
+        self._path(tenant, upload_id).unlink()
+
+    def _path(self, tenant: str, upload_id: str) -> Path:
+        path = self._root / tenant / upload_id
+        if not _ID.fullmatch(upload_id) or not path.is_file():
+            raise UnknownUpload
+        return path
+
+    def _expire(self) -> None:
+        """Remove what nobody has added to for a day."""
+        oldest_s = time.time() - _KEPT_S
+        for path in self._root.glob("*/*"):
+            if path.name not in self._busy and path.stat().st_mtime < oldest_s:
+                path.unlink(missing_ok=True)
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await in_thread(lambda: file.read(CHUNK_BYTES)):
+            yield chunk

@@ -1,0 +1,57 @@
+"""Reading weights in AutoAWQ's GEMM format back as floating point.
+
+A projection W [out, in] is stored as `qweight` int32 [in, out/8], `qzeros` int32 [in/group, out/8] and `scales`
+half [in/group, out]: w = (q - z) · s, with q and z in 0 … 15 and one (s, z) per group of inputs and output.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+BITS = 4
+_MASK = 2**BITS - 1
+#: Which of eight neighbouring columns stands in which nibble of an int32, lowest first.
+NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def unpacked(words: torch.Tensor) -> torch.Tensor:
+    """int32 [rows, columns/8] as codes [rows, columns] in 0 … 15."""
+    columns = torch.empty(*words.shape, 8, dtype=torch.int64)
+    for place, column in enumerate(NIBBLES):
+        columns[:, :, column] = (words.to(torch.int64) >> (BITS * place)) & _MASK
+    return columns.view(words.shape[0], -1)
+
+
+def widened(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """One projection as float32 [out, in]."""
+    group_size = qweight.shape[0] // scales.shape[0]
+    steps = scales.float().repeat_interleave(group_size, 0)
+    zeros = unpacked(qzeros).repeat_interleave(group_size, 0)
+    return ((unpacked(qweight) - zeros) * steps).t().contiguous()
+
+
+def read_widened(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint under the names of the full model, in float32."""
+    stored: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        stored |= load_file(file)
+    found = {}
+    for name, tensor in stored.items():
+        stem, _, part = name.rpartition(".")
+        if part == "qweight":
+            found[f"{stem}.weight"] = widened(tensor, stored[f"{stem}.qzeros"], stored[f"{stem}.scales"])
+        elif part not in ("qzeros", "scales"):
+            found[name] = tensor.float()
+    return found
+
+
+def is_awq(folder: Path) -> bool:
+    """Whether config.json names this format."""
+    config: Mapping[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = config.get("quantization_config")
+    return isinstance(stored, dict) and stored.get("quant_method") == "awq"

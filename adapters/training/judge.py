@@ -1,0 +1,137 @@
+"""A model as the judge: which of two answers is better, asked in both orders.
+
+A judge prefers what it reads first or last often enough that one order says little, so an answer wins only when
+it is preferred in both; everything else is a tie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import openai
+
+from adapters.training.errors import WatchingError
+
+Verdict = Literal["first", "second", "tie"]
+
+_AT_ONCE = 4
+_TIMEOUT_S = 120.0
+_MAX_TOKENS = 512
+_VERDICT = re.compile(r"verdict\W*\b(A|B|tie)\b", re.IGNORECASE)
+_WORDS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
+_RULES = (
+    "You compare two answers of an assistant to the same conversation. Judge whether they are right, complete, in "
+    "the form that was asked for, and no longer than needed. A reference answer, where given, is right; other words "
+    "that say the same are as good. The order of the answers means nothing. Give your reason in one sentence, then "
+    "end with exactly one line: `Verdict: A`, `Verdict: B` or `Verdict: tie`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two answers to one conversation. ``wanted`` is what the held-out data has."""
+
+    conversation: str
+    wanted: str
+    new: str
+    old: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the new answers did against the old ones.
+
+    ``same``: ties because both said the same; ``swayed``: ties because the judge changed its mind with the order;
+    ``unclear``: replies without a verdict, each counted as a tie.
+    """
+
+    against: str
+    wins: int
+    losses: int
+    ties: int
+    same: int
+    swayed: int
+    unclear: int
+
+    @property
+    def win_rate(self) -> float:
+        """Wins and half of the ties, over all."""
+        return round((self.wins + self.ties / 2) / max(self.wins + self.losses + self.ties, 1), 4)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``training.json``."""
+        return asdict(self) | {"win_rate": self.win_rate}
+
+
+class Judge:
+    """One model behind an OpenAI-compatible endpoint. Use as a context manager: it holds connections."""
+
+    def __init__(self, url: str, model: str, key: str) -> None:
+        # The client insists on a key; servers without keys take any.
+        self._client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=_TIMEOUT_S, max_retries=2)
+        self._model = model
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def check(self) -> None:
+        """Ask something easy, before hours are spent.
+
+        Raises:
+            WatchingError: it does not answer.
+        """
+        try:
+            self.prefer("user: Say hello.", "Hello!", "Hello!", "Go away.")
+        except openai.OpenAIError as error:
+            raise WatchingError(f"the judge {self._model} does not answer: {error}") from error
+
+    def prefer(self, conversation: str, wanted: str, first: str, second: str) -> Verdict | None:
+        """The better answer, in this order; None where the reply holds no verdict.
+
+        Raises:
+            openai.OpenAIError: the endpoint fails.
+        """
+        reference = f"Reference answer:\n{wanted}\n\n" if wanted else ""
+        asked = f"Conversation:\n{conversation}\n\n{reference}Answer A:\n{first}\n\nAnswer B:\n{second}"
+        reply = self._client.chat.completions.create(
+            model=self._model,
+            messages=[{"role": "system", "content": _RULES}, {"role": "user", "content": asked}],
+            temperature=0.0,
+            max_tokens=_MAX_TOKENS,
+        )
+        found = _VERDICT.findall(reply.choices[0].message.content or "")
+        return _WORDS[found[-1].lower()] if found else None
+
+
+def compare(
+    prefer: Callable[[str, str, str, str], Verdict | None], duels: Sequence[Duel], against: str
+) -> Comparison:
+    """Let ``prefer`` judge every duel in both orders; equal answers are ties without being asked about."""
+    different = [duel for duel in duels if duel.new != duel.old]
+
+    def both(duel: Duel) -> tuple[Verdict | None, Verdict | None]:
+        return (
+            prefer(duel.conversation, duel.wanted, duel.new, duel.old),
+            prefer(duel.conversation, duel.wanted, duel.old, duel.new),
+        )
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        verdicts = list(pool.map(both, different))
+    wins = verdicts.count(("first", "second"))
+    losses = verdicts.count(("second", "first"))
+    return Comparison(
+        against=against,
+        wins=wins,
+        losses=losses,
+        ties=len(duels) - wins - losses,
+        same=len(duels) - len(different),
+        swayed=sum(one == other and one in ("first", "second") for one, other in verdicts),
+        unclear=sum((one is None) + (other is None) for one, other in verdicts),
+    )

@@ -1,0 +1,83 @@
+"""/admin/v1/whoami, /live, /errors and /options: what the console shows and asks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from adapters.records import Role, Tenant
+from sampling.endpoints import Endpoint
+from sampling.options import OPTIONS, Option
+from server.api.admin.guard import Guard, Service, seen_tenant
+from server.live import operator_row, rows
+from server.records import Caller
+
+
+def router(service: Service, guard: Guard) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+
+    @routes.get("/whoami")
+    async def whoami(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """The role and the tenant of the key that asks."""
+        return {
+            "role": caller.key.role,
+            "tenant": caller.tenant_name or None,
+            "key": {name: getattr(caller.key, name) for name in ("id", "prefix", "note", "expires_at")},
+            "base_model": service.settings.base_model_name,
+            "keeps_feedback_messages": service.feedback.keeps_messages,
+        }
+
+    @routes.get("/live")
+    async def live(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """What runs and waits, and who holds how much of the KV cache.
+
+        A tenant's admin sees its own row and its own adapters; how large the engine is, is the operator's.
+        """
+        report = await service.live.report()
+        capacity = service.capacity
+        residency = service.residency.snapshot()
+        shown = rows(report, await _tenants(service, caller), capacity)
+        if caller.key.role is not Role.OPERATOR:
+            own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
+            return {"state": service.state, "adapters_loaded": len(own), "tenants": shown}
+        return {
+            "state": service.state,
+            "adapters_loaded": len(residency.slots),
+            "adapters_capacity": residency.capacity,
+            "capacity": asdict(capacity),
+            "tenants": [*shown, operator_row(report, capacity)],
+        }
+
+    @routes.get("/errors")
+    async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """The last failed requests of each tenant, newest first; without texts, which could hold prompts."""
+        seen = seen_tenant(caller, tenant)
+        return {"data": [asdict(failure) for failure in service.failures.list(seen)]}
+
+    @routes.get("/options")
+    async def options(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+        """The decoding options of a chat request."""
+        return {"data": [_option(option) for option in OPTIONS if Endpoint.CHAT in option.endpoints]}
+
+    return routes
+
+
+async def _tenants(service: Service, caller: Caller) -> list[Tenant]:
+    tenants = service.registry.tenants
+    if caller.key.role is Role.OPERATOR:
+        return list(await tenants.list())
+    return [await tenants.get(caller.tenant_name)]
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "type": option.kind.type_name,
+        "range": option.kind.range_text,
+        "default": option.default,
+        "source": option.source,
+        "meaning": option.meaning,
+    }

@@ -1,0 +1,111 @@
+// The frame: who is signed in, which view is open, and when it asks again.
+
+import * as api from "./api.js";
+import { sentence } from "./dialog.js";
+import { h, say } from "./dom.js";
+import * as adapters from "./adapters.js";
+import * as feedback from "./feedback.js";
+import * as overview from "./overview.js";
+import * as playground from "./playground.js";
+import { signIn } from "./sign-in.js";
+import * as usage from "./usage.js";
+
+// Each view: title, mount(root, session) -> { refresh?, every_s?, leave? }
+const VIEWS = { overview, adapters, playground, usage, feedback };
+const main = document.getElementById("main");
+const top = document.getElementById("top");
+const who = document.getElementById("who");
+const state = document.getElementById("state");
+
+let session = null;
+let open = null; // { name, view, timer }
+
+async function begin() {
+  if (!api.hasKey()) return showSignIn();
+  try {
+    session = await api.ask("admin/v1/whoami");
+  } catch (error) {
+    if (error.status !== 401) showSignIn(sentence(error)); // a 401 has shown it already
+    return undefined;
+  }
+  const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
+  who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
+  top.hidden = false;
+  return show();
+}
+
+function showSignIn(message = "") {
+  close();
+  session = null;
+  api.forgetKey();
+  top.hidden = true;
+  who.replaceChildren();
+  signIn(main, message, begin);
+}
+
+function close() {
+  if (!open) return;
+  clearTimeout(open.timer);
+  open.view.leave?.();
+  open = null;
+}
+
+function show() {
+  if (!session) return;
+  const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "overview";
+  if (open?.name === name) return;
+  close();
+  for (const link of document.querySelectorAll("#tabs a")) {
+    if (link.hash === `#${name}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "center" });
+    }
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `${VIEWS[name].title} · loragate console`;
+  const root = h("div", { class: `view ${name}` });
+  main.replaceChildren(h("h1", {}, VIEWS[name].title), root);
+  open = { name, view: VIEWS[name].mount(root, session), timer: 0 };
+  tick(open);
+}
+
+async function tick(current) {
+  clearTimeout(current.timer);
+  if (!document.hidden) {
+    try {
+      await current.view.refresh?.();
+      if (current.name !== "overview") showState(await api.ask("admin/v1/live"));
+    } catch (error) {
+      if (open === current) tellState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
+    }
+  }
+  if (open === current && current.view.every_s) current.timer = setTimeout(() => tick(current), current.view.every_s * 1000);
+}
+
+function showState(live) {
+  tellState(live.state, live.state !== "ready");
+}
+
+function tellState(text, bad = false) {
+  say(state, text);
+  state.classList.toggle("bad", bad);
+}
+
+document.getElementById("tabs").append(
+  ...Object.entries(VIEWS).map(([name, view]) => h("a", { href: `#${name}` }, view.title)),
+);
+document.getElementById("sign-out").addEventListener("click", () => showSignIn());
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the hash names the view
+  main.focus();
+});
+addEventListener("hashchange", () => {
+  show();
+  main.querySelector("h1")?.scrollIntoView({ block: "nearest" });
+});
+document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
+document.addEventListener("loragate-live", (event) => showState(event.detail));
+api.onRefused((error) => {
+  if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // else told already
+});
+begin();

@@ -1,0 +1,41 @@
+// Questions before what changes traffic, and short notices after it.
+
+import { h } from "./dom.js";
+
+/** Ask; resolves to whether the answer was yes. Escape is no. */
+export function confirm({ title, text, action, danger = false }) {
+  return new Promise((resolve) => {
+    const yes = h("button", { type: "button", class: danger ? "danger" : "primary", onclick: () => dialog.close("yes") }, action);
+    const no = h("button", { type: "button", onclick: () => dialog.close("no"), autofocus: true }, "Cancel");
+    const dialog = h(
+      "dialog",
+      { "aria-labelledby": "dialog-title", "aria-describedby": "dialog-text" },
+      h("h2", { id: "dialog-title" }, title),
+      h("p", { id: "dialog-text" }, text),
+      h("div", { class: "actions" }, no, yes),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+let fading = 0;
+
+/** A sentence at the foot of the page, read out and gone after a while. */
+export function notice(text, { bad = false } = {}) {
+  const node = document.getElementById("notice");
+  clearTimeout(fading);
+  node.textContent = text;
+  node.classList.toggle("bad", bad);
+  node.classList.add("shown");
+  fading = setTimeout(() => node.classList.remove("shown"), bad ? 12000 : 5000);
+}
+
+/** What to show of an error. */
+export function sentence(error) {
+  return error.requestId ? `${error.message} (request ${error.requestId})` : error.message;
+}

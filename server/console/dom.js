@@ -1,0 +1,76 @@
+// Elements without HTML strings: whatever comes from the server reaches the page as text.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(node.style, value); // the policy forbids style attributes
+    else if (name in node && (typeof value !== "string" || /[A-Z]/.test(name))) node[name] = value; // htmlFor, dateTime
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+/** An HTML element: `h("p", {class: "note"}, "text", other)`. */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** An SVG element. */
+export function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** Set an element's text only where it differs, so that nothing is read out twice. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+let nextId = 0;
+
+/** A control with its label, and a hint that describes it. */
+export function field(label, control, hint = "") {
+  control.id ||= `f${++nextId}`;
+  const about = hint ? h("span", { class: "hint", id: `${control.id}-hint` }, hint) : null;
+  if (about) control.setAttribute("aria-describedby", about.id);
+  return h("div", { class: "field" }, h("label", { htmlFor: control.id }, label), control, about);
+}
+
+export function options(values, chosen) {
+  return values.map((value) => {
+    const [key, text] = Array.isArray(value) ? value : [value, value];
+    return h("option", { value: String(key), selected: key === chosen }, text);
+  });
+}
+
+const whole = new Intl.NumberFormat("en");
+
+export function count(number) {
+  return whole.format(Math.round(number));
+}
+
+export function share(part) {
+  return `${Math.round(part * 1000) / 10} %`;
+}
+
+export function bytes(size) {
+  if (size === null || size === undefined) return "–";
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let at = 0;
+  for (; size >= 1024 && at < units.length - 1; at += 1) size /= 1024;
+  return `${at && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[at]}`;
+}
+
+/** A time as the reader's clock shows it; the full one is in the title. */
+export function moment(iso) {
+  const at = new Date(iso);
+  const today = at.toDateString() === new Date().toDateString();
+  const text = today ? at.toLocaleTimeString("en-GB") : `${at.toLocaleDateString("en-CA")} ${at.toLocaleTimeString("en-GB").slice(0, 5)}`;
+  return h("time", { dateTime: at.toISOString(), title: at.toISOString() }, text);
+}

@@ -1,0 +1,112 @@
+"""A thousand adapters cost no more queries than ten; a start that finds them takes less than a second more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.artifact import WEIGHTS
+from adapters.records import Key, Role
+from adapters.registry import Registry, tables
+from server.records import Caller
+from server.routing import Router
+from tests.unit.adapters.lifecycle.support import Plant, build_plant
+
+MANY = 1000
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def plant(registry: Registry, tmp_path: Path) -> Plant:
+    return build_plant(registry, tmp_path)
+
+
+@contextmanager
+def queries(registry: Registry) -> Iterator[list[str]]:
+    """The statements that were sent inside the block, without those that begin and end transactions."""
+    sent: list[str] = []
+    engine = engine_of(registry).sync_engine
+
+    def note(*event: object) -> None:
+        if not str(event[2]).startswith(("BEGIN", "PRAGMA")):
+            sent.append(str(event[2]))
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def store_artifact(plant: Plant, number: int) -> str:
+    """An artifact of its own, as small as it may be; returns its digest."""
+    with plant.store.staging() as staging:
+        (staging.files / WEIGHTS).write_bytes(b"weights")
+        artifact = plant.store.seal(staging, {"r": number})
+        plant.store.publish(staging, artifact)
+    return artifact.digest
+
+
+async def register_many(plant: Plant) -> None:
+    """A thousand adapters with artifacts of their own, served under their names, as adding them leaves it."""
+    number = await plant.add()
+    model = await plant.registry.versions.get("acme", "support", number)
+    adapters, versions, aliases = [], [], []
+    for number in range(MANY):
+        name = f"a{number}"
+        key = {"tenant": "acme", "adapter": name}
+        owner = {"tenant": "acme", "name": name, "public_name": f"acme-{name}"}
+        adapters.append({**owner, "next_number": 2, "created_at": NOW})
+        row = {column.name: getattr(model, column.name) for column in tables.versions.columns}
+        digest = store_artifact(plant, number)
+        versions.append({**row, **key, "engine_id": 10_000 + number, "digest": digest})
+        aliases.append({**key, "generation": 1, "targets": [[1, 1.0]], "updated_at": NOW})
+    async with engine_of(plant.registry).begin() as connection:
+        filled = ((tables.adapters, adapters), (tables.versions, versions), (tables.aliases, aliases))
+        for table, rows in filled:
+            await connection.execute(sa.insert(table), rows)
+
+
+def engine_of(registry: Registry) -> AsyncEngine:
+    return registry._database.engine
+
+
+async def test_listing_and_routing_cost_the_same_queries(plant: Plant) -> None:
+    await register_many(plant)
+    registry = plant.registry
+    with queries(registry) as sent:
+        assert len(await registry.adapters.list("acme")) == MANY + 1
+    assert len(sent) == 1, sent
+    router = Router(registry, base_model_name="base")
+    key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
+    caller = Caller(key, await registry.tenants.get("acme"))
+    with queries(registry) as sent:
+        assert len(await router.visible(caller)) == MANY
+    assert len(sent) == 1, sent
+    with queries(registry) as sent:
+        target = await router.resolve(caller, "acme-a777")
+    assert target.version is not None and target.version.engine_id == 10_777
+    assert len(sent) <= 2, "the registry's revision, and the adapter by its name"
+    with queries(registry) as sent:
+        await router.resolve(caller, "acme-a777")
+    assert sent == [], "a known name costs nothing"
+
+
+async def test_a_start_that_finds_them_takes_less_than_a_second_more(plant: Plant) -> None:
+    with queries(plant.registry) as few:
+        await plant.lifecycle.recover()
+    await register_many(plant)
+    began_s = time.perf_counter()
+    with queries(plant.registry) as many:
+        found = await plant.lifecycle.recover()
+    took_s = time.perf_counter() - began_s
+    assert len(many) == len(few), "no query per adapter"
+    assert found.damaged == () and found.garbage == ()
+    assert took_s < 1.0
