@@ -78,7 +78,7 @@ bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 
 docs: $(VENV)/.dev ## rewrite the generated parts of docs/
 	@$(BIN)/python -m sampling.table docs/decoding.md
-	@$(BIN)/python -m server.documentation docs/configuration.md
+	@$(BIN)/python -m server.documentation docs
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -15,12 +16,13 @@ from adapters.registry.schema import current_revision
 from adapters.store import Store
 from sampling.endpoints import Endpoint
 from server import seed
-from server.api import admin, console, errors, feedback, health, lora, models
+from server.api import admin, console, errors, feedback, health, lora, models, openapi
 from server.api.attempts import SlowAttempts
 from server.api.middleware import RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.base_model import read_base_model
 from server.catalog import Catalog
+from server.observation.timed import time_queries
 from server.service import Server
 from server.settings import Settings
 
@@ -46,6 +48,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
             await seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await read_base_model(settings), runner)
+        time_queries(database, server.metrics.query_s)
         await server.house.recover()
         await server.restore_budgets()
         house = asyncio.create_task(server.house.keep(), name="house")
@@ -61,13 +64,14 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
             await asyncio.wait([writing])
             await server.ledger.flush()
             await server.supervisor.stop()
+            await asyncio.to_thread(server.tracing.close)
     finally:
         await database.dispose()
 
 
 def make_app(server: Server) -> FastAPI:
     """The ASGI application: the allow-list of routes, and nothing of vLLM's own."""
-    app = FastAPI(title="loragate", docs_url=None, redoc_url=None)
+    app = FastAPI(title="loragate", version=version("loragate"), docs_url=None, redoc_url=None)
     for endpoint in Endpoint:
         app.router.routes.append(Route(endpoint.path, GenerateRoute(server, endpoint), methods=["POST"]))
     app.include_router(models.router(Catalog(server)))
@@ -77,6 +81,11 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(feedback.router(server))
     app.include_router(console.router())
     errors.install(app)
+    openapi.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)
-    app.add_middleware(RequestMiddleware, max_body_bytes=server.settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=server.settings.max_body_bytes,
+        read_timeout_s=server.settings.read_timeout_s,
+    )
     return app

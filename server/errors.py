@@ -11,6 +11,7 @@ LoragateError
 ├── InvalidRequest        the body cannot be served as it stands
 ├── BodyTooLarge          the body is above --max-body-bytes
 ├── AdapterUnavailable    the adapter is there and cannot be loaded
+├── BodyTooSlow           the body did not arrive within --read-timeout-s
 ├── InternalError         a fault of ours; the log has it under the request's id
 ├── EngineUnavailable     the engine is starting, restarting or dead
 └── Draining              the server is shutting down
@@ -86,6 +87,10 @@ class AdapterUnavailable(LoragateError):
             "and may add it again."
         )
         self.headers = {"x-should-retry": "false"}
+
+
+class BodyTooSlow(LoragateError):
+    """The request body did not arrive in time."""
 
 
 class InternalError(LoragateError):

@@ -134,6 +134,7 @@ class Gate:
             reservation,
             passage.meter,
             lambda: engine.abort(engine_id),
+            n=sampling_params.n,
             steered=self._count_steered() if self._count_steered and passage.repetition == "adjust" else None,
             looped=LoopCount(_new_watch, _loops) if passage.target.watched else None,
         )
@@ -196,6 +197,7 @@ class _Metered:
         meter: Meter,
         abort: Callable[[], Awaitable[None]],
         *,
+        n: int,
         steered: LoopCount | None,
         looped: LoopCount | None,
     ) -> None:
@@ -208,6 +210,7 @@ class _Metered:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
+        self._last_at = [0.0] * n  # when each sequence's last token came
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
@@ -228,8 +231,23 @@ class _Metered:
 
     def _count(self, output: Any) -> None:
         """Add one `RequestOutput`; streams carry deltas, the others one final output per sequence."""
-        new_tokens = sum(len(sequence.token_ids) for sequence in output.outputs)
+        now = time.monotonic()
         meter = self._meter
+        new_tokens = 0
+        for sequence in output.outputs:
+            if tokens := len(sequence.token_ids):
+                new_tokens += tokens
+                if before := self._last_at[sequence.index]:
+                    meter.gap_s.add((now - before) / tokens, tokens)
+                self._last_at[sequence.index] = now
+            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
+                meter.answers_steered += 1
+            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
+                meter.answers_looped += 1
+            if sequence.finish_reason:
+                meter.finish_reasons.append(sequence.finish_reason)
+                if sequence.finish_reason == REPETITION:
+                    sequence.finish_reason = _TOLD_FOR_REPETITION
         if self._prompt_tokens == 0 and output.prompt_token_ids:
             self._prompt_tokens = len(output.prompt_token_ids)
             self._cached_tokens = output.num_cached_tokens or 0
@@ -237,21 +255,22 @@ class _Metered:
             meter.cached_tokens += self._cached_tokens
         self._generated_tokens += new_tokens
         meter.generated_tokens += new_tokens
-        now = time.monotonic()
         if new_tokens:
-            meter.first_token_at = meter.first_token_at or now
             meter.last_token_at = now
-        for sequence in output.outputs:
-            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
-                meter.answers_steered += 1
-            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
-                meter.answers_looped += 1
-            if sequence.finish_reason:
-                meter.finish_reasons.append(sequence.finish_reason)
-            if sequence.finish_reason == REPETITION:
-                sequence.finish_reason = _TOLD_FOR_REPETITION
-        stats = output.metrics
-        if meter.queue_s is None and stats is not None and stats.scheduled_ts and stats.queued_ts:
+            if meter.first_token_at is None:
+                self._note_first(output.metrics, now)
+
+    def _note_first(self, stats: Any, now: float) -> None:
+        """When the first token came, and how long the request had waited in the engine.
+
+        An answer that is not streamed comes whole, so the engine's own clock (the machine's monotonic one, as
+        ours) tells when its first token was there.
+        """
+        meter = self._meter
+        known = stats is not None and stats.first_token_ts
+        meter.first_token_at = min(now, stats.first_token_ts) if known else now
+        if stats is not None and stats.scheduled_ts and stats.queued_ts:
+            meter.scheduled_at = stats.scheduled_ts
             meter.queue_s = stats.scheduled_ts - stats.queued_ts
 
     def _settle(self) -> None:

@@ -39,6 +39,11 @@ class Live:
         return self._report
 
 
+def block_seconds(report: Report | None) -> dict[str, float] | None:
+    """KV block-seconds per tenant since the engine started, for the ledger."""
+    return {name: row["kv_block_seconds"] for name, row in report["tenants"].items()} if report else None
+
+
 def rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -> list[dict[str, Any]]:
     """One row per tenant, in the order given: `running`, `waiting`, and blocks of the KV cache."""
     counted: Mapping[str, Mapping[str, Any]] = report["tenants"] if report else {}

@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 
 from adapters.errors import AdapterError
+from server.api.connection import bounded
 from server.app import make_app, open_server
 from server.errors import LoragateError, SettingsError
 from server.logs import configure
@@ -56,6 +57,8 @@ async def _serve(settings: Settings, runner: Executor) -> int:
         http = _Http(
             uvicorn.Config(
                 make_app(server),
+                http=bounded(settings.read_timeout_s),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -12,6 +12,7 @@ from sampling.defaults import Layer
 from sampling.layers import NO_DEFAULTS
 from sampling.limits import NO_LIMITS, Limits
 from server.fairness.policy import Policy
+from server.observation.distribution import GAP_BOUNDS_S, Distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,11 @@ class Meter:
     """Answers that were steered out of a loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
+    held_at: float | None = None
+    scheduled_at: float | None = None
     queue_s: float | None = None
+    gap_s: Distribution = field(default_factory=lambda: Distribution(GAP_BOUNDS_S))
+    """Seconds between two tokens of a streamed answer."""
     answers_looped: int = 0
     """Answers that went in circles; looked at only where the version is watched."""
 

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -26,7 +27,6 @@ from adapters.store import Store
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server import seed
-from server.adapter_report import AdapterSeries
 from server.admission import Admission, Capacity
 from server.attempts import Attempts
 from server.auth import Authenticator
@@ -41,14 +41,17 @@ from server.feedback import FeedbackDesk
 from server.gate import Gate
 from server.house import House
 from server.ledger import Ledger
-from server.live import Live, Report
+from server.live import Live, Report, block_seconds
 from server.logs import error_log
-from server.metrics import Metrics
+from server.observation.census import Census
+from server.observation.recorder import Metrics
+from server.observation.timed import TimedLifecycle, TimedLoader
+from server.observation.tracing import Tracing
 from server.planner.failure import MemoryWatch
 from server.recent import RecentAnswers, RecentFailures
 from server.records import Answer, Caller, Passage
 from server.routing import Router, sticky_part
-from server.settings import Settings
+from server.settings import Settings, otlp_protocol
 from server.supervisor import State, Supervisor
 
 logger = logging.getLogger("loragate")
@@ -68,7 +71,7 @@ class Server:
         self.auth = Authenticator(registry)
         self.attempts = Attempts()
         self.router = Router(registry, base_model_name=settings.base_model_name)
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_label_sets)
         self.base = base
         self.decoding = Decoding.of(settings, base.generation_config)
         self.presets = self.decoding.presets
@@ -84,19 +87,18 @@ class Server:
             explain=self._memory.explain,
         )
         self.residency = Residency(
-            CurrentEngine(self.supervisor), capacity=settings.adapters_held, wait_s=settings.adapter_wait_s
+            TimedLoader(CurrentEngine(self.supervisor), self.metrics.load_s),
+            capacity=settings.adapters_held,
+            wait_s=settings.adapter_wait_s,
         )
-        self.lifecycle = Lifecycle(registry, store, self.residency, base.rules)
+        self.lifecycle: Lifecycle = TimedLifecycle(
+            registry, store, self.residency, base.rules, swap_s=self.metrics.swap_s
+        )
         self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
         self.house = House(self.lifecycle, lambda: self.state is State.READY)
         self.ledger = Ledger(registry.usage, self._block_seconds)
         self.canaries = Canaries(registry, self.lifecycle, limits_of(settings), rating_limits_of(settings))
-        self.metrics.register(
-            AdapterSeries(
-                self.residency.snapshot, lambda: len(store.damaged), lambda: self.canaries.rollbacks
-            )
-        )
-        self.live = Live(self._scheduler_report)
+        self.live = Live(self.scheduler_report)
         self._answers, self.failures = RecentAnswers(), RecentFailures()
         self.feedback = FeedbackDesk(
             self._answers,
@@ -105,6 +107,8 @@ class Server:
             keeps_messages=settings.keep_feedback_messages,
         )
         self.passages = 0
+        self._census = Census(self, store)
+        self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
 
@@ -169,6 +173,7 @@ class Server:
                     self._hold(passage.target.version) as held,
                     self._gate.admit(replace(passage, held=held)) as held_passage,
                 ):
+                    passage.meter.held_at = time.monotonic()
                     engine = self.supervisor.engine
                     if engine is None:
                         raise EngineUnavailable
@@ -184,6 +189,10 @@ class Server:
         """Count a finished request."""
         self.metrics.observe(endpoint.value, passage, status)
         self.canaries.note(passage, status)
+
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count a request that was refused."""
+        self.metrics.refuse(tenant, reason)
 
     def remember(self, record: Mapping[str, Any], passage: Passage | None) -> None:
         """Keep what may be asked about a finished request: which version answered, or that it failed."""
@@ -237,11 +246,9 @@ class Server:
         if self.settings.protect_metrics:
             await self.auth.operator(headers)
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """The metrics' text."""
-        self.metrics.restarts.set(self.supervisor.restarts)
-        self.metrics.ready.set(self.welcome)
-        self.metrics.failed_attempts.set(self.attempts.total)
+        self.metrics.show(await self._census.take())
         return self.metrics.exposition()
 
     @property
@@ -260,7 +267,8 @@ class Server:
         """What the running engine has to share out."""
         return self._admission.capacity
 
-    async def _scheduler_report(self) -> Report | None:
+    async def scheduler_report(self) -> Report | None:
+        """What the scheduler counts (`server.engine.scheduler_report`); None while there is no engine."""
         engine = self.supervisor.engine
         if engine is None or self.state not in (State.READY, State.DRAINING):
             return None
@@ -270,10 +278,7 @@ class Server:
             return None
 
     async def _block_seconds(self) -> dict[str, float] | None:
-        report = await self._scheduler_report()
-        if report is None:
-            return None
-        return {name: counted["kv_block_seconds"] for name, counted in report["tenants"].items()}
+        return block_seconds(await self.scheduler_report())
 
     async def _start_engine(self, runner: Executor) -> Engine:
         self._memory.begin()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 import demo
+from server.builds import find_distribution
+from server.config_file import fault_sentences, read_config
 from server.errors import SettingsError
 from server.json_settings import decode_objects
 
@@ -122,12 +122,20 @@ class Settings(BaseSettings):
     """Keep the chats that callers send along with feedback, to train on; otherwise those are refused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
+    read_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest that a request's head, or its JSON body, may take to arrive, in seconds."""
     shutdown_timeout: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM: how long running answers may still take, in seconds."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """After SIGTERM: how long new requests are still taken while /ready already says 503, in seconds."""
     restart_backoff_s: Annotated[float, Field(ge=0)] = 1.0
     """Pause before a dead engine is started again; doubles with every failure in a row, up to 60."""
+    otlp_traces_endpoint: str = ""
+    """OTLP collector that gets our spans and vLLM's, for instance http://collector:4317. Default: no tracing."""
+    log_prompts: bool = False
+    """Write what was asked into the access log. Default: never."""
+    metrics_label_sets: Annotated[int, Field(ge=1)] = 100
+    """Most tenants, and most adapter versions, with series of their own on /metrics; the rest is `other`."""
     protect_metrics: bool = False
     """Show /metrics to operators' keys only: it names all tenants and adapters."""
     log_format: Literal["json", "text"] = "json"
@@ -208,7 +216,7 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool
         SettingsError: a value, key or variable that cannot be used; the message names it and what helps.
     """
     _refuse_unknown_variables()
-    from_file = _read_config(config) if config else {}
+    from_file = read_config(config, Settings.model_fields) if config else {}
     in_environment = {
         name.removeprefix(ENV_PREFIX).lower() for name in os.environ if name.startswith(ENV_PREFIX)
     }
@@ -216,7 +224,7 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool
     try:
         settings = Settings(**{**below, **flags})
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from error
+        raise SettingsError(fault_sentences(error)) from error
     if to_serve and not settings.demo and not settings.model:
         raise SettingsError("no model: give --model (a folder or a hub id), or --demo")
     return settings
@@ -231,33 +239,14 @@ def _refuse_unknown_variables() -> None:
             raise SettingsError(f"{name} is not a setting of loragate; did you mean {near[0]}?")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"--config {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"--config {path} is not TOML: {error}") from error
-    for key in values:
-        if key not in Settings.model_fields:
-            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0)
-            raise SettingsError(f"--config {path}: {key} is not a setting; did you mean {near[0]}?")
-    return values
-
-
-def _sentence(error: ValidationError) -> str:
-    """One line per fault: flag, value and what was expected."""
-    lines = []
-    for fault in error.errors():
-        flag = "".join(f"--{part}".replace("_", "-") for part in fault["loc"][:1])
-        text = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{flag} {fault['input']}: {text}" if flag else text)
-    return "\n".join(lines)
-
-
 def client_setting(variable: str) -> str | None:
     """What a command that talks to a server takes from the environment."""
     return os.environ.get(variable)
+
+
+def otlp_protocol() -> str:
+    """How spans are sent; OpenTelemetry's own variable, which vLLM reads, too."""
+    return os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
 
 
 def cores_to_bind(settings: Settings) -> list[int]:
@@ -277,15 +266,6 @@ def cores_to_bind(settings: Settings) -> list[int]:
     ):
         return []
     return cores
-
-
-def find_distribution(name: str) -> bool:
-    """Whether a distribution is installed, without importing it."""
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def export_engine_environment(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from hypothesis import settings
+from otlp_collector import Collector
 from server_process import ServerProcess, start
 
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
@@ -17,8 +18,22 @@ if os.environ.get("CI"):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    running = start("--demo", data_dir=tmp_path_factory.mktemp("loragate"))
+def collector() -> Iterator[Collector]:
+    """Takes the spans of the session's server."""
+    with Collector.listening() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[ServerProcess]:
+    running = start(
+        "--demo",
+        "--otlp-traces-endpoint",
+        collector.url,
+        "--read-timeout-s",
+        "5",
+        data_dir=tmp_path_factory.mktemp("loragate"),
+    )
     try:
         running.wait_for("/ready", 200)
         yield running

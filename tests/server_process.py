@@ -64,6 +64,16 @@ class ServerProcess:
         """Log lines with this event."""
         return [line for line in self.lines if line.get("event") == event]
 
+    def event_of(self, request_id: str, timeout_s: float = 5) -> dict[str, object]:
+        """The access record of a request; it is written when the request is over."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = [line for line in self.events("request") if line.get("request_id") == request_id]
+            if found:
+                return found[-1]
+            time.sleep(0.02)
+        raise AssertionError(f"no record of {request_id}:\n" + self.tail())
+
     def stop(self, timeout_s: float = 60) -> int:
         """SIGTERM; returns the exit code."""
         if self.process.poll() is None:
@@ -73,7 +83,9 @@ class ServerProcess:
 
 def start(*args: str, data_dir: Path) -> ServerProcess:
     """Start a server on a free port and return once it listens; the engine may still be starting."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LORAGATE_", "VLLM_"))}
+    # spans are sent at once, not every five seconds
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+    environment |= {k: v for k, v in os.environ.items() if not k.startswith(("LORAGATE_", "VLLM_"))}
     process = subprocess.Popen(
         [LORAGATE, "serve", "--port", "0", "--data-dir", str(data_dir), *args],
         stdout=subprocess.PIPE,

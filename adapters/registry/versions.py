@@ -75,6 +75,12 @@ class Versions:
         async with self._database.read() as connection:
             return tuple(version_of(row) for row in (await connection.execute(query)).mappings())
 
+    async def count_states(self) -> dict[tuple[str, str], int]:
+        """How many versions each tenant has in each state."""
+        query = sa.select(_V.c.tenant, _V.c.state, sa.func.count()).group_by(_V.c.tenant, _V.c.state)
+        async with self._database.read() as connection:
+            return {(tenant, str(state)): count for tenant, state, count in await connection.execute(query)}
+
     async def digests(self) -> frozenset[str]:
         """The artifacts that a version still needs."""
         query = sa.select(_V.c.digest).where(_V.c.digest.is_not(None), _V.c.state.not_in(tuple(ENDED)))

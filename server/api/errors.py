@@ -49,6 +49,7 @@ RULES: dict[type[Exception], Rule] = {
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
     server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),
+    server.BodyTooSlow: Rule(408, "invalid_request_error", "body_too_slow"),
     server.InternalError: Rule(500, "server_error", "internal_error"),
     server.EngineUnavailable: Rule(503, "server_error", "engine_unavailable"),
     server.Draining: Rule(503, "server_error", "draining"),
@@ -128,6 +129,8 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
         headers["retry-after"] = str(retry_after_s(getattr(error, "retry_after_s", 5.0)))
+    if status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if status in (409, 507):
         headers["x-should-retry"] = "false"
     return headers

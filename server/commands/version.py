@@ -12,7 +12,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def version(as_json: bool) -> None:
     """Print the versions of loragate and vLLM."""
-    from server.api.health import vllm_version
+    from server.builds import vllm_version
 
     versions = {"loragate": version_of("loragate"), "vllm": vllm_version()}
     click.echo(json.dumps(versions) if as_json else "\n".join(f"{k} {v}" for k, v in versions.items()))

@@ -32,7 +32,7 @@ from server.settings import Settings
 _FLAGS = {
     "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes",
     "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype",
-    "quantization", "tensor_parallel_size",
+    "quantization", "tensor_parallel_size", "otlp_traces_endpoint",
 }  # fmt: skip
 _OURS = {
     "enable_lora", "logits_processors", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
@@ -68,6 +68,7 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         "dtype": _dtype(settings, on_cpu),
         "quantization": settings.quantization,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "otlp_traces_endpoint": settings.otlp_traces_endpoint or None,
         # Dotted: vLLM resolves it in the EngineCore process.
         "scheduler_cls": "server.engine.scheduler.TenantScheduler",
         "additional_config": {

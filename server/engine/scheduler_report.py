@@ -25,7 +25,9 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
     Returns:
         `tally`: the fields of `server.fairness.records.Tally`, growing from the engine's start.
         `capacity`: `kv_blocks`, `block_size_tokens`, `max_num_seqs`.
-        `tenants`: name -> `running`, `waiting` (requests), `kv_blocks` (held now), `guaranteed_blocks`,
+        `adapters_running`: adapters of the running requests.
+        `tenants`: name -> `running`, `waiting` (requests), `kv_blocks` (held now),
+        `claimed_blocks` (held, and what prompts under way will take), `guaranteed_blocks`,
         `limit_blocks`, `service` (weighted counter), and since the start: `kv_block_seconds` (a block that
         several requests share counts once) and `adapter_kv_block_seconds` (by the adapter's engine id, 0 for
         the base model; a shared block counts for each request).
@@ -33,6 +35,7 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
     return {
         "tally": dataclasses.asdict(arbiter.tally),
         "capacity": dataclasses.asdict(arbiter.holdings.capacity),
+        "adapters_running": len({lease.adapter for lease in arbiter.holdings.leases()} - {0}),
         "tenants": {tenant: _tenant_report(arbiter, tenant) for tenant in arbiter.holdings.tenants()},
     }
 
@@ -45,6 +48,7 @@ def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:
         "running": holding.slots,
         "waiting": arbiter.line.count(tenant),
         "kv_blocks": holding.blocks,
+        "claimed_blocks": holding.claimed_blocks,
         "guaranteed_blocks": holdings.capacity.guaranteed_blocks(holding.share),
         "limit_blocks": holdings.capacity.limit_blocks(holding.share),
         "service": arbiter.bills.counters.of(tenant),

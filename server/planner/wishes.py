@@ -8,9 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from server.builds import find_distribution
 from server.planner.errors import WishUnclear
 from server.planner.plan import Wish
-from server.settings import Settings, find_distribution
+from server.settings import Settings
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
     "ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4,

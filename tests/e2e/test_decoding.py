@@ -413,7 +413,9 @@ def test_steering_needs_the_operators_consent(http: httpx.Client) -> None:
 
 def repetition_stops(server: ServerProcess) -> float:
     text = httpx.get(f"{server.url}/metrics", headers={"authorization": "Bearer demo-admin"}).text
-    found = re.findall(r'^loragate_repetition_stops_total\{adapter="",tenant="acme"\} ([0-9.]+)', text, re.M)
+    found = re.findall(
+        r'^loragate_repetition_stops_total\{adapter="",tenant="acme",version=""\} ([0-9.]+)', text, re.M
+    )
     return float(found[0]) if found else 0.0
 
 

@@ -114,7 +114,9 @@ def test_steering_breaks_a_loop(client: httpx.Client) -> None:
 def adjustments(client: httpx.Client) -> float:
     """Answers that were counted as steered."""
     text = client.get("/metrics").text
-    found = re.findall(r'^loragate_repetition_adjustments_total\{adapter="",tenant=""\} (\S+)', text, re.M)
+    found = re.findall(
+        r'^loragate_repetition_adjustments_total\{adapter="",tenant="",version=""\} (\S+)', text, re.M
+    )
     return float(found[0]) if found else 0.0
 
 

@@ -23,7 +23,9 @@ from server.api.middleware import Record, RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.errors import EngineUnavailable, ModelNotFound
 from server.fairness.policy import Policy
+from server.observation.tracing import Tracing
 from server.records import Answer, Caller, JsonAnswer, Passage, StreamAnswer, Target
+from server.settings import Settings
 
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.now(UTC))
 
@@ -39,6 +41,12 @@ class FakeService:
     remembered: list[tuple[object, Passage | None]] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     clamped: tuple[str, ...] = ()
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    settings: Settings = field(default_factory=lambda: Settings(demo=True))
+    tracing: Tracing = field(default_factory=Tracing)
+
+    def refuse(self, tenant: str, reason: str) -> None:
+        self.refused.append((tenant, reason))
 
     async def enter(self, headers: Any) -> Caller:
         return Caller(KEY, Tenant("acme"))
@@ -163,7 +171,21 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert busy.status_code == 503 and busy.headers["retry-after"] == "120"
     assert busy.headers["x-ratelimit-limit-requests"] == "9"
     assert service.observed == [503] and service.held == 0
+    assert service.refused == [("acme", "model_not_found"), ("acme", "adapter_slots_busy")]
     assert [status for status, _ in service.remembered] == [404, 503]
+
+
+async def test_what_was_asked_is_logged_only_where_the_operator_wants_it(
+    client: httpx.AsyncClient, service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.answer = JsonAnswer({})
+    with caplog.at_level("INFO", "loragate.access"):
+        await post(client, messages=[{"role": "user", "content": "a secret"}])
+        assert not any("a secret" in str(vars(record)) for record in caplog.records)
+        service.settings = Settings(demo=True, log_prompts=True)
+        await post(client, messages=[{"role": "user", "content": "a secret"}])
+    (told,) = [record for record in caplog.records if hasattr(record, "prompt")]
+    assert told.prompt == {"messages": [{"role": "user", "content": "a secret"}]}  # type: ignore[attr-defined]
 
 
 async def test_an_unforeseen_error_is_one_500_without_details(
@@ -173,6 +195,7 @@ async def test_an_unforeseen_error_is_one_500_without_details(
     response = await post(client)
     assert response.status_code == 500 and "secret" not in response.text
     assert response.headers["x-request-id"] and service.held == 0
+    assert service.observed == [500]
 
 
 async def test_body_cap(client: httpx.AsyncClient, service: FakeService) -> None:
@@ -234,3 +257,27 @@ async def _drive(
     async with asyncio.timeout(5):
         await GenerateRoute(service, Endpoint.CHAT)(scope, receive, send)
     return sent
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(service: FakeService) -> None:
+    app = RequestMiddleware(GenerateRoute(service, Endpoint.CHAT), max_body_bytes=1000, read_timeout_s=0.05)
+    sent: list[dict[str, Any]] = []
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop() if parts else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [],
+        "query_string": b"",
+    }
+    await asyncio.wait_for(app(scope, receive, send), 5)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408 and b'"body_too_slow"' in sent[1]["body"]
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert service.refused == [("acme", "body_too_slow")]

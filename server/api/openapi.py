@@ -1,0 +1,130 @@
+"""/openapi.json: the whole HTTP API, with the routes that FastAPI does not know because vLLM reads their bodies.
+
+Of those bodies we describe what a caller needs and what we check; vLLM's own models take more, so nothing is
+closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from sampling.endpoints import Endpoint
+
+_TEXT: Final = {"type": "string"}
+_MESSAGES: Final = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {"role": {"enum": ["system", "user", "assistant", "tool"]}, "content": _TEXT},
+        "required": ["role", "content"],
+    },
+}
+_MANY_TOKENS: Final = {"type": "integer", "minimum": 1}
+_COMMON: Final = {
+    "model": {
+        "type": "string",
+        "description": "`<tenant>-<adapter>`, with `@<version>` one version; or the base.",
+    },
+    "stream": {"type": "boolean", "default": False},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+    "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+}
+#: Endpoint -> what it does, its own fields, those that must be there.
+_GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
+    Endpoint.CHAT: (
+        "OpenAI's chat completions, with tools, JSON schemas, logprobs, n and streams.",
+        {"messages": _MESSAGES, "max_tokens": _MANY_TOKENS, "n": _MANY_TOKENS, "tools": {"type": "array"}},
+        ["model", "messages"],
+    ),
+    Endpoint.COMPLETIONS: (
+        "OpenAI's completions of a plain prompt.",
+        {"prompt": _TEXT, "max_tokens": _MANY_TOKENS, "n": _MANY_TOKENS},
+        ["model", "prompt"],
+    ),
+    Endpoint.RESPONSES: (
+        "OpenAI's responses; nothing is stored.",
+        {"input": _TEXT, "max_output_tokens": _MANY_TOKENS},
+        ["model", "input"],
+    ),
+    Endpoint.MESSAGES: (
+        "Anthropic's messages.",
+        {"messages": _MESSAGES, "max_tokens": _MANY_TOKENS, "system": _TEXT},
+        ["model", "messages", "max_tokens"],
+    ),
+}
+#: Bodies that our own routes read by hand.
+_BY_HAND: Final[dict[str, dict[str, Any]]] = {
+    "/tokenize": {"model": _TEXT, "prompt": _TEXT, "messages": _MESSAGES},
+    "/detokenize": {"model": _TEXT, "tokens": {"type": "array", "items": {"type": "integer"}}},
+}
+_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": {"type": ["string", "null"]},
+                "code": _TEXT,
+            },
+        }
+    },
+}
+_OPEN_ROUTES: Final = ("/health", "/ready", "/version", "/metrics")
+
+
+def install(app: FastAPI) -> None:
+    """Let `app.openapi()` and /openapi.json show all of it."""
+
+    def whole() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = _schema(app)
+        return app.openapi_schema
+
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    paths = schema["paths"]
+    for endpoint, (summary, fields, required) in _GENERATING.items():
+        paths[endpoint.path] = {"post": _operation(endpoint.value, summary, {**_COMMON, **fields}, required)}
+    for path, fields in _BY_HAND.items():
+        paths[path]["post"]["requestBody"] = _json_body(fields, [])
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {})["Error"] = _ERROR
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)  # ours are 400
+            operation["responses"]["default"] = _answer("What went wrong.", "#/components/schemas/Error")
+            operation["security"] = [] if path in _OPEN_ROUTES else [{"key": []}]
+    return schema
+
+
+def _operation(name: str, summary: str, fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {
+        "tags": ["models"],
+        "operationId": name,
+        "description": summary,
+        "requestBody": _json_body(fields, required),
+        "responses": {"200": {"description": "The answer, as JSON or as server-sent events."}},
+    }
+
+
+def _json_body(fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": fields}
+    if required:
+        schema["required"] = required
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _answer(text: str, schema: str) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": {"$ref": schema}}}}

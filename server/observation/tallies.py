@@ -1,0 +1,121 @@
+"""What is counted when a request ends, per (tenant, adapter, version)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from prometheus_client.metrics_core import Metric
+
+from adapters.records import Version
+from server.gate import REPETITION
+from server.metrics import distributions, family
+from server.observation.distribution import GAP_BOUNDS_S, LATENCY_BOUNDS_S, Distribution
+from server.observation.top_labels import TopLabels
+from server.records import Passage
+
+OTHER = "other"
+#: Rejections are kept apart by reason; should there ever be more kinds of them, the rest is `other`.
+MAX_REASONS = 64
+
+_Model = tuple[str, str, str]
+_OTHERS: _Model = (OTHER, OTHER, OTHER)
+_latency = partial(Distribution, LATENCY_BOUNDS_S)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """One label set's counts."""
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    finishes: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    ratings: Counter[str] = field(default_factory=Counter)
+    steered: int = 0
+    ttft_s: Distribution = field(default_factory=_latency)
+    duration_s: Distribution = field(default_factory=_latency)
+    queue_s: Distribution = field(default_factory=_latency)
+    gap_s: Distribution = field(default_factory=partial(Distribution, GAP_BOUNDS_S))
+
+
+class RequestTallies:
+    """Counts of finished and refused requests; at most `label_sets` + 1 label sets of each."""
+
+    def __init__(self, label_sets: int) -> None:
+        self._tallies: dict[_Model, _Tally] = {}
+        self._models: TopLabels[_Model] = TopLabels(label_sets, self._drop_model)
+        self._refusals: dict[str, Counter[str]] = {}
+        self._tenants: TopLabels[str] = TopLabels(label_sets, self._drop_tenant)
+        self._reasons: set[str] = set()
+
+    def observe(self, endpoint: str, passage: Passage, status: int) -> None:
+        """Count one finished request."""
+        meter = passage.meter
+        tally = self._tally(passage.caller.tenant_name, passage.target.version)
+        tally.requests[endpoint, str(status)] += 1
+        tally.finishes.update(meter.finish_reasons)
+        tally.tokens["prompt"] += meter.prompt_tokens
+        tally.tokens["cached"] += meter.cached_tokens
+        tally.tokens["generated"] += meter.generated_tokens
+        tally.steered += meter.answers_steered
+        tally.duration_s.add(time.monotonic() - passage.started_at)
+        tally.gap_s.merge(meter.gap_s)
+        if meter.first_token_at is not None:
+            tally.ttft_s.add(meter.first_token_at - passage.started_at)
+        if meter.queue_s is not None:
+            tally.queue_s.add(meter.queue_s)
+
+    def rated(self, tenant: str, version: Version | None, rating: str) -> None:
+        """Count one rating."""
+        self._tally(tenant, version).ratings[rating] += 1
+
+    def refuse(self, tenant: str, reason: str) -> None:
+        """Count one refusal; tenant "" is an operator, or nobody that we know."""
+        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            reason = OTHER
+        self._reasons.add(reason)
+        key = tenant if self._tenants.count(tenant) else OTHER
+        self._refusals.setdefault(key, Counter())[reason] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """All series."""
+        tallies = list(self._tallies.items())
+        yield family(
+            "requests", (((*key, *how), n) for key, tally in tallies for how, n in tally.requests.items())
+        )
+        yield family(
+            "finishes", (((*key, how), n) for key, tally in tallies for how, n in tally.finishes.items())
+        )
+        yield family(
+            "tokens", (((*key, kind), n) for key, tally in tallies for kind, n in tally.tokens.items())
+        )
+        yield family("repetition_stops", ((key, tally.finishes[REPETITION]) for key, tally in tallies))
+        yield family("repetition_adjustments", ((key, tally.steered) for key, tally in tallies))
+        yield family(
+            "feedback", (((*key, how), n) for key, tally in tallies for how, n in tally.ratings.items())
+        )
+        yield distributions("time_to_first_token_seconds", ((key, tally.ttft_s) for key, tally in tallies))
+        yield distributions("inter_token_seconds", ((key, tally.gap_s) for key, tally in tallies))
+        yield distributions("request_duration_seconds", ((key, tally.duration_s) for key, tally in tallies))
+        yield distributions("queue_seconds", ((key, tally.queue_s) for key, tally in tallies))
+        yield family(
+            "rejections",
+            (((tenant, why), n) for tenant, whys in list(self._refusals.items()) for why, n in whys.items()),
+        )
+
+    def _tally(self, tenant: str, version: Version | None) -> _Tally:
+        model = (tenant, version.adapter, str(version.number)) if version else (tenant, "", "")
+        key = model if self._models.count(model) else _OTHERS
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally()
+        return tally
+
+    def _drop_model(self, key: _Model) -> None:
+        self._tallies.pop(key, None)
+
+    def _drop_tenant(self, tenant: str) -> None:
+        self._refusals.pop(tenant, None)

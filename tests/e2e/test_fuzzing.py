@@ -1,0 +1,125 @@
+"""schemathesis over the whole OpenAPI schema: nothing that is sent makes a 5xx, a leak or a hang."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from server_process import ServerProcess
+
+LEAKS = (
+    "Traceback",
+    "site-packages",
+    "/root",
+    "/tmp/",
+    "/home/",
+    '.py"',
+    "sqlalchemy",
+    "object at 0x",
+    "demo-admin",
+)
+HANG_S = 30
+#: 503 and 507 tell of a state; what may never be is an error that we did not foresee.
+FAULTS = (500, 501, 502, 504)
+OPERATOR = {"authorization": "Bearer demo-admin"}
+
+
+@pytest.fixture(scope="module")
+def keys(server: ServerProcess) -> Iterator[dict[str, str]]:
+    """An inference key and an admin key of a tenant that may ask for little."""
+    with httpx.Client(base_url=f"{server.url}/admin/v1", headers=OPERATOR, timeout=30) as admin:
+        limits = {"limits": {"max_tokens": 4, "n": 2}, "max_concurrency": 4}
+        admin.post("/tenants", json={"name": "fuzz", "settings": limits}).raise_for_status()
+        secrets = {"none": ""}
+        for role in ("inference", "tenant_admin"):
+            issued = admin.post("/keys", json={"tenant": "fuzz", "role": role})
+            secrets[role] = issued.raise_for_status().json()["secret"]
+        yield secrets
+        for view in admin.get("/adapters").json()["data"]:
+            if view["tenant"] == "fuzz":
+                admin.delete(f"/adapters/fuzz/{view['name']}")
+        admin.delete("/tenants/fuzz")
+
+
+def fuzz(server: ServerProcess, key: str, examples: int) -> dict[int, int]:
+    """Send `examples` valid and as many broken requests to each operation; returns how often each status came."""
+    told = httpx.get(f"{server.url}/openapi.json").json()
+    del told["components"]["securitySchemes"]  # who asks is ours to say
+    for operations in told["paths"].values():
+        for operation in operations.values():
+            operation.pop("security")
+    schema = schemathesis.openapi.from_dict(told)
+    statuses: dict[int, int] = {}
+    sent = 0
+    session = requests.Session()
+
+    def send(case: Any) -> None:
+        nonlocal sent
+        sent += 1
+        # an address of its own for each try: wrong keys are slowed per address
+        headers = {"x-forwarded-for": f"10.{sent >> 16 & 255}.{sent >> 8 & 255}.{sent & 255}"}
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        began = time.monotonic()
+        response = case.call(base_url=server.url, headers=headers, session=session, timeout=HANG_S)
+        took_s = time.monotonic() - began
+        what = (
+            f"{case.method} {case.path} {str(case.body)[:300]}: {response.status_code} {response.text[:300]}"
+        )
+        assert took_s < HANG_S, what
+        assert response.status_code not in FAULTS, what
+        assert response.status_code != 401 or not key, what
+        assert not any(leak in response.text for leak in LEAKS), what
+        if response.status_code >= 400 and case.method != "HEAD":
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}, what
+        statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            strategy = operation.as_strategy(generation_mode=mode)
+            if strategy.is_empty:
+                continue
+            run = settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                derandomize=examples < 20,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )(given(strategy)(send))
+            # what takes no parameters cannot be called wrongly
+            with contextlib.suppress(*[Unsatisfiable] * (mode is GenerationMode.NEGATIVE)):
+                run()
+    return statuses
+
+
+@pytest.mark.parametrize("who", ["none", "tenant_admin"])
+def test_no_request_makes_a_fault_a_leak_or_a_hang(
+    server: ServerProcess, keys: dict[str, str], who: str
+) -> None:
+    statuses = fuzz(server, keys[who], examples=1)
+    print(f"{who}: {statuses}")
+    assert statuses and httpx.get(f"{server.url}/health").status_code == 200
+    if who == "none":
+        assert 401 in statuses
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("who", ["none", "inference", "tenant_admin"])
+def test_many_requests_make_no_fault_no_leak_and_no_hang(
+    server: ServerProcess, keys: dict[str, str], who: str
+) -> None:
+    statuses = fuzz(server, keys[who], examples=60)
+    print(f"{who}: {statuses}")
+    assert httpx.get(f"{server.url}/health").status_code == 200
