@@ -177,6 +177,9 @@ def _search(quantizable: Any, tokenizer: Any, texts: Texts, wish: Quantization) 
         calib_data=texts.calibration,
         max_calib_samples=wish.blocks,
         max_calib_seq_len=wish.block_tokens,
+        # The paper's own s = mean|x|^ratio. AutoAWQ's default divides by the weights as well; its search then never
+        # tries s = 1, and can end further from the full model than plain rounding does (docs/decisions/0005).
+        duo_scaling=False,
         quantizer_cls=Recorder,
     )
     return scales
@@ -201,6 +204,8 @@ def _write(quantizable: Any, scales: dict[str, torch.Tensor], model: Path, out: 
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (out / SCALES).parent.mkdir()
     save_file(scales, out / SCALES)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner alone, and another user may serve it
 
 
 def _weight_bytes(folder: Path) -> int:

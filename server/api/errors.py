@@ -129,6 +129,8 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
         headers["retry-after"] = str(retry_after_s(getattr(error, "retry_after_s", 5.0)))
+    if status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if status in (409, 507):
         headers["x-should-retry"] = "false"
     return headers

@@ -14,6 +14,8 @@ from playwright.sync_api import expect
 
 import demo
 
+#: What shows when a script prints what is not there.
+HOLES = re.compile(r"\b(null|undefined|NaN)\b|\[object")
 VIEWS = ("overview", "adapters", "playground", "usage", "feedback")
 OPERATOR = "demo-admin"
 
@@ -112,6 +114,7 @@ def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> 
         "aria-label", "Traffic: version 1: 90 %, version 2: 10 %"
     )
     assert shop.traffic() == {1: 90, 2: 10}
+    expect(page.locator("main")).not_to_contain_text(HOLES)
     console.shoot("adapters-split")
     card.get_by_role("button", name="Promote version 2").click()
     dialog.get_by_role("button", name="Promote").click()
@@ -171,6 +174,7 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
         expect(page.locator(f'.pane[data-model="{model}"] .figures-line')).to_contain_text(
             f"+ {tokens} tokens"
         )
+    expect(page.locator("main")).not_to_contain_text(HOLES)
     console.shoot("playground")
 
     second = page.locator(f'.pane[data-model="{models[1]}"]')
@@ -258,6 +262,7 @@ def test_a_phone_shows_all_of_it(open_console: Callable[..., Console], scheme: s
         console.go(view)
         console.page.wait_for_load_state("networkidle")
         assert console.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        expect(console.page.locator("body")).not_to_contain_text(HOLES)
         grounds.add(console.page.evaluate("getComputedStyle(document.body).backgroundColor"))
         console.shoot(f"{view}-{scheme}-phone")
     assert grounds == {"rgb(251, 250, 247)" if scheme == "light" else "rgb(21, 21, 19)"}
