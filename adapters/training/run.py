@@ -17,6 +17,7 @@ from adapters.digests import base_digest, template_digest
 from adapters.training.config import TrainingConfig
 from adapters.training.duels import check_judge
 from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
+from adapters.training.fit import check_memory
 from adapters.training.loading import device_of, load_base, settled
 from adapters.training.loop import LoraTrainer, Seal, run_loop
 from adapters.training.lora import add_lora, check_servable, describe
@@ -59,6 +60,7 @@ def _train_stage(
     tokenizer = renderer.tokenizer
     prepared = prepare(config, renderer)
     _announce(console, config, prepared)
+    plan = check_memory(config, prepared, device_of(), console)
 
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
     observation = observe(config, renderer, prepared.held_out, pad_id, console)
@@ -82,7 +84,7 @@ def _train_stage(
         train_s=train_s,
         findings=observation.findings(model),
     )
-    report.document["fingerprint"] = fingerprint
+    report.document.update(fingerprint=fingerprint, memory_plan_bytes=plan.total)
     if earlier_stages:
         report.document["stages"] = list(earlier_stages)
     write_report(config, report.document)
