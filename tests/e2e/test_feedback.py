@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -35,9 +34,9 @@ def acme_admin(call: Callable[..., httpx.Response]) -> Iterator[str]:
 
 def counted(call: Callable[..., httpx.Response], rating: str) -> float:
     text = call("demo-admin", "GET", "/metrics").text
-    line = rf'^loragate_feedback_total{{adapter="support",rating="{rating}",tenant="acme"}} (\S+)'
-    found = re.search(line, text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    labels = ('tenant="acme"', 'adapter="support"', f'rating="{rating}"')
+    lines = [line for line in text.splitlines() if line.startswith("loragate_feedback_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels))
 
 
 def test_a_rating_finds_its_version_its_metric_and_its_readers(
