@@ -119,3 +119,15 @@ def test_live_state_and_failures_are_ones_own(call: Callable[..., httpx.Response
     assert call(acme_admin, "GET", "/admin/v1/whoami").json()["tenant"] == "acme"
     for path in ("whoami", "live", "errors", "options", "feedback"):
         assert call("demo-acme", "GET", f"/admin/v1/{path}").status_code == 403
+
+
+def test_a_consoles_questions_do_not_fill_the_log(
+    call: Callable[..., httpx.Response], server: ServerProcess
+) -> None:
+    seen = len(server.events("request"))
+    assert call("demo-admin", "GET", "/admin/v1/live").status_code == 200
+    assert call("demo-acme", "GET", "/admin/v1/live").status_code == 403
+    deadline = time.monotonic() + 5
+    while not (new := server.events("request")[seen:]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [(line["path"], line["status"]) for line in new] == [("/admin/v1/live", 403)]
