@@ -19,6 +19,7 @@ from typing import Self
 import httpx
 import psutil
 
+from benchmarks.guard import Guard
 from server.engine.plugin import STOCK_ENVIRONMENT
 from server.settings import cores_to_bind, load
 
@@ -93,6 +94,7 @@ class ServerProcess:
     ready_path: str
     log: Path
     process: subprocess.Popen[bytes]
+    guard: Guard
     began_s: float = field(default_factory=time.perf_counter)
 
     def wait_ready(self) -> float:
@@ -132,6 +134,7 @@ class ServerProcess:
                 process.kill()
         psutil.wait_procs(left, timeout=_ORPHAN_GRACE_S)
         self.process.wait()
+        self.guard.dismiss()
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +234,7 @@ def _memory_bytes(server: ServerProcess, *, shared_once: bool = False) -> int:
 
 
 def start_process(name: str, command: list[str], port: int, ready_path: str, home: Path) -> ServerProcess:
-    """Start any command as a server; its output goes to a log in `home`."""
+    """Start any command as a server; its output goes to a log in `home`. It ends with this process at the latest."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"{name.split()[0]}.{port}.log"
     with log.open("wb") as output:
@@ -239,7 +242,8 @@ def start_process(name: str, command: list[str], port: int, ready_path: str, hom
         process = subprocess.Popen(  # noqa: S603
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    return ServerProcess(name, f"http://127.0.0.1:{port}", ready_path, log, process, began_s)
+    url = f"http://127.0.0.1:{port}"
+    return ServerProcess(name, url, ready_path, log, process, Guard.over(process), began_s)
 
 
 def _flags(values: Mapping[str, int | str | None]) -> list[str]:

@@ -55,6 +55,8 @@ class Options:
 def parse(argv: Sequence[str], description: str) -> Options:
     """Read the command line. Raises: BadWorkload (and SystemExit, as argparse does)."""
     given = _parser(description).parse_args(argv)
+    if given.url is not None and given.peer is not None:
+        raise BadWorkload("--peer starts the demo on both sides; beside --url, name the other by --peer-url")
     extra: dict[str, Any] = {} if given.stop_at_eos else {"ignore_eos": True}
     return Options(
         url=given.url,

@@ -25,7 +25,10 @@ from server.settings import Settings
 logger = logging.getLogger("loragate")
 
 #: Beside config.json: what the shape, the end tokens and the chat template are read from.
-_SMALL_FILES = ["*.json", "*.jinja"]
+_SMALL_FILES = ["*.json", "*.jinja", "loragate/*"]
+#: What `loragate quantize` leaves in a checkpoint's folder (`adapters.training.quantize`).
+QUANTIZE_REPORT = "loragate/quantize.json"
+QUANTIZE_SCALES = "loragate/scales.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +194,15 @@ def model_folder(model: str) -> Path:
 def _digest(folder: Path, settings: Settings) -> str | None:
     """The base's digest, remembered in the data folder while its files stay as they are.
 
-    One that `loragate quantize` made serves the adapters of the full model, so it counts as that; with folded
-    scales it serves only adapters that were trained on it, so it counts as itself. None where nothing is known:
-    of a base that others quantized, and of a hub model, whose weights are not here yet.
+    One that `loragate quantize` made serves the adapters of the full model, so it counts as that. None where
+    nothing is known: of a base that others quantized, and of a hub model, whose weights are not here yet.
     """
-    made = _json(folder / "quantize.json")
-    if made.get("base_digest") and not made.get("fold_scales"):
-        return str(made["base_digest"])
+    made = _json(folder / QUANTIZE_REPORT).get("base_digest")
+    if made is not None:
+        return str(made)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = sorted(folder.glob("*.safetensors"))
-    is_foreign = not made and (settings.quantization or "quantization_config" in config)
-    if is_foreign or not weights:
+    if settings.quantization or "quantization_config" in config or not weights:
         return None
     state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in [folder / "config.json", *weights]]
     memory = settings.home / "base-digest.json"

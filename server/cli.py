@@ -24,6 +24,7 @@ COMMANDS = {
         "Add, list, show, change and remove tenants; their usage.",
     ),
     "key": ("server.commands.key", "key", "Make, list and revoke API keys."),
+    "feedback": ("server.commands.feedback", "feedback", "List what users said; export chats to train on."),
     "train": ("server.commands.train", "train", "Train an adapter from a JSONL of chats."),
     "quantize": ("server.commands.quantize", "quantize", "Make a 4-bit AWQ checkpoint of a model."),
     "bench": ("server.commands.bench", "bench", "Run a benchmark."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,23 +37,33 @@ class House:
     async def keep(self) -> None:
         """Mend what drifts, until cancelled: the engine's adapters, broken-off drains, files nobody needs.
 
-        First every stored adapter is hashed, beside the traffic: what looks whole may have rotted.
+        Beside it, once, every stored adapter is hashed: what looks whole may have rotted.
         """
-        await self._check_store()
+        await asyncio.gather(
+            self._again_and_again(self._reconcile, once=False),
+            self._again_and_again(self._check_store, once=True),
+        )
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]], *, once: bool) -> None:
+        """Do it every RECONCILE_INTERVAL_S while the engine serves; `once`: until it has succeeded."""
         while True:
             await asyncio.sleep(RECONCILE_INTERVAL_S)
-            if self._engine_serves():
-                try:
-                    if drift := await self._lifecycle.reconcile():
-                        logger.warning("engine and registry differed and were mended: %s", drift)
-                except (AdapterError, SQLAlchemyError, OSError):
-                    logger.exception("reconciling failed; it is tried again")
+            if not self._engine_serves():
+                continue
+            try:
+                await work()
+            except (AdapterError, SQLAlchemyError, OSError):
+                logger.exception("keeping house failed; it is tried again")
+                continue
+            if once:
+                return
+
+    async def _reconcile(self) -> None:
+        if drift := await self._lifecycle.reconcile():
+            logger.warning("engine and registry differed and were mended: %s", drift)
 
     async def _check_store(self) -> None:
-        try:
-            _tell_damage(await self._lifecycle.check_store())
-        except (SQLAlchemyError, OSError):
-            logger.exception("the store could not be checked")
+        _tell_damage(await self._lifecycle.check_store())
 
 
 def _tell_damage(versions: Sequence[Version]) -> None:

@@ -97,6 +97,8 @@ class JsonAnswer:
     """A whole answer."""
 
     content: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+    """Fields of the request that nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class StreamAnswer:
     """Server-sent events, each a complete `…\\n\\n` text. Whoever takes it must `aclose` the iterator."""
 
     events: AsyncGenerator[str]
+    ignored: tuple[str, ...] = ()
 
 
 Answer = JsonAnswer | StreamAnswer

@@ -25,6 +25,8 @@ ENV_PREFIX = "LORAGATE_"
 #: Read by the commands that talk to a running server; no settings of `serve`.
 CLIENT_KEY_VARIABLE = "LORAGATE_KEY"
 CLIENT_URL_VARIABLE = "LORAGATE_URL"
+#: Read by `train`, for the endpoint that judges.
+JUDGE_KEY_VARIABLE = "LORAGATE_JUDGE_KEY"
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 SMALL_MACHINE_CORES = 4
 _OBJECTS = ("engine_args", "sampling_defaults", "limits", "presets", "repetition_policy")
@@ -230,7 +232,7 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool
 
 def _refuse_unknown_variables() -> None:
     known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
-    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE}
+    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE, JUDGE_KEY_VARIABLE}
     for name in sorted(os.environ):
         if name.startswith(ENV_PREFIX) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed, TooManyFetches
 from adapters.lifecycle.adding import Rules, fail_version, prepare_version
+from adapters.lifecycle.draining import Drains
 from adapters.lifecycle.health import Condition, Health
 from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
 from adapters.moves import UNFINISHED
@@ -36,7 +37,7 @@ class Lifecycle:
         self.health = Health()
         self._burnt: set[int] = set()  # engine ids that must not be used again
         self._cooling: dict[tuple[str, int], tuple[float, LoadFailed]] = {}
-        self._drains: dict[int, asyncio.Task[Version]] = {}
+        self._drains = Drains(registry, residency)
 
     async def recover(self, *, deep: bool = False) -> Recovery:
         """After a start: finish or fail what was begun, clean the store. `deep` re-hashes all artifacts."""
@@ -244,23 +245,10 @@ class Lifecycle:
                     await self._registry.versions.move(version, VersionState.FAILED, by=by, error="removed"),
                 )
             draining = (await self._registry.versions.move(version, VersionState.DRAINING, by=by),)
-        tasks = [self._start_drain(version, by) for version in draining]
+        tasks = [self._drains.start(version, by) for version in draining]
         if tasks:
             await asyncio.wait(tasks, timeout=wait_s)
         return tuple(task.result() if task.done() else v for task, v in zip(tasks, draining, strict=True))
-
-    def _start_drain(self, version: Version, by: Actor) -> asyncio.Task[Version]:
-        task = self._drains.get(version.engine_id)
-        if task is None or task.done():
-            task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")
-            self._drains[version.engine_id] = task
-        return task
-
-    async def _drain(self, version: Version, by: Actor) -> Version:
-        await self._residency.retire(version.engine_id)
-        retired = await self._registry.versions.move(version, VersionState.RETIRED, by=by)
-        del self._drains[version.engine_id]
-        return retired
 
     async def reconcile(self) -> Drift:
         """Mend the engine's drift, go on with drains that broke off, collect garbage; call it regularly.
@@ -268,7 +256,7 @@ class Lifecycle:
         Raises: EngineGone.
         """
         for version in await self._registry.versions.list({VersionState.DRAINING}):
-            self._start_drain(version, SYSTEM)
+            self._drains.start(version, SYSTEM)
         needed = await self._registry.versions.digests()
         await in_thread(lambda: self._store.collect_garbage(needed))
         drift = await self._residency.reconcile()
@@ -288,7 +276,4 @@ class Lifecycle:
 
     async def aclose(self) -> None:
         """Stop waiting for drains; the next start retires what is left."""
-        tasks = list(self._drains.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drains.aclose()

@@ -7,8 +7,8 @@ whoever caches what it read learns of a change by reading one number.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from adapters.errors import StoreFull
 from adapters.records import Actor
 from adapters.registry import tables
 
@@ -90,11 +91,12 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes; rolled back on any exception, cancellation included."""
-        async with self._turn, self.engine.connect() as connection:
-            await connection.execution_options(writes=True)
-            async with connection.begin():
-                yield connection
+        """A transaction that writes; rolled back on any exception, cancellation included. Raises: StoreFull."""
+        with _full_disk_told():
+            async with self._turn, self.engine.connect() as connection:
+                await connection.execution_options(writes=True)
+                async with connection.begin():
+                    yield connection
 
     @asynccontextmanager
     async def change(
@@ -105,6 +107,19 @@ class Database:
             yield connection
             await record_change(connection, by, action, subject, details)
         self.changes += 1
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        # SQLite: SQLITE_FULL; PostgreSQL: SQLSTATE 53100
+        if "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100":
+            raise StoreFull(
+                "the disk that holds the registry is full; make room on it, then try again"
+            ) from error
+        raise
 
 
 async def record_change(

@@ -85,24 +85,25 @@ def own_texts(
     return texts
 
 
-def split(texts: Sequence[Ids], block_tokens: int) -> Texts:
-    """Keep every fifth text back; cut the others into pieces of at most `block_tokens`.
+def split(texts: Sequence[Ids], *, block_tokens: int, blocks: int) -> Texts:
+    """Keep every fifth text back, and lay the others end to end in at most `blocks` pieces of `block_tokens`.
 
-    NOTE: AutoAWQ leaves out any text that is longer than its calibration length, without a word.
+    NOTE: AutoAWQ would do the latter too, but first leave out every text that is longer than a block, silently.
 
     Raises:
         DataError: too little text to do both.
     """
     held_out = [ids for at, ids in enumerate(texts) if at % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1]
     rest = [ids for at, ids in enumerate(texts) if at % _HELD_OUT_EVERY != _HELD_OUT_EVERY - 1]
-    pieces = [ids[at : at + block_tokens] for ids in rest for at in range(0, len(ids), block_tokens)]
-    tokens = sum(map(len, pieces))
-    if not held_out or tokens < block_tokens:
+    row = [token_id for ids in rest for token_id in ids]
+    if not held_out or len(row) < block_tokens:
         raise DataError(
-            f"{len(texts)} different texts with {tokens} tokens to calibrate with are too few: give at least "
-            f"{_HELD_OUT_EVERY} texts and {block_tokens} tokens (one in {_HELD_OUT_EVERY} texts is measured on)."
+            f"{len(texts)} different texts with {len(row)} tokens to calibrate with are too few: give at least "
+            f"{_HELD_OUT_EVERY} texts and {block_tokens} tokens (one in {_HELD_OUT_EVERY} texts is measured on), "
+            "or a smaller --block-tokens."
         )
-    return Texts(pieces, held_out)
+    whole = min(blocks, len(row) // block_tokens)
+    return Texts([row[at * block_tokens : (at + 1) * block_tokens] for at in range(whole)], held_out)
 
 
 def perplexity(model: Any, texts: Sequence[Ids], *, most_tokens: int) -> float:

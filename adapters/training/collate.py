@@ -23,3 +23,18 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
         ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
         labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
     return {"input_ids": ids, "labels": labels}
+
+
+def pack(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """The samples as one row: ``input_ids``, ``labels`` and ``position_ids`` of shape (1, all tokens).
+
+    Positions start again with every sample; with no attention mask and no cache, transformers' SDPA and
+    FlashAttention paths take that as the border attention must not cross
+    (``transformers.masking_utils: find_packed_sequence_indices``). A mask of ones, or a cache, would let it
+    cross without a word. A sample's first token is never a target: the token before it is another sample's.
+    """
+    ids = [token for s in samples for token in s.ids]
+    labels = [label for s in samples for label in (IGNORED, *s.labels[1:])]
+    positions = [at for s in samples for at in range(len(s.ids))]
+    rows = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    return {name: torch.tensor([row], dtype=torch.long) for name, row in rows.items()}

@@ -5,6 +5,7 @@ TrainingError
   BaseModelError          the base model's folder cannot be trained on
   TemplateError           the base's chat template cannot be trained on exactly
   UnservableError         the server would refuse, or silently ignore, such an adapter
+  HardwareError           it needs hardware, memory or a package that is not here
   CheckpointError         a checkpoint is unfinished, or belongs to another configuration
   OutputError             the folder to write into cannot be used
   DivergedError           the loss is not a finite number any more
@@ -34,6 +35,10 @@ class TemplateError(TrainingError):
 
 class UnservableError(TrainingError):
     """The server could not serve such an adapter rightly."""
+
+
+class HardwareError(TrainingError):
+    """The training needs hardware, memory or a package that is not here."""
 
 
 class CheckpointError(TrainingError):

@@ -22,9 +22,16 @@ from transformers import (
 )
 
 from adapters.training.checkpoint import resume_point, seal
-from adapters.training.collate import collate
+from adapters.training.collate import collate, pack
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import IGNORED, Sample
+
+# transformers' names of ours.
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
 
 
 class LoraTrainer(Trainer):
@@ -40,7 +47,7 @@ class LoraTrainer(Trainer):
             model=model,
             args=_arguments(config, model.device.type),
             train_dataset=samples,
-            data_collator=partial(collate, pad_id=pad_id),
+            data_collator=pack if config.packing == "on" else partial(collate, pad_id=pad_id),
             **rest,
         )
         self.remove_callback(PrinterCallback)  # the progress bar and log.jsonl say the same
@@ -61,7 +68,9 @@ class LoraTrainer(Trainer):
         """
         wanted = inputs["labels"][:, 1:]
         kept = (wanted != IGNORED).any(dim=0).nonzero().squeeze(1)
-        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False)
+        # NOTE: no attention mask and no cache; either would let packed samples see one another.
+        places = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **places)
         logits = outputs.logits.flatten(0, 1).float()
         total = cross_entropy(logits, wanted[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
         tokens = num_items_in_batch if num_items_in_batch is not None else (wanted != IGNORED).sum()
@@ -115,7 +124,9 @@ def _arguments(config: TrainingConfig, device: str) -> TrainingArguments:
         warmup_steps=config.warmup_share,  # below 1 it is a share
         weight_decay=0.0,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
+        optim=_OPTIMIZERS[config.optimizer],
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=1,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from transformers import AutoTokenizer
 
+from adapters.training.augment import augment
+from adapters.training.check.sections import FEW_CHATS, size_advice
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Conversation, Renderer, Sample, fold
-from adapters.training.data import count_control_tokens, read_conversations, split_held_out
+from adapters.training.data import (
+    count_control_tokens,
+    first_question,
+    read_conversations,
+    split_held_out,
+)
 from adapters.training.errors import BaseModelError, DataError
 
 
@@ -21,6 +31,9 @@ class Prepared:
     chats: int
     dropped_turns: int  # longer than max_length_tokens
     control_token_messages: int  # whose text holds a control token
+    replayed_samples: int = 0  # of `samples`, from the general chats
+    replay_available: int = 0  # general samples there were to draw from
+    rephrased_chats: int = 0
 
     @property
     def tokens(self) -> int:
@@ -42,11 +55,20 @@ class Prepared:
             "held_out_chats": len(self.held_out),
             "dropped_turns": self.dropped_turns,
             "control_token_messages": self.control_token_messages,
+            "replayed_samples": self.replayed_samples,
+            "rephrased_chats": self.rephrased_chats,
         }
 
     def warnings(self, config: TrainingConfig) -> list[str]:
         """Sentences for the person who started the training."""
         found = []
+        if self.chats < FEW_CHATS:
+            found.append(size_advice(self.chats))
+        if self.replayed_samples > self.replay_available:
+            found.append(
+                f"{self.replay_available} general samples repeat to make {self.replayed_samples}; "
+                "give --replay more of them, or lower --replay-ratio."
+            )
         if self.dropped_turns:
             found.append(
                 f"{self.dropped_turns} turns left out: longer than {config.max_length_tokens} tokens."
@@ -75,27 +97,73 @@ def load_renderer(config: TrainingConfig) -> Renderer:
 
 
 def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:
-    """Read, split and encode the data.
+    """Read, split, rephrase, mix and encode the data.
 
     Raises:
         DataError: a line cannot be used, or nothing is left to train on.
         TemplateError: the base's template cannot be trained on exactly.
     """
-    chats = read_conversations(config.data)
-    if config.held_out is not None:
-        held_out = read_conversations(config.held_out)
-    else:
-        chats, held_out = split_held_out(chats, config.held_out_share)
-    samples: list[Sample] = []
-    dropped = 0
-    for chat in chats:
-        folded, left_out = fold(list(renderer.turns(chat)), config.max_length_tokens)
-        samples += folded
-        dropped += left_out
+    chats, held_out = train_and_held_out(config)
+    asked = augment(chats, config.seed) if config.augment else chats
+    samples, dropped = _encoded(asked, renderer, config.max_length_tokens)
     if not samples:
         raise DataError(
             f"{config.data.name}: no turn is left to train on; {dropped} were longer than max_length_tokens "
             f"{config.max_length_tokens}. Raise it, or shorten the chats."
         )
-    control = count_control_tokens([*chats, *held_out], renderer.tokenizer.all_special_tokens)
-    return Prepared(samples, held_out, len(chats), dropped, control)
+    replayed, available = _replayed(config, renderer, held_out, len(samples))
+    return Prepared(
+        samples=samples + replayed,
+        held_out=held_out,
+        chats=len(chats),
+        dropped_turns=dropped,
+        control_token_messages=count_control_tokens(
+            [*chats, *held_out], renderer.tokenizer.all_special_tokens
+        ),
+        replayed_samples=len(replayed),
+        replay_available=available,
+        rephrased_chats=sum(new is not old for new, old in zip(asked, chats, strict=True)),
+    )
+
+
+def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list[Conversation]]:
+    """The chats to train on and those to measure on.
+
+    Raises:
+        DataError: a line cannot be used.
+    """
+    chats = read_conversations(config.data)
+    if config.held_out is not None:
+        return chats, read_conversations(config.held_out)
+    return split_held_out(chats, config.held_out_share)
+
+
+def _encoded(
+    chats: Sequence[Conversation], renderer: Renderer, max_length_tokens: int
+) -> tuple[list[Sample], int]:
+    samples: list[Sample] = []
+    dropped = 0
+    for chat in chats:
+        folded, left_out = fold(list(renderer.turns(chat)), max_length_tokens)
+        samples += folded
+        dropped += left_out
+    return samples, dropped
+
+
+def _replayed(
+    config: TrainingConfig, renderer: Renderer, held_out: Sequence[Conversation], own: int
+) -> tuple[list[Sample], int]:
+    """General samples, so many that they are ``replay_ratio`` of the mix, and how many there are to draw from.
+
+    A general chat that asks what a held-out one asks is left out. Where there are too few they repeat.
+    """
+    wanted = round(own * config.replay_ratio / (1 - config.replay_ratio))
+    if config.replay is None or not wanted:
+        return [], 0
+    measured_on = {first_question(chat) for chat in held_out}
+    chats = [c for c in read_conversations(config.replay) if first_question(c) not in measured_on]
+    samples, _ = _encoded(chats, renderer, config.max_length_tokens)
+    if not samples:
+        raise DataError(f"{config.replay.name}: no turn to replay is left. Raise --max-length-tokens.")
+    random.Random(config.seed).shuffle(samples)
+    return list(islice(cycle(samples), wanted)), len(samples)

@@ -1,12 +1,12 @@
 """`loragate quantize`: a 4-bit checkpoint in AutoAWQ's format, made by AutoAWQ, that serves the same adapters.
 
-AWQ (Lin et al. 2023) multiplies the weights of important input channels by s before it rounds and divides the
-layer before by s. That division changes what the projections see: an adapter that was trained on the full model
-reads x and would be given x/s. So by default only the other half of AWQ's search is done, the clipping of each
-group's range by what the activations show; `fold_scales` does both, for a base that is served without adapters
-or whose adapters are trained on the quantized model. docs/decisions/ has the figures.
+AWQ (Lin et al. 2023) multiplies the weights of important input channels by s before it rounds, and divides what
+comes before by s. That changes what a projection reads and writes: an adapter that was trained on the full model
+expects x and is given x/s. So the scales are kept beside the weights, and the server applies them to each adapter
+as it loads it (`server.engine.scaled`). docs/decisions/0005 tells how much that matters.
 
-Leans on autoawq 0.2.9 (extra `quantize`): AutoAWQForCausalLM.from_pretrained, .quantize, .save_quantized.
+Leans on autoawq 0.2.9 (extra `quantize`): AutoAWQForCausalLM.from_pretrained, .quantize, .save_quantized, and
+AwqQuantizer._search_best_scale.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from adapters.digests import base_digest
 from adapters.training.awq_weights import BITS, is_awq, read_widened
@@ -30,8 +31,10 @@ from adapters.training.errors import BaseModelError, MissingPackage, OutputError
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
-#: Beside the weights: what was done, and of which model.
-REPORT = "quantize.json"
+#: In the checkpoint's folder. NOTE: a folder of its own, because vLLM takes all *.safetensors beside config.json for
+#: weights of the model.
+REPORT = "loragate/quantize.json"
+SCALES = "loragate/scales.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +48,21 @@ class Quantization:
     block_tokens: int = 512
     """Length of the sequences it is calibrated with."""
     blocks: int = 64
-    """Most texts it is calibrated with."""
-    fold_scales: bool = False
+    """Most of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """What came of it; stands beside the weights as quantize.json."""
+    """What came of it; also kept with the checkpoint."""
 
     base_digest: str
-    """Of the full model: its adapters are served, unless the scales were folded."""
+    """Of the full model, whose adapters are served."""
     perplexity_before: float
     perplexity_after: float
     held_out_texts: int
     calibration_tokens: int
     bytes_before: int
     bytes_after: int
-    fold_scales: bool
 
 
 def quantize(wish: Quantization) -> QuantizationReport:
@@ -81,22 +82,27 @@ def quantize(wish: Quantization) -> QuantizationReport:
     model = quantizable.model
     texts = split(
         read_texts(wish.calibration, tokenizer) if wish.calibration else own_texts(model, tokenizer),
-        wish.block_tokens,
+        block_tokens=wish.block_tokens,
+        blocks=wish.blocks,
     )
     before = perplexity(model, texts.held_out, most_tokens=wish.block_tokens)
-    _search(quantizable, tokenizer, texts, wish)
-    _write(quantizable, wish)
-    report = QuantizationReport(
-        base_digest=base_digest(wish.model),
-        perplexity_before=before,
-        perplexity_after=perplexity(load_widened(wish.out), texts.held_out, most_tokens=wish.block_tokens),
-        held_out_texts=len(texts.held_out),
-        calibration_tokens=sum(map(len, texts.calibration[: wish.blocks])),
-        bytes_before=_weight_bytes(wish.model),
-        bytes_after=_weight_bytes(wish.out),
-        fold_scales=wish.fold_scales,
-    )
-    (wish.out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    scales = _search(quantizable, tokenizer, texts, wish)
+    wish.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wish.out.parent, prefix=f".{wish.out.name}-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        _write(quantizable, scales, wish.model, folder)
+        del quantizable, model
+        report = QuantizationReport(
+            base_digest=base_digest(wish.model),
+            perplexity_before=before,
+            perplexity_after=perplexity(load_widened(folder), texts.held_out, most_tokens=wish.block_tokens),
+            held_out_texts=len(texts.held_out),
+            calibration_tokens=sum(map(len, texts.calibration)),
+            bytes_before=_weight_bytes(wish.model),
+            bytes_after=_weight_bytes(folder),
+        )
+        (folder / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        folder.rename(wish.out)  # whole or not at all; an empty folder may have been there
     return report
 
 
@@ -143,40 +149,63 @@ def _autoawq() -> Any:
     return AutoAWQForCausalLM
 
 
-def _search(quantizable: Any, tokenizer: Any, texts: Texts, wish: Quantization) -> None:
-    """Find clips (and scales) layer by layer and put 4-bit projections in place of the full ones."""
-    if not wish.fold_scales:
-        quantizable.get_layers_for_scaling = lambda *_: []
+def _search(quantizable: Any, tokenizer: Any, texts: Texts, wish: Quantization) -> dict[str, torch.Tensor]:
+    """Put 4-bit projections in place of the full ones, layer by layer.
+
+    Returns what adapters must be multiplied with: `<projection>.inputs` [in] and `<projection>.outputs` [out].
+    """
+    from awq.quantize.quantizer import AwqQuantizer
+
+    scales: dict[str, torch.Tensor] = {}
+
+    class Recorder(AwqQuantizer):
+        """AutoAWQ applies the scales that it finds and forgets them."""
+
+        def _search_best_scale(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+            found = super()._search_best_scale(module, *args, **kwargs)
+            before, after, scale = found
+            number = next(i for i, layer in enumerate(self.modules) if layer is module)
+            for name in after:
+                scales[f"model.layers.{number}.{name}.inputs"] = scale.float().reshape(-1).clone()
+            if before.endswith("_proj"):
+                scales[f"model.layers.{number}.{before}.outputs"] = 1 / scale.float().reshape(-1)
+            return found
+
     quantizable.quantize(
         tokenizer,
         quant_config={"zero_point": True, "q_group_size": wish.group_size, "w_bit": BITS, "version": "GEMM"},
         calib_data=texts.calibration,
         max_calib_samples=wish.blocks,
         max_calib_seq_len=wish.block_tokens,
+        # The paper's own s = mean|x|^ratio. AutoAWQ's default divides by the weights as well; its search then never
+        # tries s = 1, and can end further from the full model than plain rounding does (docs/decisions/0005).
+        duo_scaling=False,
+        quantizer_cls=Recorder,
     )
+    return scales
 
 
-def _write(quantizable: Any, wish: Quantization) -> None:
+def _write(quantizable: Any, scales: dict[str, torch.Tensor], model: Path, out: Path) -> None:
     """The model's folder with 4-bit weights; what has no weights is copied, not written anew.
 
     NOTE: transformers would write another generation config and tokenizer than were read, and adapters and
     answers depend on both.
     """
     quantizable.model.half()
-    wish.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wish.out.parent) as scratch:
-        quantizable.save_quantized(scratch)
-        written = Path(scratch)
-        stored = json.loads((written / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        shutil.copytree(
-            wish.model, wish.out, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"), dirs_exist_ok=True
-        )
-        for file in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
-            shutil.move(file, wish.out / file.name)
-    config = json.loads((wish.model / "config.json").read_text(encoding="utf-8"))
+    written = out.with_name("autoawq")
+    quantizable.save_quantized(str(written))
+    stored = json.loads((written / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
+    for file in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
+        shutil.move(file, out / file.name)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config |= {"dtype": "float16", "quantization_config": stored}
-    (wish.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / SCALES).parent.mkdir()
+    save_file(scales, out / SCALES)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner alone, and another user may serve it
 
 
 def _weight_bytes(folder: Path) -> int:

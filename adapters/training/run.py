@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
-import torch
+from accelerate import PartialState
 from rich.console import Console
-from transformers import AutoModelForCausalLM, set_seed
-from transformers.utils import logging as transformers_logging
+from transformers import set_seed
 
+from adapters.artifact.shape import BaseShape
 from adapters.digests import base_digest, template_digest
 from adapters.training.checkpoint import checkpoints, is_whole
 from adapters.training.config import TrainingConfig
 from adapters.training.duels import check_judge
-from adapters.training.errors import BaseModelError, DivergedError
+from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
+from adapters.training.loading import device_of, load_base, settled
 from adapters.training.loop import LoraTrainer, Seal, run_loop
-from adapters.training.lora import add_lora, check_servable
+from adapters.training.lora import add_lora, check_servable, describe
 from adapters.training.observe import Observation, observe
-from adapters.training.output import check_out, write_adapter, write_report
+from adapters.training.output import REPORT_NAME, check_out, write_adapter, write_report
 from adapters.training.prepare import Prepared, load_renderer, prepare
 from adapters.training.report import TrainingReport, report_on
+from adapters.training.stages import first_stage, second_stage
 
 
 def train(config: TrainingConfig, console: Console | None = None) -> TrainingReport:
@@ -30,10 +34,27 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     Raises:
         TrainingError: one of its kinds; what is refused is refused before the first step.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=not PartialState().is_main_process)
     check_servable(config)
     check_out(config)
     check_base(config)
+    config = settled(config, device_of())
+    if config.then is None:
+        return _train_stage(config, console)
+    console.print(f"stage 1 of 2: {config.data.name}")
+    first = first_stage(config)
+    earlier = finished(first)
+    document = earlier if earlier is not None else _train_stage(first, console).document
+    console.print(
+        f"stage 2 of 2: {config.then.name}, learning rate {config.learning_rate * config.then_rate:g}"
+    )
+    return _train_stage(second_stage(config), console, earlier_stages=[document])
+
+
+def _train_stage(
+    config: TrainingConfig, console: Console, earlier_stages: Sequence[dict[str, Any]] = ()
+) -> TrainingReport:
+    check_servable(config)
     check_judge(config)
     renderer = load_renderer(config)
     tokenizer = renderer.tokenizer
@@ -44,9 +65,10 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     observation = observe(config, renderer, prepared.held_out, pad_id, console)
 
     set_seed(config.seed)
-    model = add_lora(_load_base(config), config)
+    model = add_lora(load_base(config, device_of()), config)
+    fingerprint = config.fingerprint(base_digest(config.base))
     started = time.perf_counter()
-    trainer, steps = _fit(model, config, prepared, pad_id, observation)
+    trainer, steps = _fit(model, config, prepared, pad_id, observation, fingerprint)
     train_s = time.perf_counter() - started
     kept_step = observation.keep(model, steps)
 
@@ -61,9 +83,30 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
         train_s=train_s,
         findings=observation.findings(model),
     )
+    report.document["fingerprint"] = fingerprint
+    if earlier_stages:
+        report.document["stages"] = list(earlier_stages)
     write_report(config, report.document)
     shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     return report
+
+
+def finished(config: TrainingConfig) -> dict[str, Any] | None:
+    """The record of an earlier, finished training of exactly this; None where there is none.
+
+    Raises:
+        CheckpointError: what lies there was made with other settings, data or base.
+    """
+    record = config.out / REPORT_NAME
+    if not record.is_file():
+        return None
+    document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    if document.get("fingerprint") != config.fingerprint(base_digest(config.base)):
+        raise CheckpointError(
+            "The first stage was made with other settings, data or base model. Repeat the settings it was made "
+            "with, or train into another folder."
+        )
+    return document
 
 
 def check_base(config: TrainingConfig) -> None:
@@ -82,6 +125,10 @@ def check_base(config: TrainingConfig) -> None:
         raise BaseModelError(
             f"{config.base.name} lacks {' and '.join(missing)}. Give the folder of the very model that is served."
         )
+    try:
+        BaseShape.from_config(config.base / "config.json")
+    except (ValueError, KeyError) as error:
+        raise BaseModelError(f"{config.base.name} cannot be trained on: {error}.") from error
 
 
 def _announce(console: Console, config: TrainingConfig, prepared: Prepared) -> None:
@@ -89,27 +136,24 @@ def _announce(console: Console, config: TrainingConfig, prepared: Prepared) -> N
         f"{prepared.chats} chats, {len(prepared.samples)} samples, {prepared.tokens} tokens of which "
         f"{prepared.trained_tokens} trained; {len(prepared.held_out)} chats held out"
     )
-    console.print(f"LoRA rank {config.rank}, alpha {config.alpha}, scaling {config.alpha / config.rank:g}")
+    if prepared.replayed_samples:
+        console.print(f"{prepared.replayed_samples} of the samples are general ones, replayed")
+    if prepared.rephrased_chats:
+        console.print(f"{prepared.rephrased_chats} chats are asked in other words")
+    for line in describe(config, BaseShape.from_config(config.base / "config.json")):
+        console.print(line, highlight=False)
     for warning in prepared.warnings(config):
         console.print(f"[yellow]{warning}")
 
 
-def _load_base(config: TrainingConfig) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    wanted = config.dtype
-    if wanted == "auto":
-        # NOTE: on CPUs without AMX or AVX512-BF16 bfloat16 is emulated and more than twice as slow.
-        wanted = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
-    transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(config.base, dtype=dtype, local_files_only=True)
-    return model.to(device)
-
-
 def _fit(
-    model: Any, config: TrainingConfig, prepared: Prepared, pad_id: int, observation: Observation
+    model: Any,
+    config: TrainingConfig,
+    prepared: Prepared,
+    pad_id: int,
+    observation: Observation,
+    fingerprint: str,
 ) -> tuple[LoraTrainer, int]:
-    fingerprint = config.fingerprint(base_digest(config.base))
     trainer = LoraTrainer(
         model=model,
         config=config,

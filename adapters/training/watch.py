@@ -83,7 +83,7 @@ class Schedule:
         if state.global_step >= state.max_steps:
             return True
         if self.every > 0:
-            return state.global_step % self.every == 0
+            return bool(state.global_step % self.every == 0)
         return self.every == 0 and float(state.epoch or 0).is_integer()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
@@ -27,6 +28,9 @@ _QUIET_PATHS = {"/health", "/ready", "/metrics"}
 #: Where adapters are uploaded; the stream has a cap of its own there (`adapters.lifecycle.Rules.max_bytes`).
 _UPLOADS = "/admin/v1/adapters/"
 UPLOAD_TYPES = ("application/x-tar", "application/gzip", "application/octet-stream")
+
+#: What nginx logs when the client went before the answer; nobody is there to receive it.
+CLIENT_CLOSED_REQUEST = 499
 
 Record = MutableMapping[str, Any]
 
@@ -65,6 +69,8 @@ class RequestMiddleware:
             await self._app(
                 scope, _capped(scope, receive, self._max_body_bytes, self._read_timeout_s), send_with_headers
             )
+        except ClientDisconnect:  # in the middle of an upload
+            record["status"] = CLIENT_CLOSED_REQUEST
         except Exception as error:  # process edge: whatever escaped becomes one 500 and one log line
             logger.exception("unhandled error", extra={"request_id": request_id})
             record["error"] = type(error).__name__

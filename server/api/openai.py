@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -22,17 +22,12 @@ from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server.api.access_record import note_asked, note_caller, note_prompt, note_target, note_usage
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
-from server.api.middleware import Record
+from server.api.headers import debug_header, ignored_header
+from server.api.middleware import CLIENT_CLOSED_REQUEST, Record
 from server.errors import Draining, InvalidRequest
 from server.observation.tracing import Tracing
 from server.records import Answer, Caller, JsonAnswer, Passage
 from server.settings import Settings
-
-#: What nginx logs when the client went before the answer; nobody is there to receive it.
-CLIENT_CLOSED_REQUEST = 499
-
-#: A header is no place for a schema.
-MAX_SHOWN_CHARS = 200
 
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -126,6 +121,8 @@ class GenerateRoute:
     async def _answer(self, passage: Passage, resolved: Resolved, headers: Headers, out: _Out) -> None:
         async with self._service.serve(self._endpoint, passage, resolved, headers) as answer:
             about = self._headers(passage, resolved)
+            if answer.ignored:
+                about["x-loragate-ignored"] = ignored_header(answer.ignored)
             if isinstance(answer, JsonAnswer):
                 await out.json(answer.content, about)
             else:
@@ -138,19 +135,6 @@ class GenerateRoute:
         if passage.debug:
             headers["x-loragate-debug"] = debug_header(resolved.effective(self._endpoint))
         return headers
-
-
-def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
-    """What holds for a request and where each value is from, as JSON; what is long is cut to a text."""
-    shown = {}
-    for name, held in effective.items():
-        text = json.dumps(held["value"], separators=(",", ":"))
-        is_long = len(text) > MAX_SHOWN_CHARS
-        shown[name] = {
-            "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else held["value"],
-            "from": held["from"],
-        }
-    return json.dumps(shown, separators=(",", ":"))
 
 
 class _Out:

@@ -184,6 +184,36 @@ def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str
     return row
 
 
+@adapter.command()
+@click.option("--base", required=True, metavar="DIR|demo", help="The base model's folder, in 16 or 32 bits.")
+@click.option(
+    "--adapter",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The adapter's folder.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the merged model.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the merged weights; auto is the base's own.",
+)
+def merge(base: str, folder: Path, out: Path, dtype: str) -> None:
+    """Write base and adapter as one model, for those who serve this one adapter only."""
+    import demo
+    from adapters.training.errors import TrainingError
+    from adapters.training.merge import merge as run_merge
+
+    try:
+        told = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(told)
+
+
 def _json_object(text: str) -> Any:
     try:
         return json.loads(text)

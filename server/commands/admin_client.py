@@ -21,6 +21,14 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--url", default=None, help=url_help)(command)
 
 
+class Refusal(click.ClickException):
+    """The server said no; its own sentence, and the HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class AdminClient:
     """Calls /admin/v1 and turns a refusal into one sentence."""
 
@@ -32,20 +40,20 @@ class AdminClient:
         self._headers = {"authorization": f"Bearer {key}"}
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """The answer's JSON; None for an empty one."""
+        """The answer's JSON; None for an empty one. Raises: Refusal, click.ClickException when it is not there."""
         try:
             return self.send(method, path, **request)
         except httpx.HTTPError as error:
             raise click.ClickException(f"cannot reach {self._url}: {error}") from error
 
     def send(self, method: str, path: str, **request: Any) -> Any:
-        """`call` for who can go on when the connection breaks. Raises: httpx.HTTPError."""
+        """`call` for who can go on when the connection breaks. Raises: Refusal, httpx.HTTPError."""
         headers = self._headers | request.pop("headers", {})
         response = httpx.request(
             method, f"{self._url}/admin/v1{path}", headers=headers, timeout=600, **request
         )
         if response.is_error:
-            raise click.ClickException(_message(response))
+            raise Refusal(_message(response), response.status_code)
         return response.json() if response.content else None
 
 

@@ -45,13 +45,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Most texts to calibrate with.",
-)
-@click.option(
-    "--fold-scales",
-    is_flag=True,
-    help="Also scale channels, as AWQ does: closer to the full model, but adapters trained on that "
-    "no longer fit.",
+    help="Most of those.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def quantize(
@@ -61,7 +55,6 @@ def quantize(
     group_size: str,
     block_tokens: int,
     blocks: int,
-    fold_scales: bool,
     as_json: bool,
 ) -> None:
     """Write MODEL (a folder, `demo`, or a hub id) to --out with its projections in 4 bits."""
@@ -69,7 +62,7 @@ def quantize(
     from adapters.training.quantize import Quantization
     from adapters.training.quantize import quantize as run
 
-    wish = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks, fold_scales)
+    wish = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks)
     try:
         report = run(wish)
     except TrainingError as error:
@@ -99,12 +92,7 @@ def _text(report: QuantizationReport, out: Path) -> str:
             f"  weights     {report.bytes_before:,} -> {report.bytes_after:,} bytes",
             f"  perplexity  {report.perplexity_before:.4f} -> {report.perplexity_after:.4f} ({change:+.2%}), on "
             f"{report.held_out_texts} texts that were kept back",
-            f"  calibrated  with {report.calibration_tokens:,} tokens"
-            + (
-                "; adapters must be trained on this checkpoint"
-                if report.fold_scales
-                else "; adapters of the full model fit"
-            ),
+            f"  calibrated  with {report.calibration_tokens:,} tokens",
             f"Serve it with: loragate serve --model {out} --quantization awq",
         ]
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pwd
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from server.commands.options import given
 from server.settings import Settings, load
 
 T = TypeVar("T")
+_WIDE = 1000  # characters: what is piped on is not wrapped
 
 
 def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
@@ -59,7 +61,10 @@ def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if not rows:
         click.echo("none")
         return
-    table = Table(*rows[0].keys(), box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    for name in columns:
+        table.add_column(name, overflow="fold")  # nothing is cut off, however narrow the terminal
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE).print(table)

@@ -13,6 +13,9 @@ from click.core import ParameterSource
 
 import demo
 from adapters.training.config import PRESETS, TrainingConfig, help_of
+from server.commands.admin_client import AdminClient
+from server.commands.publishing import Publication
+from server.settings import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE, client_setting
 
 
 class _JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
@@ -63,9 +66,22 @@ def _option(field: Field[Any], hint: Any) -> click.Option:
     help="Look at a file as a training would, print the check-list, train nothing. Exit 1 if a check fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check: print the findings as JSON.")
+@click.option("--publish", metavar="URL", help="Server that gets the finished adapter as a new version.")
+@click.option("--publish-as", metavar="TENANT/NAME", help="Whose adapter it becomes a version of.")
+@click.option("--canary", type=click.FLOAT, help="Percent of the traffic it gets at first; without it: all.")
+@click.option("--key", help=f"Admin or operator key for --publish. [env: {CLIENT_KEY_VARIABLE}]")
 @click.pass_context
 def train(
-    context: click.Context, /, preset: str | None, check: Path | None, as_json: bool, **flags: Any
+    context: click.Context,
+    /,
+    preset: str | None,
+    check: Path | None,
+    as_json: bool,
+    publish: str | None,
+    publish_as: str | None,
+    canary: float | None,
+    key: str | None,
+    **flags: Any,
 ) -> None:
     """Train an adapter from a JSONL of chats; the folder it writes is served as it is."""
     if check:
@@ -73,6 +89,7 @@ def train(
         _check(_config(context, preset, given | {"data": check}), as_json)
         return
     config = _config(context, preset, flags)
+    publication = _publication(publish, publish_as, canary, key)
     from adapters.training.errors import TrainingError
     from adapters.training.run import train as run_training
 
@@ -80,7 +97,29 @@ def train(
         report = run_training(config)
     except (TrainingError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    if publication:
+        try:
+            click.echo(publication.publish(config.out), err=True)
+        except click.ClickException as error:
+            raise click.ClickException(
+                f"{error.message}\nThe adapter is finished in {config.out}: `loragate adapter add` sends it again."
+            ) from error
     click.echo(json.dumps(report.document))
+
+
+def _publication(
+    url: str | None, target: str | None, canary: float | None, key: str | None
+) -> Publication | None:
+    """Where the adapter is to go, once it is there; checked now, so that no training is lost to a wrong key."""
+    if url is None:
+        if target or canary is not None:
+            raise click.UsageError("--publish-as and --canary need --publish URL")
+        return None
+    if not target:
+        raise click.UsageError("--publish needs --publish-as TENANT/NAME")
+    publication = Publication.parse(AdminClient(url, key), target, canary)
+    publication.check()
+    return publication
 
 
 def _check(config: TrainingConfig, as_json: bool) -> None:
@@ -115,6 +154,7 @@ def _config(context: click.Context, preset: str | None, flags: Mapping[str, Any]
     if preset:
         typed = {n for n in flags if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
         given |= {n: v for n, v in PRESETS[preset].values().items() if n not in typed}
+    given["judge_key"] = given.get("judge_key") or client_setting(JUDGE_KEY_VARIABLE) or ""
     given["base"] = demo.MODEL_DIR if given["base"] == "demo" else Path(given["base"])
     given["targets"] = tuple(part.strip() for part in given["targets"].split(",") if part.strip())
     try:

@@ -14,6 +14,7 @@ import * as usage from "./usage.js";
 const VIEWS = { overview, adapters, playground, usage, feedback };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
+const who = document.getElementById("who");
 const state = document.getElementById("state");
 
 let session = null;
@@ -27,8 +28,8 @@ async function begin() {
     if (error.status !== 401) showSignIn(sentence(error)); // a 401 has shown it already
     return undefined;
   }
-  const who = session.tenant ? `${session.tenant} · tenant admin` : "operator";
-  document.getElementById("who").replaceChildren(h("strong", {}, who), ` ${session.key.prefix}…`);
+  const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
+  who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
   top.hidden = false;
   return show();
 }
@@ -38,6 +39,7 @@ function showSignIn(message = "") {
   session = null;
   api.forgetKey();
   top.hidden = true;
+  who.replaceChildren();
   signIn(main, message, begin);
 }
 
@@ -72,7 +74,7 @@ async function tick(current) {
   if (!document.hidden) {
     try {
       await current.view.refresh?.();
-      if (current.name !== "overview") await showState();
+      if (current.name !== "overview") showState(await api.ask("admin/v1/live"));
     } catch (error) {
       if (open === current) tellState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
     }
@@ -80,13 +82,11 @@ async function tick(current) {
   if (open === current && current.view.every_s) current.timer = setTimeout(() => tick(current), current.view.every_s * 1000);
 }
 
-async function showState() {
-  const response = await fetch(new URL("../ready", document.baseURI));
-  const told = await response.json();
-  tellState(told.status, !response.ok);
+function showState(live) {
+  tellState(live.state, live.state !== "ready");
 }
 
-export function tellState(text, bad = false) {
+function tellState(text, bad = false) {
   say(state, text);
   state.classList.toggle("bad", bad);
 }
@@ -104,6 +104,8 @@ addEventListener("hashchange", () => {
   main.querySelector("h1")?.scrollIntoView({ block: "nearest" });
 });
 document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
-document.addEventListener("loragate-state", (event) => tellState(event.detail.text, event.detail.bad));
-api.onRefused((error) => showSignIn(session ? "The key is no longer valid. Sign in again." : error.message));
+document.addEventListener("loragate-live", (event) => showState(event.detail));
+api.onRefused((error) => {
+  if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // else told already
+});
 begin();

@@ -11,7 +11,7 @@ const LEFT_OUT = ["preset", "use_beam_search", "length_penalty"];
 export function decodingForm(list) {
   const taken = list.filter((option) => !LEFT_OUT.includes(option.name));
   const controls = new Map(taken.map((option) => [option.name, control(option)]));
-  const show = (option) => field(option.name, controls.get(option.name).node, `${option.meaning} · ${option.range}`);
+  const show = (option) => field(option.name, controls.get(option.name).node, hint(option));
   const common = COMMON.map((name) => taken.find((option) => option.name === name)).filter(Boolean);
   const others = taken.filter((option) => !COMMON.includes(option.name));
   const node = h("div", {},
@@ -30,6 +30,10 @@ export function decodingForm(list) {
   return { node, values };
 }
 
+function hint({ meaning, range, type }) {
+  return type === "boolean" || type === "string" ? meaning : `${meaning} · ${range}`; // those are in the list
+}
+
 function control(option) {
   const shown = option.default === null || option.default === "" || Array.isArray(option.default) ? "default" : String(option.default);
   if (option.type === "boolean") return choice(option, ["true", "false"], (text) => text === "true", shown);
@@ -42,12 +46,12 @@ function control(option) {
     const node = h("textarea", { rows: 1, placeholder: "one a line", name: option.name });
     return { node, read: () => lines(node.value) };
   }
-  const node = h("textarea", { rows: 1, placeholder: "JSON", name: option.name, spellcheck: false });
+  const node = h("textarea", { rows: 1, placeholder: "JSON", name: option.name, spellcheck: "false" });
   return { node, read: () => json(option.name, node.value) };
 }
 
 function choice(option, values, read, shown) {
-  const node = h("select", { name: option.name }, options([["", `default (${shown})`], ...values.map((value) => [value, value])], ""));
+  const node = h("select", { name: option.name }, options([["", shown === "default" ? shown : `default (${shown})`], ...values.map((value) => [value, value])], ""));
   return { node, read: () => (node.value === "" ? undefined : read(node.value)) };
 }
 

@@ -7,7 +7,7 @@ function fill(node, attributes, children) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style") Object.assign(node.style, value); // the policy forbids style attributes
-    else if (name in node && typeof value !== "string") node[name] = value;
+    else if (name in node && (typeof value !== "string" || /[A-Z]/.test(name))) node[name] = value; // htmlFor, dateTime
     else node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));

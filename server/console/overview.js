@@ -27,7 +27,7 @@ export function mount(root, session) {
 
   async function refresh() {
     const [live, errors] = await Promise.all([ask("admin/v1/live"), ask("admin/v1/errors")]);
-    document.dispatchEvent(new CustomEvent("loragate-state", { detail: { text: live.state, bad: live.state !== "ready" } }));
+    document.dispatchEvent(new CustomEvent("loragate-live", { detail: live }));
     showFigures(figures, live, session);
     showTenants(rows, known, live);
     const signature = JSON.stringify(errors.data.slice(0, 30));
@@ -40,17 +40,21 @@ export function mount(root, session) {
 
 function showFigures(list, live, session) {
   const sum = (name) => live.tenants.reduce((total, tenant) => total + tenant[name], 0);
+  const whole = scale(live, live.tenants[0]);
   const figures = [
     ["Running", count(sum("running")), "requests in the engine"],
     ["Waiting", count(sum("waiting")), "for their turn"],
-    ["KV cache", share(sum("kv_blocks") / live.capacity.kv_blocks), session.tenant ? "held by you" : `of ${count(live.capacity.kv_blocks)} blocks`],
-    ["Adapters loaded", `${live.residency.held}`, `of ${live.residency.capacity} places`],
+    ["KV cache", share(sum("kv_blocks") / whole), session.tenant ? "of your limit" : `of ${count(whole)} blocks`],
+    ["Adapters loaded", count(live.adapters_loaded), session.tenant ? "of yours" : `of ${count(live.adapters_capacity)} places`],
   ];
   figures.forEach(([name, value, hint], at) => {
     const cell = list.children[at] ?? list.appendChild(h("div", {}, h("dt"), h("dd", { class: "figure" }), h("dd", { class: "hint" })));
     [name, value, hint].forEach((text, part) => say(cell.children[part], text));
   });
 }
+
+/** What a whole bar stands for: the cache, or the limit of a tenant that is not told how large the cache is. */
+const scale = (live, tenant) => live.capacity?.kv_blocks ?? tenant.limit_blocks;
 
 function showTenants(list, known, live) {
   const quiet = (tenant) => tenant.tenant === "" && !tenant.kv_blocks && !tenant.running && !tenant.waiting;
@@ -64,7 +68,7 @@ function showTenants(list, known, live) {
   for (const tenant of present) {
     if (!known.has(tenant.tenant)) known.set(tenant.tenant, tenantRow(tenant.tenant));
     const row = known.get(tenant.tenant);
-    row.update(tenant, live.capacity);
+    row.update(tenant, scale(live, tenant));
     if (row.node.parentNode !== list) list.append(row.node);
   }
   if (!present.length) list.replaceChildren(h("li", { class: "empty" }, "There are no tenants yet: loragate tenant add."));
@@ -86,12 +90,13 @@ function tenantRow(name) {
     blocks,
   );
 
-  function update(tenant, capacity) {
-    const part = (value) => `${Math.min(100, (100 * value) / capacity.kv_blocks)}%`;
+  function update(tenant, whole) {
+    const part = (value) => `${Math.min(100, (100 * value) / whole)}%`;
     used.style.width = part(tenant.kv_blocks);
+    used.style.minWidth = tenant.kv_blocks ? "4px" : "0"; // little is not nothing
     guarantee.style.width = part(tenant.guaranteed_blocks);
     beyond.style.left = part(tenant.limit_blocks);
-    node.classList.toggle("limited", tenant.limit_blocks < capacity.kv_blocks);
+    node.classList.toggle("limited", tenant.limit_blocks < whole);
     node.classList.toggle("at-limit", tenant.kv_blocks >= tenant.limit_blocks);
     bar.setAttribute("aria-valuemax", tenant.limit_blocks);
     bar.setAttribute("aria-valuenow", tenant.kv_blocks);

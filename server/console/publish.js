@@ -10,7 +10,7 @@ const ARCHIVES = /\.(tar|tar\.gz|tgz)$/i;
 export function publishForm(session, refresh) {
   const tenant = session.tenant ? h("input", { value: session.tenant, disabled: true }) : h("select", { required: true });
   const names = h("datalist", { id: "adapter-names" });
-  const name = h("input", { name: "adapter", required: true, pattern: "[a-z0-9][a-z0-9\\-]*", autocomplete: "off", spellcheck: false, placeholder: "support" });
+  const name = h("input", { name: "adapter", required: true, pattern: "[a-z0-9][a-z0-9\\-]*", autocomplete: "off", spellcheck: "false", placeholder: "support" });
   name.setAttribute("list", "adapter-names");
   const files = h("input", { type: "file", multiple: true, required: true });
   const promote = h("input", { type: "checkbox", id: "publish-promote" });

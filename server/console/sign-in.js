@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 
 export function signIn(root, message, done) {
   const secret = h("input", {
-    id: "key", type: "password", name: "key", autocomplete: "off", spellcheck: false, required: true,
+    id: "key", type: "password", name: "key", autocomplete: "off", spellcheck: "false", required: true,
     "aria-describedby": "key-hint key-error",
   });
   const wrong = h("p", { id: "key-error", class: "error", role: "alert" }, message);

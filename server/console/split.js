@@ -11,19 +11,21 @@ export function splitForm(adapter, serving, refresh) {
   const to = h("select", {}, options(choices, second));
   const part = Math.round(100 * ((serving.get(second) ?? 0) / ((serving.get(first) ?? 0) + (serving.get(second) ?? 0) || 1)));
   const slider = h("input", { type: "range", min: "0", max: "100", step: "1", value: String(part), "data-focus": "slider" });
+  const label = h("label", { htmlFor: `slide-${adapter.model}` });
   const told = h("output", {});
   const apply = h("button", { type: "submit", "data-focus": "split" }, "Apply split");
 
   function tell() {
     const share = Number(slider.value);
     told.textContent = `v${from.value} ${100 - share} % · v${to.value} ${share} %`;
+    label.textContent = `Share of version ${to.value}`;
     slider.setAttribute("aria-valuetext", told.textContent);
     apply.disabled = from.value === to.value;
   }
 
   const form = h("form", { class: "split", "aria-label": `Split the traffic of ${adapter.model}` },
     field("From", from), field("To", to),
-    h("div", { class: "field slide" }, h("label", { htmlFor: `slide-${adapter.model}` }, "Share of the second"), slider, told),
+    h("div", { class: "field slide" }, label, slider, told),
     apply);
   slider.id = `slide-${adapter.model}`;
   for (const control of [slider, from, to]) control.addEventListener("input", tell);

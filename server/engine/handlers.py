@@ -39,6 +39,7 @@ _NOT_FOR_CALLERS = (
     "cache_salt",
     "priority",
     "kv_transfer_params",
+    "ec_transfer_params",
     "vllm_xargs",
     "request_id",
     "session_id",
@@ -53,6 +54,10 @@ class _Handler:
 
     wire: type[BaseModel]
     serve: Callable[[Any, Request], Awaitable[Any]]
+
+    def reads(self, name: str) -> bool:
+        """Whether a field of the body means anything here; vLLM's models take any and say nothing."""
+        return name in self.wire.model_fields and name not in _NOT_FOR_CALLERS
 
 
 class Handlers:
@@ -104,14 +109,16 @@ class Handlers:
         adapter = passage.held
         internal = adapter.engine_name if adapter else self._base_model_name
         request = _sanitized(passage.request_id, headers)
-        result = await _serve(self._handlers[endpoint], {**body, "model": internal}, request)
+        handler = self._handlers[endpoint]
+        result = await _serve(handler, {**body, "model": internal}, request)
+        ignored = tuple(name for name in body if not handler.reads(name))
         public = passage.target.model
         if isinstance(result, BaseModel):
             content = result.model_dump(
                 mode="json", by_alias=True, exclude_none=endpoint is Endpoint.MESSAGES
             )
-            return JsonAnswer(_renamed(content, public))
-        return StreamAnswer(_events(result, internal, public))
+            return JsonAnswer(_renamed(content, public), ignored)
+        return StreamAnswer(_events(result, internal, public), ignored)
 
     async def tokenize(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
         """Token ids of a prompt or of rendered messages. Raises: LoragateError."""

@@ -34,6 +34,13 @@ PRELOAD = [
 ]
 
 
+#: How often OpenMP looks for the next parallel region before its thread sleeps: some 30 µs. By itself libgomp looks
+#: for milliseconds, on a core that the API process, EngineCore or another program may want at that moment, and a
+#: region whose other thread has lost its core waits for a whole time slice.
+SPIN_COUNT = 2000
+_SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
 class _WarmProcess(context.ForkServerProcess):
     """EngineCore, forked from the fork server but with the environment of the process that asks for it."""
 
@@ -87,7 +94,11 @@ def warm_up(environment: Mapping[str, str]) -> None:
 
 
 def worker_environment(cores: list[int]) -> dict[str, str]:
-    """One OpenMP thread bound to each core, and the libraries that vLLM preloads into its workers."""
+    """One OpenMP thread bound to each core that soon sleeps, and the libraries that vLLM preloads into workers.
+
+    What the operator's environment says about waiting holds.
+    """
+    spin = {} if any(name in os.environ for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
     torch_folder = _package_folder("torch")
     libraries = [
         _library(_package_folder("vllm") / "libs", "libtcmalloc_minimal*.so*"),
@@ -98,6 +109,7 @@ def worker_environment(cores: list[int]) -> dict[str, str]:
         "OMP_NUM_THREADS": str(len(cores)),
         "GOMP_CPU_AFFINITY": " ".join(map(str, cores)),
         "LD_PRELOAD": ":".join(filter(None, libraries)),
+        **spin,
     }
 
 

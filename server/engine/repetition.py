@@ -68,14 +68,16 @@ class LoopWatch:
         self._thresholds = policy_in(config).thresholds
         self._newline_ids: frozenset[int] | None = None
 
+    def watches(self, request: Request) -> bool:
+        """Whether the request asked for it; `ends` is for those that did."""
+        arguments = request.sampling_params.extra_args if request.sampling_params else None
+        return arguments is not None and arguments.get(REPETITION_KEY) == "stop"
+
     def ends(self, request: Request, new_token_ids: Sequence[int]) -> bool:
         """Take note of an unfinished answer's new tokens; whether it ends with them, as one that loops.
 
         The detector lives on vLLM's own request and goes with it. As with vLLM's detection, `min_tokens` holds.
         """
-        arguments = request.sampling_params.extra_args if request.sampling_params else None
-        if not arguments or arguments.get(REPETITION_KEY) != "stop":
-            return False
         detector: Detector | None = getattr(request, "loragate_detector", None)
         if detector is None:
             detector = request.loragate_detector = Detector(self._thresholds, self._newlines())

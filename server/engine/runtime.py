@@ -22,11 +22,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
 from adapters.records import EngineAdapter
 from sampling.repetition import Detector, LoopCount
-from server.base_model import write_generation_config
+from server.base_model import model_folder, write_generation_config
 from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
 from server.engine.repetition import RepetitionPolicy, newline_ids
+from server.engine.scaled import ScaledAdapters
 from server.gate import Gate
 from server.settings import Settings
 
@@ -37,9 +38,12 @@ STOP_TIMEOUT_S = 5.0
 class Engine:
     """A started vLLM with its handlers; implements `adapters.residency.Loader`."""
 
-    def __init__(self, client: AsyncLLM, handlers: Handlers, runner: Executor) -> None:
+    def __init__(
+        self, client: AsyncLLM, handlers: Handlers, runner: Executor, scaled: ScaledAdapters | None = None
+    ) -> None:
         self._client = client
         self._runner = runner
+        self._scaled = scaled
         self.handlers = handlers
 
     @property
@@ -69,7 +73,7 @@ class Engine:
             EngineGone: there is no engine; nothing is wrong with the adapter.
             LoadFailed: vLLM refused it; its id must not be used again.
         """
-        request = _lora_request(adapter)
+        request = await self._request(adapter)
         try:
             loaded = await self._client.add_lora(request)
         except EngineDeadError as error:
@@ -87,6 +91,8 @@ class Engine:
             await self._client.remove_lora(engine_id)
         except EngineDeadError as error:
             raise EngineGone("the engine died while an adapter was being unloaded") from error
+        if self._scaled is not None:
+            await asyncio.to_thread(self._scaled.remove, engine_id)
 
     async def loaded(self) -> frozenset[int]:
         """Ids of the adapters that the engine holds."""
@@ -119,11 +125,19 @@ class Engine:
         prompt: Any = {"prompt_token_ids": [0, 1, 2, 3], "cache_salt": uuid4().hex}
         try:
             async for output in self._client.generate(
-                prompt, params, f"probe-{uuid4().hex}", lora_request=_lora_request(adapter)
+                prompt, params, f"probe-{uuid4().hex}", lora_request=await self._request(adapter)
             ):
                 _check_finite(output)
         except EngineDeadError as error:
             raise EngineGone("the engine died while the adapter was being probed") from error
+
+    async def _request(self, adapter: EngineAdapter) -> LoRARequest:
+        """What vLLM knows an adapter by; its files are the store's, or scaled ones of the same version."""
+        path = adapter.path
+        if self._scaled is not None:
+            path = await asyncio.to_thread(self._scaled.write, adapter.engine_id, path)
+        # NOTE: never `load_inplace`: vLLM 0.32 keeps the flag and reads the files again at every step.
+        return LoRARequest(lora_name=adapter.engine_name, lora_int_id=adapter.engine_id, lora_path=str(path))
 
     async def stop(self) -> None:
         """End EngineCore and its workers; returns when they are gone."""
@@ -149,7 +163,10 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     client = await loop.run_in_executor(runner, _launch, arguments)
     gate.attach(client, count_steered=_counter(settings, client) if settings.repetition_adjustment else None)
     handlers = await Handlers.build(gate, frontend_args(settings, arguments))
-    return Engine(client, handlers, runner)
+    scaled = await asyncio.to_thread(
+        ScaledAdapters.of, model_folder(settings.base_model), settings.home / "scaled"
+    )
+    return Engine(client, handlers, runner, scaled)
 
 
 def _counter(settings: Settings, client: AsyncLLM) -> Callable[[], LoopCount]:
@@ -164,13 +181,6 @@ def _launch(arguments: Any) -> AsyncLLM:
     """Blocks until EngineCore has loaded the model (seconds to minutes)."""
     config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
-
-
-def _lora_request(adapter: EngineAdapter) -> LoRARequest:
-    # NOTE: never `load_inplace`: vLLM 0.32 keeps the flag and reads the files again at every step.
-    return LoRARequest(
-        lora_name=adapter.engine_name, lora_int_id=adapter.engine_id, lora_path=str(adapter.path)
-    )
 
 
 def _check_finite(output: Any) -> None:

@@ -51,7 +51,7 @@ def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:
         "claimed_blocks": holding.claimed_blocks,
         "guaranteed_blocks": holdings.capacity.guaranteed_blocks(holding.share),
         "limit_blocks": holdings.capacity.limit_blocks(holding.share),
-        "service": arbiter.counters.of(tenant),
+        "service": arbiter.bills.counters.of(tenant),
         "kv_block_seconds": block_seconds,
         "adapter_kv_block_seconds": adapter_block_seconds,
     }

@@ -29,14 +29,18 @@ class AdapterSlots:
         self.wait_s = wait_s
         self._running: dict[int, int] = {}  # adapter -> running requests
         self._since: dict[int, float] = {}  # adapter -> when its tenure began
-        self._granted: set[int] = set()  # adapters that a slot is kept for
+        self._granted: set[int] = set()  # adapters that a slot is kept for; none of them runs
         self._blocked_since: dict[int, float] = {}
         self._asked_at = 0.0
 
     @property
     def full(self) -> bool:
         """Whether an adapter that does not run would have to wait."""
-        return len(self._running.keys() | self._granted) >= self.slots
+        return len(self._running) + len(self._granted) >= self.slots
+
+    def runs(self, adapter: int) -> bool:
+        """Whether a request for this adapter runs; the base model needs no slot and always does."""
+        return adapter == 0 or adapter in self._running
 
     def can_start(self, adapter: int) -> bool:
         """Whether a request for this adapter may start now."""
@@ -66,6 +70,9 @@ class AdapterSlots:
             now: monotonic seconds.
         """
         step_s, self._asked_at = now - self._asked_at, now
+        if not wanted and not self._granted:
+            self._blocked_since.clear()
+            return []
         wanted = set(wanted)
         self._granted &= wanted
         blocked = wanted - self._running.keys() - self._granted

@@ -1,7 +1,7 @@
 """Who goes next, and who must give way: one object that the engine asks before and during each step.
 
 A step of the engine is: `begin_step`; what runs takes its blocks; while there is room, `next`, `hold` and
-`take` for each request that starts; `charge_…` for what is computed; `end_step`.
+`take` for each request that starts; `end_step`. Between two steps the engine has computed what it was given.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from server.fairness.adapter_slots import AdapterSlots
+from server.fairness.bills import Bills
 from server.fairness.chunks import water_level
-from server.fairness.counters import ServiceCounters
 from server.fairness.holdings import Holdings, Lease
 from server.fairness.line import Entry, Line
 from server.fairness.policy import Capacity
@@ -38,11 +38,11 @@ class Arbiter:
         adapter_slots: AdapterSlots | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counters = ServiceCounters()
         self.holdings = Holdings(capacity, clock)
         self.line = Line()
         self.tally = Tally()
         self._engine = engine
+        self.bills = Bills(engine.generated_tokens)
         self._adapter_slots = adapter_slots
         self._clock = clock
         self._next: Entry | None = None
@@ -72,7 +72,7 @@ class Arbiter:
         """The request waits no more: it starts, is looked at again later, or is gone."""
         self.line.remove(entry)
         if not self.line.has_tenant(entry.tenant):
-            self.counters.left(entry.tenant)
+            self.bills.counters.left(entry.tenant)
         self._next = None
 
     def hold(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
@@ -83,6 +83,7 @@ class Arbiter:
         self.holdings.extend(lease, block_ids)
         if self._adapter_slots is not None:
             self._adapter_slots.start(entry.adapter, self._clock())
+        self.bills.open(entry)
         self._has_lent |= entry.request_id != self._guaranteed_id
         self._next = None
 
@@ -91,48 +92,38 @@ class Arbiter:
         lease = self.holdings.close(request_id)
         if lease is None:
             return
+        self.bills.close(request_id)
         if self._adapter_slots is not None:
             self._adapter_slots.stop(lease.adapter)
         self._exact_blocks.clear()  # blocks that were shared with it may be nobody's now
         self._next = None
 
-    # Service
-
-    def charge_prompt(self, entry: Entry, prompt_tokens: int, cached_tokens: int) -> None:
-        """Charge, when a request starts, the part of its prompt that is not cached; a second time is free."""
-        charged = max(entry.charged_prompt_tokens, cached_tokens)
-        if prompt_tokens > charged:
-            self.counters.charge(entry.tenant, entry.share.weight, prompt_tokens=prompt_tokens - charged)
-            entry.charged_prompt_tokens = prompt_tokens
-
-    def charge_generated(self, progress: Iterable[tuple[Entry, int]]) -> None:
-        """Charge what each request has generated in all, less what was charged before."""
-        weighted_tokens: dict[str, float] = {}
-        for entry, generated_tokens in progress:
-            new_tokens = generated_tokens - entry.charged_generated_tokens
-            if new_tokens > 0:
-                entry.charged_generated_tokens = generated_tokens
-                before = weighted_tokens.get(entry.tenant, 0.0)
-                weighted_tokens[entry.tenant] = before + new_tokens / entry.share.weight
-        for tenant, tokens in weighted_tokens.items():
-            self.counters.charge(tenant, 1.0, generated_tokens=tokens)
-
     # Choice
 
     def next(self) -> Entry | None:
         """The request that should start now, or None when none may. It stays in line until `take`."""
-        if self._next is None and len(self.line) and self._engine.free_slots() > 0:
-            best: tuple[int, float, int] | None = None
-            for tenant in self.line.tenants():
-                entry = self._head(tenant)
-                if entry is None or (standing := self.standing(entry)) is Standing.OVER_LIMIT:
-                    continue
-                key = (int(standing), self.counters.of(tenant), entry.arrival)
-                if best is None or key < best:
-                    best, self._next = key, entry
-            is_guaranteed = best is not None and best[0] == Standing.GUARANTEED
-            self._guaranteed_id = self._next.request_id if self._next and is_guaranteed else ""
+        if self._next is None and self.has_room:
+            self._choose()
         return self._next
+
+    @property
+    def has_room(self) -> bool:
+        """Whether something waits and the engine has a slot for it."""
+        return len(self.line) > 0 and self._engine.free_slots() > 0
+
+    def _choose(self) -> None:
+        best: tuple[int, float, int] | None = None
+        tenants = self.line.tenants()
+        service_of = self.bills.counters.of if len(tenants) > 1 else _nobody_to_compare_with
+        for tenant in tenants:
+            entry = self._head(tenant)
+            if entry is None or (standing := self.standing(entry)) is Standing.OVER_LIMIT:
+                continue
+            key = (int(standing), service_of(tenant), entry.arrival)
+            if best is None or key < best:
+                best, self._next = key, entry
+        is_guaranteed = best is not None and best[0] == Standing.GUARANTEED
+        self._guaranteed_id = self._next.request_id if self._next and is_guaranteed else ""
 
     def standing(self, entry: Entry) -> Standing:
         """The request against its tenant's guarantee and limit."""
@@ -155,10 +146,12 @@ class Arbiter:
             prefilling: tenant -> tokens that each of its running prompts still has to compute.
             prompt_tokens: tokens that a waiting item would compute.
         """
-        slots = max(self._engine.free_slots(), 0)
-        if len(prefilling) < 2 and not slots:
+        newcomers = [tenant for tenant in self.line.tenants() if tenant not in prefilling]
+        slots = self._engine.free_slots() if newcomers else 0
+        if slots <= 0:
+            newcomers = []
+        if len(prefilling) + len(newcomers) < 2:
             return 0
-        newcomers = [tenant for tenant in self.line.tenants() if tenant not in prefilling] if slots else []
         heads = [entry for tenant in newcomers if (entry := self._head(tenant)) is not None]
         demands = [
             prompt_tokens(entry.item) for entry in heads if self.standing(entry) is not Standing.OVER_LIMIT
@@ -189,6 +182,7 @@ class Arbiter:
             tokens_left: of the step's tokens. With none left a guaranteed request may wait for its turn,
                 unless others started in its place.
         """
+        self.bills.step()
         self.tally.steps += 1
         self.tally.limit_violations += self.holdings.violations()
         broken = [entry for entry in self._promised.values() if self._was_passed_over(entry)]
@@ -206,12 +200,12 @@ class Arbiter:
     def _guaranteed(self) -> Iterable[list[Entry]]:
         """Waiting requests of tenants below their guarantee, by tenant, the least served first."""
         tenants = [tenant for tenant in self.line.tenants() if self.holdings.fits_guarantee(tenant, 0)]
-        for tenant in sorted(tenants, key=self.counters.of):
+        for tenant in sorted(tenants, key=self.bills.counters.of) if len(tenants) > 1 else tenants:
             slots = self.holdings.capacity.guaranteed_slots(self.holdings.of(tenant).share)
             yield list(islice(self._startable(tenant), slots))
 
     def _keep_limits(self) -> None:
-        for tenant, holding in self.holdings.active():
+        for tenant, holding in self.holdings.limited():
             while self.holdings.beyond_limit(holding, self._engine.growth):
                 self.tally.preempted_for_limit += 1
                 self._yielding.add(tenant)
@@ -233,22 +227,22 @@ class Arbiter:
         slots = self._adapter_slots
         if slots is None:
             return
-        wanted = self._wanted_adapters() if slots.full else set()
+        wanted = self._wanted_adapters(slots) if slots.full else set()
         for adapter in slots.take_turns(wanted, self._clock()):
-            for lease in self._leases_of(adapter):
+            for lease in [lease for lease in self.holdings.leases() if lease.adapter == adapter]:
                 self.tally.preempted_for_adapter += 1
                 self._preempt(lease)
 
-    def _wanted_adapters(self) -> set[int]:
+    def _wanted_adapters(self, slots: AdapterSlots) -> set[int]:
+        """Adapters without a slot that have a request which could start if there were one."""
         return {
             entry.adapter
             for tenant in self.line.tenants()
             for entry in self.line.heads(tenant)
-            if entry.adapter and self._is_ready(entry) and self.standing(entry) is not Standing.OVER_LIMIT
+            if not slots.runs(entry.adapter)
+            and self._is_ready(entry)
+            and self.standing(entry) is not Standing.OVER_LIMIT
         }
-
-    def _leases_of(self, adapter: int) -> list[Lease]:
-        return [lease for lease in self.holdings.leases() if lease.adapter == adapter]
 
     def _measure(self, entry: Entry) -> Standing:
         """The cheap upper bound where it decides, else the exact number of blocks."""
@@ -273,11 +267,12 @@ class Arbiter:
 
     def _startable(self, tenant: str) -> Iterator[Entry]:
         """The tenant's requests whose adapter may start and that the engine would take, in order."""
-        if tenant not in self._yielding:
-            yield from filter(self._is_ready, self.line.in_order(tenant, self._may_start))
+        if tenant in self._yielding:
+            return iter(())
+        return filter(self._is_ready, self.line.in_order(tenant, self._may_start))
 
     def _lift(self, tenant: str) -> None:
-        self.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))
+        self.bills.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))
 
     def _may_start(self, adapter: int) -> bool:
         return self._adapter_slots is None or self._adapter_slots.can_start(adapter)
@@ -288,3 +283,7 @@ class Arbiter:
     def _preempt(self, lease: Lease) -> None:
         self._held_back.add(lease.request_id)
         self._engine.preempt(lease.request_id)
+
+
+def _nobody_to_compare_with(_: str) -> float:
+    return 0.0

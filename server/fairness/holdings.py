@@ -113,6 +113,10 @@ class Holdings:
         """The tenants that hold something now."""
         return list(self._active.items())
 
+    def limited(self) -> list[tuple[str, Holding]]:
+        """Those of them that may not have everything."""
+        return [(tenant, holding) for tenant, holding in self._active.items() if holding.share.limit < 1]
+
     def tenants(self) -> list[str]:
         """All tenants that ever asked for something."""
         return list(self._by_tenant)
@@ -196,8 +200,7 @@ class Holdings:
 
     def violations(self) -> int:
         """Tenants that hold more than they may: the self-check, 0 in a correct engine."""
-        limited = [holding for holding in self._active.values() if holding.share.limit < 1]
-        return sum(1 for holding in limited if self._violates(holding))
+        return sum(1 for _, holding in self.limited() if self._violates(holding))
 
     def pending_blocks(self) -> int:
         """Blocks that all prompts under way will still take."""

@@ -103,4 +103,6 @@ class Line:
     def in_order(self, tenant: str, may_start: Callable[[int], bool]) -> Iterator[Entry]:
         """The tenant's entries whose adapter may start, in order of arrival."""
         queues = [queue for adapter, queue in self._tenants[tenant].items() if may_start(adapter)]
+        if len(queues) == 1:
+            return iter(queues[0])
         return heapq.merge(*queues, key=attrgetter("arrival"))

@@ -34,8 +34,11 @@ class Engine(Room, Protocol):
     def is_ready(self, item: Any) -> bool:
         """Whether a waiting request could start if there were room."""
 
+    def generated_tokens(self, item: Any) -> int:
+        """Tokens that a running request has generated; at most 0 within its prompt."""
+
     def preempt(self, request_id: str) -> None:
-        """Preempt a running request; calls `Arbiter.release` and then `Arbiter.put_back`."""
+        """Preempt a running request: `Arbiter.release` while its progress is known, then `put_back`."""
 
 
 class Standing(IntEnum):

@@ -482,6 +482,25 @@ def test_what_an_endpoint_would_ignore_or_contradict_is_refused(
     assert (answer.json()["error"]["param"] or param).startswith(param)
 
 
+def test_a_field_that_nobody_reads_is_told(acme: openai.OpenAI, http: httpx.Client) -> None:
+    """A slip of the pen must not pass for an option; and what is ours to set is left out in the open."""
+    extra = {"temprature": 0.2, "priority": 1, "preset": "factual", "repetition": "off", "top_k": 3}
+    raw = acme.chat.completions.with_raw_response.create(
+        model=BASE, messages=HELLO, max_tokens=1, extra_body=extra
+    )
+    assert raw.headers["x-loragate-ignored"] == "temprature, priority"
+    for path, body in (
+        ("/v1/completions", {"prompt": "A", "max_tokens": 1}),
+        ("/v1/responses", {"input": "A", "max_output_tokens": 1}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 1}),
+    ):
+        answer = http.post(path, json={"model": BASE, "best": 1, **body})
+        assert answer.status_code == 200 and answer.headers["x-loragate-ignored"] == "best", answer.text
+    assert (
+        "x-loragate-ignored" not in http.post("/v1/completions", json={"model": BASE, "prompt": "A"}).headers
+    )
+
+
 # Presets, layers, limits
 
 

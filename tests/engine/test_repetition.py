@@ -36,7 +36,7 @@ def feed(watch: LoopWatch, asked: Request, tokens: list[int]) -> int | None:
     """How many tokens had come when the answer was ended."""
     for count, token in enumerate(tokens, 1):
         asked.append_output_token_ids(token)
-        if watch.ends(asked, [token]):
+        if watch.watches(asked) and watch.ends(asked, [token]):
             return count
     return None
 

@@ -34,7 +34,7 @@ def data_section(found: Found, config: TrainingConfig, figures: dict[str, Any]) 
         "sample_tokens": _spread(lengths),
     }
     yield tell(not found.broken, f"{chats} chats read, {len(found.broken)} lines unusable", found.broken)
-    yield tell(chats >= FEW_CHATS, _size_advice(chats), worst=Level.WARN)
+    yield tell(chats >= FEW_CHATS, size_advice(chats), worst=Level.WARN)
     if lengths:
         yield tell(True, f"{len(lengths)} samples of {_told(lengths)} tokens")
     repeated = chats - len({text_of(c).lower() for c in found.chats})
@@ -154,7 +154,8 @@ def evaluation_section(
     )
 
 
-def _size_advice(chats: int) -> str:
+def size_advice(chats: int) -> str:
+    """What so many chats are good for."""
     few = f"{chats} chats are few: under {FEW_CHATS} an adapter mostly learns them by heart. "
     good = (
         f"About {GOOD_CHATS:,} good ones (right, varied, each as you would want it answered) are usually enough "

@@ -32,18 +32,23 @@ def router(service: Service, guard: Guard) -> APIRouter:
 
     @routes.get("/live")
     async def live(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
-        """What runs and waits, and who holds how much of the KV cache; a tenant's admin sees its own row."""
+        """What runs and waits, and who holds how much of the KV cache.
+
+        A tenant's admin sees its own row and its own adapters; how large the engine is, is the operator's.
+        """
         report = await service.live.report()
         capacity = service.capacity
+        residency = service.residency.snapshot()
         shown = rows(report, await _tenants(service, caller), capacity)
-        if caller.key.role is Role.OPERATOR:
-            shown.append(operator_row(report, capacity))
-        slots = service.residency.snapshot()
+        if caller.key.role is not Role.OPERATOR:
+            own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
+            return {"state": service.state, "adapters_loaded": len(own), "tenants": shown}
         return {
             "state": service.state,
+            "adapters_loaded": len(residency.slots),
+            "adapters_capacity": residency.capacity,
             "capacity": asdict(capacity),
-            "residency": {"held": len(slots.slots), "capacity": slots.capacity, "waiting": slots.waiting},
-            "tenants": shown,
+            "tenants": [*shown, operator_row(report, capacity)],
         }
 
     @routes.get("/errors")

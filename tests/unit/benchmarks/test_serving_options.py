@@ -53,6 +53,11 @@ def test_wrong_keys(text: str) -> None:
         parse_keys(text)
 
 
+def test_a_server_of_ones_own_has_no_stock_peer_with_the_demos_model() -> None:
+    with pytest.raises(BadWorkload, match="--peer-url"):
+        parse(["--url", "http://h:1", "--peer", "vllm"], "")
+
+
 def test_a_sweep() -> None:
     assert parse_sweep("clients=1,4,16") == ("clients", (1, 4, 16))
     for wrong in ("clients", "clients=", "clients=0", "tenants=1", "clients=a"):

@@ -76,6 +76,9 @@ class SimEngine:
     def is_ready(self, item: Job) -> bool:
         return True
 
+    def generated_tokens(self, item: Job) -> int:
+        return item.generated
+
     def preempt(self, request_id: str) -> None:
         self.preemptions.append(request_id)
         self._free(request_id)
@@ -127,7 +130,7 @@ class SimEngine:
                 break
             self.arbiter.hold(entry, [self.pool.pop() for _ in range(blocks)], blocks)
             self.arbiter.take(entry)
-            self.arbiter.charge_prompt(entry, entry.item.prompt, 0)
+            self.arbiter.bills.charge_prompt(entry, entry.item.prompt, 0)
             self.first_started_step.setdefault(entry.request_id, self.steps)
             started.append(entry.request_id)
         return started
@@ -138,7 +141,6 @@ class SimEngine:
         job.generated += 1
         job.service = job.prompt + 2 * job.generated
         self.service[lease.tenant] = self.service.get(lease.tenant, 0.0) + job.service - before
-        self.arbiter.charge_generated([(self.entries[job.name], job.generated)])
         if job.generated >= job.generate:
             self._free(job.name)
             self.finished.append(job.name)

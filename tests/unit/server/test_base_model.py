@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 import demo
-from server.base_model import BaseModel, read_base_model, training_warnings, write_generation_config
+from adapters.training.quantize import REPORT, SCALES
+from server.base_model import (
+    QUANTIZE_REPORT,
+    QUANTIZE_SCALES,
+    BaseModel,
+    read_base_model,
+    training_warnings,
+    write_generation_config,
+)
 from server.decoding import Decoding
 from server.errors import SettingsError
 from server.settings import Settings
@@ -124,11 +132,11 @@ def test_settings_that_no_request_could_use_are_refused(model: Path, wrong: dict
 
 
 def test_a_quantized_base_counts_as_the_model_whose_adapters_it_serves(model: Path) -> None:
-    """`loragate quantize` leaves quantize.json; with folded scales the full model's adapters would not fit."""
+    """`loragate quantize` leaves the digest of the full model."""
     full = read(model).rules.base_digest
     rewrite(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
     assert read(model).rules.base_digest is None, "somebody else made it: nothing is known"
-    rewrite(model / "quantize.json", base_digest=full, fold_scales=False)
+    (model / QUANTIZE_REPORT).parent.mkdir()
+    rewrite(model / QUANTIZE_REPORT, base_digest=full)
     assert read(model, quantization="awq").rules.base_digest == full
-    rewrite(model / "quantize.json", fold_scales=True)
-    assert read(model).rules.base_digest not in (None, full)
+    assert (REPORT, SCALES) == (QUANTIZE_REPORT, QUANTIZE_SCALES)

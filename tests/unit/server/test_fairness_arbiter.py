@@ -202,7 +202,7 @@ def test_what_a_limit_kept_from_a_tenant_is_no_credit_against_the_others() -> No
                 engine.add(tenant, policy, 8, 12)
         engine.step()
         if step > 100:
-            lag = engine.arbiter.counters.of("free") - engine.arbiter.counters.of("limited")
+            lag = engine.arbiter.bills.counters.of("free") - engine.arbiter.bills.counters.of("limited")
             assert lag < 200
 
 

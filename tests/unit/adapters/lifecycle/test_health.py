@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from adapters.errors import StoreDamaged, StoreFull, TooManyFetches
 from adapters.lifecycle import DriftKind
 from adapters.lifecycle.lifecycle import MAX_FETCHES
-from adapters.records import Version
-from adapters.registry import Registry
+from adapters.records import Tenant, Version
+from adapters.registry import Registry, connect
 from adapters.sources import ArchiveSource
 from tests.unit.adapters.lifecycle.support import BY, Plant, build_plant
 
@@ -94,17 +95,18 @@ async def test_a_tenant_adds_few_versions_at_once(plant: Plant) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 KiB."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of few KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("no right to mount; tests/e2e/test_survival_uploads.py limits the server's files instead")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("small_disk", [16], indirect=True)
 async def test_a_full_disk_leaves_a_failed_version_and_room(
     sqlite_registry: Registry, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -117,3 +119,23 @@ async def test_a_full_disk_leaves_a_failed_version_and_room(
     assert not list((small_disk / "store" / "staging").iterdir())
     assert not list((small_disk / "store" / "sha256").iterdir())
     await plant.residency.aclose()
+
+
+@pytest.mark.parametrize("small_disk", [2048], indirect=True)
+async def test_a_registry_on_a_full_disk_changes_nothing(small_disk: Path, migrated_sqlite: Path) -> None:
+    shutil.copy(migrated_sqlite, small_disk / "registry.db")
+    engine = connect(f"sqlite:///{small_disk}/registry.db")
+    registry = Registry(engine)
+    await registry.tenants.add(Tenant("acme"), by=BY)
+    with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(StoreFull, match="the disk that holds the registry is full"):
+        for number in range(200):
+            await registry.tenants.add(Tenant(f"t{number}"), by=BY)
+    before = await registry.tenants.list()
+    assert before
+    (small_disk / "filler").unlink()
+    await registry.tenants.add(Tenant("later"), by=BY)
+    assert len(await registry.tenants.list()) == len(before) + 1
+    await engine.dispose()

@@ -71,20 +71,21 @@ def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, lin
         read_texts(file, tokenizer)
 
 
-def test_nothing_is_measured_on_that_was_calibrated_with_and_nothing_is_dropped() -> None:
+@pytest.mark.parametrize("blocks", [3, 64])
+def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
     texts = [list(range(at, at + 100)) for at in range(0, 2000, 100)]
-    parts = split(texts, 64)
-    assert len(parts.held_out) == 4
-    assert all(len(piece) <= 64 for piece in parts.calibration)
-    used = {token for piece in parts.calibration for token in piece}
-    kept = {token for text in parts.held_out for token in text}
-    assert not used & kept and used | kept == set(range(2000))
+    parts = split(texts, block_tokens=64, blocks=blocks)
+    assert [text[0] for text in parts.held_out] == [400, 900, 1400, 1900]
+    assert len(parts.calibration) == min(blocks, 1600 // 64)
+    assert all(len(block) == 64 for block in parts.calibration)
+    used = [token for block in parts.calibration for token in block]
+    assert used == [token for text in texts if text not in parts.held_out for token in text][: len(used)]
 
 
 @pytest.mark.parametrize("texts", [[[1] * 500] * 4, [[1] * 10] * 5, []], ids=["few", "short", "none"])
 def test_too_little_text_is_refused(texts: list[list[int]]) -> None:
     with pytest.raises(DataError, match="are too few: give at least 5 texts and 64 tokens"):
-        split(texts, 64)
+        split(texts, block_tokens=64, blocks=9)
 
 
 def test_the_perplexity_of_a_coin_is_two() -> None:

@@ -117,6 +117,19 @@ async def test_a_whole_answer(client: httpx.AsyncClient, service: FakeService) -
     assert service.observed == [200] and service.held == 0
 
 
+async def test_what_nobody_reads_is_told(client: httpx.AsyncClient, service: FakeService) -> None:
+    for answer in (
+        JsonAnswer({}, ("temprature", "a\r\nb: c", "x" * 99)),
+        StreamAnswer(events("data: 1\n\n")),
+    ):
+        service.answer = answer
+        response = await post(client)
+        told = response.headers.get("x-loragate-ignored")
+        assert told == ("temprature, 2 more" if answer.ignored else None)
+    service.answer = JsonAnswer({}, tuple(f"f{n}" for n in range(30)))
+    assert (await post(client)).headers["x-loragate-ignored"].endswith("f19, 10 more")
+
+
 async def test_a_stream(client: httpx.AsyncClient, service: FakeService) -> None:
     service.answer = StreamAnswer(events("data: 1\n\n", "data: [DONE]\n\n"))
     response = await post(client, stream=True)

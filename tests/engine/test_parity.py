@@ -1,0 +1,27 @@
+"""What was trained is what is served: the server's float32 demo against peft in transformers."""
+
+from __future__ import annotations
+
+import pytest
+from server_process import ServerProcess
+
+import demo
+from adapters.training.parity import oracles
+from benchmarks.training_parity import MAX_NEW_TOKENS, compare
+
+PROMPTS = 5
+
+
+@pytest.mark.parametrize("name", list(demo.ADAPTERS))
+def test_a_served_adapter_says_what_peft_says(server: ServerProcess, client_for, name: str) -> None:
+    adapter = demo.ADAPTERS[name]
+    wanted = oracles(
+        demo.MODEL_DIR, adapter.path, adapter.held_out, count=PROMPTS, max_new_tokens=MAX_NEW_TOKENS
+    )
+    with client_for(f"demo-{adapter.tenant}") as client:
+        found = compare(client, name, wanted)
+        other = compare(client, demo.SERVED_NAME, wanted)
+    assert found.difference <= 1e-4
+    assert (found.equal, found.asked) == (PROMPTS, PROMPTS)
+    # The comparison can fail: the bare base says something else.
+    assert other.difference > 0.1 and other.equal < PROMPTS
