@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import socket
 import time
 from typing import Any
@@ -105,6 +106,9 @@ def test_a_huge_body_is_refused_from_its_length_alone(server: ServerProcess) -> 
 
 
 def test_two_thousand_idle_connections(server: ServerProcess) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     process = psutil.Process(server.pid)
     before_fds, before_rss = process.num_fds(), process.memory_info().rss
     idle: list[socket.socket] = []
