@@ -24,6 +24,8 @@ logger = logging.getLogger("loragate.api")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 #: Not logged: probes and scrapes would drown the rest.
 _QUIET_PATHS = {"/health", "/ready", "/metrics"}
+#: Asked every second by each open console: logged when refused only.
+_POLLED_PATHS = {"/admin/v1/live", "/admin/v1/errors"}
 
 #: Where adapters are uploaded; the stream has a cap of its own there (`adapters.lifecycle.Rules.max_bytes`).
 _UPLOADS = "/admin/v1/adapters/"
@@ -78,7 +80,9 @@ class RequestMiddleware:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
             record["total_ms"] = round((time.perf_counter() - began) * 1000, 1)
-            if scope["path"] not in _QUIET_PATHS:
+            if scope["path"] not in _QUIET_PATHS and not (
+                scope["path"] in _POLLED_PATHS and record.get("status") == 200
+            ):
                 access_log.info("request", extra=dict(record))
 
 
