@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MEANING = {
+MEANING = {
     "loss": "loss per trained token",
     "perplexity": "perplexity",
     "exact": "exact answers",
@@ -53,15 +53,15 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
 def _table(title: str, scores: Mapping[str, Any]) -> str:
     base, adapter = scores["base"], scores["adapter"]
     rows = [
-        f"| {meaning} | {_shown(key, base.get(key))} | {_shown(key, adapter.get(key))} |"
-        for key, meaning in _MEANING.items()
+        f"| {meaning} | {shown(key, base.get(key))} | {shown(key, adapter.get(key))} |"
+        for key, meaning in MEANING.items()
         if adapter.get(key) is not None
     ]
     turns = f" ({adapter['turns']} turns)" if "turns" in adapter else ""
     return "\n".join([f"## {title}{turns}\n", "| | base | adapter |", "|---|---|---|", *rows, ""])
 
 
-def _shown(key: str, value: float | None) -> str:
+def shown(key: str, value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if key in ("loss", "perplexity") else f"{value:.1%}"

@@ -48,12 +48,17 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was seen after ``step``; losses are nats per trained token, None where there was nothing to look at."""
+    """What was seen after ``step``; losses are nats per trained token, None where there was nothing to look at.
+
+    ``base_loss`` and ``base_score`` are the bare base's on the same turns.
+    """
 
     step: int
     loss: float
     score: Score | None = None
     general_loss: float | None = None
+    base_loss: float | None = None
+    base_score: Score | None = None
 
     @property
     def perplexity(self) -> float:
@@ -67,16 +72,23 @@ class Evaluation:
             "held_out_loss": round(self.loss, 6),
             "perplexity": round(self.perplexity, 4),
             "general_loss": None if self.general_loss is None else round(self.general_loss, 6),
-        } | (self.score.as_dict() if self.score else {})
+            **(self.score.as_dict() if self.score else {}),
+            "base": {
+                "held_out_loss": None if self.base_loss is None else round(self.base_loss, 6),
+                **(self.base_score.as_dict() if self.base_score else {}),
+            },
+        }
 
     def told(self) -> str:
-        """In one line."""
-        parts = [f"held-out loss {self.loss:.4f}", f"perplexity {self.perplexity:.3f}"]
+        """In one line, the base's in brackets."""
+        beside = "" if self.base_loss is None else f" (base {self.base_loss:.4f})"
+        parts = [f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
         if self.general_loss is not None:
             parts.append(f"general loss {self.general_loss:.4f}")
+        base = self.base_score.as_dict() if self.base_score else {}
         for name, value in (self.score.as_dict() if self.score else {}).items():
             if isinstance(value, float):
-                parts.append(f"{name} {value:.2f}")
+                parts.append(f"{name} {value:.2f}" + (f" ({base[name]:.2f})" if base else ""))
         return "  ".join(parts)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -93,26 +94,35 @@ class Evaluations:
         self._answered_turns = answered_turns
         self._best_by = best_by
         self._patience = patience
+        self._base: tuple[float, Score | None] | None = None
+        # In memory, for processes that train together must decide alike; None: as the log has it.
+        self._rows: list[dict[str, Any]] | None = None
 
     def __call__(self, model: Any, step: int) -> tuple[Evaluation, bool]:
         """Evaluate ``model`` after ``step``; also whether ``patience`` evaluations in a row were no better."""
+        base_loss, base_score = self._base_of(model)
         evaluation = Evaluation(
             step,
             self._held_out.loss(model),
             self._held_out.score(model, self._answered_turns),
             self._general.loss(model) if self._general else None,
+            base_loss,
+            base_score,
         )
-        rows = [row for row in read_rows(self._log) if row["step"] < step]
-        best = self._best_of(rows)
-        if best is None or self._key(evaluation.as_dict()) > self._key(best):
-            self._save(model, step)
+        if self._rows is None:
+            self._rows = [row for row in read_rows(self._log) if row["step"] < step]
+        best = self._best_of(self._rows)
+        self._rows.append(evaluation.as_dict())
+        if best is None or self._key(self._rows[-1]) > self._key(best):
+            if PartialState().is_main_process:
+                self._save(model, step)
             return evaluation, False
-        worse = 1 + sum(row["step"] > best["step"] for row in rows)
+        worse = sum(row["step"] > best["step"] for row in self._rows)
         return evaluation, 0 < self._patience <= worse
 
     def best_step(self) -> int | None:
         """The step with the best evaluation; None before the first."""
-        best = self._best_of(read_rows(self._log))
+        best = self._best_of(read_rows(self._log) if self._rows is None else self._rows)
         return best["step"] if best else None
 
     def restore_best(self, model: Any) -> None:
@@ -127,6 +137,13 @@ class Evaluations:
                 "another folder, or with --keep last."
             )
         set_peft_model_state_dict(model, load_file(str(self._best_file)))
+
+    def _base_of(self, model: Any) -> tuple[float, Score | None]:
+        """Loss and score of the bare base; it does not change, so that it is asked once."""
+        if self._base is None:
+            with model.disable_adapter():
+                self._base = self._held_out.loss(model), self._held_out.score(model, self._answered_turns)
+        return self._base
 
     def _save(self, model: Any, step: int) -> None:
         self._best_file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from rich.console import Console
+from rich.table import Table
 
+from adapters.training.card import MEANING, shown
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Conversation, Renderer
 from adapters.training.data import read_conversations
@@ -59,6 +63,7 @@ class Observation:
         if self.held_out:
             base, adapter = self.held_out.beside(model)
             found["scores"] = {"base": base.as_dict(), "adapter": adapter.as_dict()}
+            self.console.print(_table(f"{len(self.held_out.turns)} held-out turns", found["scores"]))
         if self.general:
             found["general"] = self._forgotten(self.general, model)
         if self.held_out and self.config.judge:
@@ -68,12 +73,23 @@ class Observation:
     def _forgotten(self, general: Probe, model: Any) -> dict[str, Any]:
         base, adapter = (measured.as_dict() for measured in general.beside(model))
         forgotten = round(base["exact"] - adapter["exact"], 4)
+        self.console.print(_table(f"{len(general.turns)} general turns", {"base": base, "adapter": adapter}))
         if forgotten > _FORGOTTEN:
             self.console.print(
                 f"[yellow]of the general chats the base answers {base['exact']:.0%} right and the adapter "
                 f"{adapter['exact']:.0%}: it forgot. Mix general chats in with --replay, or lower rank or epochs."
             )
         return {"base": base, "adapter": adapter, "forgotten": forgotten}
+
+
+def _table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "base", "adapter"):
+        table.add_column(column, justify="right" if column else "left")
+    for key, meaning in MEANING.items():
+        if scores["adapter"].get(key) is not None:
+            table.add_row(meaning, *(shown(key, scores[who].get(key)) for who in ("base", "adapter")))
+    return table
 
 
 def observe(
@@ -95,8 +111,14 @@ def observe(
     )
     sinks: list[Sink] = [StepLog(config.out), ProgressBar(console), health, *_trackers(config)]
 
+    # A sharded model cannot answer: every process has a part of each matrix only.
+    sharded = PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if sharded and config.measure:
+        console.print("[yellow]the model is sharded: nothing is evaluated, and the last weights are written")
+
     def probe(chats: Sequence[Conversation]) -> Probe | None:
-        return Probe.of(renderer, chats, config.measure, pad_id, config.max_new_tokens)
+        limit = 0 if sharded else config.measure
+        return Probe.of(renderer, chats, limit, pad_id, config.max_new_tokens)
 
     general = probe(read_conversations(config.general)) if config.general else None
     looked_at = probe(held_out)

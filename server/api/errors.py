@@ -45,7 +45,6 @@ RULES: dict[type[Exception], Rule] = {
     server.Forbidden: Rule(403, "permission_error", "forbidden"),
     server.ModelNotFound: Rule(404, "invalid_request_error", "model_not_found"),
     server.UnknownRequest: Rule(404, "invalid_request_error", "request_not_found"),
-    server.NoSuchPage: Rule(404, "invalid_request_error", "not_found"),
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
     server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),
@@ -129,6 +128,8 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if status in (429, 503):
         headers["retry-after"] = str(retry_after_s(getattr(error, "retry_after_s", 5.0)))
+    if status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if status in (409, 507):
         headers["x-should-retry"] = "false"
     return headers

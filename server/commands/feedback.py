@@ -25,7 +25,13 @@ def feedback() -> None:
 def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def add(command: Callable[..., None]) -> Callable[..., None]:
         for option in (
-            click.option("--rating", type=click.Choice(_RATINGS), default=rating, show_default=True),
+            click.option(
+                "--rating",
+                type=click.Choice(_RATINGS),
+                default=rating,
+                show_default=True,
+                help="Only answers that were rated so.",
+            ),
             click.option("--version", type=int, help="One version of --adapter."),
             click.option("--adapter", help="One adapter, by its name within the tenant."),
             click.argument("tenant", required=False),

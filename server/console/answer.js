@@ -106,5 +106,5 @@ function ratingButtons(requestId, session, chat) {
       }
     },
   }, label);
-  return [button("up", "Good answer"), button("down", "Bad answer"), kept, told];
+  return [button("up", "Good answer"), button("down", "Bad answer"), kept, told].filter(Boolean);
 }

@@ -11,7 +11,7 @@ const LEFT_OUT = ["preset", "use_beam_search", "length_penalty"];
 export function decodingForm(list) {
   const taken = list.filter((option) => !LEFT_OUT.includes(option.name));
   const controls = new Map(taken.map((option) => [option.name, control(option)]));
-  const show = (option) => field(option.name, controls.get(option.name).node, `${option.meaning} · ${option.range}`);
+  const show = (option) => field(option.name, controls.get(option.name).node, hint(option));
   const common = COMMON.map((name) => taken.find((option) => option.name === name)).filter(Boolean);
   const others = taken.filter((option) => !COMMON.includes(option.name));
   const node = h("div", {},
@@ -28,6 +28,10 @@ export function decodingForm(list) {
   }
 
   return { node, values };
+}
+
+function hint({ meaning, range, type }) {
+  return type === "boolean" || type === "string" ? meaning : `${meaning} · ${range}`; // those are in the list
 }
 
 function control(option) {
@@ -47,7 +51,7 @@ function control(option) {
 }
 
 function choice(option, values, read, shown) {
-  const node = h("select", { name: option.name }, options([["", `default (${shown})`], ...values.map((value) => [value, value])], ""));
+  const node = h("select", { name: option.name }, options([["", shown === "default" ? shown : `default (${shown})`], ...values.map((value) => [value, value])], ""));
   return { node, read: () => (node.value === "" ? undefined : read(node.value)) };
 }
 

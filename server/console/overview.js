@@ -93,6 +93,7 @@ function tenantRow(name) {
   function update(tenant, whole) {
     const part = (value) => `${Math.min(100, (100 * value) / whole)}%`;
     used.style.width = part(tenant.kv_blocks);
+    used.style.minWidth = tenant.kv_blocks ? "4px" : "0"; // little is not nothing
     guarantee.style.width = part(tenant.guaranteed_blocks);
     beyond.style.left = part(tenant.limit_blocks);
     node.classList.toggle("limited", tenant.limit_blocks < whole);

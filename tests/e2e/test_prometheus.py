@@ -81,12 +81,14 @@ def test_every_metric_that_is_asked_for_is_known(prometheus: httpx.Client, acme:
     hello: Any = [{"role": "user", "content": "Hello!"}]
     for chunk in acme.chat.completions.create(model="acme-support", messages=hello, stream=True):
         assert chunk.id
+    rating = {"request_id": chunk.id, "rating": "down"}
+    acme.post("/feedback", body=rating, cast_to=object)
     with pytest.raises(openai.NotFoundError):
         acme.chat.completions.create(model="nobody", messages=hello)
 
     def unknown() -> set[str]:
         known = set(prometheus.get("/label/__name__/values").json()["data"])
-        # a ratio of failures has no value before anything was asked of a server for five minutes
+        # a recorded ratio has no value before there is something to divide by
         return asked - known - {rule["record"] for rule in promql.rules() if "record" in rule}
 
     _until(lambda: not unknown(), otherwise=unknown)

@@ -15,13 +15,19 @@ from transformers import AutoModelForCausalLM
 
 from adapters.digests import file_digest
 from adapters.training.config import TrainingConfig
-from adapters.training.errors import CheckpointError
+from adapters.training.errors import CheckpointError, DivergedError
 from adapters.training.evaluate import Score
 from adapters.training.evaluations import Evaluations
+from adapters.training.loop import LoraTrainer
 from adapters.training.progress import StepLog, read_rows
 from adapters.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"
+
+
+def is_bare(model: PeftModel) -> bool:
+    """Whether its adapter is switched off."""
+    return model.get_model_status().enabled is False
 
 
 class FakeProbe:
@@ -32,9 +38,11 @@ class FakeProbe:
         self._exact = iter(exact)
 
     def loss(self, model: Any) -> float:
-        return next(self._losses)
+        return 9.0 if is_bare(model) else next(self._losses)
 
     def score(self, model: Any, limit: int) -> Score | None:
+        if is_bare(model):
+            return None
         exact = next(self._exact, None)
         return None if exact is None else Score(4, exact, 0, None, 0, None, 1.0, 0.0)
 
@@ -69,6 +77,7 @@ def evaluations(folder: Path, probe: FakeProbe, *, best_by: str = "loss", patien
 
 def walk(folder: Path, model: PeftModel, probe: FakeProbe, steps: int, **options: Any) -> list[bool]:
     """Evaluate steps 1, 2, … as a training does; what was said about stopping."""
+    folder.mkdir(exist_ok=True)
     log, stops = StepLog(folder), []
     looking = evaluations(folder, probe, **options)
     for step in range(1, steps + 1):
@@ -104,6 +113,20 @@ def test_the_best_weights_come_back(
 )
 def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[bool]) -> None:
     assert walk(tmp_path, model, FakeProbe([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
+
+
+def test_the_base_stands_beside_every_evaluation(
+    configure: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    config = configure(evaluate_every=3)
+    report = train(config)
+    rows = read_rows(config.out / "evaluations.jsonl")
+    assert [row["step"] for row in rows] == [3, 6]
+    base = report.document["scores"]["base"]
+    for row in rows:
+        assert row["base"]["held_out_loss"] == pytest.approx(base["loss"], abs=1e-4)
+        assert row["base"]["exact"] == base["exact"] and row["base"]["stops"] == base["stops"]
+        assert row["held_out_loss"] < row["base"]["held_out_loss"]
 
 
 def test_patience_begins_anew_after_a_better_one(tmp_path: Path, model: PeftModel) -> None:
@@ -152,3 +175,37 @@ def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     assert report.document["kept_step"] == best
     assert report.document["scores"]["adapter"]["loss"] == pytest.approx(losses[best], abs=1e-4)
     assert load_file(config.out / WEIGHTS)
+
+
+def test_a_broken_step_leaves_the_weights_before_it(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_loss = LoraTrainer.compute_loss
+
+    def breaking(self: LoraTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = true_loss(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(LoraTrainer, "compute_loss", breaking)
+    config = configure(checkpoint_every=1)
+    with pytest.raises(DivergedError, match=r"Step 4: .* in checkpoints/last-good; --start-from takes them"):
+        train(config)
+    kept = config.out / "checkpoints" / "last-good"
+    # Step 3's checkpoint has them, too; only there somebody asked for checkpoints.
+    assert file_digest(kept / WEIGHTS) == file_digest(kept.with_name("checkpoint-3") / WEIGHTS)
+    assert (config.out / "loss.png").is_file()
+    assert not (config.out / WEIGHTS).exists()
+    monkeypatch.undo()
+    assert train(configure(out=config.out.with_name("again"), start_from=kept)).steps == 6
+
+
+def test_an_interrupted_training_decides_as_an_uninterrupted_one(tmp_path: Path, model: PeftModel) -> None:
+    walk(tmp_path / "a", model, FakeProbe([3, 1, 2]), 3, patience=3)
+    log, looking = StepLog(tmp_path / "a"), evaluations(tmp_path / "a", FakeProbe([2, 2]), patience=3)
+    log.begin(2, 9)  # the checkpoint was of step 2
+    mark(model, 3.0)
+    assert looking(model, 3)[1] is False
+    log.evaluated(looking(model, 4)[0])
+    assert looking.best_step() == 2
+    looking.restore_best(model)
+    assert marked(model) == 2.0

@@ -257,3 +257,27 @@ async def _drive(
     async with asyncio.timeout(5):
         await GenerateRoute(service, Endpoint.CHAT)(scope, receive, send)
     return sent
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(service: FakeService) -> None:
+    app = RequestMiddleware(GenerateRoute(service, Endpoint.CHAT), max_body_bytes=1000, read_timeout_s=0.05)
+    sent: list[dict[str, Any]] = []
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop() if parts else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [],
+        "query_string": b"",
+    }
+    await asyncio.wait_for(app(scope, receive, send), 5)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408 and b'"body_too_slow"' in sent[1]["body"]
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert service.refused == [("acme", "body_too_slow")]
