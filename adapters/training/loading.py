@@ -37,6 +37,13 @@ def settled(config: TrainingConfig, device: str) -> TrainingConfig:
         HardwareError: what it asks for needs hardware or a package that is not here.
     """
     gpu = device.startswith("cuda")
+    processes = PartialState().num_processes
+    if config.batch_samples % (config.micro_batch_samples * processes):
+        raise HardwareError(
+            f"{processes} processes of {config.micro_batch_samples} samples cannot make up a step of "
+            f"{config.batch_samples}; give --batch-samples a multiple of "
+            f"{config.micro_batch_samples * processes}."
+        )
     if config.optimizer != "adamw" and not gpu:
         raise HardwareError(
             f"optimizer {config.optimizer} needs a CUDA GPU; on a CPU give --optimizer adamw (LoRA's optimizer "

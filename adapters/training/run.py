@@ -78,6 +78,8 @@ def _train_stage(
     train_s = time.perf_counter() - started
     kept_step = observation.keep(model, steps)
 
+    if not PartialState().is_main_process:
+        return TrainingReport(config.out, steps, train_s, None, {})
     write_adapter(model, config)
     report = report_on(
         config,
