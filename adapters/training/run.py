@@ -15,7 +15,6 @@ from transformers import set_seed
 
 from adapters.artifact.shape import BaseShape
 from adapters.digests import base_digest, template_digest
-from adapters.training.checkpoint import checkpoints, is_whole
 from adapters.training.config import TrainingConfig
 from adapters.training.duels import check_judge
 from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
@@ -172,7 +171,7 @@ def _fit(
     try:
         return trainer, run_loop(trainer, fingerprint)
     except DivergedError as error:
-        raise DivergedError(f"{error} {_what_is_left(config)}") from error
+        raise DivergedError(f"{error} {_keep_last_good(model, config)}") from error
     finally:
         observation.end()
 
@@ -185,10 +184,11 @@ def _as_served(model: Any, config: TrainingConfig) -> Any:
     return add_lora(load_base(whole, device_of()), whole)
 
 
-def _what_is_left(config: TrainingConfig) -> str:
-    """Where the last good weights lie, for someone whose training broke."""
-    folder = config.out / "checkpoints"
-    whole = next((p for p in checkpoints(folder) if is_whole(p)), None)
-    if whole is None:
-        return "No checkpoint was taken before it; --checkpoint-every 50 keeps one."
-    return f"The last good weights are in {folder.name}/{whole.name}; --start-from takes them."
+def _keep_last_good(model: Any, config: TrainingConfig) -> str:
+    """Write the weights of the step before the one that broke, and say where they are."""
+    folder = config.out / "checkpoints" / "last-good"
+    if PartialState().is_main_process:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    return (
+        f"The weights of the step before are in {folder.parent.name}/{folder.name}; --start-from takes them."
+    )
