@@ -6,7 +6,6 @@ Leans on transformers' ``from_pretrained`` and bitsandbytes 0.50 (NF4 on CPU and
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +73,6 @@ def load_base(config: TrainingConfig, device: str) -> Any:
         "attn_implementation": config.attention,
     }
     if config.qlora:
-        # It looks for kernels in an optional package and says so at length when there is none.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -35,7 +35,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     Raises:
         TrainingError: one of its kinds; what is refused is refused before the first step.
     """
-    console = console or Console(stderr=True, quiet=not PartialState().is_main_process)
+    console = console or Console(stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process)
     check_servable(config)
     check_out(config)
     check_base(config)
