@@ -45,6 +45,8 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     console.print(f"stage 1 of 2: {config.data.name}")
     first = first_stage(config)
     earlier = finished(first)
+    if earlier is not None:
+        console.print("stage 1 was finished before; its adapter is taken")
     document = earlier if earlier is not None else _train_stage(first, console).document
     PartialState().wait_for_everyone()
     console.print(
