@@ -29,7 +29,9 @@ class Team:
             base_url=f"{server.url}/admin/v1", headers={"authorization": "Bearer demo-admin"}, timeout=60
         )
         self.call("POST", "/tenants", json={"name": self.name})
-        self.admin_key = self.call("POST", "/keys", json={"tenant": self.name, "role": "tenant_admin"})["secret"]
+        self.admin_key = self.call("POST", "/keys", json={"tenant": self.name, "role": "tenant_admin"})[
+            "secret"
+        ]
         self.key = self.call("POST", "/keys", json={"tenant": self.name})["secret"]
 
     def call(self, method: str, path: str, **request: object) -> dict:
