@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
@@ -45,10 +46,13 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     first = first_stage(config)
     earlier = finished(first)
     document = earlier if earlier is not None else _train_stage(first, console).document
+    PartialState().wait_for_everyone()
     console.print(
         f"stage 2 of 2: {config.then.name}, learning rate {config.learning_rate * config.then_rate:g}"
     )
-    return _train_stage(second_stage(config), console, earlier_stages=[document])
+    with PartialState().main_process_first():
+        second = second_stage(config)
+    return _train_stage(second, console, earlier_stages=[document])
 
 
 def _train_stage(
@@ -82,7 +86,7 @@ def _train_stage(
         steps=steps,
         kept_step=kept_step,
         train_s=train_s,
-        findings=observation.findings(model),
+        findings=observation.findings(_as_served(model, config)),
     )
     report.document.update(fingerprint=fingerprint, memory_plan_bytes=plan.total)
     if earlier_stages:
@@ -168,6 +172,14 @@ def _fit(
         raise DivergedError(f"{error} {_keep_last_good(model, config)}") from error
     finally:
         observation.end()
+
+
+def _as_served(model: Any, config: TrainingConfig) -> Any:
+    """The model to measure: a 4-bit base is for training only, so the written adapter goes onto the whole one."""
+    if not config.qlora or not config.measure:
+        return model
+    whole = replace(config, qlora=False, start_from=config.out)
+    return add_lora(load_base(whole, device_of()), whole)
 
 
 def _keep_last_good(model: Any, config: TrainingConfig) -> str:
