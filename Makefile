@@ -17,7 +17,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-long lint format lock bench docs clean
+.PHONY: help setup serve test test-long lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -75,6 +75,10 @@ lock: ## make the locks from requirements/*.in
 
 bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+MINUTES ?= 20
+soak: $(VENV)/.dev ## swaps, limits and disconnects for MINUTES=20: no error, no growth
+	@$(BIN)/python -m benchmarks soak --minutes $(MINUTES) $(ARGS)
 
 docs: $(VENV)/.dev ## rewrite the generated parts of docs/
 	@$(BIN)/python -m sampling.table docs/decoding.md

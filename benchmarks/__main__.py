@@ -14,6 +14,7 @@ BENCHMARKS = {
     "fairness": "Noisy neighbours, weights and budgets, against vLLM's own scheduler.",
     "swap": "Versions swapped under load: lost and mixed answers, stalls of other tenants.",
     "training": "The trainer against TRL, and the demo adapters' scores.",
+    "soak": "Swaps, limits and disconnects for minutes: errors, growth of memory, what is left behind.",
     "startup": "Time from the command to the first answer, against stock vLLM.",
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from fastapi import FastAPI
 
 from server.metrics import SERIES
 from server.settings import ENV_PREFIX, Settings
@@ -151,12 +152,17 @@ def api() -> str:
     return _API + "".join(_tagged(openapi())) + _ERRORS + "".join(_errors())
 
 
-def openapi() -> dict[str, Any]:
-    """The schema of the whole API, without a server."""
+def application() -> FastAPI:
+    """The application without a server: its routes can be listed."""
     from server.app import make_app
 
     nobody: Any = _Unasked()
-    schema: dict[str, Any] = make_app(nobody).openapi()
+    return make_app(nobody)
+
+
+def openapi() -> dict[str, Any]:
+    """The schema of the whole API."""
+    schema: dict[str, Any] = application().openapi()
     return schema
 
 

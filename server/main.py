@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -30,16 +31,26 @@ from server.supervisor import EngineStartFailed
 logger = logging.getLogger("loragate")
 
 ABORT_GRACE_S = 5.0
+MAX_OPEN_FILES = 65536
 
 
 def run(settings: Settings, runner: Executor) -> int:
     """Serve until a signal; returns the exit code."""
     configure(settings.log_format, settings.log_level)
+    _raise_file_limit()
     try:
         return uvloop.run(_serve(settings, runner))
     except (LoragateError, AdapterError) as error:
         print(f"loragate: {error}", file=sys.stderr)
         return 1
+
+
+def _raise_file_limit() -> None:
+    """As many open connections as the machine lets us have; a shell's 1024 are soon taken by idle clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Http(uvicorn.Server):

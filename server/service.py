@@ -249,7 +249,7 @@ class Server:
     async def exposition(self) -> bytes:
         """The metrics' text."""
         self.metrics.show(await self._census.take())
-        return self.metrics.exposition()
+        return await asyncio.to_thread(self.metrics.exposition)
 
     @property
     def welcome(self) -> bool:

@@ -31,6 +31,12 @@ class Distribution:
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
+    def copy(self) -> Distribution:
+        """As it is now."""
+        made = Distribution(self.bounds)
+        made.counts, made.total = self.counts[:], self.total
+        return made
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus's buckets: upper bound as text, and how many values were at most that."""
         buckets, running = [], 0

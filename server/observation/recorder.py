@@ -25,6 +25,7 @@ class Metrics(Collector):
     def __init__(self, label_sets: int = 100, registry: CollectorRegistry = REGISTRY) -> None:
         self._registry = registry
         self._requests = RequestTallies(label_sets)
+        self._shown = self._requests.snapshot()
         self._state: list[Metric] = []
         self.load_s = histogram("adapter_load_seconds", registry)
         self.swap_s = histogram("adapter_swap_seconds", registry)
@@ -44,12 +45,16 @@ class Metrics(Collector):
         """Count one refusal; `reason` is the limit that was reached, or the error's code."""
         self._requests.refuse(tenant, reason)
 
-    def show(self, state: Iterable[Metric]) -> None:
-        """What `server.observation.census` found; exposed until the next call."""
+    def show(self, state: Iterable[Metric] = ()) -> None:
+        """Let `exposition` tell what was counted up to now, and what `server.observation.census` found."""
+        self._shown = self._requests.snapshot()
         self._state = list(state)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """The text that Prometheus scrapes, as of the last `show`.
+
+        With many label sets it takes tens of milliseconds: call it in a thread, no answer is to wait for it.
+        """
         return generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
@@ -59,6 +64,6 @@ class Metrics(Collector):
                 yield Metric(PREFIX + name, series.help, series.kind)
 
     def collect(self) -> Iterator[Metric]:
-        """All series but those that prometheus-client keeps itself."""
-        yield from self._requests.collect()
+        """All series but those that prometheus-client keeps itself, as they were when last asked for."""
+        yield from self._shown.collect()
         yield from self._state

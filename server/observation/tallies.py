@@ -40,6 +40,47 @@ class _Tally:
     queue_s: Distribution = field(default_factory=_latency)
     gap_s: Distribution = field(default_factory=partial(Distribution, GAP_BOUNDS_S))
 
+    def copy(self) -> _Tally:
+        """As it is now."""
+        made = _Tally(steered=self.steered)
+        for name in ("requests", "finishes", "tokens", "ratings", "ttft_s", "duration_s", "queue_s", "gap_s"):
+            setattr(made, name, getattr(self, name).copy())
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counts at one moment."""
+
+    tallies: list[tuple[_Model, _Tally]]
+    refusals: list[tuple[str, Counter[str]]]
+
+    def collect(self) -> Iterator[Metric]:
+        """All series."""
+        tallies = self.tallies
+        yield family(
+            "requests", (((*key, *how), n) for key, tally in tallies for how, n in tally.requests.items())
+        )
+        yield family(
+            "finishes", (((*key, how), n) for key, tally in tallies for how, n in tally.finishes.items())
+        )
+        yield family(
+            "tokens", (((*key, kind), n) for key, tally in tallies for kind, n in tally.tokens.items())
+        )
+        yield family("repetition_stops", ((key, tally.finishes[REPETITION]) for key, tally in tallies))
+        yield family("repetition_adjustments", ((key, tally.steered) for key, tally in tallies))
+        yield family(
+            "feedback", (((*key, how), n) for key, tally in tallies for how, n in tally.ratings.items())
+        )
+        yield distributions("time_to_first_token_seconds", ((key, tally.ttft_s) for key, tally in tallies))
+        yield distributions("inter_token_seconds", ((key, tally.gap_s) for key, tally in tallies))
+        yield distributions("request_duration_seconds", ((key, tally.duration_s) for key, tally in tallies))
+        yield distributions("queue_seconds", ((key, tally.queue_s) for key, tally in tallies))
+        yield family(
+            "rejections",
+            (((tenant, why), n) for tenant, whys in self.refusals for why, n in whys.items()),
+        )
+
 
 class RequestTallies:
     """Counts of finished and refused requests; at most `label_sets` + 1 label sets of each."""
@@ -80,30 +121,11 @@ class RequestTallies:
         key = tenant if self._tenants.count(tenant) else OTHER
         self._refusals.setdefault(key, Counter())[reason] += 1
 
-    def collect(self) -> Iterator[Metric]:
-        """All series."""
-        tallies = list(self._tallies.items())
-        yield family(
-            "requests", (((*key, *how), n) for key, tally in tallies for how, n in tally.requests.items())
-        )
-        yield family(
-            "finishes", (((*key, how), n) for key, tally in tallies for how, n in tally.finishes.items())
-        )
-        yield family(
-            "tokens", (((*key, kind), n) for key, tally in tallies for kind, n in tally.tokens.items())
-        )
-        yield family("repetition_stops", ((key, tally.finishes[REPETITION]) for key, tally in tallies))
-        yield family("repetition_adjustments", ((key, tally.steered) for key, tally in tallies))
-        yield family(
-            "feedback", (((*key, how), n) for key, tally in tallies for how, n in tally.ratings.items())
-        )
-        yield distributions("time_to_first_token_seconds", ((key, tally.ttft_s) for key, tally in tallies))
-        yield distributions("inter_token_seconds", ((key, tally.gap_s) for key, tally in tallies))
-        yield distributions("request_duration_seconds", ((key, tally.duration_s) for key, tally in tallies))
-        yield distributions("queue_seconds", ((key, tally.queue_s) for key, tally in tallies))
-        yield family(
-            "rejections",
-            (((tenant, why), n) for tenant, whys in list(self._refusals.items()) for why, n in whys.items()),
+    def snapshot(self) -> Snapshot:
+        """What was counted so far; safe to read in another thread."""
+        return Snapshot(
+            [(key, tally.copy()) for key, tally in self._tallies.items()],
+            [(tenant, reasons.copy()) for tenant, reasons in self._refusals.items()],
         )
 
     def _tally(self, tenant: str, version: Version | None) -> _Tally:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -45,38 +47,50 @@ def until_closed(connection: socket.socket, timeout_s: float) -> tuple[float, by
         said += part
 
 
-@pytest.mark.parametrize(
-    "head",
-    [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: 1"],
-    ids=["nothing", "half a head"],
+_BODY_TO_COME = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer demo-acme\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
 )
-def test_a_head_that_never_comes_is_not_waited_for(server: ServerProcess, head: bytes) -> None:
-    with connect(server) as connection:
-        connection.sendall(head)
-        waited_s, _ = until_closed(connection, READ_TIMEOUT_S + 15)
-    assert READ_TIMEOUT_S - 1 < waited_s < READ_TIMEOUT_S + 10
 
 
-def test_a_header_a_second_buys_no_time(server: ServerProcess) -> None:
-    """Slow-loris: each byte keeps a naive timeout from firing."""
-    began = time.monotonic()
-    with connect(server) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        while time.monotonic() - began < READ_TIMEOUT_S + 15:
-            connection.sendall(b"X-A: b\r\n")
-            time.sleep(0.25)
-    assert time.monotonic() - began < READ_TIMEOUT_S + 10
+def _dawdle(server: ServerProcess, first: bytes, drip: bytes) -> tuple[float, bytes]:
+    """Say `first`, then `drip` four times a second; how long until the server hung up, and what it said."""
+    began, said = time.monotonic(), b""
+    with connect(server, timeout_s=0.25) as connection:
+        try:
+            connection.sendall(first)
+            while time.monotonic() - began < READ_TIMEOUT_S + 15:
+                if drip:
+                    connection.sendall(drip)
+                try:
+                    part = connection.recv(4096)
+                except TimeoutError:
+                    continue
+                if not part:
+                    break
+                said += part
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    return time.monotonic() - began, said
 
 
-def test_a_body_that_never_comes_is_answered_408(server: ServerProcess) -> None:
-    with connect(server) as connection:
-        connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer demo-acme\r\n"
-            b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
-        )
-        waited_s, said = until_closed(connection, READ_TIMEOUT_S + 15)
-    assert b" 408 " in said.splitlines()[0] and b"body_too_slow" in said
-    assert waited_s < READ_TIMEOUT_S + 10
+def test_slow_clients_are_not_waited_for(server: ServerProcess) -> None:
+    """All at once: silence, half a head, a header now and then (slow-loris), a body in drops."""
+    slow = {
+        "silent": (b"", b""),
+        "half a head": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: 1", b""),
+        "loris": (b"GET /health HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n"),
+        "body": (_BODY_TO_COME, b""),
+        "body in drops": (_BODY_TO_COME, b" "),
+    }
+    with ThreadPoolExecutor(len(slow)) as pool:
+        found = dict(zip(slow, pool.map(lambda says: _dawdle(server, *says), slow.values()), strict=True))
+    for name, (waited_s, said) in found.items():
+        assert READ_TIMEOUT_S - 1 < waited_s < READ_TIMEOUT_S + 10, name
+        if name.startswith("body"):
+            assert b" 408 " in said.splitlines()[0] and b"body_too_slow" in said, name
+        else:
+            assert said == b"", name
 
 
 def test_headers_without_end_are_cut_off(server: ServerProcess) -> None:
@@ -105,6 +119,9 @@ def test_a_huge_body_is_refused_from_its_length_alone(server: ServerProcess) -> 
 
 
 def test_two_thousand_idle_connections(server: ServerProcess) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     process = psutil.Process(server.pid)
     before_fds, before_rss = process.num_fds(), process.memory_info().rss
     idle: list[socket.socket] = []
@@ -170,9 +187,14 @@ def _state(server: ServerProcess) -> dict[str, float]:
         "held": "loragate_adapters_held",
         "tasks": "loragate_tasks",
     }
-    return {what: gauge(server, name) for what, name in names.items()} | {
-        "fds": float(psutil.Process(server.pid).num_fds())
-    }
+    return {what: gauge(server, name) for what, name in names.items()} | {"fds": _fds(server)}
+
+
+def _fds(server: ServerProcess) -> float:
+    """Open descriptors but those of the database: SQLite defers closing them while others hold locks, and uses them
+    again, so their number only settles at what the pool can have."""
+    process = psutil.Process(server.pid)
+    return process.num_fds() - sum("loragate.db" in file.path for file in process.open_files())
 
 
 def _check_dropped_streams(server: ServerProcess, count: int, rss_bound: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from server.api.errors import RULES
 from server.cli import main
-from server.documentation import DOCUMENTS, openapi, walk_commands
+from server.documentation import DOCUMENTS, application, openapi, walk_commands
 from server.metrics import SERIES
 from server.settings import Settings
 
@@ -65,6 +65,12 @@ def test_every_route_is_documented() -> None:
         for method, operation in methods.items():
             assert operation.get("description"), f"{method} {path} says nothing of what it does"
             assert f"`{method.upper()} {path}`" in document
+
+
+def test_what_the_schema_leaves_out_is_the_console_and_the_schema_itself() -> None:
+    hidden = {route.path for route in application().routes if not route.include_in_schema}  # type: ignore[attr-defined]
+    assert {path for path in hidden if not path.startswith("/console")} == {"/openapi.json"}
+    assert "`/console`" in text_of("operations.md") and "/openapi.json" in text_of("api.md")
 
 
 def test_every_metric_is_documented() -> None:

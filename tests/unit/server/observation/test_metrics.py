@@ -35,6 +35,7 @@ def passage(tenant: str, adapter: str, number: int = 1) -> Passage:
 
 
 def samples(metrics: Metrics) -> list[tuple[str, dict[str, str], float]]:
+    metrics.show()
     text = metrics.exposition().decode()
     return [
         (sample.name, sample.labels, sample.value)
