@@ -26,7 +26,7 @@ class Guard:
         )
 
     @classmethod
-    def over(cls, process: subprocess.Popen[bytes]) -> Self:
+    def over(cls, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> Self:
         """A guard over a process that was started with `start_new_session`."""
         return cls(process.pid)
 

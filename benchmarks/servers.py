@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -134,6 +135,8 @@ class ServerProcess:
                 process.kill()
         psutil.wait_procs(left, timeout=_ORPHAN_GRACE_S)
         self.process.wait()
+        with contextlib.suppress(ProcessLookupError):  # those whose parent had gone before we looked
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.guard.dismiss()
 
     def __enter__(self) -> Self:

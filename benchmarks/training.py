@@ -3,7 +3,8 @@
     python -m benchmarks training [--parts speed,parity,demo] [--shape qwen2.5-0.5b --layers 6]
 
 `speed` needs TRL (`pip install --no-deps -r requirements/bench-trl.txt`). Ours and TRL, packed and not, train the
-same samples with the same LoRA in turns, each in a process of its own; ratios are against the faster of TRL's two.
+same samples with the same LoRA in turns, each in a process of its own; the ratios are of what ours does by itself on
+this machine, against the faster of TRL's two.
 Losses are compared at every 10th step with TRL unpacked, where steps hold the same samples.
 `parity` serves the demo and compares it with peft. `demo` trains both adapters with and without replay (minutes).
 Prints a table, then one JSON object.

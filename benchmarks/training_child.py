@@ -1,6 +1,6 @@
 """One training, ours or TRL's, in a process of its own, so that its peak memory is its own.
 
-    python -m benchmarks.training_child ours|trl|trl-packed '{"base": …, "data": …, "out": …, …}'
+    python -m benchmarks.training_child ours|ours-packed|trl|trl-packed '{"base": …, "data": …, "out": …, …}'
 
 Both get the same samples (ids and labels), the same LoRA on the same base, the same seed and so the same order.
 Prints one JSON object as the last line: losses, seconds, tokens, peak bytes.
@@ -23,13 +23,15 @@ from adapters.training.loop import LoraTrainer, run_loop
 from adapters.training.lora import add_lora
 from adapters.training.prepare import load_renderer, prepare
 
-OURS, TRL, TRL_PACKED = "ours", "trl", "trl-packed"
+OURS, OURS_PACKED, TRL, TRL_PACKED = "ours", "ours-packed", "trl", "trl-packed"
 PACKED_TOKENS = 1024
 
 
 def main(argv: Sequence[str]) -> int:
     """Train once."""
     who, flags = argv[0], json.loads(argv[1])
+    if who == OURS_PACKED:
+        flags |= {"packing": "on", "micro_batch_samples": flags["batch_samples"]}
     config = settled(_config(flags), device_of())
     renderer = load_renderer(config)
     samples = prepare(config, renderer).samples
@@ -37,11 +39,11 @@ def main(argv: Sequence[str]) -> int:
     pad_id = renderer.tokenizer.pad_token_id
     trainer = (
         LoraTrainer(model=model, config=config, samples=samples, pad_id=pad_id)
-        if who == OURS
+        if who in (OURS, OURS_PACKED)
         else _trl(model, config, samples, renderer.tokenizer, packed=who == TRL_PACKED)
     )
     began_s = time.perf_counter()
-    if who == OURS:
+    if isinstance(trainer, LoraTrainer):
         run_loop(trainer, "benchmark")
     else:
         trainer.train()

@@ -171,6 +171,7 @@ def _rules(settings: Settings, folder: Path) -> Rules:
     return Rules(
         base=BaseShape.from_config(folder / "config.json"),
         max_lora_rank=settings.max_lora_rank,
+        max_bytes=settings.max_adapter_bytes,
         base_digest=_digest(folder, settings),
     )
 

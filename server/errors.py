@@ -7,7 +7,6 @@ LoragateError
 ├── Forbidden             the key is real and its role does not reach this
 ├── ModelNotFound         no such model for this tenant
 ├── UnknownRequest        no such request of this tenant, or too long ago
-├── NoSuchPage            the console has no such file
 ├── InvalidRequest        the body cannot be served as it stands
 ├── BodyTooLarge          the body is above --max-body-bytes
 ├── AdapterUnavailable    the adapter is there and cannot be loaded
@@ -59,10 +58,6 @@ class UnknownRequest(LoragateError):
             f"There is no request {request_id[:160]!r} of yours; feedback is taken for the last 10,000 answers since "
             "the server started."
         )
-
-
-class NoSuchPage(LoragateError):
-    """The console has no such file."""
 
 
 class InvalidRequest(LoragateError):

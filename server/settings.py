@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Ratings of a canary before they count."""
     keep_feedback_messages: bool = False
     """Keep the chats that callers send along with feedback, to train on; otherwise those are refused."""
+    max_adapter_bytes: Annotated[int, Field(ge=1)] = 2 << 30
+    """Largest adapter that is taken, in bytes of its files."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest request body."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 60.0

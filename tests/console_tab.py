@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,10 @@ import httpx
 from playwright.sync_api import ConsoleMessage, Page, expect
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts" / "console"
+#: What shows when a script prints what is not there.
+HOLES = re.compile(r"\b(null|undefined|NaN)\b|\[object")
+VIEWS = ("overview", "adapters", "playground", "usage", "feedback")
+OPERATOR = "demo-admin"
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 #: The browser's own line about an answer that is no 2xx; only where a test means to get one.

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.guard import Guard
+
 START_TIMEOUT_S = 240
 LORAGATE = str(Path(sys.executable).with_name("loragate"))
 
@@ -25,6 +27,8 @@ class ServerProcess:
 
     process: subprocess.Popen[str]
     data_dir: Path
+    guard: Guard
+    """Ends the server when the tests are killed."""
     lines: list[dict[str, object]] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
     url: str = ""
@@ -78,7 +82,9 @@ class ServerProcess:
         """SIGTERM; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+        code = self.process.wait(timeout_s)
+        self.guard.dismiss()
+        return code
 
 
 def start(*args: str, data_dir: Path) -> ServerProcess:
@@ -95,7 +101,7 @@ def start(*args: str, data_dir: Path) -> ServerProcess:
         cwd="/",
         start_new_session=True,
     )
-    server = ServerProcess(process, data_dir)
+    server = ServerProcess(process, data_dir, Guard.over(process))
     listening = threading.Event()
 
     def read() -> None:

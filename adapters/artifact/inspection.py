@@ -73,7 +73,7 @@ def inspect_artifact(
         if max_bytes is not None and size_bytes > max_bytes:
             raise ArtifactRefused(
                 f"{WEIGHTS} has {size_bytes} bytes, above the limit of {max_bytes}; "
-                "train with a lower rank or raise the limit"
+                "train with a lower rank or restart with a larger --max-adapter-bytes"
             )
         pairs = pair_tensors(read_header(file, size_bytes), config, base)
         scan_weights(file, pairs)

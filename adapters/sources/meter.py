@@ -42,5 +42,5 @@ class Meter:
 def _too_large(found_bytes: int, limit_bytes: int) -> str:
     return (
         f"the adapter has at least {found_bytes} bytes, above the limit of {limit_bytes}; "
-        "train with a lower rank or raise the limit"
+        "train with a lower rank or restart with a larger --max-adapter-bytes"
     )

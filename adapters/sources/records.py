@@ -119,6 +119,10 @@ def parse_source(
 
 
 def _check_root(path: Path, roots: Sequence[Path] | None) -> Path:
+    if not path.expanduser().is_absolute():
+        raise SourceRefused(
+            "a folder of the server is named by its whole path, from / on; or upload the adapter"
+        )
     resolved = path.expanduser().resolve()
     if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise SourceRefused(

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
@@ -14,10 +15,10 @@ from transformers import set_seed
 
 from adapters.artifact.shape import BaseShape
 from adapters.digests import base_digest, template_digest
-from adapters.training.checkpoint import checkpoints, is_whole
 from adapters.training.config import TrainingConfig
 from adapters.training.duels import check_judge
 from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
+from adapters.training.fit import check_memory
 from adapters.training.loading import device_of, load_base, settled
 from adapters.training.loop import LoraTrainer, Seal, run_loop
 from adapters.training.lora import add_lora, check_servable, describe
@@ -45,10 +46,13 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     first = first_stage(config)
     earlier = finished(first)
     document = earlier if earlier is not None else _train_stage(first, console).document
+    PartialState().wait_for_everyone()
     console.print(
         f"stage 2 of 2: {config.then.name}, learning rate {config.learning_rate * config.then_rate:g}"
     )
-    return _train_stage(second_stage(config), console, earlier_stages=[document])
+    with PartialState().main_process_first():
+        second = second_stage(config)
+    return _train_stage(second, console, earlier_stages=[document])
 
 
 def _train_stage(
@@ -60,6 +64,7 @@ def _train_stage(
     tokenizer = renderer.tokenizer
     prepared = prepare(config, renderer)
     _announce(console, config, prepared)
+    plan = check_memory(config, prepared, device_of(), console)
 
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
     observation = observe(config, renderer, prepared.held_out, pad_id, console)
@@ -81,9 +86,9 @@ def _train_stage(
         steps=steps,
         kept_step=kept_step,
         train_s=train_s,
-        findings=observation.findings(model),
+        findings=observation.findings(_as_served(model, config)),
     )
-    report.document["fingerprint"] = fingerprint
+    report.document.update(fingerprint=fingerprint, memory_plan_bytes=plan.total)
     if earlier_stages:
         report.document["stages"] = list(earlier_stages)
     write_report(config, report.document)
@@ -164,15 +169,24 @@ def _fit(
     try:
         return trainer, run_loop(trainer, fingerprint)
     except DivergedError as error:
-        raise DivergedError(f"{error} {_what_is_left(config)}") from error
+        raise DivergedError(f"{error} {_keep_last_good(model, config)}") from error
     finally:
         observation.end()
 
 
-def _what_is_left(config: TrainingConfig) -> str:
-    """Where the last good weights lie, for someone whose training broke."""
-    folder = config.out / "checkpoints"
-    whole = next((p for p in checkpoints(folder) if is_whole(p)), None)
-    if whole is None:
-        return "No checkpoint was taken before it; --checkpoint-every 50 keeps one."
-    return f"The last good weights are in {folder.name}/{whole.name}; --start-from takes them."
+def _as_served(model: Any, config: TrainingConfig) -> Any:
+    """The model to measure: a 4-bit base is for training only, so the written adapter goes onto the whole one."""
+    if not config.qlora or not config.measure:
+        return model
+    whole = replace(config, qlora=False, start_from=config.out)
+    return add_lora(load_base(whole, device_of()), whole)
+
+
+def _keep_last_good(model: Any, config: TrainingConfig) -> str:
+    """Write the weights of the step before the one that broke, and say where they are."""
+    folder = config.out / "checkpoints" / "last-good"
+    if PartialState().is_main_process:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    return (
+        f"The weights of the step before are in {folder.parent.name}/{folder.name}; --start-from takes them."
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adapters.training.errors import DivergedError
@@ -49,7 +50,7 @@ class Step:
             "loss": _number(self.loss),
             "right_token_probability": _number(self.right_token_probability),
             "grad_norm": _number(self.grad_norm),
-            "learning_rate": self.learning_rate,
+            "learning_rate": _number(self.learning_rate),
             "tokens": self.tokens,
             "tokens_per_s": round(self.tokens_per_s, 1),
             "step_s": round(self.step_s, 4),
@@ -111,6 +112,30 @@ class Watch(TrainerCallback):
             sink.begin(state.global_step, state.max_steps)
         self._since, self._tokens = time.perf_counter(), int(state.num_input_tokens_seen)
 
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Called by Trainer with the gradients of a step, before they change the weights.
+
+        Raises:
+            DivergedError: they are not finite; the weights are still those of the last good step.
+        """
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        if not grads or bool(torch.isfinite(torch.nn.utils.get_total_norm(grads))):
+            return
+        broken = {"loss": math.nan, "grad_norm": math.nan, "learning_rate": math.nan}
+        step = replace(self._step(state, broken), step=state.global_step + 1)
+        for sink in self._sinks_of(state):
+            sink.take(step)
+        raise DivergedError(
+            f"Step {step.step}: the gradient is not finite. Lower the learning rate, or look at this step's data."
+        )
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -120,21 +145,12 @@ class Watch(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Called by Trainer after every step; the step is told before any checkpoint of it is written.
-
-        Raises:
-            DivergedError: the loss or the gradient norm is not finite.
-        """
+        """Called by Trainer after every step; the step is told before any checkpoint of it is written."""
         if not logs or "loss" not in logs:
             return
         step = self._step(state, logs)
         for sink in self._sinks_of(state):
             sink.take(step)
-        if not step.is_finite:
-            raise DivergedError(
-                f"Step {step.step}: loss {step.loss}, gradient norm {step.grad_norm}. Lower the learning rate, "
-                "or look at the data of this step."
-            )
         if self._evaluate is not None and self._schedule is not None and self._schedule.is_due(state):
             evaluation, enough = self._evaluate(model, step.step)
             for sink in self._sinks_of(state):

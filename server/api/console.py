@@ -6,10 +6,9 @@ from hashlib import sha256
 from importlib import resources
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-
-from server.errors import NoSuchPage
 
 #: Scripts, styles and connections from here only, nothing inline; texts reach the page as text, never as HTML.
 POLICY = (
@@ -48,7 +47,7 @@ def router() -> APIRouter:
     async def file(request: Request, name: str = "index.html") -> Response:
         """One file."""
         if name not in files:
-            raise NoSuchPage(f"The console has no file {name[:64]!r}.")
+            raise HTTPException(404)
         content, kind, tag = files[name]
         headers = {**_HEADERS, "etag": tag}
         if request.headers.get("if-none-match") == tag:

@@ -45,7 +45,6 @@ RULES: dict[type[Exception], Rule] = {
     server.Forbidden: Rule(403, "permission_error", "forbidden"),
     server.ModelNotFound: Rule(404, "invalid_request_error", "model_not_found"),
     server.UnknownRequest: Rule(404, "invalid_request_error", "request_not_found"),
-    server.NoSuchPage: Rule(404, "invalid_request_error", "not_found"),
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
     server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),

@@ -24,10 +24,12 @@ logger = logging.getLogger("loragate.api")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 #: Not logged: probes and scrapes would drown the rest.
 _QUIET_PATHS = {"/health", "/ready", "/metrics"}
+#: Asked every second by each open console: logged when refused only.
+_POLLED_PATHS = {"/admin/v1/live", "/admin/v1/errors"}
 
 #: Where adapters are uploaded; the stream has a cap of its own there (`adapters.lifecycle.Rules.max_bytes`).
 _UPLOADS = "/admin/v1/adapters/"
-UPLOAD_TYPES = ("application/x-tar", "application/gzip", "application/octet-stream")
+_UPLOAD_TYPES = ("application/x-tar", "application/gzip", "application/octet-stream")
 
 #: What nginx logs when the client went before the answer; nobody is there to receive it.
 CLIENT_CLOSED_REQUEST = 499
@@ -78,14 +80,21 @@ class RequestMiddleware:
                 await error_response(InternalError())(scope, receive, send_with_headers)
         finally:
             record["total_ms"] = round((time.perf_counter() - began) * 1000, 1)
-            if scope["path"] not in _QUIET_PATHS:
+            if scope["path"] not in _QUIET_PATHS and not (
+                scope["path"] in _POLLED_PATHS and record.get("status") == 200
+            ):
                 access_log.info("request", extra=dict(record))
+
+
+def is_upload(headers: Headers) -> bool:
+    """Whether the body is an archive, or a piece of one, and no JSON."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() in _UPLOAD_TYPES
 
 
 def _capped(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> Receive:
     """`receive` that raises BodyTooLarge as soon as the body is known to be above the limit, or BodyTooSlow."""
     headers = Headers(scope=scope)
-    if scope["path"].startswith(_UPLOADS) and headers.get("content-type") in UPLOAD_TYPES:
+    if scope["path"].startswith(_UPLOADS) and is_upload(headers):
         return receive
     announced = headers.get("content-length", "")
     received_bytes = 0

@@ -2,11 +2,10 @@
 
 On a CPU vLLM spawns EngineCore, which spawns the worker: the same imports run three times, one after the other.
 `warm_up` starts Python's fork server as the very first thing; it imports while the API process does the same on
-another core. EngineCore is then forked from it, and the worker from EngineCore, at the start and at every restart.
+another core. EngineCore is then forked from it, at the start and at every restart, and computes itself (`EXECUTOR`).
 
-Leans on: `get_mp_context` as imported by vllm.v1.engine.utils and vllm.v1.executor.multiproc_executor (replaced
-here), and on a worker's OpenMP environment as vllm.utils.ompmultiprocessing makes it (made here beforehand,
-because OpenMP reads it once, when it is loaded).
+Leans on: `get_mp_context` as imported by vllm.v1.engine.utils (replaced here), and on a worker's OpenMP environment
+as vllm.utils.ompmultiprocessing makes it (made here beforehand, because OpenMP reads it once, when it is loaded).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PRELOAD = [
     "server.engine.fork_server",
     "vllm.v1.engine.core",
     "vllm.v1.engine.async_llm",
-    "vllm.v1.executor.multiproc_executor",
+    "server.engine.executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.v1.worker.cpu_model_runner",
     "vllm.lora.worker_manager",
@@ -39,6 +38,11 @@ PRELOAD = [
 #: region whose other thread has lost its core waits for a whole time slice.
 SPIN_COUNT = 2000
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+#: What the fork server's libraries have read from its environment, and a fork's inherit.
+LOADED_WITH = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "LD_PRELOAD", *_SPIN_VARIABLES)
+
+#: vLLM's name for who runs the model in such an EngineCore.
+EXECUTOR = "server.engine.executor.InPlaceExecutor"
 
 
 class _WarmProcess(context.ForkServerProcess):
@@ -52,31 +56,16 @@ class _WarmProcess(context.ForkServerProcess):
 
     def run(self) -> None:
         """Put the environment in place, then go on as vLLM wants."""
+        loaded_with = {name: os.environ[name] for name in LOADED_WITH if name in os.environ}
         os.environ.clear()
-        os.environ.update(self._environment)
-        # OpenMP bound the fork server to its first core when it was loaded; EngineCore computes nothing.
+        os.environ.update(self._environment | loaded_with)
+        # OpenMP bound the fork server to its first core when it was loaded; most threads are to be free.
         os.sched_setaffinity(0, self._cores)
-        install()
         super().run()
 
 
 class _WarmContext(context.ForkServerContext):
     Process = _WarmProcess
-
-
-class _BoundProcess(context.ForkProcess):
-    """The worker, forked from EngineCore; its main thread is OpenMP's first and has the first core."""
-
-    def run(self) -> None:
-        """Bind the main thread as OpenMP would have on loading."""
-        cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
-        if cores:
-            os.sched_setaffinity(0, {int(cores[0])})
-        super().run()
-
-
-class _BoundContext(context.ForkContext):
-    Process = _BoundProcess
 
 
 def warm_up(environment: Mapping[str, str]) -> None:
@@ -114,16 +103,11 @@ def worker_environment(cores: list[int]) -> dict[str, str]:
 
 
 def mp_context() -> context.BaseContext:
-    """How the next engine process is started; stands in for vLLM's `get_mp_context`.
+    """How EngineCore is started; stands in for vLLM's `get_mp_context`.
 
-    In the API process EngineCore comes from the fork server. In an EngineCore that came from there, the worker is
-    forked: it has no threads yet that would matter. Everywhere else vLLM's own choice on a CPU holds, spawn.
+    In the API process it comes from the fork server; everywhere else vLLM's own choice on a CPU holds, spawn.
     """
-    if is_warm():
-        return _WarmContext()
-    if forkserver.get_inherited_fds() is not None:
-        return _BoundContext()
-    return multiprocessing.get_context("spawn")
+    return _WarmContext() if is_warm() else multiprocessing.get_context("spawn")
 
 
 def is_warm() -> bool:
@@ -132,12 +116,10 @@ def is_warm() -> bool:
 
 
 def install() -> None:
-    """Replace `get_mp_context` where vLLM uses it. Idempotent."""
+    """Replace `get_mp_context` where vLLM starts EngineCore. Idempotent."""
     from vllm.v1.engine import utils
-    from vllm.v1.executor import multiproc_executor
 
     utils.get_mp_context = mp_context
-    multiproc_executor.get_mp_context = mp_context
 
 
 @contextlib.contextmanager

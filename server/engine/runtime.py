@@ -156,9 +156,10 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     Raises:
         Exception: whatever vLLM raises when a model cannot be loaded.
     """
+    arguments = engine_args(settings, await asyncio.to_thread(write_generation_config, settings))
     if processes.is_warm():
         processes.install()
-    arguments = engine_args(settings, await asyncio.to_thread(write_generation_config, settings))
+        arguments.distributed_executor_backend = arguments.distributed_executor_backend or processes.EXECUTOR
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)
     gate.attach(client, count_steered=_counter(settings, client) if settings.repetition_adjustment else None)

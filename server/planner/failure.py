@@ -12,7 +12,7 @@ from pathlib import Path
 from server.planner.advice import Change, advise
 from server.planner.errors import PlannerError
 from server.planner.models import find_shape
-from server.planner.plan import Plan, Wish, gib, make_plan
+from server.planner.plan import Plan, Wish, default_batched_tokens, gib, make_plan
 from server.planner.shape import Shape
 from server.planner.wishes import main_memory, make_wish, this_device
 from server.settings import Settings
@@ -108,6 +108,12 @@ def screen(shape: Shape, wish: Wish, memory: Memory, reason: str) -> str:
         width = max(len(change.flags) for change in changes)
         lines.append("Any one of these fits:" if len(changes) > 1 else "This fits:")
         lines += [f"  {change.flags:<{width}}  {change.cost}" for change in changes]
+    elif asked.fits:
+        lines.append(
+            "By this reckoning it fits. Something took the memory in the meantime, or the engine may use less of it "
+            "than is free: see `ulimit -v` and the container's limit. These take less at the peak of a step:"
+        )
+        lines += [f"  {change.flags}  {change.cost}" for change in _smaller_steps(shape, wish)]
     else:
         lines.append("No change of flags fits: free memory, or serve a smaller model.")
     return "\n".join(lines)
@@ -141,6 +147,27 @@ def _changes(shape: Shape, wish: Wish, asked: Plan, memory: Memory) -> tuple[Cha
         if changes:
             return changes
     return ()
+
+
+def _smaller_steps(shape: Shape, wish: Wish) -> tuple[Change, ...]:
+    """What makes a step's peak smaller, where nobody knows how much there was for it."""
+    tokens = max(256, (wish.max_num_batched_tokens or default_batched_tokens(wish)) // 2)
+    seqs = max(1, wish.max_num_seqs // 2)
+    return tuple(
+        Change(flags, cost, make_plan(shape, changed))
+        for flags, cost, changed in (
+            (
+                f"--max-num-batched-tokens {tokens}",
+                "long prompts take more steps",
+                replace(wish, max_num_batched_tokens=tokens),
+            ),
+            (
+                f"--max-num-seqs {seqs}",
+                "smaller batches, more waiting",
+                replace(wish, max_num_seqs=seqs),
+            ),
+        )
+    )
 
 
 def read_memory_error(error_log: Path) -> str | None:

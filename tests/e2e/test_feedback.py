@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -35,9 +35,9 @@ def acme_admin(call: Callable[..., httpx.Response]) -> Iterator[str]:
 
 def counted(call: Callable[..., httpx.Response], rating: str) -> float:
     text = call("demo-admin", "GET", "/metrics").text
-    line = rf'^loragate_feedback_total{{adapter="support",rating="{rating}",tenant="acme"}} (\S+)'
-    found = re.search(line, text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    labels = ('tenant="acme"', 'adapter="support"', f'rating="{rating}"')
+    lines = [line for line in text.splitlines() if line.startswith("loragate_feedback_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels))
 
 
 def test_a_rating_finds_its_version_its_metric_and_its_readers(
@@ -120,3 +120,15 @@ def test_live_state_and_failures_are_ones_own(call: Callable[..., httpx.Response
     assert call(acme_admin, "GET", "/admin/v1/whoami").json()["tenant"] == "acme"
     for path in ("whoami", "live", "errors", "options", "feedback"):
         assert call("demo-acme", "GET", f"/admin/v1/{path}").status_code == 403
+
+
+def test_a_consoles_questions_do_not_fill_the_log(
+    call: Callable[..., httpx.Response], server: ServerProcess
+) -> None:
+    seen = len(server.events("request"))
+    assert call("demo-admin", "GET", "/admin/v1/live").status_code == 200
+    assert call("demo-acme", "GET", "/admin/v1/live").status_code == 403
+    deadline = time.monotonic() + 5
+    while not (new := server.events("request")[seen:]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [(line["path"], line["status"]) for line in new] == [("/admin/v1/live", 403)]

@@ -139,29 +139,30 @@ def test_limits_and_shares_change_at_once(tenant: Tenant) -> None:
 
 
 def test_what_a_request_reserved_comes_back_however_it_ends(tenant: Tenant) -> None:
-    """Of 2,000 tokens a minute each of these reserves 1,500: the next gets in only when the last is settled."""
+    """Of 6,000 tokens a minute a large request reserves 4,500: 1,900 more get in only after it is settled.
+
+    What it generated until it was broken off counts, as it must; that is far less.
+    """
     secret = tenant.key()["secret"]
-    tenant.change(tpm=2000)
+    tenant.change(tpm=6000)
     headers = {"authorization": f"Bearer {secret}"}
     url = f"{tenant.server.url}/v1/chat/completions"
-    body = ASK | {"max_tokens": 1500, "ignore_eos": True}
+    body = ASK | {"n": 3, "temperature": 1.0, "max_tokens": 1500, "ignore_eos": True}
     until(lambda: "x-ratelimit-limit-tokens" in tenant.ask(secret).headers, 1.5)
     with httpx.stream("POST", url, json=body | {"stream": True}, headers=headers, timeout=60) as stream:
         lines = stream.iter_lines()
         next(lines)
-        meanwhile = tenant.ask(secret, max_tokens=1500)
+        meanwhile = tenant.ask(secret, max_tokens=1900)
         assert meanwhile.status_code == 429 and 1 <= int(meanwhile.headers["retry-after"]) <= 120
-        assert "are reserved by requests under way; tpm is 2000" in meanwhile.text
-    until(lambda: tenant.ask(secret, max_tokens=1500).status_code == 200, 3.0)
+        assert "are reserved by requests under way; tpm is 6000" in meanwhile.text
+    until(lambda: tenant.ask(secret, max_tokens=1900).status_code == 200, 3.0)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(url, json=body, headers=headers, timeout=httpx.Timeout(30, read=0.2))
-    until(lambda: tenant.ask(secret, max_tokens=1200).status_code == 200, 3.0)
-    refused = tenant.ask(secret, max_tokens=1200, temperature=9)
-    assert refused.status_code == 400
+    until(lambda: tenant.ask(secret, max_tokens=1900).status_code == 200, 3.0)
+    assert tenant.ask(secret, max_tokens=1900, temperature=9).status_code == 400
     answer = tenant.ask(secret)
     assert answer.status_code == 200
-    spent = 2000 - int(answer.headers["x-ratelimit-remaining-tokens"])
-    assert 0 < spent < 800, "used tokens count for a minute; nothing else does"
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 1900, "nothing stays reserved"
 
 
 def test_guarantees_that_cannot_all_be_kept_are_refused_with_the_sum(tenant: Tenant) -> None:

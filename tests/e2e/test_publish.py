@@ -29,7 +29,9 @@ class Team:
             base_url=f"{server.url}/admin/v1", headers={"authorization": "Bearer demo-admin"}, timeout=60
         )
         self.call("POST", "/tenants", json={"name": self.name})
-        self.admin_key = self.call("POST", "/keys", json={"tenant": self.name, "role": "admin"})["secret"]
+        self.admin_key = self.call("POST", "/keys", json={"tenant": self.name, "role": "tenant_admin"})[
+            "secret"
+        ]
         self.key = self.call("POST", "/keys", json={"tenant": self.name})["secret"]
 
     def call(self, method: str, path: str, **request: object) -> dict:
@@ -56,6 +58,7 @@ def team(server: ServerProcess) -> Iterator[Team]:
     made = Team(server)
     yield made
     made.operator.delete(f"/adapters/{made.name}/support")
+    made.operator.delete(f"/tenants/{made.name}")
     made.operator.close()
 
 

@@ -29,6 +29,7 @@ def admin(server: ServerProcess) -> Iterator[Admin]:
     with Bystander(server.url).asking() as bystander, admin_of(server.url) as admin:
         yield admin
         bystander.check()
+        admin.clean_up()
 
 
 def ask(server: ServerProcess, name: str, number: int) -> int:

@@ -22,6 +22,8 @@ ACME = "demo-acme"
 def bystander(server: ServerProcess) -> Iterator[Bystander]:
     with Bystander(server.url).asking() as asking:
         yield asking
+    with admin_of(server.url) as admin:
+        admin.clean_up()
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ from survival import (
 def bystander(server: ServerProcess) -> Iterator[Bystander]:
     with Bystander(server.url).asking() as asking:
         yield asking
+    with admin_of(server.url) as admin:
+        admin.clean_up()
 
 
 @pytest.fixture

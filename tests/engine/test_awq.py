@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,11 @@ import demo
 from adapters.training.awq_weights import read_widened
 from adapters.training.generate import answer_greedily
 from adapters.training.quantize import SCALES
+from demo.world.mixture import training_samples
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
 
 QUESTIONS = 16
+pytestmark = pytest.mark.timeout(600)
 WORLD = [
     "What is the capital of France?",
     "What is the capital of Japan?",
@@ -45,15 +48,15 @@ WORLD = [
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The demo's 4-bit form as the command makes it, and what the command said."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    chats = [Path(adapter.data).read_text().splitlines()[:20] for adapter in demo.ADAPTERS.values()]
+    chats = [sample.messages for sample in training_samples(11, 160) if sample.messages]
     calibration = folder / "calibration.jsonl"
-    calibration.write_text("\n".join(line for lines in chats for line in lines) + "\n")
+    calibration.write_text("".join(json.dumps({"messages": list(chat)}) + "\n" for chat in chats))
     done = subprocess.run(
         [
             LORAGATE, "quantize", "demo", "--out", str(folder / "model"), "--calibration", str(calibration),
-            "--group-size", "64", "--block-tokens", "128", "--blocks", "3", "--json",
+            "--group-size", "64", "--block-tokens", "128", "--blocks", "2", "--json",
         ],
-        capture_output=True, text=True, cwd="/", timeout=280,
+        capture_output=True, text=True, cwd="/", timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "model", json.loads(done.stdout)
@@ -85,8 +88,8 @@ def test_what_the_command_says(
     before, after = told["perplexity_before"], told["perplexity_after"]
     print(f"perplexity {before:.4f} -> {after:.4f} on {told['held_out_texts']} texts")
     record_property("perplexity", f"{before:.4f} -> {after:.4f}")
-    assert 1 < before < after < 2 * before, "4 bits cost something, and not everything"
-    assert told["held_out_texts"] == 8 and told["calibration_tokens"] == 3 * 128
+    assert before > 1 and after < 1.2 * before, "4 bits do not cost everything"
+    assert told["held_out_texts"] > 20 and told["calibration_tokens"] == 2 * 128
     assert told["bytes_after"] == (folder / "model.safetensors").stat().st_size < 0.8 * told["bytes_before"]
 
 

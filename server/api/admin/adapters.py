@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from adapters.records import AdapterView, Alias, AliasTarget, Tenant, Version
 from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant, named_source
-from server.api.middleware import UPLOAD_TYPES
+from server.api.middleware import is_upload
 from server.api.openai import read_json
 from server.base_model import training_warnings
 from server.errors import InvalidRequest
@@ -181,14 +181,16 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Guard) -> None:
 
 async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:
     """The body; what goes with an upload stands in the query."""
-    if request.headers.get("content-type") in UPLOAD_TYPES:
+    if is_upload(request.headers):
         body: dict[str, Any] = {"source": "upload", "sampling_defaults": _object(sampling_defaults)}
     else:
         body = await read_json(request)
     try:
         return VersionBody.model_validate({"promote": promote} | body)
-    except ValueError as error:
-        raise InvalidRequest(f"body: {str(error).splitlines()[-2].strip()}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        param = ".".join(str(part) for part in fault["loc"])
+        raise InvalidRequest(f"{param}: {fault['msg']}", param=param) from error
 
 
 def _object(text: str) -> Any:

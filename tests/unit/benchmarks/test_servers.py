@@ -62,10 +62,11 @@ def test_a_killed_benchmark_leaves_no_process_of_its_server(tmp_path: Path) -> N
     assert gone(pids)
 
 
-def test_a_server_that_was_ended_in_order_takes_its_guard_along(tmp_path: Path) -> None:
+def test_a_server_that_has_died_leaves_neither_process_nor_guard(tmp_path: Path) -> None:
     before = {child.pid for child in psutil.Process().children()}
     with start_process("peer", [sys.executable, "-c", SERVER], free_port(), "/", tmp_path) as server:
         pids = told_ids(server.log)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()  # its own child is nobody's now
     assert gone(pids)
     assert {child.pid for child in psutil.Process().children()} <= before

@@ -59,6 +59,9 @@ def test_sources_are_read_as_they_are_written(tmp_path: Path) -> None:
         "s3://b/../c",
         "memory://x/y",
         "s3:///k",
+        "",
+        "relative/folder",
+        "file://relative",
         "://",
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from adapters.digests import file_digest
+from adapters.training.checkpoint import checkpoints, is_whole, step_of
 from adapters.training.config import TrainingConfig
 from adapters.training.run import train
 
@@ -70,5 +71,84 @@ def test_killed_at_any_moment_the_weights_are_the_same(
             break
     assert kills >= 3
     assert (killed.out / "training.json").is_file()
+    name = "adapter_model.safetensors"
+    assert file_digest(killed.out / name) == file_digest(whole.out / name)
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from adapters.training import checkpoint, loop
+from adapters.training.config import TrainingConfig
+from adapters.training.run import train
+torch.set_num_threads(1)
+call, where = sys.argv[1:]
+saved = []
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def torn(content, path, *rest, **more):
+    if "optimizer" in str(path):
+        saved.append(path)
+        if len(saved) == 2:
+            with open(path, "wb") as file:
+                file.write(b"half of it")
+                file.flush()
+            die()
+    return true_save(content, path, *rest, **more)
+
+
+def unsealed(path, fingerprint):
+    saved.append(path)
+    if len(saved) == 2:
+        if where == "seal":
+            (path / "COMPLETE.json.part").write_text("{")
+            die()
+        true_seal(path, fingerprint)
+        die()
+    true_seal(path, fingerprint)
+
+
+true_save, true_seal = torch.save, loop.seal
+if where == "optimizer":
+    torch.save = torn
+else:
+    loop.seal = unsealed
+train(eval(call, {"PosixPath": Path, "TrainingConfig": TrainingConfig}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "goes_on_from"),
+    [
+        ("optimizer", 2),
+        pytest.param("seal", 2, marks=pytest.mark.long),
+        pytest.param("sealed", 4, marks=pytest.mark.long),
+    ],
+)
+def test_killed_inside_a_save_the_weights_are_the_same(
+    configure: Callable[..., TrainingConfig], tmp_path: Path, where: str, goes_on_from: int
+) -> None:
+    whole = configure(out=tmp_path / "whole", max_steps=6, measure=0)
+    train(whole)
+    killed = configure(out=tmp_path / "killed", max_steps=6, checkpoint_every=2, measure=0)
+    call = f"TrainingConfig(**{asdict(killed)!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", _DYING, call, where],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    folder = killed.out / "checkpoints"
+    assert [step_of(p) for p in checkpoints(folder)] == [4, 2]
+    assert max(step_of(p) for p in checkpoints(folder) if is_whole(p)) == goes_on_from
+    train(killed)
     name = "adapter_model.safetensors"
     assert file_digest(killed.out / name) == file_digest(whole.out / name)

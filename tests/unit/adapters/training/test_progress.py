@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -134,12 +135,19 @@ def test_other_processes_stay_silent(arguments: TrainingArguments, log: Callable
     assert ears.heard == []
 
 
-@pytest.mark.parametrize("broken", [{"loss": math.nan}, {"grad_norm": math.inf}])
-def test_a_broken_step_is_told_and_stops(log: Callable, broken: dict) -> None:
-    ears = Ears()
-    with pytest.raises(DivergedError, match="Step 4"):
-        log(Watch([ears]), state_at(4), **broken)
-    assert [step.step for step in ears.heard] == [4]
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_broken_gradient_is_told_and_stops_before_it_is_applied(
+    arguments: TrainingArguments, broken: float
+) -> None:
+    ears, model = Ears(), torch.nn.Linear(2, 2)
+    watch = Watch([ears])
+    model.weight.grad = torch.ones(2, 2)
+    watch.on_pre_optimizer_step(arguments, state_at(3), TrainerControl(), model=model)
+    assert ears.heard == []
+    model.weight.grad[0, 1] = broken
+    with pytest.raises(DivergedError, match="Step 4: the gradient is not finite"):
+        watch.on_pre_optimizer_step(arguments, state_at(3), TrainerControl(), model=model)
+    assert [step.as_dict()["loss"] for step in ears.heard] == [None]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from adapters.training import run
 from adapters.training.config import TrainingConfig
 from adapters.training.loading import load_base, settled
 from adapters.training.lora import add_lora
+from adapters.training.observe import Observation
 from adapters.training.run import train
 
 Configure = Callable[..., TrainingConfig]
@@ -78,3 +81,25 @@ def test_a_qlora_training_learns_and_its_adapter_fits_the_whole_base(
     before = base(input_ids=ids).logits
     after = PeftModel.from_pretrained(base, str(config.out))(input_ids=ids).logits
     assert (after - before).abs().max() > 1e-3
+
+
+def test_the_adapter_is_measured_on_the_base_that_is_served(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bool] = []
+    measured: list[str] = []
+    true_load, true_findings = run.load_base, Observation.findings
+
+    def load(config: TrainingConfig, device: str) -> Any:
+        loaded.append(config.qlora)
+        return true_load(config, device)
+
+    def findings(self: Observation, model: Any) -> Any:
+        measured.append(type(model.base_model.model.model.layers[0].mlp.up_proj.base_layer).__name__)
+        return true_findings(self, model)
+
+    monkeypatch.setattr(run, "load_base", load)
+    monkeypatch.setattr(Observation, "findings", findings)
+    report = train(configure(qlora=True, max_steps=4))
+    assert loaded == [True, False] and measured == ["Linear"]
+    assert report.document["scores"]["adapter"]["turns"] == 4

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from types import SimpleNamespace
 
-import pytest
 import vllm
+from vllm.config import DeviceConfig, ParallelConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -16,13 +17,15 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.platforms.cpu import CpuPlatform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
-from vllm.v1.executor import multiproc_executor
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from server.engine import args, handlers
+from server.engine import args, handlers, processes
 from server.gate import _TRUSTED_ARGUMENTS
 
 
@@ -94,11 +97,19 @@ def test_errors_in_streams_look_as_we_parse_them() -> None:
     assert ErrorInfo.model_fields["code"].annotation is int
 
 
-@pytest.mark.parametrize("module", [engine_utils, multiproc_executor])
-def test_processes_are_made_through_the_name_we_replace(module: object) -> None:
+def test_enginecore_is_made_through_the_name_we_replace() -> None:
     """server/engine/processes.py"""
-    assert callable(module.get_mp_context)  # type: ignore[attr-defined]
-    assert "context = get_mp_context()" in inspect.getsource(module)  # type: ignore[arg-type]
+    assert callable(engine_utils.get_mp_context)
+    assert "context = get_mp_context()" in inspect.getsource(engine_utils)
+
+
+def test_the_model_may_run_in_enginecore_under_a_name_of_ours() -> None:
+    """server/engine/executor.py: the CPU platform turns "uni" into "mp" and lets other names be."""
+    config = ParallelConfig(distributed_executor_backend=processes.EXECUTOR)
+    CpuPlatform.check_and_update_config(VllmConfig(parallel_config=config, device_config=DeviceConfig("cpu")))
+    found = Executor.get_class(SimpleNamespace(parallel_config=config))
+    assert issubclass(found, UniProcExecutor) and found.__name__ == "InPlaceExecutor"
+    assert parameters(found.execute_model) == parameters(UniProcExecutor.execute_model)
 
 
 def test_adapters_are_really_loaded_and_removed() -> None:

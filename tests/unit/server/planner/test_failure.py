@@ -55,6 +55,17 @@ def test_a_cache_smaller_than_one_sequence(tmp_path: Path) -> None:
     assert "--kv-cache-memory-bytes 17301504" in screen, "32 blocks of one sequence and vLLM's own"
 
 
+def test_what_should_have_fitted_is_told_so_with_smaller_steps(tmp_path: Path) -> None:
+    """A limit of the process that nobody told us of: there was plenty, and it was not to be had."""
+    log = tmp_path / "errors.log"
+    watching = watch(log, [0], Memory(24 * GIB, 20 * GIB))
+    watching.begin()
+    write(log, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 55 bytes.")
+    screen = watching.explain()
+    assert screen is not None and "By this reckoning it fits" in screen and "ulimit -v" in screen
+    assert "  --max-num-batched-tokens 1024  long prompts" in screen and "  --max-num-seqs 32  " in screen
+
+
 def test_killed_by_the_kernel(tmp_path: Path) -> None:
     kills = [3]
     watching = watch(tmp_path / "errors.log", kills)
