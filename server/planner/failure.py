@@ -20,6 +20,7 @@ from server.settings import Settings
 #: How vLLM, torch and C++ say that memory is short.
 _MEMORY_WORDS = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|bad_alloc|can't allocate memory|Cannot allocate memory"
+    r"|could not create a primitive"  # oneDNN, when it finds no room for the code of a product
     r"|No available memory for the cache|KV cache is needed, which is larger|Available memory on node"
     r"|is less than desired GPU memory utilization|less than requested memory for kv",
     re.IGNORECASE,

@@ -79,7 +79,8 @@ def check_death_for_want_of_memory(server: ServerProcess, answer: str) -> None:
     assert len(screens) == 1, server.tail()
     lines = screens[0].splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["reason", "asked", "needs", "there"], lines
-    assert "allocate" in lines[1] and "Traceback" not in screens[0] and len(lines) <= 24
+    short = any(words in lines[1] for words in ("allocate", "create a primitive"))  # torch or oneDNN
+    assert short and "Traceback" not in screens[0] and len(lines) <= 24
     assert any(line.strip().startswith("--") for line in lines), lines
     assert ask(server).json()["choices"][0]["message"]["content"] == answer
 
