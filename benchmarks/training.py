@@ -105,7 +105,6 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     add("--layers", type=int, default=6, help="layers of it (default: %(default)s)")
     add("--steps", type=int, default=20, help="optimizer steps of each training (default: %(default)s)")
     add("--batch", type=int, default=4, help="samples of a step (default: %(default)s)")
-    add("--packs-too", action="store_true", help="measure our own packing, too")
     add("--rounds", type=int, default=2, help="trainings of each (default: %(default)s)")
     add("--packs-too", action="store_true", help="measure our own packing, too")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the base's weights")
