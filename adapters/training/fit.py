@@ -43,7 +43,8 @@ def check_memory(config: TrainingConfig, prepared: Prepared, device: str, consol
     largest = largest_pass(config, prepared.samples)
     plan = plan_memory(config, shape, largest, base=base, file_bytes=0 if gpu else file_bytes)
     has = room_bytes(device)
-    console.print(_table(plan, has, largest.tokens))
+    console.print(f"memory plan; the largest pass has {largest.tokens} tokens")
+    console.print(_table(plan, has))
     if plan.total <= has or config.over_memory:
         return plan
     smaller = list(
@@ -83,8 +84,8 @@ def _number(path: Path) -> int | None:
         return None  # no cgroup, or "max"
 
 
-def _table(plan: MemoryPlan, has: int, tokens: int) -> Table:
-    table = Table(title=f"memory plan (largest pass: {tokens} tokens)", title_justify="left", box=None)
+def _table(plan: MemoryPlan, has: int) -> Table:
+    table = Table(box=None)
     table.add_column("for")
     table.add_column("MiB", justify="right")
     for name, value in plan.rows().items():

@@ -6,7 +6,6 @@ Leans on transformers' ``from_pretrained`` and bitsandbytes 0.50 (NF4 on CPU and
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +36,13 @@ def settled(config: TrainingConfig, device: str) -> TrainingConfig:
         HardwareError: what it asks for needs hardware or a package that is not here.
     """
     gpu = device.startswith("cuda")
+    processes = PartialState().num_processes
+    if config.batch_samples % (config.micro_batch_samples * processes):
+        raise HardwareError(
+            f"{processes} processes of {config.micro_batch_samples} samples cannot make up a step of "
+            f"{config.batch_samples}; give --batch-samples a multiple of "
+            f"{config.micro_batch_samples * processes}."
+        )
     if config.optimizer != "adamw" and not gpu:
         raise HardwareError(
             f"optimizer {config.optimizer} needs a CUDA GPU; on a CPU give --optimizer adamw (LoRA's optimizer "
@@ -67,8 +73,6 @@ def load_base(config: TrainingConfig, device: str) -> Any:
         "attn_implementation": config.attention,
     }
     if config.qlora:
-        # It looks for kernels in an optional package and says so at length when there is none.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from transformers import (
     PrinterCallback,
@@ -116,7 +117,7 @@ def _arguments(config: TrainingConfig, device: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(config.out / "checkpoints"),
         per_device_train_batch_size=config.micro_batch_samples,
-        gradient_accumulation_steps=config.accumulation,
+        gradient_accumulation_steps=config.accumulation // PartialState().num_processes,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps,
         learning_rate=config.learning_rate,

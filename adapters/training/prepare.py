@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from transformers import AutoTokenizer
 
 from adapters.training.augment import augment
-from adapters.training.check.sections import FEW_CHATS, size_advice
+from adapters.training.check.sections import FEW_CHATS, calls_survive, size_advice
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import Conversation, Renderer, Sample, fold
 from adapters.training.data import (
@@ -34,6 +34,7 @@ class Prepared:
     replayed_samples: int = 0  # of `samples`, from the general chats
     replay_available: int = 0  # general samples there were to draw from
     rephrased_chats: int = 0
+    unread_call_turns: int = 0  # the template writes their calls otherwise than the hermes parser reads them
 
     @property
     def tokens(self) -> int:
@@ -57,6 +58,7 @@ class Prepared:
             "control_token_messages": self.control_token_messages,
             "replayed_samples": self.replayed_samples,
             "rephrased_chats": self.rephrased_chats,
+            "unread_call_turns": self.unread_call_turns,
         }
 
     def warnings(self, config: TrainingConfig) -> list[str]:
@@ -72,6 +74,11 @@ class Prepared:
         if self.dropped_turns:
             found.append(
                 f"{self.dropped_turns} turns left out: longer than {config.max_length_tokens} tokens."
+            )
+        if self.unread_call_turns:
+            found.append(
+                f"{self.unread_call_turns} turns call functions in a form that the hermes parser does not read; "
+                "serve this base with its own --tool-call-parser."
             )
         if self.control_token_messages:
             found.append(
@@ -105,7 +112,7 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:
     """
     chats, held_out = train_and_held_out(config)
     asked = augment(chats, config.seed) if config.augment else chats
-    samples, dropped = _encoded(asked, renderer, config.max_length_tokens)
+    samples, dropped, unread = _encoded(asked, renderer, config.max_length_tokens)
     if not samples:
         raise DataError(
             f"{config.data.name}: no turn is left to train on; {dropped} were longer than max_length_tokens "
@@ -122,6 +129,7 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:
         ),
         replayed_samples=len(replayed),
         replay_available=available,
+        unread_call_turns=unread,
         rephrased_chats=sum(new is not old for new, old in zip(asked, chats, strict=True)),
     )
 
@@ -140,14 +148,17 @@ def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list
 
 def _encoded(
     chats: Sequence[Conversation], renderer: Renderer, max_length_tokens: int
-) -> tuple[list[Sample], int]:
+) -> tuple[list[Sample], int, int]:
+    """Samples, turns left out as too long, and turns whose calls the server would not read back."""
     samples: list[Sample] = []
-    dropped = 0
+    dropped = unread = 0
     for chat in chats:
-        folded, left_out = fold(list(renderer.turns(chat)), max_length_tokens)
+        turns = list(renderer.turns(chat))
+        folded, left_out = fold(turns, max_length_tokens)
         samples += folded
         dropped += left_out
-    return samples, dropped
+        unread += sum(bool(t.answer.get("tool_calls")) and not calls_survive(t, renderer) for t in turns)
+    return samples, dropped, unread
 
 
 def _replayed(
@@ -162,7 +173,7 @@ def _replayed(
         return [], 0
     measured_on = {first_question(chat) for chat in held_out}
     chats = [c for c in read_conversations(config.replay) if first_question(c) not in measured_on]
-    samples, _ = _encoded(chats, renderer, config.max_length_tokens)
+    samples, _, _ = _encoded(chats, renderer, config.max_length_tokens)
     if not samples:
         raise DataError(f"{config.replay.name}: no turn to replay is left. Raise --max-length-tokens.")
     random.Random(config.seed).shuffle(samples)

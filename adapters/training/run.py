@@ -35,7 +35,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     Raises:
         TrainingError: one of its kinds; what is refused is refused before the first step.
     """
-    console = console or Console(stderr=True, quiet=not PartialState().is_main_process)
+    console = console or Console(stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process)
     check_servable(config)
     check_out(config)
     check_base(config)
@@ -45,6 +45,8 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     console.print(f"stage 1 of 2: {config.data.name}")
     first = first_stage(config)
     earlier = finished(first)
+    if earlier is not None:
+        console.print("stage 1 was finished before; its adapter is taken")
     document = earlier if earlier is not None else _train_stage(first, console).document
     PartialState().wait_for_everyone()
     console.print(
@@ -77,6 +79,8 @@ def _train_stage(
     train_s = time.perf_counter() - started
     kept_step = observation.keep(model, steps)
 
+    if not PartialState().is_main_process:
+        return TrainingReport(config.out, steps, train_s, None, {})
     write_adapter(model, config)
     report = report_on(
         config,

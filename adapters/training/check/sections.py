@@ -73,7 +73,7 @@ def format_section(found: Found, renderer: Renderer, figures: dict[str, Any]) ->
         True, f"written as {shown or 'nothing'}; {tools} chats with tools, {len(calls)} turns that call"
     )
     yield tell(not found.untold, f"{len(found.untold)} chats do not fit the base's template", found.untold)
-    unread = sum(not _calls_survive(t, renderer) for t in calls)
+    unread = sum(not calls_survive(t, renderer) for t in calls)
     figures["calls_not_parsed"] = unread
     if calls:
         yield tell(not unread, f"{unread} turns with calls would not be read back by the hermes parser")
@@ -198,7 +198,8 @@ def _looks_cut(answer: Any) -> bool:
     return text.count("```") % 2 == 1 or not text.endswith(_CLOSED)
 
 
-def _calls_survive(turn: Turn, renderer: Renderer) -> bool:
+def calls_survive(turn: Turn, renderer: Renderer) -> bool:
+    """Whether the server's hermes parser reads a turn's calls back as they were meant."""
     wanted = [c["function"] for c in turn.answer["tool_calls"]]
     read = parse_calls(renderer.tokenizer.decode(turn.target))
     return read == [{"name": c["name"], "arguments": c["arguments"]} for c in wanted]

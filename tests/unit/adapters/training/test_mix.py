@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,19 @@ def test_two_stages_killed_equal_two_stages_whole(
     run.train(killed)
     one, other = (load_file(c.out / "adapter_model.safetensors") for c in (whole, killed))
     assert one.keys() == other.keys() and all((one[n] == other[n]).all() for n in one)
+
+
+def test_calls_that_the_server_would_not_read_are_told(configure: Configure, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(configure().base, base)
+    template = (base / "chat_template.jinja").read_text()
+    data = tmp_path / "calls.jsonl"
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    rows = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    data.write_text(json.dumps({"messages": rows}))
+    config = configure(base=base, data=data, held_out_share=0.0)
+    assert prepare(config, load_renderer(config)).unread_call_turns == 0
+    (base / "chat_template.jinja").write_text(template.replace('"arguments": ', '"parameters": '))
+    other = prepare(config, load_renderer(config))
+    assert other.unread_call_turns == 1
+    assert any("hermes parser does not read" in w for w in other.warnings(config))
