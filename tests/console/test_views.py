@@ -92,7 +92,7 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
     console.enter(shop.admin_key, "playground")
     page = console.page
     question = "Where is my order?"
-    page.get_by_label("Prompt").fill(question)
+    page.get_by_label("Prompt", exact=True).fill(question)
     models = (f"{shop.model}@1", f"{shop.model}@2")
     page.get_by_label(shop.model, exact=True).uncheck()
     for model in models:
@@ -132,7 +132,7 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
 def test_the_playground_tells_what_was_refused(console: Console, shop: Shop) -> None:
     console.enter(shop.admin_key, "playground")
     page = console.page
-    page.get_by_label("Prompt").fill("Hello!")
+    page.get_by_label("Prompt", exact=True).fill("Hello!")
     page.get_by_text("Decoding", exact=True).click()
     page.get_by_label("temperature").fill("9")
     console.expected_statuses = {400}
