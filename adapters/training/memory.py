@@ -46,12 +46,13 @@ class MemoryPlan:
     optimizer: int
     activations: int
     logits: int
+    mapped: int  # of the base's file, read once; the kernel takes it back when memory is short
     loading: int  # at most, while weights are read; over before the first step
 
     @property
     def total(self) -> int:
         """The peak."""
-        training = self.weights + self.adapter + self.gradients + self.optimizer
+        training = self.weights + self.mapped + self.adapter + self.gradients + self.optimizer
         return self.base + max(training + self.activations + self.logits, self.weights + self.loading)
 
     def rows(self) -> dict[str, int]:
@@ -59,6 +60,7 @@ class MemoryPlan:
         return {
             "runtime": self.base,
             "base weights": self.weights,
+            "mapped file": self.mapped,
             "adapter": self.adapter,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
@@ -73,7 +75,8 @@ def plan_memory(
     """What ``config`` (settled) takes on one device. ``file_bytes``: size of the base's weights on disk."""
     trained = sum(parameters_by_matrix(config, shape).values())
     weights = weight_bytes(config, shape)
-    converts = config.qlora or abs(weights - file_bytes) > 0.1 * weights
+    whole = weight_bytes(replace(config, qlora=False), shape)
+    converts = abs(whole - file_bytes) > 0.1 * whole
     return MemoryPlan(
         base=base,
         weights=weights,
@@ -82,6 +85,8 @@ def plan_memory(
         optimizer=trained * _OPTIMIZER_BYTES[config.optimizer],
         activations=activation_bytes(config, shape, largest),
         logits=largest.trained * shape.vocab_size * (4 * _LOGITS_COPIES + _BYTES[config.dtype] % 4),
+        # NOTE: embeddings that need no conversion stay in the mapped file, and with them all of its pages.
+        mapped=max(0, file_bytes - weights) if config.qlora and not converts else 0,
         loading=file_bytes if converts else 0,
     )
 
