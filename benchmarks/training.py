@@ -75,8 +75,9 @@ def _measure(
     more: dict[str, Any] = {}
     if "speed" in parts:
         speed = Speed(
-            options.shape, options.layers, options.steps, options.batch, options.rounds, options.dtype
-        )
+            options.shape, options.layers, options.steps, options.batch, options.rounds, options.dtype,
+            options.packs_too,
+        )  # fmt: skip
         found = measure_speed(speed, home, bars)
         figures |= {name: value for name, value in found.items() if isinstance(value, float)}
         more["speed"] = found
@@ -105,6 +106,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, default=20, help="optimizer steps of each training (default: %(default)s)")
     add("--batch", type=int, default=4, help="samples of a step (default: %(default)s)")
     add("--rounds", type=int, default=2, help="trainings of each (default: %(default)s)")
+    add("--packs-too", action="store_true", help="measure our own packing, too")
     add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the base's weights")
     add("--prompts", type=int, default=PROMPTS, help="held-out prompts for parity (default: %(default)s)")
     add("--adapters", default=",".join(demo.ADAPTERS), help="which of the demo's (default: %(default)s)")

@@ -39,6 +39,7 @@ class Speed:
     batch: int
     rounds: int
     dtype: str
+    packs_too: bool = False  # our own packing beside what the trainer chooses
 
 
 def measure_speed(speed: Speed, home: Path, bars: Bars) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def measure_speed(speed: Speed, home: Path, bars: Bars) -> dict[str, Any]:
     """
     base = write_base(speed.shape, speed.layers, home / "base")
     data = write_data(home / "data.jsonl", speed.steps * speed.batch)
-    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in (OURS, OURS_PACKED, TRL, TRL_PACKED)}
+    both = (OURS, OURS_PACKED) if speed.packs_too else (OURS,)
+    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in (*both, TRL, TRL_PACKED)}
     for turn in range(speed.rounds):
         for who in runs if turn % 2 == 0 else reversed(runs):
             out = home / f"{who}-{turn}"

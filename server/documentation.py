@@ -6,6 +6,7 @@ from the OpenAPI schema and the table of errors. A test holds each to what is ma
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -152,6 +153,7 @@ def api() -> str:
     return _API + "".join(_tagged(openapi())) + _ERRORS + "".join(_errors())
 
 
+@functools.cache
 def application() -> FastAPI:
     """The application without a server: its routes can be listed."""
     from server.app import make_app

@@ -45,6 +45,7 @@ from server.live import Live, Report, block_seconds
 from server.logs import error_log
 from server.observation.census import Census
 from server.observation.recorder import Metrics
+from server.observation.scrapes import Scrapes
 from server.observation.timed import TimedLifecycle, TimedLoader
 from server.observation.tracing import Tracing
 from server.planner.failure import MemoryWatch
@@ -107,7 +108,9 @@ class Server:
             keeps_messages=settings.keep_feedback_messages,
         )
         self.passages = 0
-        self._census = Census(self, store)
+        self.scrapes = Scrapes(
+            self.auth, protected=settings.protect_metrics, metrics=self.metrics, census=Census(self, store)
+        )
         self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
         self.leaving = False  # /ready says no, work is still taken
         self.ending = asyncio.Event()  # what still runs is cut off
@@ -240,16 +243,6 @@ class Server:
         except (SQLAlchemyError, OSError):
             return False
         return True
-
-    async def check_scraper(self, headers: Headers) -> None:
-        """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
-        if self.settings.protect_metrics:
-            await self.auth.operator(headers)
-
-    async def exposition(self) -> bytes:
-        """The metrics' text."""
-        self.metrics.show(await self._census.take())
-        return await asyncio.to_thread(self.metrics.exposition)
 
     @property
     def welcome(self) -> bool:

@@ -285,6 +285,8 @@ def export_engine_environment(
             "PYTHONSAFEPATH": "1",
         }
     )
+    # A collector that is down must not hold up the end of the server, where the last spans are sent.
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2")
     if steers_answers:
         # Only vLLM's first model runner takes processors of the kind that steers.
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"

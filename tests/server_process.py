@@ -78,6 +78,14 @@ class ServerProcess:
             time.sleep(0.02)
         raise AssertionError(f"no record of {request_id}:\n" + self.tail())
 
+    def serving_version(self, tenant: str, adapter: str) -> int:
+        """The version that has all the traffic; other tests may have promoted one."""
+        headers = {"authorization": "Bearer demo-admin"}
+        url = f"{self.url}/admin/v1/adapters/{tenant}/{adapter}"
+        view = httpx.get(url, headers=headers, timeout=30).raise_for_status().json()
+        (target,) = view["alias"]["targets"]
+        return int(target["version"])
+
     def stop(self, timeout_s: float = 60) -> int:
         """SIGTERM; returns the exit code."""
         if self.process.poll() is None:

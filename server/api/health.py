@@ -6,16 +6,18 @@ from importlib.metadata import version
 from typing import Protocol
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.builds import vllm_version
+from server.observation.scrapes import Scrapes
 from server.supervisor import State
 
 
 class Service(Protocol):
     """What these routes need of the composed server."""
+
+    scrapes: Scrapes
 
     @property
     def state(self) -> State:
@@ -31,12 +33,6 @@ class Service(Protocol):
 
     async def registry_answers(self) -> bool:
         """Whether the database can be read."""
-
-    async def check_scraper(self, headers: Headers) -> None:
-        """Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
-
-    async def exposition(self) -> bytes:
-        """The metrics' text."""
 
 
 def router(service: Service) -> APIRouter:
@@ -63,7 +59,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
-        await service.check_scraper(request.headers)
-        return Response(await service.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            await service.scrapes.text(request.headers), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     return routes

@@ -159,7 +159,8 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     arguments = engine_args(settings, await asyncio.to_thread(write_generation_config, settings))
     if processes.is_warm():
         processes.install()
-        arguments.distributed_executor_backend = arguments.distributed_executor_backend or processes.EXECUTOR
+        if arguments.pipeline_parallel_size == 1 and arguments.distributed_executor_backend is None:
+            arguments.distributed_executor_backend = processes.EXECUTOR
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)
     gate.attach(client, count_steered=_counter(settings, client) if settings.repetition_adjustment else None)

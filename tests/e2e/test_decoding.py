@@ -277,7 +277,7 @@ def test_a_long_prompt_is_cut_where_that_is_asked_for(acme: openai.OpenAI, http:
 
 
 def test_what_the_template_is_given(acme: openai.OpenAI) -> None:
-    """The demo's template knows no switch of its own, but `messages` it must not be given twice."""
+    """Both are taken and handed to the template; the demo's asks for neither, so nothing changes."""
     kwargs: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}, "return_token_ids": True}
     plain = chat(acme, extra_body={"return_token_ids": True})
     assert ids_of(chat(acme, extra_body=kwargs)) == ids_of(plain)
@@ -288,7 +288,6 @@ def test_what_the_template_is_given(acme: openai.OpenAI) -> None:
 
 
 def test_beam_search(acme: openai.OpenAI) -> None:
-    """The widest beam is at least as likely as the greedy answer, and the penalty of length chooses among them."""
     ask: dict[str, Any] = {"model": BASE, "prompt": "The capital of", "max_tokens": 6, "temperature": 0}
     beams = acme.completions.create(
         **ask, n=3, extra_body={"use_beam_search": True, "length_penalty": 1.0, "ignore_eos": True}

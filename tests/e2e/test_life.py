@@ -63,12 +63,13 @@ def test_engine_dies_and_comes_back(tmp_path: Path) -> None:
 
 
 def check_death_for_want_of_memory(server: ServerProcess, answer: str) -> None:
-    """The engine gets no more address space than it has: a long prompt's scores find none, and the engine dies.
+    """The engine gets hardly more address space than it has: a long prompt's scores find none, and it dies.
 
     What it says then is one screen: what was asked, what there was, and what to change.
     """
     engine = server.child("EngineCore")
-    engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms, psutil.RLIM_INFINITY))
+    # A little: its sockets' threads must not be the first to find none, because ZeroMQ aborts without a word.
+    engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + 8 * 1024**2, psutil.RLIM_INFINITY))
     body = {"model": "loragate-demo", "prompt": "fox " * 1500, "max_tokens": 1, "prompt_logprobs": 5}
     died = httpx.post(f"{server.url}/v1/completions", json=body, headers=HEADERS, timeout=120)
     assert died.status_code in (500, 503), died.text

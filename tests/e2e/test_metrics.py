@@ -12,7 +12,6 @@ from server.metrics import SERIES
 
 SUPPORT = "acme-support"
 HELLO = [{"role": "user", "content": "Hello!"}]
-ACME = {"tenant": "acme", "adapter": "support", "version": "1"}
 
 
 def scrape(server: ServerProcess) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -61,7 +60,15 @@ def test_every_declared_series_is_exposed_with_its_labels(server: ServerProcess,
     assert any(name.startswith("vllm:") for name in found), "vLLM's own series pass through"
 
 
-def test_counts_tell_tenants_apart(server: ServerProcess, acme: openai.OpenAI) -> None:
+@pytest.fixture
+def model_labels(server: ServerProcess) -> dict[str, str]:
+    version = server.serving_version("acme", "support")
+    return {"tenant": "acme", "adapter": "support", "version": str(version)}
+
+
+def test_counts_tell_tenants_apart(
+    server: ServerProcess, acme: openai.OpenAI, model_labels: dict[str, str]
+) -> None:
     before = scrape(server)
     answer = acme.chat.completions.create(model=SUPPORT, messages=HELLO, temperature=0, max_tokens=20)
     chunks = list(
@@ -73,22 +80,24 @@ def test_counts_tell_tenants_apart(server: ServerProcess, acme: openai.OpenAI) -
     def grown(name: str, **labels: str) -> float:
         return total(after, name, **labels) - total(before, name, **labels)
 
-    model = {**ACME, "endpoint": "chat", "status": "200"}
+    model = {**model_labels, "endpoint": "chat", "status": "200"}
     assert grown("loragate_requests_total", **model) == 2
     assert grown("loragate_requests_total", tenant="globex") == 0
-    tokens = grown("loragate_tokens_total", **ACME, kind="generated")
+    tokens = grown("loragate_tokens_total", **model_labels, kind="generated")
     assert tokens == 2 * answer.usage.completion_tokens
-    assert grown("loragate_tokens_total", **ACME, kind="prompt") == 2 * answer.usage.prompt_tokens
-    assert grown("loragate_time_to_first_token_seconds_count", **ACME) == 2
-    assert grown("loragate_request_duration_seconds_count", **ACME) == 2
-    assert grown("loragate_queue_seconds_count", **ACME) == 2
+    assert grown("loragate_tokens_total", **model_labels, kind="prompt") == 2 * answer.usage.prompt_tokens
+    assert grown("loragate_time_to_first_token_seconds_count", **model_labels) == 2
+    assert grown("loragate_request_duration_seconds_count", **model_labels) == 2
+    assert grown("loragate_queue_seconds_count", **model_labels) == 2
     # each token of the streamed answer but its first one
-    assert grown("loragate_inter_token_seconds_count", **ACME) == answer.usage.completion_tokens - 1
+    assert grown("loragate_inter_token_seconds_count", **model_labels) == answer.usage.completion_tokens - 1
     assert grown("loragate_scheduler_steps_total") > 0
     assert grown("loragate_kv_block_seconds_total", tenant="acme") > 0
 
 
-def test_a_whole_answer_has_the_time_of_its_first_token(server: ServerProcess, acme: openai.OpenAI) -> None:
+def test_a_whole_answer_has_the_time_of_its_first_token(
+    server: ServerProcess, acme: openai.OpenAI, model_labels: dict[str, str]
+) -> None:
     """It comes all at once, but its first token was there long before."""
     before = scrape(server)
     acme.chat.completions.create(
@@ -97,7 +106,7 @@ def test_a_whole_answer_has_the_time_of_its_first_token(server: ServerProcess, a
     after = scrape(server)
 
     def seconds(name: str) -> float:
-        return total(after, f"{name}_sum", **ACME) - total(before, f"{name}_sum", **ACME)
+        return total(after, f"{name}_sum", **model_labels) - total(before, f"{name}_sum", **model_labels)
 
     assert (
         0

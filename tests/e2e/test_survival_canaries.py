@@ -18,9 +18,9 @@ import demo
 
 END_OF_TEXT = json.loads((demo.MODEL_DIR / "config.json").read_text())["eos_token_id"]
 #: Decoding defaults of a version that make it answer as a badly trained one does.
-BAD: dict[str, dict[str, Any]] = {
-    "empty": {"logit_bias": {str(END_OF_TEXT): 100}},
-    "repeating": {"logit_bias": {"300": 100}},
+BAD: dict[str, tuple[dict[str, Any], int]] = {  # with the length of answers it takes to see it
+    "empty": ({"logit_bias": {str(END_OF_TEXT): 100}}, 8),
+    "repeating": ({"logit_bias": {"300": 100}}, 72),
 }
 
 
@@ -32,8 +32,13 @@ def admin(server: ServerProcess) -> Iterator[Admin]:
         admin.clean_up()
 
 
-def ask(server: ServerProcess, name: str, number: int) -> int:
-    request = {"model": f"acme-{name}", "prompt": "Tell me about", "max_tokens": 80, "user": f"user {number}"}
+def ask(server: ServerProcess, name: str, max_tokens: int, number: int) -> int:
+    request = {
+        "model": f"acme-{name}",
+        "prompt": "Tell me about",
+        "max_tokens": max_tokens,
+        "user": f"user {number}",
+    }
     headers = {"authorization": "Bearer demo-acme"}
     return httpx.post(f"{server.url}/v1/completions", json=request, headers=headers, timeout=120).status_code
 
@@ -66,13 +71,14 @@ def test_a_canary_with_bad_answers_is_rolled_back(
     admin: Admin, server: ServerProcess, tmp_path: Path, how: str
 ) -> None:
     name, before = f"{how}.bird", rollbacks(admin)
+    defaults, max_tokens = BAD[how]
     folder = whole_adapter(tmp_path, 21, scale=0.1)
     assert admin.add(name, folder).status_code == 201
     # promoted once itself: what was served before the split is the canary, and must not be gone back to
-    assert admin.add(name, folder, sampling_defaults=BAD[how]).status_code == 201
+    assert admin.add(name, folder, sampling_defaults=defaults).status_code == 201
     split(admin, name)
     with ThreadPoolExecutor(16) as pool:
-        statuses = set(pool.map(lambda number: ask(server, name, number), range(160)))
+        statuses = set(pool.map(lambda number: ask(server, name, max_tokens, number), range(160)))
     assert statuses == {200}
     until_rolled_back(admin, name)
     assert rollbacks(admin) == before + 1

@@ -92,7 +92,8 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> None:
             if server.process.poll() is None:
                 server.process.kill()
             server.process.wait(10)
-        assert gone(children), "an engine outlived its server"
+        # On a busy machine the kernel takes its time to tear such large processes down.
+        assert gone(children, 60), "an engine outlived its server"
 
 
 @pytest.mark.timeout(300)

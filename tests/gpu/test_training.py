@@ -48,7 +48,6 @@ def test_a_3b_shape_trains_in_bf16_with_checkpointing(base: Path, tmp_path: Path
     shape = BaseShape.from_config(base / "config.json")
     plan = plan_memory(config, shape, largest_pass(config, samples), base=0, file_bytes=0)
     model = add_lora(load_base(config, "cuda:0"), config)
-    frozen_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     trainer = LoraTrainer(model=model, config=config, samples=samples, pad_id=renderer.tokenizer.pad_token_id)
     torch.cuda.reset_peak_memory_stats()
     began_s = time.perf_counter()
@@ -62,12 +61,10 @@ def test_a_3b_shape_trains_in_bf16_with_checkpointing(base: Path, tmp_path: Path
                 "tokens_per_s": round(sum(len(s.ids) for s in samples) / seconds, 1),
                 "peak_gib": round(peak_bytes / 2**30, 3),
                 "plan_gib": round(plan.total / 2**30, 3),
-                "weights_gib": round(frozen_bytes / 2**30, 3),
                 "first_loss": losses[0],
                 "last_loss": losses[-1],
             }
         )
     )
     assert losses[-1] < losses[0]
-    # Recomputed activations of one packed row of 16 short chats stay small beside three billion weights.
-    assert peak_bytes < 1.5 * frozen_bytes
+    assert peak_bytes <= 1.15 * plan.total

@@ -289,3 +289,10 @@ async def test_the_hot_look_ups_use_an_index(registry: Registry, table: str, col
         else:
             plan = str((await connection.execute(sa.text("EXPLAIN QUERY PLAN " + query))).all())
             assert f"USING INDEX sqlite_autoindex_{table}" in plan and f"({column}=?)" in plan
+
+
+async def test_versions_are_counted_by_tenant_and_state(registry: Registry) -> None:
+    await make_ready(registry)
+    await make_ready(registry)
+    await registry.versions.register("acme", "tools", "upload", by=BY)
+    assert await registry.versions.count_states() == {("acme", "ready"): 2, ("acme", "registered"): 1}
