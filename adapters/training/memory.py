@@ -76,7 +76,7 @@ def plan_memory(
     trained = sum(parameters_by_matrix(config, shape).values())
     weights = weight_bytes(config, shape)
     whole = weight_bytes(replace(config, qlora=False), shape)
-    converts = abs(whole - file_bytes) > 0.1 * whole
+    converts = bool(file_bytes) and abs(whole - file_bytes) > 0.1 * whole
     return MemoryPlan(
         base=base,
         weights=weights,
@@ -86,7 +86,9 @@ def plan_memory(
         activations=activation_bytes(config, shape, largest),
         logits=largest.trained * shape.vocab_size * (4 * _LOGITS_COPIES + _BYTES[config.dtype] % 4),
         # NOTE: embeddings that need no conversion stay in the mapped file, and with them all of its pages.
-        mapped=max(0, file_bytes - weights) if config.qlora and not converts else 0,
+        mapped=_projections(shape) * _BYTES[config.dtype]
+        if config.qlora and file_bytes and not converts
+        else 0,
         loading=file_bytes if converts else 0,
     )
 
@@ -98,7 +100,7 @@ def model_weight_bytes(parameters: float, bytes_each: float) -> float:
 
 def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
     """Bytes of the frozen base: projections in four bits with ``qlora``, all else in ``dtype``."""
-    projections = shape.layers * sum(rows * columns for columns, rows in shape.projections.values())
+    projections = _projections(shape)
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)
     norms = shape.hidden_size * (2 * shape.layers + 1)
     biases = shape.layers * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
@@ -107,6 +109,11 @@ def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
         model_weight_bytes(projections, NF4_BYTES if config.qlora else each)
         + model_weight_bytes(embeddings + norms + biases, each)
     )
+
+
+def _projections(shape: BaseShape) -> int:
+    """Weights of the seven projections, over all layers."""
+    return shape.layers * sum(rows * columns for columns, rows in shape.projections.values())
 
 
 def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: Pass) -> int:
