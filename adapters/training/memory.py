@@ -46,12 +46,13 @@ class MemoryPlan:
     optimizer: int
     activations: int
     logits: int
+    mapped: int  # of the base's file, read once; the kernel takes it back when memory is short
     loading: int  # at most, while weights are read; over before the first step
 
     @property
     def total(self) -> int:
         """The peak."""
-        training = self.weights + self.adapter + self.gradients + self.optimizer
+        training = self.weights + self.mapped + self.adapter + self.gradients + self.optimizer
         return self.base + max(training + self.activations + self.logits, self.weights + self.loading)
 
     def rows(self) -> dict[str, int]:
@@ -59,6 +60,7 @@ class MemoryPlan:
         return {
             "runtime": self.base,
             "base weights": self.weights,
+            "mapped file": self.mapped,
             "adapter": self.adapter,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
@@ -73,7 +75,8 @@ def plan_memory(
     """What ``config`` (settled) takes on one device. ``file_bytes``: size of the base's weights on disk."""
     trained = sum(parameters_by_matrix(config, shape).values())
     weights = weight_bytes(config, shape)
-    converts = config.qlora or abs(weights - file_bytes) > 0.1 * weights
+    whole = weight_bytes(replace(config, qlora=False), shape)
+    converts = bool(file_bytes) and abs(whole - file_bytes) > 0.1 * whole
     return MemoryPlan(
         base=base,
         weights=weights,
@@ -82,6 +85,10 @@ def plan_memory(
         optimizer=trained * _OPTIMIZER_BYTES[config.optimizer],
         activations=activation_bytes(config, shape, largest),
         logits=largest.trained * shape.vocab_size * (4 * _LOGITS_COPIES + _BYTES[config.dtype] % 4),
+        # NOTE: embeddings that need no conversion stay in the mapped file, and with them all of its pages.
+        mapped=_projections(shape) * _BYTES[config.dtype]
+        if config.qlora and file_bytes and not converts
+        else 0,
         loading=file_bytes if converts else 0,
     )
 
@@ -93,7 +100,7 @@ def model_weight_bytes(parameters: float, bytes_each: float) -> float:
 
 def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
     """Bytes of the frozen base: projections in four bits with ``qlora``, all else in ``dtype``."""
-    projections = shape.layers * sum(rows * columns for columns, rows in shape.projections.values())
+    projections = _projections(shape)
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)
     norms = shape.hidden_size * (2 * shape.layers + 1)
     biases = shape.layers * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
@@ -102,6 +109,11 @@ def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
         model_weight_bytes(projections, NF4_BYTES if config.qlora else each)
         + model_weight_bytes(embeddings + norms + biases, each)
     )
+
+
+def _projections(shape: BaseShape) -> int:
+    """Weights of the seven projections, over all layers."""
+    return shape.layers * sum(rows * columns for columns, rows in shape.projections.values())
 
 
 def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: Pass) -> int:

@@ -145,6 +145,11 @@ def test_a_known_3b_training_needs_what_it_needs() -> None:
     assert plan.logits > 4 * 2048 * 151936 * 4  # 4.6 GiB for the logits alone
     small = plan_memory(replace(config, qlora=True), QWEN_3B, largest, base=0, file_bytes=0)
     assert small.weights < 0.4 * plan.weights and small.activations == plan.activations
+    assert small.mapped == 0  # nothing is mapped on a GPU
+    assert (
+        plan_memory(replace(config, qlora=True), QWEN_3B, largest, base=0, file_bytes=6 * GIB).mapped
+        > 3 * GIB
+    )
     open_ = plan_memory(replace(config, gradient_checkpointing=False), QWEN_3B, largest, base=0, file_bytes=0)
     assert open_.activations > 8 * plan.activations
 
