@@ -15,6 +15,8 @@ from typing import Any
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from server.engine.processes import first_core
+
 
 class InPlaceExecutor(UniProcExecutor):
     """`UniProcExecutor` whose thread keeps to the core that OpenMP leaves for it."""
@@ -34,6 +36,6 @@ class InPlaceExecutor(UniProcExecutor):
         would inherit it.
         """
         self._is_bound = True
-        cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
-        if cores:
-            os.sched_setaffinity(0, {int(cores[0])})
+        core = first_core()
+        if core is not None:
+            os.sched_setaffinity(0, {core})

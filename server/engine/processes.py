@@ -102,6 +102,12 @@ def worker_environment(cores: list[int]) -> dict[str, str]:
     }
 
 
+def first_core() -> int | None:
+    """The core that OpenMP leaves to the thread that starts its regions; None where nothing was bound."""
+    cores = os.environ.get("GOMP_CPU_AFFINITY", "").split()
+    return int(cores[0]) if cores else None
+
+
 def mp_context() -> context.BaseContext:
     """How EngineCore is started; stands in for vLLM's `get_mp_context`.
 
