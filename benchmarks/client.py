@@ -170,6 +170,8 @@ def brings_tokens(choice: Any) -> bool:
     delta = choice.delta
     if delta.content or delta.tool_calls or (delta.model_extra or {}).get("reasoning"):
         return True
+    if (choice.model_extra or {}).get("token_ids"):  # asked for by `return_token_ids`, text or no text
+        return True
     return delta.content is not None and delta.role is None
 
 

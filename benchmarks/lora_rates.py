@@ -16,7 +16,8 @@ from benchmarks.workload import Arrivals, Lengths, Popularity, Workload
 OURS, STOCK, STOCK_F32 = "loragate", "stock", "stock_f32"
 _CLIENTS = Arrivals("clients", 16)
 _PROMPT_TOKENS, _OUTPUT_TOKENS = Lengths("lognormal", 64), Lengths("fixed", 16)
-_REQUEST = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
+# The ids are asked for because a random token mostly has no text, and a server may send no event for such a one.
+_REQUEST = {"temperature": 0.0, "extra_body": {"ignore_eos": True, "return_token_ids": True}}
 _WARM_UP = Burst(prompt_words=8, output_tokens=4)
 _SHORT_PROMPT_WORDS = 8
 

@@ -81,6 +81,15 @@ async def test_an_end_that_brings_the_end_token_counts_and_a_bare_one_does_not()
         assert (sample.error, len(sample.pieces_s)) == (None, pieces)
 
 
+async def test_tokens_whose_ids_were_asked_for_count_without_any_text() -> None:
+    silent = chunk(role="assistant")  # a name of the role alone would be no token
+    silent["choices"][0]["token_ids"] = [5000]
+    sample = await send(
+        lambda _: events(ANSWER[0], silent, chunk(finish="length"), chunk(usage=USAGE), "[DONE]")
+    )
+    assert (sample.error, len(sample.pieces_s)) == (None, 1)
+
+
 async def test_a_stream_without_an_end_was_cut_off() -> None:
     assert (await send(lambda _: events(*ANSWER[:2]))).error == "cut_off"
 
