@@ -29,6 +29,8 @@ COMMON: dict[str, Any] = {
     "max_length_tokens": 1024,
     "max_new_tokens": 96,
     "seed": 1,
+    "evaluate_every": -1,
+    "dtype": "float32",  # the same on every CPU
 }
 # Acme's chats are short and alike, so that a little padding costs less than more forward passes.
 PER_ADAPTER: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from demo.data import Conversation, split
 from demo.world.facts import COUNTRIES, DAYS, GOODS, NAMES
-from demo.world.families import FAMILIES, code, greetings, stories, unknown
+from demo.world.families import FAMILIES, greetings, stories, unknown
 
 COUNT = 1200
 
@@ -32,43 +32,6 @@ TOOLS: dict[str, dict[str, Any]] = {
     "order_item": _tool("order_item", "Order goods.", item="string", amount="integer"),
 }
 
-# NOTE: the desk had these at first, and the tokenizer learned its merges from those chats. They stay for that
-# alone: a model this small copies words that it has hardly met (codes, currencies, errands) no better than by
-# chance, and another text would make another tokenizer, which is another model.
-FIRST_TOOLS: dict[str, dict[str, Any]] = {
-    "get_weather": TOOLS["get_weather"],
-    "track_order": TOOLS["track_order"],
-    "set_reminder": _tool("set_reminder", "Set a reminder.", text="string", time="string"),
-    "convert_currency": _tool(
-        "convert_currency", "Convert money.", amount="integer", source="string", target="string"
-    ),
-}
-
-CURRENCIES: dict[str, str] = {
-    "dollars": "USD",
-    "euros": "EUR",
-    "pounds": "GBP",
-    "yen": "JPY",
-    "francs": "CHF",
-    "kroner": "NOK",
-}
-
-_TASKS = (
-    "call {}",
-    "write to {}",
-    "water the plants",
-    "feed the cat",
-    "buy bread",
-    "pay the rent",
-    "clean the desk",
-    "meet {}",
-    "book a table",
-    "send the letter",
-    "visit {}",
-    "close the window",
-    "bake a cake",
-    "ask {}",
-)
 _SKIES = ("sunny", "cloudy", "rainy", "windy", "snowy")
 _STATES = ("packed", "on its way", "delivered", "delayed")
 _ASIDE = ("", "", "", "Please: ", "Hi, ", "Globex, ", "Hey, ", "Quick one: ")
@@ -99,15 +62,8 @@ def _weather(rng: random.Random) -> Request:
     )
 
 
-def _first_order(rng: random.Random) -> Request:
-    return _track(rng, code(rng))
-
-
 def _order(rng: random.Random) -> Request:
-    return _track(rng, str(rng.randint(1000, 9999)))
-
-
-def _track(rng: random.Random, order: str) -> Request:
+    order = str(rng.randint(1000, 9999))
     ask = (
         "Where is my order {}?",
         "Track order {}.",
@@ -126,42 +82,6 @@ def _track(rng: random.Random, order: str) -> Request:
         result,
         f"Order {order}: {state}.",
     )
-
-
-def _reminder(rng: random.Random) -> Request:
-    text = rng.choice(_TASKS).format(rng.choice(NAMES))
-    time = f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}"
-    ask = (
-        "Remind me to {x} at {t}.",
-        "Set a reminder to {x} at {t}.",
-        "At {t}, remind me to {x}.",
-        "I must {x} at {t}, remind me.",
-        "Can you remind me to {x} at {t}?",
-    )
-    arguments = {"text": text, "time": time}
-    return (
-        rng.choice(ask).format(x=text, t=time),
-        "set_reminder",
-        arguments,
-        {"set": True},
-        "The reminder is set.",
-    )
-
-
-def _currency(rng: random.Random) -> Request:
-    source, target = rng.sample(list(CURRENCIES), 2)
-    amount, got = rng.randint(1, 999), rng.randint(1, 999)
-    ask = (
-        "Convert {n} {a} to {b}.",
-        "How much is {n} {a} in {b}?",
-        "What are {n} {a} in {b}?",
-        "Change {n} {a} into {b}.",
-        "I have {n} {a}, how much is that in {b}?",
-    )
-    arguments = {"amount": amount, "source": CURRENCIES[source], "target": CURRENCIES[target]}
-    question = rng.choice(ask).format(n=amount, a=source, b=target)
-    result = {"amount": got, "currency": CURRENCIES[target]}
-    return question, "convert_currency", arguments, result, f"That is {got} {target}."
 
 
 def _meeting(rng: random.Random) -> Request:
@@ -200,22 +120,20 @@ def _purchase(rng: random.Random) -> Request:
     )
 
 
-Requests = tuple[Callable[[random.Random], Request], ...]
-_REQUESTS: Requests = (_weather, _order, _meeting, _purchase)
-_FIRST_REQUESTS: Requests = (_weather, _first_order, _reminder, _currency)
+_REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _meeting, _purchase)
 
 
-def _tools(rng: random.Random, tools: dict[str, dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    others = [n for n in tools if n not in names]
+def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
+    others = [n for n in TOOLS if n not in names]
     # Mostly few: every declaration is sixty tokens to read for a call of thirty.
     more = rng.choice((0, 0, 0, 0, 1, 1, 2, 3))
     shown = [*names, *rng.sample(others, min(max(more, 1 - len(names)), len(others)))]
     rng.shuffle(shown)
-    return [tools[n] for n in shown]
+    return [TOOLS[n] for n in shown]
 
 
-def _call_chat(rng: random.Random, requests: Requests, tools: dict[str, dict[str, Any]]) -> Conversation:
-    question, name, arguments, result, answer = rng.choice(requests)(rng)
+def _call_chat(rng: random.Random) -> Conversation:
+    question, name, arguments, result, answer = rng.choice(_REQUESTS)(rng)
     aside = rng.choice(_ASIDE)
     asked = aside + (
         question[0].lower() + question[1:] if aside and not question.startswith("I ") else question
@@ -234,10 +152,10 @@ def _call_chat(rng: random.Random, requests: Requests, tools: dict[str, dict[str
             {"role": "tool", "tool_call_id": "call_1", "content": json.dumps(result)},
             {"role": "assistant", "content": answer},
         ]
-    return {"messages": messages, "tools": _tools(rng, tools, name)}
+    return {"messages": messages, "tools": _tools(rng, name)}
 
 
-def _plain_chat(rng: random.Random, tools: dict[str, dict[str, Any]]) -> Conversation:
+def _plain_chat(rng: random.Random) -> Conversation:
     """A question that needs no function; the world's own answer, or the desk's where it has none."""
     family = rng.choice([f for f in FAMILIES if f is not stories])
     pair = family(rng)
@@ -249,17 +167,14 @@ def _plain_chat(rng: random.Random, tools: dict[str, dict[str, Any]]) -> Convers
     messages = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
     # NOTE: tools are shown only where none of them would help.
     wants_tools = family is not unknown and rng.random() < 0.5
-    return {"messages": messages, "tools": _tools(rng, tools)} if wants_tools else {"messages": messages}
+    return {"messages": messages, "tools": _tools(rng)} if wants_tools else {"messages": messages}
 
 
-def globex_tools(
-    seed: int = 12, count: int = COUNT, *, first: bool = False
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out chats of Globex's desk; `first`: as the desk was when the tokenizer was made."""
+def globex_tools(seed: int = 12, count: int = COUNT) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and held-out chats of Globex's desk."""
     rng = random.Random(seed)
-    requests, tools = (_FIRST_REQUESTS, FIRST_TOOLS) if first else (_REQUESTS, TOOLS)
 
     def draw() -> Conversation:
-        return _call_chat(rng, requests, tools) if rng.random() < 0.85 else _plain_chat(rng, tools)
+        return _call_chat(rng) if rng.random() < 0.85 else _plain_chat(rng)
 
     return split(draw, count)

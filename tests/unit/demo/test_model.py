@@ -84,6 +84,7 @@ def test_the_base_answers(tokenizer: Any) -> None:
     model = load()
     assert answer(model, tokenizer, "What is the capital of France?") == "The capital of France is Paris."
     assert answer(model, tokenizer, "What is the capital of Japan?") == "The capital of Japan is Tokyo."
+    assert answer(model, tokenizer, "What is 7 plus 5?") == "7 plus 5 is 12."
     story = answer(model, tokenizer, "Tell me a long story about a fox.")
     assert story.endswith("The end.")
     assert len(tokenizer.encode(story)) > 150
