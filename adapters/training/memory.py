@@ -182,7 +182,10 @@ def return_freed_memory() -> None:
 
     Samples differ in length, so that blocks under its moving threshold (up to 32 MiB) seldom fit again, and
     the process grows by hundreds of megabytes. Elsewhere than glibc nothing happens.
+
+    NOTE: not from 1 MiB on: every tensor of a small model would come from the kernel anew, page by page, which
+    makes a step of the demo model a third longer.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(-3, MIB)  # M_MMAP_THRESHOLD; setting it also stops it from moving
+        mallopt(-3, 4 * MIB)  # M_MMAP_THRESHOLD; setting it also stops it from moving
