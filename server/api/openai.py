@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
+from server.admission.errors import AdmissionError
 from server.api.access_record import note_asked, note_caller, note_prompt, note_target, note_usage
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header
@@ -107,7 +108,8 @@ class GenerateRoute:
         except HANDLED as error:
             record["code"] = await out.fail(error, self._service.rate_headers(passage) if passage else {})
             # Which limit it was says more than the code that several share.
-            self._service.refuse(record.get("tenant", ""), getattr(error, "limit", None) or record["code"])
+            reason = error.limit if isinstance(error, AdmissionError) else record["code"]
+            self._service.refuse(record.get("tenant", ""), reason)
         except Exception:  # the middleware answers; here it must not count as served
             record.setdefault("status", 500)
             raise

@@ -18,7 +18,9 @@ from starlette.routing import Route
 from adapters.errors import ResidencyBusy
 from adapters.records import Key, Role, Tenant
 from sampling.endpoints import Endpoint
+from sampling.errors import LimitExceeded
 from sampling.layers import Resolved
+from server.admission.errors import RateLimited
 from server.api.middleware import Record, RequestMiddleware
 from server.api.openai import GenerateRoute
 from server.errors import EngineUnavailable, ModelNotFound
@@ -173,6 +175,21 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert service.observed == [503] and service.held == 0
     assert service.refused == [("acme", "model_not_found"), ("acme", "adapter_slots_busy")]
     assert [status for status, _ in service.remembered] == [404, 503]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (RateLimited("slow down", limit="rpm", asked=1, used=9, allowed=9, retry_after_s=1), "rpm"),
+        (LimitExceeded("n", 9, 4), "invalid_value"),  # its `limit` is a number, no name
+    ],
+)
+async def test_a_refusal_is_counted_under_a_name(
+    client: httpx.AsyncClient, service: FakeService, failure: Exception, reason: str
+) -> None:
+    service.failure = failure
+    await post(client)
+    assert service.refused == [("acme", reason)]
 
 
 async def test_what_was_asked_is_logged_only_where_the_operator_wants_it(
