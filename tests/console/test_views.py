@@ -31,7 +31,7 @@ def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:
 
 def load(shop: Shop) -> None:
     """Two long answers; both run until they are long enough."""
-    assert shop.ask(n=2, max_tokens=300, ignore_eos=True, temperature=1.0).status_code == 200
+    assert shop.ask(n=2, max_tokens=2000, ignore_eos=True, temperature=1.0).status_code == 200
 
 
 def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> None:

@@ -114,10 +114,12 @@ def test_penalties_keep_tokens_from_coming_again(
 ) -> None:
     """Of two allowed tokens one comes always; a penalty that grows or multiplies brings the other.
 
+    Their logits are made negative: dividing a positive one brings no token whose logit is below zero.
     The presence penalty, at most 2 and once, is held to its formula in tests/engine/test_distribution.py.
     """
     one, other = token_ids(http, "x")[0], token_ids(http, "y")[0]
-    ask = {"prompt": "\n", "max_tokens": 60, "temperature": 0}
+    bias = {str(one): -50, str(other): -50}
+    ask = {"prompt": "\n", "max_tokens": 60, "temperature": 0, "logit_bias": bias}
     extra = {"allowed_token_ids": [one, other], "ignore_eos": True, "return_token_ids": True}
     plain = acme.completions.create(model=BASE, **ask, extra_body=extra)
     penalised = acme.completions.create(
