@@ -16,6 +16,8 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
 ANSWER_TOKENS = 12
+DRAWS = 10
+"""Prompts that are tried for each length."""
 TIE = 1e-3
 """Two tokens whose log-probabilities are this close may swap when a batch adds up in another order."""
 
@@ -32,14 +34,18 @@ def main() -> None:
     chance = random.Random(options.seed)
     adapters = [LoRARequest(path.name, n + 1, str(path)) for n, path in enumerate(options.adapters)]
     vocabulary = json.loads((options.model / "config.json").read_text())["vocab_size"]
-    prompts = [[chance.randrange(vocabulary) for _ in range(length)] for length in (1, 2, 5, 9, 17, 40)]
     llm = start(options.model, len(adapters))
     choices: list[LoRARequest | None] = [None, *adapters]
-    solo = {
-        (index, name_of(adapter)): generate(llm, prompts, [(index, adapter)])[0]
-        for index in range(len(prompts))
-        for adapter in choices
-    }
+    prompts: list[list[int]] = []
+    solo: dict[tuple[int, str], RequestOutput] = {}
+    for index, length in enumerate((1, 2, 5, 9, 17, 40)):
+        # To some prompts all answer alike, which would show nothing: another is drawn.
+        for _ in range(DRAWS):
+            prompts[index:] = [[chance.randrange(vocabulary) for _ in range(length)]]
+            answered = {name_of(a): generate(llm, prompts, [(index, a)])[0] for a in choices}
+            if not alike(answered):
+                break
+        solo |= {(index, name): answer for name, answer in answered.items()}
     wrong, answers = [], 0
     for mix in range(options.mixes):
         batch = [(chance.randrange(len(prompts)), adapter) for adapter in choices * 3]
@@ -48,13 +54,14 @@ def main() -> None:
             answers += 1
             if differs(solo[index, name_of(adapter)], got):
                 wrong.append(f"mix {mix}: {name_of(adapter)}")
-    tokens = {key: tuple(answer.outputs[0].token_ids) for key, answer in solo.items()}
     report = {
         "wrapper": current_platform.get_punica_wrapper(),
         "answers": answers,
         "wrong": wrong,
         "alike": [
-            key[1] for key, ids in tokens.items() if key[1] != "base" and ids == tokens[key[0], "base"]
+            name
+            for index in range(len(prompts))
+            for name in alike({name_of(a): solo[index, name_of(a)] for a in choices})
         ],
     }
     print(json.dumps(report))
@@ -77,6 +84,12 @@ def start(model: Path, slots: int) -> LLM:
         enable_prefix_caching=False,
         seed=0,
     )
+
+
+def alike(answered: dict[str, RequestOutput]) -> list[str]:
+    """Adapters whose answer to a prompt is the base's."""
+    tokens = {name: tuple(answer.outputs[0].token_ids) for name, answer in answered.items()}
+    return [name for name, ids in tokens.items() if name != "base" and ids == tokens["base"]]
 
 
 def name_of(adapter: LoRARequest | None) -> str:
