@@ -15,15 +15,15 @@ from server.records import Passage
 
 
 class Metrics(Collector):
-    """The server's metrics, in one registry (vLLM's is the process's default one).
+    """The server's metrics, in a registry of their own (vLLM's is the process's default one).
 
     Args:
         label_sets: the most tenants, and the most (tenant, adapter, version), with series of their own.
-        registry: where they are exposed.
+        registry: where they are kept; a new one without it.
     """
 
-    def __init__(self, label_sets: int = 100, registry: CollectorRegistry = REGISTRY) -> None:
-        self._registry = registry
+    def __init__(self, label_sets: int = 100, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry = registry or CollectorRegistry()
         self._requests = RequestTallies(label_sets)
         self._shown = self._requests.snapshot()
         self._state: list[Metric] = []
@@ -55,7 +55,7 @@ class Metrics(Collector):
 
         With many label sets it takes tens of milliseconds: call it in a thread, no answer is to wait for it.
         """
-        return generate_latest(self._registry)
+        return generate_latest(REGISTRY) + generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
         """prometheus-client asks for names before anything was counted."""
