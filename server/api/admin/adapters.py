@@ -57,6 +57,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
     routes = APIRouter(prefix="/adapters")
     _add_reading(routes, service, guard)
     _add_versions(routes, service, guard)
+    _add_pins(routes, service, guard)
     _add_traffic(routes, service, guard)
     return routes
 
@@ -125,6 +126,10 @@ def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
         check_tenant(caller, tenant)
         removed = await lifecycle.remove(tenant, name, by=actor(caller))
         return {"data": [_version(service, version) for version in removed]}
+
+
+def _add_pins(routes: APIRouter, service: Service, guard: Guard) -> None:
+    lifecycle = service.lifecycle
 
     @routes.put("/{tenant}/{name}/versions/{number}/pin")
     async def pin_version(
