@@ -23,6 +23,7 @@ AdapterError
 ├── SourceUnavailable
 ├── StoreFull
 ├── StoreDamaged
+├── RegistryUnavailable
 ├── LoadFailed
 │   └── EngineGone
 ├── ProbeFailed
@@ -165,6 +166,13 @@ class StoreFull(AdapterError):
 
 class StoreDamaged(AdapterError):
     """A stored artifact is missing or differs from its digest."""
+
+
+class RegistryUnavailable(AdapterError):
+    """The database does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the registry's database does not answer; try again shortly")
 
 
 class LoadFailed(AdapterError):

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shape", choices=shapes.names(), default="qwen2.5-0.5b")
     add("--parts", default="speed,many", help="speed, many or both (default: %(default)s)")
     add("--rounds", type=int, default=3, help="turns of each server (default: %(default)s)")
+    add("--bursts", type=int, default=3, help="bursts of each kind in a turn (default: %(default)s)")
     add("--prompt-words", type=int, default=200, help="length of prefill's prompts (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="length of decode's answers (default: %(default)s)")
     add("--seconds", type=float, default=30.0, help="length of a turn with many adapters")

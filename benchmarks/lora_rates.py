@@ -49,11 +49,15 @@ async def speed(
 async def _one(
     clients: Clients, models: Sequence[str], options: argparse.Namespace, number: int
 ) -> tuple[float, float]:
-    """Prefill and decode rate of one server, on prompts of this round."""
+    """Prefill and decode rate of one server in this round: medians of some bursts."""
     long = Burst(options.prompt_words, output_tokens=2)
     short = Burst(_SHORT_PROMPT_WORDS, options.output_tokens)
-    prefill = prefill_rate(await long.send(clients, TENANT, models, seed=number))
-    return prefill, decode_rate(await short.send(clients, TENANT, models, seed=number))
+    prefill, decode = [], []
+    for burst in range(options.bursts):
+        seed = number * options.bursts + burst
+        prefill.append(prefill_rate(await long.send(clients, TENANT, models, seed=seed)))
+        decode.append(decode_rate(await short.send(clients, TENANT, models, seed=seed)))
+    return statistics.median(prefill), statistics.median(decode)
 
 
 async def many(url: str, models: Sequence[str], options: argparse.Namespace, bars: Bars) -> dict[str, float]:

@@ -80,7 +80,7 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(lora.router(server))
     app.include_router(feedback.router(server))
     app.include_router(console.router())
-    errors.install(app)
+    errors.install(app, server.identify)
     openapi.install(app)
     app.add_middleware(SlowAttempts, attempts=server.attempts)
     app.add_middleware(

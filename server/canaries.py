@@ -11,7 +11,7 @@ from adapters.errors import AdapterError
 from adapters.lifecycle import Lifecycle
 from adapters.records import Actor, Alias, Rating, Version
 from adapters.registry import Registry
-from server.gate import REPETITION
+from server.metering import REPETITION
 from server.records import Passage
 from server.settings import Settings
 

@@ -7,9 +7,8 @@ asks, meters the stream, and settles on every exit.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,19 +19,17 @@ from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import stamp
-from server.records import Meter, Passage
+from server.metering import Metered, Progress
+from server.records import Passage
 
 #: Key under which tenant and policy ride in `sampling_params.extra_args`; the scheduler reads it.
 EXTRA_ARGS_KEY = "loragate"
 #: The same for what is done when the answer goes in circles; `server.engine.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
-#: How an answer ends that vLLM, or `server.engine.repetition`, has ended because it loops.
-REPETITION = "repetition"
 #: Shorter than what ends an answer: a canary's circles are counted, not cut off.
 _WATCH = Thresholds(window_tokens=64)
-#: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
-#: and "stop" would say that it is whole.
-_TOLD_FOR_REPETITION = "length"
+#: `SamplingParams.output_kind` of an answer that comes whole.
+_WHOLE = "FINAL_ONLY"
 
 
 @dataclass(slots=True)
@@ -40,7 +37,7 @@ class _Visit:
     """One HTTP request inside the gate: its passage and all that it holds there."""
 
     passage: Passage
-    open: list[_Metered] = field(default_factory=list)
+    open: list[Metered] = field(default_factory=list)
 
 
 _visit: ContextVar[_Visit] = ContextVar("loragate_visit")
@@ -52,11 +49,26 @@ class Gate:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._engine: Any = None
+        self._progress: Callable[[str], Progress | None] | None = None
         self._count_steered: Callable[[], LoopCount] | None = None
 
-    def attach(self, engine: Any, *, count_steered: Callable[[], LoopCount] | None = None) -> None:
-        """Serve from this engine from now on; `count_steered` is there when it steers answers out of loops."""
+    def attach(
+        self,
+        engine: Any,
+        *,
+        progress: Callable[[str], Progress | None] | None = None,
+        count_steered: Callable[[], LoopCount] | None = None,
+    ) -> None:
+        """Serve from this engine from now on.
+
+        Args:
+            engine: vLLM's `AsyncLLM`.
+            progress: how far the generation of an id is; without it an answer that comes whole, and that its
+                caller does not wait for, is counted as nothing.
+            count_steered: counts answers that the engine steers out of loops; None when it does not.
+        """
         self._engine = engine
+        self._progress = progress
         self._count_steered = count_steered
 
     def detach(self) -> None:
@@ -129,17 +141,25 @@ class Gate:
             engine_id,
             **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
         )
-        metered = _Metered(
+        metered = Metered(
             stream,
             reservation,
             passage.meter,
             lambda: engine.abort(engine_id),
             n=sampling_params.n,
+            progress=self._progress_of(engine_id, sampling_params),
             steered=self._count_steered() if self._count_steered and passage.repetition == "adjust" else None,
             looped=LoopCount(_new_watch, _loops) if passage.target.watched else None,
         )
         visit.open.append(metered)
         return metered.read()
+
+    def _progress_of(self, engine_id: str, sampling_params: Any) -> Callable[[], Progress | None] | None:
+        """Where to look for the tokens of an answer that comes whole; a stream shows them by itself."""
+        progress = self._progress
+        if progress is None or sampling_params.output_kind.name != _WHOLE:
+            return None
+        return lambda: progress(engine_id)
 
     def _reserve(self, passage: Passage, sampling_params: Any, prompt_tokens: int) -> Reservation:
         """Reserve what this generation may use at most.
@@ -185,97 +205,3 @@ def _check_adapter(passage: Passage, lora_request: Any) -> None:
     asked = lora_request.lora_name if lora_request is not None else None
     if asked != (held.engine_name if held else None):
         raise LoragateError("The handler asked for an adapter that this request does not hold.")
-
-
-class _Metered:
-    """One stream of the engine, counted while it is read and settled once."""
-
-    def __init__(
-        self,
-        stream: AsyncGenerator[Any],
-        reservation: Reservation,
-        meter: Meter,
-        abort: Callable[[], Awaitable[None]],
-        *,
-        n: int,
-        steered: LoopCount | None,
-        looped: LoopCount | None,
-    ) -> None:
-        self._stream = stream
-        self._reservation = reservation
-        self._meter = meter
-        self._abort = abort
-        self._steered = steered
-        self._looped = looped
-        self._prompt_tokens = 0
-        self._cached_tokens = 0
-        self._generated_tokens = 0
-        self._last_at = [0.0] * n  # when each sequence's last token came
-
-    async def read(self) -> AsyncGenerator[Any]:
-        """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
-        async with aclosing(self._stream) as stream:
-            async for output in stream:
-                self._count(output)
-                yield output
-        self._settle()
-
-    async def aclose(self) -> None:
-        """Abort what still runs and settle; harmless after a stream that was read to its end."""
-        try:
-            await self._stream.aclose()
-        except RuntimeError:  # a task of the handler is still waiting inside the stream
-            await self._abort()
-        finally:
-            self._settle()
-
-    def _count(self, output: Any) -> None:
-        """Add one `RequestOutput`; streams carry deltas, the others one final output per sequence."""
-        now = time.monotonic()
-        meter = self._meter
-        new_tokens = 0
-        for sequence in output.outputs:
-            if tokens := len(sequence.token_ids):
-                new_tokens += tokens
-                if before := self._last_at[sequence.index]:
-                    meter.gap_s.add((now - before) / tokens, tokens)
-                self._last_at[sequence.index] = now
-            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
-                meter.answers_steered += 1
-            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
-                meter.answers_looped += 1
-            if sequence.finish_reason:
-                meter.finish_reasons.append(sequence.finish_reason)
-                if sequence.finish_reason == REPETITION:
-                    sequence.finish_reason = _TOLD_FOR_REPETITION
-        if self._prompt_tokens == 0 and output.prompt_token_ids:
-            self._prompt_tokens = len(output.prompt_token_ids)
-            self._cached_tokens = output.num_cached_tokens or 0
-            meter.prompt_tokens += self._prompt_tokens
-            meter.cached_tokens += self._cached_tokens
-        self._generated_tokens += new_tokens
-        meter.generated_tokens += new_tokens
-        if new_tokens:
-            meter.last_token_at = now
-            if meter.first_token_at is None:
-                self._note_first(output.metrics, now)
-
-    def _note_first(self, stats: Any, now: float) -> None:
-        """When the first token came, and how long the request had waited in the engine.
-
-        An answer that is not streamed comes whole, so the engine's own clock (the machine's monotonic one, as
-        ours) tells when its first token was there.
-        """
-        meter = self._meter
-        known = stats is not None and stats.first_token_ts
-        meter.first_token_at = min(now, stats.first_token_ts) if known else now
-        if stats is not None and stats.scheduled_ts and stats.queued_ts:
-            meter.scheduled_at = stats.scheduled_ts
-            meter.queue_s = stats.scheduled_ts - stats.queued_ts
-
-    def _settle(self) -> None:
-        self._reservation.settle(
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated_tokens,
-        )

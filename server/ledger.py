@@ -21,6 +21,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.errors import AdapterError
 from adapters.records import BudgetPeriod, Tenant, Usage
 from adapters.registry.database import utc_now
 from server.errors import LoragateError
@@ -159,7 +160,7 @@ class Ledger:
             return
         try:
             await self._table.add(batch)
-        except (SQLAlchemyError, OSError):
+        except (AdapterError, SQLAlchemyError):
             self._pending = batch + self._pending
             logger.exception("the usage ledger could not be written; it is tried again")
 
@@ -174,6 +175,7 @@ class Ledger:
 
     def _collect(self, watched: _Watched) -> None:
         now = self._clock()
+        watched.passage.meter.look()
         grown = watched.growth(self._now(), now)
         held = watched.token_seconds(now)
         if watched.counted:

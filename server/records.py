@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,13 @@ class Meter:
     """Seconds between two tokens of a streamed answer."""
     answers_looped: int = 0
     """Answers that went in circles; looked at only where the version is watched."""
+    unseen: list[Callable[[], None]] = field(default_factory=list)
+    """Each counts one answer that comes whole, as far as it is; see `look`."""
+
+    def look(self) -> None:
+        """Bring the counts of answers that come whole, and are not there yet, up to date."""
+        for count in self.unseen:
+            count()
 
 
 @dataclass(frozen=True, slots=True)

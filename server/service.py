@@ -14,10 +14,9 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
-from adapters.errors import EngineGone, LoadFailed, StoreDamaged
+from adapters.errors import EngineGone, LoadFailed, RegistryUnavailable, StoreDamaged
 from adapters.lifecycle import Lifecycle
 from adapters.records import EngineAdapter, Version
 from adapters.registry import Registry
@@ -240,7 +239,7 @@ class Server:
         """Whether the database can be read."""
         try:
             await self.registry.ping()
-        except (SQLAlchemyError, OSError):
+        except RegistryUnavailable:
             return False
         return True
 

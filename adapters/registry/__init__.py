@@ -46,6 +46,6 @@ class Registry:
         return self._database.changes
 
     async def ping(self) -> None:
-        """Return when the database answers. Raises: sqlalchemy.exc.SQLAlchemyError, OSError."""
+        """Return when the database answers. Raises: RegistryUnavailable."""
         async with self._database.read() as connection:
             await connection.execute(sa.select(1))

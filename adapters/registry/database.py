@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.errors import StoreFull
+from adapters.errors import RegistryUnavailable, StoreFull
 from adapters.records import Actor
 from adapters.registry import tables
 
@@ -85,15 +91,19 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads."""
-        async with self.engine.connect() as connection, connection.begin():
-            yield connection
+        """A transaction that only reads. Raises: RegistryUnavailable."""
+        with _trouble_told():
+            async with self._connection() as connection, connection.begin():
+                yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes; rolled back on any exception, cancellation included. Raises: StoreFull."""
-        with _full_disk_told():
-            async with self._turn, self.engine.connect() as connection:
+        """A transaction that writes; rolled back on any exception, cancellation included.
+
+        Raises: StoreFull, RegistryUnavailable
+        """
+        with _trouble_told():
+            async with self._turn, self._connection() as connection:
                 await connection.execution_options(writes=True)
                 async with connection.begin():
                     yield connection
@@ -108,9 +118,19 @@ class Database:
             await record_change(connection, by, action, subject, details)
         self.changes += 1
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self.engine.connect())
+            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own
+                raise RegistryUnavailable from error
+            yield connection
+
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
+def _trouble_told() -> Iterator[None]:
+    """Say in a sentence of ours what is wrong with the database, where it is not the statement that is wrong."""
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -119,6 +139,8 @@ def _full_disk_told() -> Iterator[None]:
             raise StoreFull(
                 "the disk that holds the registry is full; make room on it, then try again"
             ) from error
+        if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+            raise RegistryUnavailable from error
         raise
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -70,6 +72,7 @@ RULES: dict[type[Exception], Rule] = {
     adapters.SourceUnavailable: Rule(400, "invalid_request_error", "source_unavailable"),
     adapters.StoreFull: Rule(507, "server_error", "store_full"),
     adapters.StoreDamaged: Rule(500, "server_error", "store_damaged"),
+    adapters.RegistryUnavailable: Rule(503, "server_error", "registry_unavailable"),
     adapters.LoadFailed: Rule(400, "invalid_request_error", "load_failed"),
     adapters.EngineGone: Rule(503, "server_error", "engine_unavailable"),
     adapters.ProbeFailed: Rule(400, "invalid_request_error", "probe_failed"),
@@ -146,8 +149,13 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, An
     return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def install(app: FastAPI) -> None:
-    """Give the framework's own errors our shape: 404 and 405 of the router, 422 of bodies as 400."""
+def install(app: FastAPI, identify: Callable[[Headers], Awaitable[object]]) -> None:
+    """Give the framework's own errors our shape: 404 and 405 of the router, 422 of bodies as 400.
+
+    Args:
+        app: gets the handlers.
+        identify: raises for a caller that nobody knows: who may not ask is not told what is wrong with its question.
+    """
 
     async def on_domain(request: Request, error: Exception) -> JSONResponse:
         return error_response(error)
@@ -164,6 +172,10 @@ def install(app: FastAPI) -> None:
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        try:
+            await identify(request.headers)
+        except HANDLED as refusal:
+            return error_response(refusal)
         fault = error.errors()[0]
         param = ".".join(str(part) for part in fault["loc"] if part != "body") or None
         message = f"{param}: {fault['msg']}" if param else str(fault["msg"])

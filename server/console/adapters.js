@@ -1,10 +1,10 @@
 // Adapters and their versions: what serves, what is loaded, and the buttons that move traffic.
 
 import { ask } from "./api.js";
-import { confirm, notice, sentence } from "./dialog.js";
 import { bytes, h, moment, share } from "./dom.js";
 import { publishForm } from "./publish.js";
 import { splitForm } from "./split.js";
+import { change, shares, usable } from "./traffic.js";
 
 export const title = "Adapters";
 
@@ -43,34 +43,6 @@ export function mount(root, session) {
   }
 
   return { refresh, every_s: 2 };
-}
-
-/** Weight per version, as shares of one. */
-export function shares(alias) {
-  const total = alias.targets.reduce((sum, target) => sum + target.weight, 0);
-  return new Map(alias.targets.map((target) => [target.version, target.weight / total]));
-}
-
-/** Versions that can take traffic. */
-export const usable = (adapter) => adapter.versions.filter((version) => ["ready", "resident"].includes(version.state));
-
-/** Ask first, then change the traffic of an adapter, and tell how it went. */
-export async function change(adapter, path, body, question, refresh) {
-  if (!(await confirm(question))) return false;
-  try {
-    await ask(`admin/v1/adapters/${adapter.tenant}/${adapter.name}/${path}`, {
-      method: "POST",
-      body: { ...body, expected_generation: adapter.alias.generation },
-    });
-    notice(question.done);
-  } catch (error) {
-    notice(sentence(error), { bad: true });
-    return false;
-  } finally {
-    document.activeElement?.blur?.(); // the split form may be made anew now
-    await refresh().catch(() => {});
-  }
-  return true;
 }
 
 function card(adapter, refresh) {

@@ -1,7 +1,7 @@
 // One slider between two versions.
 
-import { change, usable } from "./adapters.js";
 import { field, h, options } from "./dom.js";
+import { change, usable } from "./traffic.js";
 
 export function splitForm(adapter, serving, refresh) {
   const versions = usable(adapter).map((version) => version.number).sort((a, b) => a - b);

@@ -33,10 +33,11 @@ PRELOAD = [
 ]
 
 
-#: How often OpenMP looks for the next parallel region before its thread sleeps: some 30 µs. By itself libgomp looks
-#: for milliseconds, on a core that the API process, EngineCore or another program may want at that moment, and a
-#: region whose other thread has lost its core waits for a whole time slice.
-SPIN_COUNT = 2000
+#: How often OpenMP looks for the next parallel region before its thread sleeps: some 90 µs, which is longer than
+#: Python needs between two of them. By itself libgomp looks for milliseconds, on a core that the API process,
+#: EngineCore or another program may want at that moment, and a region whose other thread has lost its core waits for
+#: a whole time slice.
+SPIN_COUNT = 6000
 _SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 #: What the fork server's libraries have read from its environment, and a fork's inherit.
 LOADED_WITH = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "LD_PRELOAD", *_SPIN_VARIABLES)

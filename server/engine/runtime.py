@@ -26,6 +26,7 @@ from server.base_model import model_folder, write_generation_config
 from server.engine import processes, scheduler_report
 from server.engine.args import engine_args, frontend_args
 from server.engine.handlers import Handlers
+from server.engine.progress import progress
 from server.engine.repetition import RepetitionPolicy, newline_ids
 from server.engine.scaled import ScaledAdapters
 from server.gate import Gate
@@ -163,7 +164,11 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
             arguments.distributed_executor_backend = processes.EXECUTOR
     loop = asyncio.get_running_loop()
     client = await loop.run_in_executor(runner, _launch, arguments)
-    gate.attach(client, count_steered=_counter(settings, client) if settings.repetition_adjustment else None)
+    gate.attach(
+        client,
+        progress=lambda request_id: progress(client, request_id),
+        count_steered=_counter(settings, client) if settings.repetition_adjustment else None,
+    )
     handlers = await Handlers.build(gate, frontend_args(settings, arguments))
     scaled = await asyncio.to_thread(
         ScaledAdapters.of, model_folder(settings.base_model), settings.home / "scaled"

@@ -12,9 +12,8 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from prometheus_client.metrics_core import Metric
-from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.errors import EngineGone
+from adapters.errors import EngineGone, RegistryUnavailable
 from adapters.lifecycle import DriftKind
 from adapters.records import Tenant
 from adapters.registry import Registry
@@ -99,7 +98,7 @@ class Census:
         try:
             self._tenants = {tenant.name: tenant for tenant in await self._subject.registry.tenants.list()}
             self._versions = Counter(await self._subject.registry.versions.count_states())
-        except (SQLAlchemyError, OSError):
+        except RegistryUnavailable:
             logger.warning("the registry did not answer a scrape")
         self._registry_read_at = time.monotonic()
 

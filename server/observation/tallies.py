@@ -11,7 +11,7 @@ from functools import partial
 from prometheus_client.metrics_core import Metric
 
 from adapters.records import Version
-from server.gate import REPETITION
+from server.metering import REPETITION
 from server.metrics import distributions, family
 from server.observation.distribution import GAP_BOUNDS_S, LATENCY_BOUNDS_S, Distribution
 from server.observation.top_labels import TopLabels

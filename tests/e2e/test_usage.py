@@ -74,12 +74,16 @@ def test_kill_9_loses_less_than_a_second_and_gives_no_budget_back(tmp_path: Path
         while (not came_at or time.monotonic() - came_at[0] < 3.0) and time.monotonic() < deadline:
             time.sleep(0.05)
         check_admin_api(server, told)
+        leave_a_whole_answer(server)
         killed_at = time.monotonic()
         os.kill(server.pid, signal.SIGKILL)
         server.process.wait(10)
         reader.join(30)
 
         check_ledger(tmp_path, told, came_at, killed_at)
+        (left,) = usage(tmp_path, "globex")
+        assert left["requests"] == 1 and left["prompt_tokens"] > 0 and left["kv_block_seconds"] > 0
+        assert 1 < left["generated_tokens"] < 2 * 3000
         spent = sum(row["prompt_tokens"] + row["generated_tokens"] for row in usage(tmp_path, "acme"))
         shell(tmp_path, "tenant", "set", "acme", "--token-budget", str(spent + 100))
     finally:
@@ -113,6 +117,15 @@ def check_admin_api(server: ServerProcess, told: list[dict]) -> None:
     assert {row["adapter"] for row in csv.DictReader(io.StringIO(text))} == {"", "support"}
     for headers, status in ((OPERATOR, 200), (HEADERS, 403), ({}, 401)):
         assert httpx.get(f"{server.url}/metrics", headers=headers).status_code == status
+
+
+def leave_a_whole_answer(server: ServerProcess) -> None:
+    """Two long answers that are not streamed, whose caller goes: what was generated for it is used all the same."""
+    body = ASK | {"model": "globex-tools", "ignore_eos": True, "max_tokens": 3000, "n": 2, "temperature": 1}
+    headers = {"authorization": "Bearer demo-globex"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=1.5)
+    time.sleep(LOSS_S)  # it is aborted and written
 
 
 def check_ledger(home: Path, told: list[dict], came_at: list[float], killed_at: float) -> None:

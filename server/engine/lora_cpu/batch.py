@@ -20,6 +20,9 @@ NO_SLOT = -1
 SPARE_ROWS = 16
 """A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
 
+FEW_ROWS = 32
+"""Up to so many rows with adapters `rows` multiplies one by one (measured)."""
+
 Slots = npt.NDArray[np.int64]
 Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]
 
@@ -121,6 +124,28 @@ class Zone:
         return found.reshape(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class FewRows:
+    """All rows of a batch that have an adapter, where they are few: `rows[i]` wants `slots[i]`, slots ascending."""
+
+    rows: Slots
+    slots: Slots
+    _kept: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    _workspaces: dict[int, tuple[int, int, int, int, int]] = field(default_factory=dict)
+
+    def workspace(self, columns: int) -> tuple[int, int, int, int, int]:
+        """What is to be done, as addresses: count, `rows`, `slots`, `h` (`[count, columns]`, float32), columns.
+
+        `h` is lent for what lies between the two products: layers take turns with it.
+        """
+        found = self._workspaces.get(columns)
+        if found is None:
+            h = self._kept.setdefault(columns, np.empty((len(self.rows), columns), np.float32))
+            addresses = self.rows.ctypes.data, self.slots.ctypes.data, h.ctypes.data
+            found = self._workspaces[columns] = len(self.rows), *addresses, columns
+        return found
+
+
 Block = Run | Zone
 
 
@@ -130,6 +155,8 @@ class BatchPlan:
 
     rows: int
     blocks: tuple[Block, ...]
+    few: FewRows | None = None
+    """The same rows once more, when they are at most `FEW_ROWS`."""
 
 
 EMPTY_PLAN = BatchPlan(0, ())
@@ -148,7 +175,15 @@ def plan_batch(slots: Slots, limits: Limits) -> BatchPlan:
         if run.slot != NO_SLOT:
             blocks.append(run)
     blocks.extend(_short_blocks(slots, short, limits.few_runs))
-    return BatchPlan(len(slots), tuple(blocks))
+    return BatchPlan(len(slots), tuple(blocks), _few_rows(slots))
+
+
+def _few_rows(slots: Slots) -> FewRows | None:
+    rows = np.flatnonzero(slots != NO_SLOT)
+    if not 0 < len(rows) <= FEW_ROWS:
+        return None
+    rows = rows[np.argsort(slots[rows], kind="stable")]
+    return FewRows(rows, slots[rows])
 
 
 def _runs(slots: Slots) -> Iterator[Run]:

@@ -18,6 +18,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from server.engine.lora_cpu.batch import EMPTY_PLAN, FLOAT32_LIMITS, HALF_LIMITS, BatchPlan, plan_batch
 from server.engine.lora_cpu.products import clear, collect, expand, shrink, spread
+from server.engine.lora_cpu.rows import can_multiply, multiply
 from server.engine.lora_cpu.weights import Expand, Shrink, Stacked, pack_expand, pack_shrink
 
 
@@ -163,6 +164,9 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         if not x.dtype == y.dtype == a.weight.dtype == b.dtype:
             dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), b.dtype)
             x, a, b = x.to(dtype), a.to(dtype), b.to(dtype)
+        elif plan.few is not None and scale == 1 and can_multiply(x, b, y):
+            multiply(plan.few, x, a, b, y)
+            return
         for block in plan.blocks:
             h = shrink(block, x, a)
             if scale != 1:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.app import make_app, open_server
 from server.settings import load
@@ -68,3 +69,26 @@ async def test_the_schema_tells_of_every_route_and_who_may_ask(starting: httpx.A
     assert not any(
         "422" in operation["responses"] for path in schema["paths"].values() for operation in path.values()
     )
+
+
+async def test_who_may_not_ask_is_not_told_what_is_wrong_with_the_question(
+    starting: httpx.AsyncClient,
+) -> None:
+    for headers, status in (({}, 401), (bearer("demo-admin"), 400)):
+        headers = {"content-type": "application/json", **headers}
+        answer = await starting.post("/admin/v1/tenants", content="{", headers=headers)
+        assert answer.status_code == status
+
+
+async def test_a_database_that_is_away_is_not_an_error_of_ours(
+    starting: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: AsyncEngine) -> None:
+        raise ConnectionRefusedError("10.0.0.7:5432")
+
+    monkeypatch.setattr(AsyncEngine, "connect", refuse)
+    answer = await starting.get("/admin/v1/tenants", headers=bearer("demo-admin"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "registry_unavailable")
+    assert "10.0" not in answer.text and answer.headers["retry-after"]
+    monkeypatch.undo()
+    assert (await starting.get("/admin/v1/tenants", headers=bearer("demo-admin"))).status_code == 200

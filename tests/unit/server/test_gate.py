@@ -19,6 +19,7 @@ from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.policy import Policy
 from server.gate import EXTRA_ARGS_KEY, Gate
+from server.metering import Progress
 from server.records import Caller, Passage, Target
 
 NOW = datetime.now(UTC)
@@ -65,8 +66,9 @@ class FakeEngine:
         self.calls.append({"abort": request_id})
 
 
-def params(max_tokens: int = 8, n: int = 1) -> Any:
-    return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1})
+def params(max_tokens: int = 8, n: int = 1, *, kind: str = "DELTA") -> Any:
+    kind_of_output = SimpleNamespace(name=kind)
+    return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1}, output_kind=kind_of_output)
 
 
 def passage(target: Target = BASE, policy: Policy | None = None, *, named: bool = True) -> Passage:
@@ -268,3 +270,57 @@ async def test_steered_answers_are_counted_for_those_who_asked(
     await read(gate, at)
     assert at.meter.answers_steered == counted
     assert len(made) == counted, "who did not ask costs nothing"
+
+
+class WholeEngine:
+    """Generates a token whenever it is told to, shows none before the last, and forgets an answer that it aborts."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        self.tokens: int | None = 0
+        self.dead = False
+        self.whole = asyncio.Event()
+
+    async def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
+        try:
+            await self.whole.wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.tokens = None
+            raise
+        if self.dead:
+            raise RuntimeError("the engine is dead")
+        answer = SimpleNamespace(index=0, token_ids=list(range(self.tokens or 0)), finish_reason="stop")
+        self.tokens = None
+        yield SimpleNamespace(
+            prompt_token_ids=prompt["prompt_token_ids"], num_cached_tokens=1, outputs=[answer], metrics=None
+        )
+
+    def progress(self, request_id: str) -> Progress | None:
+        return Progress(4, 1, self.tokens, None) if self.tokens else None
+
+
+@pytest.mark.parametrize("ended", ["whole", "cancelled", "the engine dies"])
+async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, ended: str) -> None:
+    engine, gate = WholeEngine(), Gate(admission)
+    gate.attach(engine, progress=engine.progress)
+    at = passage(policy=Policy(tpm=100))
+    task = asyncio.create_task(read(gate, at, params=params(kind="FINAL_ONLY")))
+    await asyncio.sleep(0.01)
+    at.meter.look()
+    assert (at.meter.prompt_tokens, at.meter.generated_tokens) == (0, 0), "it waits for its first token"
+    engine.tokens = 2
+    at.meter.look()
+    at.meter.look()
+    assert (at.meter.prompt_tokens, at.meter.cached_tokens, at.meter.generated_tokens) == (4, 1, 2)
+    engine.tokens = 5
+    if ended == "cancelled":
+        task.cancel()
+    elif ended == "the engine dies":
+        engine.dead = True
+    engine.whole.set()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (at.meter.prompt_tokens, at.meter.cached_tokens, at.meter.generated_tokens) == (4, 1, 5)
+    assert at.meter.finish_reasons == (["stop"] if ended == "whole" else [])
+    assert admission.reserved_tokens("acme") == 0
+    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 9)

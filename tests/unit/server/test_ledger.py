@@ -101,6 +101,28 @@ def test_a_stream_is_written_while_it_runs() -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_that_comes_whole_is_written_while_it_grows() -> None:
+    async def scenario() -> None:
+        ledger, table, engine, clock = make()
+        streamed, whole = passage(), passage(adapter="other")
+        streamed.meter.prompt_tokens = 8
+
+        def grow() -> None:
+            whole.meter.prompt_tokens = 8
+            whole.meter.generated_tokens += 1
+
+        whole.meter.unseen.append(grow)
+        with ledger.watch(streamed), ledger.watch(whole):
+            clock.now += 1
+            engine.counts = {"acme": 17.0}
+            await ledger.flush()
+            assert table.total("generated_tokens", adapter="other") == 1
+            assert table.total("kv_block_seconds", adapter="other") == pytest.approx(9.0)
+            assert table.total("kv_block_seconds", adapter="support") == pytest.approx(8.0)
+
+    asyncio.run(scenario())
+
+
 def test_what_was_refused_at_the_door_is_no_usage() -> None:
     async def scenario() -> None:
         ledger, table, _, _ = make()

@@ -52,7 +52,7 @@ def service() -> Service:
 async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     app.include_router(feedback.router(service))
-    errors.install(app)
+    errors.install(app, service.identify)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 

@@ -18,15 +18,18 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.platforms.cpu import CpuPlatform
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from server.engine import args, handlers, processes
-from server.gate import _TRUSTED_ARGUMENTS
+from server.gate import _TRUSTED_ARGUMENTS, _WHOLE
 
 
 def parameters(function: object) -> list[str]:
@@ -58,6 +61,19 @@ def test_outputs_have_what_the_gate_counts() -> None:
     for name in ("prompt_token_ids", "num_cached_tokens", "outputs", "metrics"):
         assert name in parameters(RequestOutput.__init__)
     assert {"max_tokens", "n", "extra_args", "output_kind"} <= set(SamplingParams.__struct_fields__)
+
+
+def test_where_the_tokens_of_whole_answers_are() -> None:
+    """server/engine/progress.py; server/gate.py asks for it by the name of the output kind."""
+    assert RequestOutputKind.FINAL_ONLY.name == _WHOLE
+    made = inspect.getsource(OutputProcessor.__init__)
+    assert "self.request_states: dict[str, RequestState]" in made
+    assert "self.external_req_ids: defaultdict[str, list[str]]" in made
+    state = inspect.getsource(RequestState.__init__)
+    for name in ("prompt_token_ids", "num_cached_tokens", "detokenizer", "stats", "parent_req"):
+        assert f"self.{name} = " in state
+    assert "self.output_aggregator = " in inspect.getsource(ParentRequest.__init__)
+    assert callable(IncrementalDetokenizer.num_output_tokens)
 
 
 def test_init_app_state() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.ccallback import CFunc
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from server.engine.lora_cpu import rows as row_loops
+from server.engine.lora_cpu.rows import DTYPES as DTYPES_OF_LOOPS
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
 BASE = -1
@@ -58,8 +61,9 @@ def make_wrapper(
     slots: int = 64,
     kind: type[PunicaWrapperCPU] = LoragatePunicaWrapperCPU,
     dtype: torch.dtype = torch.float32,
+    loops: bool = True,
 ) -> PunicaWrapperCPU:
-    """Make a wrapper whose rows want the slots named; engine ids are 100 + slot."""
+    """Make a wrapper whose rows want the slots named; ids are 100 + slot. Without `loops`: torch's products."""
     prompts = tokens if prompts is None else prompts
     size = max(len(tokens), len(prompts))
     wrapper = kind(size, size, "cpu", lora_config=SimpleNamespace(lora_dtype=dtype))
@@ -68,6 +72,8 @@ def make_wrapper(
     prompt_ids = [0 if slot == BASE else 100 + slot for slot in prompts]
     mapping = LoRAMapping(tuple(as_ids), tuple(prompt_ids), is_prefill=True)
     wrapper.update_metadata(mapping, ids, slots + 1, 1000)
+    if not loops:
+        wrapper._token_plan = replace(wrapper._token_plan, few=None)
     return wrapper
 
 
@@ -118,12 +124,12 @@ def cases(draw: st.DrawFn) -> tuple[Layer, list[int], torch.dtype]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(cases(), st.sampled_from([1.0, 0.5, -2.0]), st.integers(0, 3))
+@given(cases(), st.sampled_from([1.0, 0.5, -2.0]), st.integers(0, 3), st.booleans())
 def test_linear_is_exact_for_any_mix(
-    case: tuple[Layer, list[int], torch.dtype], scale: float, padding: int
+    case: tuple[Layer, list[int], torch.dtype], scale: float, padding: int, loops: bool
 ) -> None:
     layer, rows, dtype = case
-    wrapper = make_wrapper(rows, dtype=dtype)
+    wrapper = make_wrapper(rows, dtype=dtype, loops=loops)
     x = torch.randn(len(rows) + padding, layer.width, dtype=dtype)
     y = torch.randn(len(rows) + padding, sum(layer.output_slices), dtype=dtype)
     before = y.clone()
@@ -133,6 +139,46 @@ def test_linear_is_exact_for_any_mix(
     assert_close(y, want, error)
     untouched = [row for row, slot in enumerate(padded) if slot == BASE]
     assert torch.equal(y[untouched], before[untouched]), "a base row changed"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_threads_of_a_loop_share_all_of_it_out(threads: int, dtype: torch.dtype) -> None:
+    """Real widths, rows of several adapters, and a `y` that is a part of something wider."""
+    rows = [2, 0, BASE, 1, 2, 2, 0]
+    layer = make_layer([16, 5, 16], 16, 896, [896, 128, 128], dtype)
+    x, wide = torch.randn(7, 900, dtype=dtype)[:, :896], torch.randn(7, 1200, dtype=dtype)
+    y, before = wide[:, :1152], wide.clone()
+    want, error = reference(y, x, layer, rows, 1.0), bound(y, x, layer, rows, 1.0)
+    wrapper = make_wrapper(rows, dtype=dtype)
+    assert wrapper._token_plan.few is not None and dtype in DTYPES_OF_LOOPS
+    found = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        wrapper.add_lora_linear(y, x, layer.a, layer.b, 1.0, (896, 128, 128))
+    finally:
+        torch.set_num_threads(found)
+    assert_close(y, want, error)
+    assert torch.equal(wide[:, 1152:], before[:, 1152:]) and torch.equal(wide[2], before[2])
+
+
+@pytest.mark.parametrize("value", [1.00390625, 1.01171875, -3.4e38, 1e-40, float("inf"), float("nan")])
+def test_a_loop_rounds_as_torch_does(value: float) -> None:
+    layer = make_layer([1], 1, 1, [1], torch.bfloat16)
+    layer.a[0].fill_(1)
+    layer.b[0].fill_(0)
+    y, x = torch.tensor([[value]], dtype=torch.bfloat16), torch.ones(1, 1, dtype=torch.bfloat16)
+    want = y + torch.zeros(1, 1, dtype=torch.bfloat16)
+    make_wrapper([0], dtype=torch.bfloat16).add_lora_linear(y, x, layer.a, layer.b, 1.0, (1,))
+    assert torch.equal(y.view(torch.int16), want.view(torch.int16)) or bool(y.isnan() & want.isnan())
+
+
+def test_loops_are_compiled_also_where_nothing_may_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(CFunc, "enable_caching", refuse)
+    assert row_loops._layer.__wrapped__(torch.float32).value
 
 
 @settings(max_examples=60, deadline=None)
@@ -243,8 +289,9 @@ def test_replaced_tensors_are_packed_again() -> None:
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_broken_adapter_spoils_its_own_rows_only(poison: float) -> None:
-    rows = [0, 1, 2, 3, 1, BASE, 2, *[1] * 20, *[2] * 20, BASE]
+@pytest.mark.parametrize("more", [[], [*[1] * 20, *[2] * 20, BASE]], ids=["few", "many"])
+def test_a_broken_adapter_spoils_its_own_rows_only(more: list[int], poison: float) -> None:
+    rows = [0, 1, 2, 3, 1, BASE, 2, *more]
     layer = make_layer([4] * 4, 4, 12, [10, 6], torch.float32)
     clean = clone(layer)
     for part in layer.a + layer.b:

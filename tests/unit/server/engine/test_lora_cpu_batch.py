@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.lora_cpu.batch import NO_SLOT, BatchPlan, Limits, Run, Zone, plan_batch
+from server.engine.lora_cpu.batch import FEW_ROWS, NO_SLOT, BatchPlan, Limits, Run, Zone, plan_batch
 
 RUNS = st.lists(st.tuples(st.integers(NO_SLOT, 63), st.one_of(st.just(1), st.integers(1, 40))), max_size=40)
 LIMITS = Limits(long_run_rows=16, few_runs=2)
@@ -101,3 +101,10 @@ def test_decoding_rows_beside_a_prefill_are_a_zone_of_their_own() -> None:
 def test_base_rows_alone_cost_nothing() -> None:
     assert plan([NO_SLOT] * 100).blocks == ()
     assert plan([]).blocks == ()
+
+
+def test_few_rows_are_named_by_slot_and_many_are_not() -> None:
+    few = plan([2, NO_SLOT, 0, 2, 1]).few
+    assert few is not None and few.rows.tolist() == [2, 4, 0, 3] and few.slots.tolist() == [0, 1, 2, 2]
+    assert plan([0] * FEW_ROWS).few is not None
+    assert plan([0] * (FEW_ROWS + 1)).few is None and plan([NO_SLOT]).few is None

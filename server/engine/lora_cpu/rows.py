@@ -1,0 +1,210 @@
+"""LoRA for few rows, as one compiled loop per packed layer: what a decode step wants.
+
+torch would start nine products per layer, each of them a parallel region with some microseconds of work, and gather
+and scatter rows around them. Here each row reads its own adapter's weights once, is summed in float32 and rounded
+once, in one region of the threads that torch computes with: the call to libgomp is the one that compilers make of
+`#pragma omp parallel`.
+
+numba (part of vLLM's requirements) compiles the loops at their first use and keeps them on disk where it may.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.core.typing import signature
+from numba.extending import intrinsic
+
+from server.engine.lora_cpu.batch import FewRows
+from server.engine.lora_cpu.weights import Expand, Shrink
+
+#: How a number of a dtype is stored. bfloat16 is the upper half of a float32.
+_STORED = {torch.bfloat16: np.uint16(0), torch.float32: np.float32(0)}
+_OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
+_LIBRARY = ctypes.CDLL(None)  # what torch has loaded for everybody
+
+DTYPES = frozenset(_STORED) if all(hasattr(_LIBRARY, name) for name in _OPENMP) else frozenset()
+"""What `multiply` knows: nothing where torch was built for another OpenMP."""
+
+MAX_PARTS = 8
+"""So many heights may take turns among the slices of a layer (q, then k and v: two)."""
+
+_Arguments = ctypes.c_int64 * (12 + 4 * MAX_PARTS)
+#: Sums may be reordered, or nothing would be vectorized; NaN and infinity stay what they are.
+_FLAGS = {"fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
+_compiled = njit(**_FLAGS)
+#: Threads share columns out in pieces of whole cache lines.
+_PIECE = 32
+_WORD = ir.IntType(32)
+
+
+def can_multiply(x: torch.Tensor, b: Expand, y: torch.Tensor) -> bool:
+    """Whether `multiply` takes these."""
+    return x.dtype in DTYPES and x.stride(1) == y.stride(1) == 1 and len(b.parts) <= MAX_PARTS
+
+
+def multiply(few: FewRows, x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> None:
+    """Add `(x @ A.T) @ B.T` to the rows of `y` that have an adapter, each with its own.
+
+    All of one dtype of `DTYPES`, the rows of `x` and `y` dense.
+
+    Args:
+        few: which rows, and their slots.
+        x: `[rows, input]`.
+        a: A of every slot.
+        b: B of every slot, in at most `MAX_PARTS` parts.
+        y: `[rows, output]`: B's columns exactly.
+    """
+    _, columns, width = a.weight.shape
+    size = x.element_size()
+    values = [
+        *few.workspace(columns),
+        *(x.data_ptr(), x.stride(0) * size, a.weight.data_ptr(), width),
+        *(y.data_ptr(), y.stride(0) * size, len(b.parts)),
+    ]
+    for part in b.parts:
+        values += (part.weight.data_ptr(), part.slices, part.rank, part.height)
+    _LIBRARY.GOMP_parallel(_layer(x.dtype), _Arguments(*values), 0, 0)
+
+
+@functools.cache
+def _layer(dtype: torch.dtype) -> ctypes.c_void_p:
+    """The loop over one layer, which each thread of a region runs: `void (*)(int64_t *arguments)`."""
+    like = _STORED[dtype]
+
+    def layer(address: Any) -> None:
+        values = carray(address, (12 + 4 * MAX_PARTS,), np.int64)
+        thread, threads = _thread(), _threads()
+        _shrink(values, thread, threads, like)
+        _barrier()
+        _expand(values, thread, threads, like)
+
+    try:
+        compiled = cfunc("void(voidptr)", cache=True, **_FLAGS)(layer)
+    except RuntimeError:  # there is no folder that we may write into
+        compiled = cfunc("void(voidptr)", **_FLAGS)(layer)
+    return ctypes.c_void_p(compiled.address)
+
+
+@intrinsic
+def _read(context: Any, address: Any, index: Any, like: Any) -> Any:
+    """The number at `index` of an array at `address`, as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.args[2])
+        start = builder.inttoptr(arguments[0], kind.as_pointer())
+        value = builder.load(builder.gep(start, [arguments[1]]))
+        if kind == ir.FloatType():
+            return value
+        return builder.bitcast(
+            builder.shl(builder.zext(value, _WORD), ir.Constant(_WORD, 16)), ir.FloatType()
+        )
+
+    return types.float32(types.int64, types.int64, like), generate
+
+
+@intrinsic
+def _write(context: Any, address: Any, index: Any, value: Any, like: Any) -> Any:
+    """Put a float32 there, rounded to nearest, ties to even, where less is stored; NaN stays NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.args[3])
+        start = builder.inttoptr(arguments[0], kind.as_pointer())
+        value = arguments[2]
+        if kind != ir.FloatType():
+            bits = builder.bitcast(value, _WORD)
+            odd = builder.and_(builder.lshr(bits, ir.Constant(_WORD, 16)), ir.Constant(_WORD, 1))
+            near = builder.add(bits, builder.add(odd, ir.Constant(_WORD, 0x7FFF)))
+            nan = builder.fcmp_unordered("uno", value, value)
+            kept = builder.select(nan, ir.Constant(_WORD, 0x7FC00000), near)
+            value = builder.trunc(builder.lshr(kept, ir.Constant(_WORD, 16)), kind)
+        builder.store(value, builder.gep(start, [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32, like), generate
+
+
+@intrinsic
+def _read_int(context: Any, address: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(start, [arguments[1]]))
+
+    return types.int64(types.int64, types.int64), generate
+
+
+_thread = types.ExternalFunction("omp_get_thread_num", signature(types.int32))
+_threads = types.ExternalFunction("omp_get_num_threads", signature(types.int32))
+_barrier = types.ExternalFunction("GOMP_barrier", signature(types.void))
+
+
+@_compiled
+def _shrink(values: Any, thread: int, threads: int, like: Any) -> None:
+    """`h[i] = x[rows[i]] @ A[slots[i]].T`, a thread's share of all its numbers; A is `[slots, columns, width]`."""
+    count, rows, slots, h, columns = values[0], values[1], values[2], values[3], values[4]
+    x, x_stride, a, width = values[5], values[6], values[7], values[8]
+    wide = np.empty(width, np.float32)
+    widened = -1
+    for line in range(count * columns * thread // threads, count * columns * (thread + 1) // threads):
+        index, target = line // columns, line % columns
+        if index != widened:
+            row = x + _read_int(rows, index) * x_stride
+            for column in range(width):
+                wide[column] = _read(row, column, like)
+            widened = index
+        start = (_read_int(slots, index) * columns + target) * width
+        total = np.float32(0)
+        for column in range(width):
+            total += wide[column] * _read(a, start + column, like)
+        _write(h, line, total, np.float32(0))
+
+
+@_compiled
+def _expand(values: Any, thread: int, threads: int, like: Any) -> None:
+    """`y[rows[i]] += h[i] @ B[slots[i]]`, a thread's share of the columns; B is `[slots, slices, rank, height]`."""
+    count, rows, slots, h, columns = values[0], values[1], values[2], values[3], values[4]
+    y, y_stride, parts = values[9], values[10], values[11]
+    left = first = 0
+    for part in range(parts):
+        place = 12 + 4 * part
+        b, slices, rank, height = values[place], values[place + 1], values[place + 2], values[place + 3]
+        pieces = (height + _PIECE - 1) // _PIECE
+        start = pieces * thread // threads * _PIECE
+        stop = min(height, pieces * (thread + 1) // threads * _PIECE)
+        total = np.empty(max(0, stop - start), np.float32)
+        for index in range(count):
+            row = y + _read_int(rows, index) * y_stride
+            line = _read_int(slots, index) * slices * rank * height
+            for slice_ in range(slices):
+                total[:] = 0
+                source = index * columns + left + slice_ * rank
+                for _ in range(rank // 4):  # four at once: the sums are read and written a quarter as often
+                    h0, h1 = _read(h, source, np.float32(0)), _read(h, source + 1, np.float32(0))
+                    h2, h3 = _read(h, source + 2, np.float32(0)), _read(h, source + 3, np.float32(0))
+                    at = line + start
+                    for column in range(stop - start):
+                        total[column] += (
+                            h0 * _read(b, at + column, like)
+                            + h1 * _read(b, at + height + column, like)
+                            + h2 * _read(b, at + 2 * height + column, like)
+                            + h3 * _read(b, at + 3 * height + column, like)
+                        )
+                    source += 4
+                    line += 4 * height
+                for _ in range(rank % 4):
+                    factor = _read(h, source, np.float32(0))
+                    for column in range(stop - start):
+                        total[column] += factor * _read(b, line + start + column, like)
+                    source += 1
+                    line += height
+                for column in range(stop - start):
+                    place = first + slice_ * height + start + column
+                    _write(row, place, _read(row, place, like) + total[column], like)
+        left += slices * rank
+        first += slices * height
