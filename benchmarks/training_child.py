@@ -9,7 +9,7 @@ Prints one JSON object as the last line: losses, seconds, tokens, peak bytes.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -57,11 +57,18 @@ def main(argv: Sequence[str]) -> int:
                 "seconds": seconds,
                 "trained_tokens": sum(sample.trained_tokens for sample in samples),
                 "tokens": sum(len(sample.ids) for sample in samples),
-                "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "peak_bytes": _peak_bytes(),
             }
         )
     )
     return 0
+
+
+def _peak_bytes() -> int:
+    """This process's own peak: `ru_maxrss` may be that of the parent, from between fork and exec."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None, "Linux tells it"
+    return int(found[1]) * 1024
 
 
 def _config(flags: dict[str, Any]) -> TrainingConfig:

@@ -44,6 +44,12 @@ _PIECE = 32
 _WORD = ir.IntType(32)
 
 
+def prepare(dtype: torch.dtype) -> None:
+    """Compile what `multiply` needs for a dtype now: it takes up to a second, and later requests would wait for it."""
+    if dtype in DTYPES:
+        _layer(dtype)
+
+
 def can_multiply(x: torch.Tensor, b: Expand, y: torch.Tensor) -> bool:
     """Whether `multiply` takes these."""
     return x.dtype in DTYPES and x.stride(1) == y.stride(1) == 1 and len(b.parts) <= MAX_PARTS

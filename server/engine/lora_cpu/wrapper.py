@@ -18,7 +18,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from server.engine.lora_cpu.batch import EMPTY_PLAN, FLOAT32_LIMITS, HALF_LIMITS, BatchPlan, plan_batch
 from server.engine.lora_cpu.products import clear, collect, expand, shrink, spread
-from server.engine.lora_cpu.rows import can_multiply, multiply
+from server.engine.lora_cpu.rows import can_multiply, multiply, prepare
 from server.engine.lora_cpu.weights import Expand, Shrink, Stacked, pack_expand, pack_shrink
 
 
@@ -36,6 +36,7 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         dtype = getattr(kwargs.get("lora_config"), "lora_dtype", torch.float32)
         self._limits = HALF_LIMITS if dtype in (torch.bfloat16, torch.float16) else FLOAT32_LIMITS
+        prepare(dtype)
         self._token_plan = EMPTY_PLAN
         self._prompt_plan: BatchPlan | None = EMPTY_PLAN
         self._shrinks: dict[int, Shrink] = {}
