@@ -20,8 +20,8 @@ NO_SLOT = -1
 SPARE_ROWS = 16
 """A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
 
-FEW_ROWS = 32
-"""Up to so many rows with adapters `rows` multiplies one by one (measured)."""
+FEW_ROWS = 64
+"""Up to so many rows outside of long runs `rows` multiplies one by one (measured)."""
 
 Slots = npt.NDArray[np.int64]
 Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]
@@ -126,7 +126,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class FewRows:
-    """All rows of a batch that have an adapter, where they are few: `rows[i]` wants `slots[i]`, slots ascending."""
+    """The rows with an adapter that are in no long run: `rows[i]` wants `slots[i]`, slots ascending."""
 
     rows: Slots
     slots: Slots
@@ -156,7 +156,8 @@ class BatchPlan:
     rows: int
     blocks: tuple[Block, ...]
     few: FewRows | None = None
-    """The same rows once more, when they are at most `FEW_ROWS`."""
+    """What is in no long run, when it is at most `FEW_ROWS`: with `long`, another way to name the same rows."""
+    long: tuple[Run, ...] = ()
 
 
 EMPTY_PLAN = BatchPlan(0, ())
@@ -165,6 +166,7 @@ EMPTY_PLAN = BatchPlan(0, ())
 def plan_batch(slots: Slots, limits: Limits) -> BatchPlan:
     """Plan a batch from the slot of each of its rows (`NO_SLOT` for the base model)."""
     blocks: list[Block] = []
+    long: list[Run] = []
     short: list[Run] = []
     for run in _runs(slots):
         if run.stop - run.start < limits.long_run_rows:
@@ -174,12 +176,16 @@ def plan_batch(slots: Slots, limits: Limits) -> BatchPlan:
         short = []
         if run.slot != NO_SLOT:
             blocks.append(run)
+            long.append(run)
     blocks.extend(_short_blocks(slots, short, limits.few_runs))
-    return BatchPlan(len(slots), tuple(blocks), _few_rows(slots))
+    return BatchPlan(len(slots), tuple(blocks), _few_rows(slots, long), tuple(long))
 
 
-def _few_rows(slots: Slots) -> FewRows | None:
-    rows = np.flatnonzero(slots != NO_SLOT)
+def _few_rows(slots: Slots, long: list[Run]) -> FewRows | None:
+    inside = slots != NO_SLOT
+    for run in long:
+        inside[run.start : run.stop] = False
+    rows = np.flatnonzero(inside)
     if not 0 < len(rows) <= FEW_ROWS:
         return None
     rows = rows[np.argsort(slots[rows], kind="stable")]

@@ -45,14 +45,21 @@ _WORD = ir.IntType(32)
 
 
 def prepare(dtype: torch.dtype) -> None:
-    """Compile what `multiply` needs for a dtype now: it takes up to a second, and later requests would wait for it."""
+    """Compile what `multiply` needs for a dtype now: it takes up to a second, and requests would wait for it."""
     if dtype in DTYPES:
         _layer(dtype)
 
 
-def can_multiply(x: torch.Tensor, b: Expand, y: torch.Tensor) -> bool:
-    """Whether `multiply` takes these."""
-    return x.dtype in DTYPES and x.stride(1) == y.stride(1) == 1 and len(b.parts) <= MAX_PARTS
+def can_multiply(x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> bool:
+    """Whether `multiply` takes these. It writes to addresses: what it does not take must not be given to it."""
+    return (
+        x.dtype in DTYPES
+        and x.dtype == a.weight.dtype == b.dtype == y.dtype
+        and x.stride(1) == y.stride(1) == 1
+        and x.shape[1] == a.weight.shape[2]
+        and y.shape[1] == sum(b.heights)
+        and len(b.parts) <= MAX_PARTS
+    )
 
 
 def multiply(few: FewRows, x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> None:

@@ -10,13 +10,15 @@ base-model rows of a mixed batch come back with some tenant's adapter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from server.engine.lora_cpu.batch import EMPTY_PLAN, FLOAT32_LIMITS, HALF_LIMITS, BatchPlan, plan_batch
+from server.engine.lora_cpu import loaded
+from server.engine.lora_cpu.batch import EMPTY_PLAN, FLOAT32_LIMITS, HALF_LIMITS, BatchPlan, Block, plan_batch
 from server.engine.lora_cpu.products import clear, collect, expand, shrink, spread
 from server.engine.lora_cpu.rows import can_multiply, multiply, prepare
 from server.engine.lora_cpu.weights import Expand, Shrink, Stacked, pack_expand, pack_shrink
@@ -37,6 +39,7 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         dtype = getattr(kwargs.get("lora_config"), "lora_dtype", torch.float32)
         self._limits = HALF_LIMITS if dtype in (torch.bfloat16, torch.float16) else FLOAT32_LIMITS
         prepare(dtype)
+        loaded.install()
         self._token_plan = EMPTY_PLAN
         self._prompt_plan: BatchPlan | None = EMPTY_PLAN
         self._shrinks: dict[int, Shrink] = {}
@@ -165,10 +168,11 @@ class LoragatePunicaWrapperCPU(PunicaWrapperCPU):
         if not x.dtype == y.dtype == a.weight.dtype == b.dtype:
             dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), b.dtype)
             x, a, b = x.to(dtype), a.to(dtype), b.to(dtype)
-        elif plan.few is not None and scale == 1 and can_multiply(x, b, y):
+        blocks: Sequence[Block] = plan.blocks
+        if plan.few is not None and scale == 1 and can_multiply(x, a, b, y):
             multiply(plan.few, x, a, b, y)
-            return
-        for block in plan.blocks:
+            blocks = plan.long
+        for block in blocks:
             h = shrink(block, x, a)
             if scale != 1:
                 h.mul_(scale)

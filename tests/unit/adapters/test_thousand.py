@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.artifact import WEIGHTS
 from adapters.records import Key, Role
-from adapters.registry import Registry, tables
+from adapters.registry import Registry
+from benchmarks.startup_registry import copy_version
 from server.records import Caller
 from server.routing import Router
 from tests.unit.adapters.lifecycle.support import Plant, build_plant
@@ -45,33 +45,10 @@ def queries(registry: Registry) -> Iterator[list[str]]:
         sa.event.remove(engine, "before_cursor_execute", note)
 
 
-def store_artifact(plant: Plant, number: int) -> str:
-    """An artifact of its own, as small as it may be; returns its digest."""
-    with plant.store.staging() as staging:
-        (staging.files / WEIGHTS).write_bytes(b"weights")
-        artifact = plant.store.seal(staging, {"r": number})
-        plant.store.publish(staging, artifact)
-    return artifact.digest
-
-
 async def register_many(plant: Plant) -> None:
-    """A thousand adapters with artifacts of their own, served under their names, as adding them leaves it."""
-    number = await plant.add()
-    model = await plant.registry.versions.get("acme", "support", number)
-    adapters, versions, aliases = [], [], []
-    for number in range(MANY):
-        name = f"a{number}"
-        key = {"tenant": "acme", "adapter": name}
-        owner = {"tenant": "acme", "name": name, "public_name": f"acme-{name}"}
-        adapters.append({**owner, "next_number": 2, "created_at": NOW})
-        row = {column.name: getattr(model, column.name) for column in tables.versions.columns}
-        digest = store_artifact(plant, number)
-        versions.append({**row, **key, "engine_id": 10_000 + number, "digest": digest})
-        aliases.append({**key, "generation": 1, "targets": [[1, 1.0]], "updated_at": NOW})
-    async with engine_of(plant.registry).begin() as connection:
-        filled = ((tables.adapters, adapters), (tables.versions, versions), (tables.aliases, aliases))
-        for table, rows in filled:
-            await connection.execute(sa.insert(table), rows)
+    """A thousand adapters beside one that was added."""
+    model = await plant.registry.versions.get("acme", "support", await plant.add())
+    await copy_version(engine_of(plant.registry), plant.store, model, MANY)
 
 
 def engine_of(registry: Registry) -> AsyncEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -11,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.ccallback import CFunc
 from vllm.lora.layers import LoRAMapping
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
 
+from server.engine.lora_cpu import loaded
 from server.engine.lora_cpu import rows as row_loops
 from server.engine.lora_cpu.rows import DTYPES as DTYPES_OF_LOOPS
+from server.engine.lora_cpu.weights import pack_expand
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
 BASE = -1
@@ -330,3 +336,31 @@ def test_why_this_module_exists(kind: type[PunicaWrapperCPU]) -> None:
     wrapper.add_lora_linear(y, x, layer.a, layer.b, 1.0, layer.output_slices)
     bled = torch.allclose(y[1], layer.b[0][2, 0] @ (layer.a[0][2, 0] @ x[1]), atol=1e-4)
     assert bled == (kind is PunicaWrapperCPU)
+
+
+def test_what_is_loaded_lies_as_the_slots_want_it() -> None:
+    weights = LoRALayerWeights("q", 4, 8, torch.randn(4, 12), torch.randn(10, 4))
+    seen = weights.lora_b.clone()
+    loaded.lay_out(LoRAModel(1, 4, {"q": weights}))
+    assert torch.equal(weights.lora_b, seen) and weights.lora_b.t().is_contiguous()
+    weights.optimize()
+    assert torch.equal(weights.lora_b, 2 * seen) and weights.lora_b.t().is_contiguous(), "scaled in place"
+    layer = make_layer([4], 4, 12, [10], torch.float32)
+    slot = pack_expand(layer.b).stacked[0, 0]
+    assert slot.stride() == weights.lora_b.stride(), "so a swap is a copy of memory"
+
+
+def test_every_adapter_that_vllm_loads_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: both of vLLM's managers load through this method, and installing twice wraps once."""
+    weights = LoRALayerWeights("q", 4, 4, torch.randn(4, 12), torch.randn(10, 4))
+    monkeypatch.setattr(
+        WorkerLoRAManager, "_load_adapter", lambda self, request: LoRAModel(1, 4, {"q": weights})
+    )
+    loaded.install()
+    once = WorkerLoRAManager._load_adapter
+    loaded.install()
+    assert WorkerLoRAManager._load_adapter is once
+    assert "_load_adapter" not in vars(LRUCacheWorkerLoRAManager)
+    assert "self._load_adapter(" in inspect.getsource(LRUCacheWorkerLoRAManager.add_adapter)
+    once(None, None)
+    assert weights.lora_b.t().is_contiguous()

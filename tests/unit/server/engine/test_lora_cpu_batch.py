@@ -106,5 +106,14 @@ def test_base_rows_alone_cost_nothing() -> None:
 def test_few_rows_are_named_by_slot_and_many_are_not() -> None:
     few = plan([2, NO_SLOT, 0, 2, 1]).few
     assert few is not None and few.rows.tolist() == [2, 4, 0, 3] and few.slots.tolist() == [0, 1, 2, 2]
-    assert plan([0] * FEW_ROWS).few is not None
-    assert plan([0] * (FEW_ROWS + 1)).few is None and plan([NO_SLOT]).few is None
+    turns = [row % 2 for row in range(FEW_ROWS)]
+    assert plan(turns).few is not None and not plan(turns).long
+    assert plan([*turns, 2]).few is None and plan([NO_SLOT]).few is None
+
+
+def test_long_runs_stay_beside_the_few_rows() -> None:
+    long = LIMITS.long_run_rows
+    both = plan([1, *[0] * long, 2, *[NO_SLOT] * long, *[3] * long])
+    assert both.few is not None and both.few.rows.tolist() == [0, long + 1]
+    assert both.long == (Run(1, long + 1, 0), Run(2 * long + 2, 3 * long + 2, 3))
+    assert plan([0] * long).few is None
