@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m benchmarks fairness", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each timed part")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each engine in the throughput parts")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each engine in the throughput parts")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: a smoke test")
     options = parser.parse_args(argv)
     if options.quick:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +9,18 @@ from typing import Any
 
 from adapters.training.run import train
 from benchmarks.progress import Bars
+from demo.chats import write_chats, write_replay
 from demo.tune import config_for
-from demo.world.mixture import Sample, held_out_samples, training_samples
+from demo.world.mixture import held_out_samples
 
 REPLAY_RATIO = 0.15
 _GENERAL_TURNS = 100
-_REPLAY_CHATS = 1500
 
 
 def measure_demo(names: Iterable[str], home: Path, epochs: float | None, bars: Bars) -> dict[str, Any]:
     """Per adapter, with and without replay: `score`, `forgotten` (shares of exact answers), `loss`, `train_s`."""
     general = write_chats(home / "general.jsonl", held_out_samples(7, _GENERAL_TURNS))
-    talk = (sample for sample in training_samples(11, 2 * _REPLAY_CHATS) if sample.messages)
-    replay = write_chats(home / "replay.jsonl", talk)
+    replay = write_replay(home / "replay.jsonl")
     found: dict[str, Any] = {}
     for name in names:
         for kind, mixed in (("without_replay", None), ("with_replay", replay)):
@@ -47,10 +45,3 @@ def measure_demo(names: Iterable[str], home: Path, epochs: float | None, bars: B
                 "train_s": round(report.train_s, 1),
             }
     return found
-
-
-def write_chats(path: Path, samples: Iterable[Sample]) -> Path:
-    """Samples of the base's own mixture as the trainer reads chats."""
-    rows = ({"messages": list(s.messages)} | ({"tools": list(s.tools)} if s.tools else {}) for s in samples)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path

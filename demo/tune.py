@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 import demo
 from adapters.training.config import TrainingConfig
 from adapters.training.run import train
+from demo.chats import write_replay
 
 # A model this small wants a larger rate than the trainer's default, which is meant for billions of parameters.
 COMMON: dict[str, Any] = {
@@ -37,6 +40,8 @@ PER_ADAPTER: dict[str, dict[str, Any]] = {
     "acme-support": {"epochs": 8.0, "micro_batch_samples": 8},
     "globex-tools": {"epochs": 4.0, "micro_batch_samples": 4},
 }
+#: Its chats are mostly calls, and it would forget how to talk: so general chats are mixed in.
+REPLAYED = {"globex-tools"}
 
 
 def config_for(name: str, out: Path, base: Path = demo.MODEL_DIR) -> TrainingConfig:
@@ -61,7 +66,9 @@ def main() -> None:
     for name in flags.names:
         out = flags.out or demo.ADAPTERS[name].path
         shutil.rmtree(out, ignore_errors=True)
-        report = train(config_for(name, out, flags.base))
+        with tempfile.TemporaryDirectory() as folder:
+            replay = write_replay(Path(folder) / "general.jsonl") if name in REPLAYED else None
+            report = train(replace(config_for(name, out, flags.base), replay=replay))
         print(
             json.dumps(
                 {"adapter": name, "train_s": round(report.train_s, 1), **(report.document["scores"] or {})}

@@ -79,7 +79,16 @@ def test_upload_of_the_trainers_files(console: Console, shop: Shop) -> None:
     expect(page.locator(".publish .error")).to_contain_text("adapter_model.safetensors")
     console.expected_statuses = set()
     page.get_by_label("Files").set_input_files([*folder.iterdir()])
+    line = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", slow)
     page.get_by_role("button", name="Upload").click()
+    told = page.locator(".publish").get_by_role("status")
+    expect(told).to_have_text(re.compile(r"^[1-9]\d? % of 1\.\d MiB$"))
+    expect(page.get_by_role("progressbar", name="Upload")).to_be_visible()
+    console.shoot("adapters-upload")
+    line.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     expect(page.locator("#notice")).to_have_text(re.compile(f"^{shop.model} has version [34]\\.$"))
     newest = shop.admin("GET", f"/adapters/{shop.name}/desk")["versions"][-1]
     row = page.locator(f'[data-model="{shop.model}"] tbody tr', has_text=f"v{newest['number']}")

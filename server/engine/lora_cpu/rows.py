@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 from server.engine.lora_cpu.batch import FewRows
 from server.engine.lora_cpu.weights import Expand, Shrink
+from server.engine.pages import page_out
 
 #: How a number of a dtype is stored. bfloat16 is the upper half of a float32.
 _STORED = {torch.bfloat16: np.uint16(0), torch.float32: np.float32(0)}
@@ -48,6 +49,7 @@ def prepare(dtype: torch.dtype) -> None:
     """Compile what `multiply` needs for a dtype now: it takes up to a second, and requests would wait for it."""
     if dtype in DTYPES:
         _layer(dtype)
+        page_out("libllvmlite")  # 75 MB of a compiler that has nothing more to do
 
 
 def can_multiply(x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> bool:

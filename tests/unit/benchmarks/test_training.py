@@ -12,8 +12,8 @@ import pytest
 from adapters.training.data import read_conversations
 from benchmarks import training
 from benchmarks.training_child import OURS, TRL, TRL_PACKED
-from benchmarks.training_demo import write_chats
 from benchmarks.training_speed import figures_of, run_child, write_base, write_data
+from demo.chats import write_chats
 from demo.world.mixture import held_out_samples
 
 TINY = {
