@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from multiprocessing import context, forkserver
 from pathlib import Path
 
+from adapters.openmp import SPIN_VARIABLES, spin_setting
+
 #: What the fork server imports. Nothing in these may start a thread or run a parallel region: neither survives
 #: a fork.
 PRELOAD = [
@@ -33,14 +35,8 @@ PRELOAD = [
 ]
 
 
-#: How often OpenMP looks for the next parallel region before its thread sleeps: some 90 µs, which is longer than
-#: Python needs between two of them. By itself libgomp looks for milliseconds, on a core that the API process,
-#: EngineCore or another program may want at that moment, and a region whose other thread has lost its core waits for
-#: a whole time slice.
-SPIN_COUNT = 6000
-_SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 #: What the fork server's libraries have read from its environment, and a fork's inherit.
-LOADED_WITH = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "LD_PRELOAD", *_SPIN_VARIABLES)
+LOADED_WITH = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "LD_PRELOAD", *SPIN_VARIABLES)
 
 #: vLLM's name for who runs the model in such an EngineCore.
 EXECUTOR = "server.engine.executor.InPlaceExecutor"
@@ -88,7 +84,6 @@ def worker_environment(cores: list[int]) -> dict[str, str]:
 
     What the operator's environment says about waiting holds.
     """
-    spin = {} if any(name in os.environ for name in _SPIN_VARIABLES) else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
     torch_folder = _package_folder("torch")
     libraries = [
         _library(_package_folder("vllm") / "libs", "libtcmalloc_minimal*.so*"),
@@ -99,7 +94,7 @@ def worker_environment(cores: list[int]) -> dict[str, str]:
         "OMP_NUM_THREADS": str(len(cores)),
         "GOMP_CPU_AFFINITY": " ".join(map(str, cores)),
         "LD_PRELOAD": ":".join(filter(None, libraries)),
-        **spin,
+        **spin_setting(os.environ),
     }
 
 

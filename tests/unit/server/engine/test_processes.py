@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.processes import LOADED_WITH, SPIN_COUNT, worker_environment
+from adapters.openmp import SPIN_COUNT
+from server.engine.processes import LOADED_WITH, worker_environment
 
 
 @pytest.fixture(autouse=True)
