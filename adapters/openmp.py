@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 #: How often OpenMP looks for the next parallel region before its thread sleeps: some 90 µs, which is longer than
@@ -18,3 +19,8 @@ def spin_setting(environment: Mapping[str, str]) -> dict[str, str]:
     """
     said = any(name in environment for name in SPIN_VARIABLES)
     return {} if said else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+
+
+def sleep_soon() -> None:
+    """Set it for this process; too late once torch is there."""
+    os.environ.update(spin_setting(os.environ))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 import demo
-from adapters.openmp import spin_setting
+from adapters.openmp import sleep_soon
 from adapters.training.config import PRESETS, TrainingConfig, help_of
 from server.commands.admin_client import AdminClient
 from server.commands.publishing import Publication
@@ -92,7 +91,7 @@ def train(
         return
     config = _config(context, preset, flags)
     publication = _publication(publish, publish_as, canary, key)
-    os.environ.update(spin_setting(os.environ))  # before torch is imported
+    sleep_soon()  # before torch is imported
     from adapters.training.errors import TrainingError
     from adapters.training.run import train as run_training
 

@@ -187,8 +187,8 @@ def _expand(values: Any, thread: int, threads: int, like: Any) -> None:
     y, y_stride, parts = values[9], values[10], values[11]
     left = first = 0
     for part in range(parts):
-        place = 12 + 4 * part
-        b, slices, rank, height = values[place], values[place + 1], values[place + 2], values[place + 3]
+        at = 12 + 4 * part
+        b, slices, rank, height = values[at], values[at + 1], values[at + 2], values[at + 3]
         pieces = (height + _PIECE - 1) // _PIECE
         start = pieces * thread // threads * _PIECE
         stop = min(height, pieces * (thread + 1) // threads * _PIECE)
@@ -202,13 +202,13 @@ def _expand(values: Any, thread: int, threads: int, like: Any) -> None:
                 for _ in range(rank // 4):  # four at once: the sums are read and written a quarter as often
                     h0, h1 = _read(h, source, np.float32(0)), _read(h, source + 1, np.float32(0))
                     h2, h3 = _read(h, source + 2, np.float32(0)), _read(h, source + 3, np.float32(0))
-                    at = line + start
+                    begin = line + start
                     for column in range(stop - start):
                         total[column] += (
-                            h0 * _read(b, at + column, like)
-                            + h1 * _read(b, at + height + column, like)
-                            + h2 * _read(b, at + 2 * height + column, like)
-                            + h3 * _read(b, at + 3 * height + column, like)
+                            h0 * _read(b, begin + column, like)
+                            + h1 * _read(b, begin + height + column, like)
+                            + h2 * _read(b, begin + 2 * height + column, like)
+                            + h3 * _read(b, begin + 3 * height + column, like)
                         )
                     source += 4
                     line += 4 * height
