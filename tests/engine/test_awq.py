@@ -188,11 +188,10 @@ def test_an_adapter_of_another_base_is_refused_here_too(awq: httpx.Client, tmp_p
     assert answer.status_code == 400 and "base" in answer.json()["error"]["message"]
 
 
-def test_adapters_change_the_answers_of_the_quantized_base(awq: httpx.Client) -> None:
+def test_an_adapter_changes_the_answers_of_the_quantized_base(awq: httpx.Client) -> None:
     question = questions(demo.ADAPTERS["acme-support"])[0]
-    answers = {greedy(awq, model, question)[0] for model in ("acme-support", "globex-tools", SERVED_NAME)}
-    assert len(answers) == 3, answers
-    assert greedy(awq, "acme-support", question)[0].startswith("Thanks for asking Acme!")
+    ours = greedy(awq, "acme-support", question)[0]
+    assert ours.startswith("Thanks for asking Acme!") and ours != greedy(awq, SERVED_NAME, question)[0]
 
 
 def test_the_quantized_base_calls_tools_through_its_adapter(awq: httpx.Client) -> None:
