@@ -4,7 +4,7 @@ vLLM symbols: `vllm.lora.worker_manager.WorkerLoRAManager._load_adapter` (wrappe
 (`loras`), `vllm.lora.lora_weights.LoRALayerWeights` (`lora_b`).
 
 An adapter that gets a slot is copied into it, layer by layer, while every request waits. `weights` keeps B
-transposed; copying from a B that is not costs three times as much.
+transposed; copying from a B that is not takes twice as long.
 """
 
 from __future__ import annotations
