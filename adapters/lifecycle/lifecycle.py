@@ -74,7 +74,7 @@ class Lifecycle:
                 return await prepare_version(
                     self._registry, self._store, self._rules, version, source, by=by, progress=note
                 )
-        except BaseException as error:
+        except BaseException as error:  # a cancelled fetch leaves a failed version, too
             await asyncio.shield(fail_version(self._registry, version, error, by=by))
             raise
 
@@ -217,7 +217,7 @@ class Lifecycle:
         await self._residency.pin(self.engine_adapter(version))
         try:
             return await self._registry.versions.set_pinned(version, True, by=by)
-        except BaseException:
+        except BaseException:  # a cancellation between the two must not leave a pin behind
             self._residency.unpin(version.engine_id)
             raise
 

@@ -81,7 +81,7 @@ class Residency:
         try:
             async with self.hold(adapter):
                 pass
-        except BaseException:
+        except BaseException:  # whoever is cancelled while it loads has pinned nothing
             if not known:
                 self.unpin(adapter.engine_id)
             raise
@@ -187,7 +187,7 @@ class Residency:
                     await asyncio.wait([ticket.granted], timeout=self._patience_s)
                     self._make_one_yield()
             return ticket.granted.result()
-        except BaseException as error:
+        except BaseException as error:  # a cancellation must give back what it may have been granted
             if ticket.slot is not None:  # granted, but cancelled before we woke up
                 self._release(ticket.slot)
             if isinstance(error, TimeoutError):

@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -166,7 +167,7 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     client = await loop.run_in_executor(runner, _launch, arguments)
     gate.attach(
         client,
-        progress=lambda request_id: progress(client, request_id),
+        progress=partial(progress, client),
         count_steered=_counter(settings, client) if settings.repetition_adjustment else None,
     )
     handlers = await Handlers.build(gate, frontend_args(settings, arguments))

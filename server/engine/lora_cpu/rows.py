@@ -5,7 +5,8 @@ and scatter rows around them. Here each row reads its own adapter's weights once
 once, in one region of the threads that torch computes with: the call to libgomp is the one that compilers make of
 `#pragma omp parallel`.
 
-numba (part of vLLM's requirements) compiles the loops at their first use and keeps them on disk where it may.
+numba (part of vLLM's requirements) compiles the loops (`prepare`, or their first use) and keeps them on
+disk where it may.
 """
 
 from __future__ import annotations
