@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -26,6 +27,7 @@ from adapters.training.checkpoint import resume_point, seal
 from adapters.training.collate import collate, pack
 from adapters.training.config import TrainingConfig
 from adapters.training.conversation import IGNORED, Sample
+from adapters.training.order import LongestFirst
 
 # transformers' names of ours.
 _OPTIMIZERS = {
@@ -51,6 +53,7 @@ class LoraTrainer(Trainer):
             data_collator=pack if config.packing == "on" else partial(collate, pad_id=pad_id),
             **rest,
         )
+        self._config = config
         self.remove_callback(PrinterCallback)  # the progress bar and log.jsonl say the same
         # transformers: makes it count the trained tokens of the window and hand them to compute_loss.
         self.model_accepts_loss_kwargs = True
@@ -80,6 +83,13 @@ class LoraTrainer(Trainer):
             # Gradients are averaged over processes, while the token count is that of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """transformers' own, except where rows of different length would be padded to one."""
+        config = self._config
+        if config.packing == "on" or config.micro_batch_samples == 1:
+            return super()._get_train_sampler(train_dataset)
+        return LongestFirst(train_dataset or self.train_dataset, config.batch_samples, config.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Only the adapter, never embeddings: peft would otherwise ask the hub whether they changed."""

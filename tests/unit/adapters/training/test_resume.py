@@ -60,12 +60,13 @@ def steps_logged(out: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("micro", [1, 4])
 def test_resumed_equals_uninterrupted(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: int
 ) -> None:
-    whole = configure(out=tmp_path / "whole", measure=0)
+    whole = configure(out=tmp_path / "whole", measure=0, micro_batch_samples=micro)
     run.train(whole)
-    killed = configure(out=tmp_path / "killed", checkpoint_every=2, measure=0)
+    killed = configure(out=tmp_path / "killed", checkpoint_every=2, measure=0, micro_batch_samples=micro)
     kill_at(monkeypatch, killed, 5)
     assert [p.name for p in checkpoint.checkpoints(killed.out / "checkpoints")] == [
         "checkpoint-4",
