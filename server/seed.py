@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import demo
 from adapters.errors import NameTaken
 from adapters.lifecycle import Lifecycle
@@ -30,11 +32,26 @@ async def add_tenants(registry: Registry) -> None:
 
 
 async def add_adapters(registry: Registry, lifecycle: Lifecycle) -> None:
-    """Add the embedded adapters that are missing, and serve each under its name."""
+    """Serve each embedded adapter under its name, until somebody else decides what the name stands for.
+
+    A data folder of an earlier release gets this one's as a new version.
+    """
     for adapter in demo.ADAPTERS.values():
-        alias = await registry.aliases.get(adapter.tenant, adapter.name)
-        if alias.generation == 0:
+        if not await _is_settled(registry, adapter):
             version = await lifecycle.register(
                 adapter.tenant, adapter.name, LocalSource(adapter.path), by=SYSTEM
             )
             await lifecycle.promote(adapter.tenant, adapter.name, version.number, by=SYSTEM)
+
+
+async def _is_settled(registry: Registry, adapter: demo.DemoAdapter) -> bool:
+    """Whether the name has the embedded weights already, or somebody moved its traffic or took it away."""
+    history = await registry.aliases.history(adapter.tenant, adapter.name)
+    if not history:
+        return False
+    if any(change.by != SYSTEM.name for change in history):
+        return True
+    (target,) = history[0].targets
+    served = await registry.versions.get(adapter.tenant, adapter.name, target.number)
+    # Of two trainings at least the time differs; the weights' digest is known only once they are stored.
+    return served.training == json.loads((adapter.path / "training.json").read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
         collector.url,
         "--read-timeout-s",
         "5",
+        "--keep-feedback-messages",
         data_dir=tmp_path_factory.mktemp("loragate"),
     )
     try:

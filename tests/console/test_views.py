@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 from console_tab import HOLES, OPERATOR, Console, Shop
 from playwright.sync_api import expect
 
 import demo
+from adapters.training.data import read_conversations
 
 
 def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:
@@ -136,6 +138,29 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
     expect(row).to_contain_text("desk@2")
     expect(row).to_contain_text("bad")
     console.shoot("feedback")
+
+
+def test_a_good_chat_is_kept_and_downloaded_for_the_trainer(
+    console: Console, shop: Shop, tmp_path: Path
+) -> None:
+    console.enter(shop.admin_key, "playground")
+    page = console.page
+    page.get_by_label("Prompt", exact=True).fill("Where is my order?")
+    page.get_by_role("button", name="Run").click()
+    pane = page.locator(f'.pane[data-model="{shop.model}"]')
+    pane.get_by_label("keep this chat to train on").check()
+    pane.get_by_role("button", name="Good answer").click()
+    expect(pane.get_by_text("Thank you.")).to_be_visible()
+    said = page.get_by_label(f"Answer of {shop.model}").text_content()
+    request_id = pane.locator(".id").text_content()
+    console.go("feedback")
+    expect(page.locator("tr", has_text=request_id or "none")).to_contain_text("with a chat of 2 turns")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download chats for training").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    (chat,) = read_conversations(file)
+    assert [message["content"] for message in chat.messages] == ["Where is my order?", said]
 
 
 def test_the_playground_tells_what_was_refused(console: Console, shop: Shop) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 from server_process import ServerProcess
+
+from adapters.training.data import read_conversations
 
 ASK = {"model": "acme-support", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
 
@@ -76,13 +79,24 @@ def test_another_tenants_request_is_as_one_that_is_not(call: Callable[..., httpx
     assert foreign.json()["error"]["code"] == "request_not_found"
 
 
-def test_chats_are_refused_where_none_are_kept(call: Callable[..., httpx.Response]) -> None:
-    request_id = call("demo-acme", "POST", "/v1/chat/completions", json=ASK).headers["x-request-id"]
-    chat = [*ASK["messages"], {"role": "assistant", "content": "Hello."}]
-    body = {"request_id": request_id, "rating": "up", "messages": chat}
-    refused = call("demo-acme", "POST", "/v1/feedback", json=body)
-    assert refused.status_code == 400 and refused.json()["error"]["code"] == "messages_not_kept"
-    assert call("demo-admin", "GET", "/admin/v1/feedback?format=jsonl&rating=up").text == ""
+def test_a_kept_chat_is_exported_to_its_own_tenant_and_read_by_the_trainer(
+    call: Callable[..., httpx.Response], acme_admin: str, tmp_path: Path
+) -> None:
+    answer = call("demo-acme", "POST", "/v1/chat/completions", json=ASK)
+    said = answer.json()["choices"][0]["message"]["content"]
+    chat = [*ASK["messages"], {"role": "assistant", "content": said}]
+    body = {"request_id": answer.json()["id"], "rating": "up", "messages": chat}
+    taken = call("demo-acme", "POST", "/v1/feedback", json=body)
+    assert taken.status_code == 201 and taken.json()["messages_kept"] is True, taken.text
+    file = tmp_path / "chats.jsonl"
+    for key in ("demo-admin", acme_admin):
+        file.write_text(call(key, "GET", "/admin/v1/feedback?format=jsonl&rating=up").text)
+        assert chat in [list(kept.messages) for kept in read_conversations(file)]
+    listed = call("demo-admin", "GET", "/admin/v1/feedback?tenant=acme").json()["data"]
+    row = next(row for row in listed if row["request_id"] == taken.json()["request_id"])
+    assert row["messages"] == len(chat), "a list tells how many, not what was said"
+    foreign = call("demo-admin", "GET", "/admin/v1/feedback?format=jsonl&rating=up&tenant=globex")
+    assert said not in foreign.text
 
 
 @pytest.mark.parametrize(

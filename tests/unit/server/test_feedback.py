@@ -82,9 +82,10 @@ async def test_somebody_elses_request_is_as_one_that_is_not(
 
 async def test_chats_are_kept_only_where_the_operator_said_so(answers: RecentAnswers, heard: Heard) -> None:
     desk = FeedbackDesk(answers, heard, [], keeps_messages=False)
-    with pytest.raises(InvalidRequest, match="--keep-feedback-messages"):
+    with pytest.raises(InvalidRequest, match="--keep-feedback-messages") as refused:
         await desk.take(caller("acme"), "r1", Rating.UP, messages=CHAT)
-    assert heard.kept == []
+    assert refused.value.code == "messages_not_kept" and heard.kept == []
+    assert not (await desk.take(caller("acme"), "r1", Rating.UP)).messages
 
 
 async def test_the_export_is_what_the_trainer_reads(desk: FeedbackDesk, heard: Heard, tmp_path: Path) -> None:
