@@ -54,4 +54,4 @@ async def _is_settled(registry: Registry, adapter: demo.DemoAdapter) -> bool:
     (target,) = history[0].targets
     served = await registry.versions.get(adapter.tenant, adapter.name, target.number)
     # Of two trainings at least the time differs; the weights' digest is known only once they are stored.
-    return served.training == json.loads((adapter.path / "training.json").read_text(encoding="utf-8"))
+    return bool(served.training == json.loads((adapter.path / "training.json").read_text(encoding="utf-8")))
