@@ -23,6 +23,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from server.engine.repetition import LoopWatch
 from server.engine.scheduler_report import install, report
+from server.engine.structured import choose_for_each_request
 from server.engine.tenant_queue import TenantQueue
 from server.fairness.adapter_slots import AdapterSlots
 from server.fairness.arbiter import Arbiter
@@ -69,6 +70,7 @@ class TenantScheduler(AsyncScheduler):
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
         self.kv_cache_manager.allocate_slots = self._allocate_and_count
+        choose_for_each_request(self.structured_output_manager)
         install()
 
     def _adapter_slots(self) -> AdapterSlots | None:
