@@ -11,10 +11,11 @@ import dataclasses
 import difflib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
+from pydantic import TypeAdapter, ValidationError
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.platforms import current_platform
@@ -87,7 +88,7 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         arguments["enforce_eager"] = True
         if settings.kv_cache_memory_bytes is None:
             arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(settings)
-    return AsyncEngineArgs(**{**arguments, **settings.engine_args})
+    return AsyncEngineArgs(**{**arguments, **_as_configs(settings.engine_args)})
 
 
 def frontend_args(settings: Settings, engine: AsyncEngineArgs) -> argparse.Namespace:
@@ -185,3 +186,22 @@ def _check_passthrough(arguments: dict[str, Any]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise SettingsError(f"--engine-args {name}: vLLM has no such argument; did you mean {near[0]}?")
+
+
+def _as_configs(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with objects as vLLM's config classes, which its own command line makes of them."""
+    types = {field.name: field.type for field in dataclasses.fields(AsyncEngineArgs)}
+    found = dict(arguments)
+    for name, value in arguments.items():
+        candidates = (types[name], *get_args(types[name]))
+        kinds = [kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if isinstance(value, dict) and kinds:
+            try:
+                found[name] = TypeAdapter(kinds[0]).validate_python(value)
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                where = ".".join([name, *map(str, fault["loc"])])
+                raise SettingsError(
+                    f"--engine-args {where}: {fault['msg'].removeprefix('Value error, ')}"
+                ) from None
+    return found
