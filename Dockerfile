@@ -1,18 +1,23 @@
 # loragate in a container: `docker build .` for a CPU, `docker build --target cuda .` for CUDA.
-# No container engine checks this file in CI; tests/unit/test_dockerfile.py holds its rules.
+# No container engine checks this file in CI; tests/unit/deploy/test_dockerfile.py holds its rules.
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY Makefile pyproject.toml README.md ./
+COPY pyproject.toml README.md ./
 COPY requirements requirements
 
 # --- CPU ---------------------------------------------------------------------------------------------------
 FROM build AS build-cpu
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+# torch's CPU build first, from where pip looks, or from PyTorch's index: given for all packages, an index that cannot be
+# reached would be tried for each of them.
 RUN python -m venv /opt/loragate \
- && /opt/loragate/bin/pip install --no-deps --extra-index-url ${TORCH_CPU_INDEX} -r requirements/cpu.txt
+ && TORCH="$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/cpu.txt)" \
+ && { /opt/loragate/bin/pip install --no-deps "$TORCH" \
+      || /opt/loragate/bin/pip install --no-deps --index-url ${TORCH_CPU_INDEX} "$TORCH"; } \
+ && /opt/loragate/bin/pip install --no-deps -r requirements/cpu.txt
 COPY adapters adapters
 COPY benchmarks benchmarks
 COPY demo demo
