@@ -26,6 +26,7 @@ from adapters.training.loading import settled
 from adapters.training.lora import add_lora
 from adapters.training.memory import (
     GIB,
+    MIB,
     Pass,
     activation_bytes,
     largest_pass,
@@ -178,6 +179,7 @@ def measured(base: Path, tmp_path: Path, **more: object) -> dict[str, int]:
     call = [sys.executable, "-c", _PROGRAM, str(base), str(data), str(tmp_path / "out"), json.dumps(more)]
     ended = subprocess.run(call, cwd=_ROOT, capture_output=True, text=True, check=True, timeout=600)
     found: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
+    print(f"{more}: plan {found['plan'] / MIB:,.0f} MiB, peak {found['peak'] / MIB:,.0f} MiB")
     return found
 
 
