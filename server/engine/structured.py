@@ -124,10 +124,14 @@ class BoundedGuidance(GuidanceBackend):
         grammar_spec: str,
         stop_token_ids: set[int] | None = None,
     ) -> StructuredOutputGrammar:
-        """As every backend's."""
+        """As every backend's. Raises: ValueError: guidance does not take the grammar."""
         if request_type is StructuredOutputOptions.JSON and not self.disable_any_whitespace:
             grammar_spec = json.dumps(json.loads(grammar_spec) | {"x-guidance": _ON_ONE_LINE})
-        return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
+        grammar = super().compile_grammar(request_type, grammar_spec, stop_token_ids)
+        # NOTE: vLLM only logs it, and the answer would end before its first word.
+        if fault := grammar.ll_matcher.get_error():
+            raise ValueError(fault)
+        return grammar
 
 
 def _kinds(request_type: StructuredOutputOptions, spec: str) -> Iterator[type[StructuredOutputBackend]]:

@@ -108,10 +108,24 @@ def test_json_without_a_schema_and_other_grammars_still_compile(manager: Structu
         assert manager.backend.compile_grammar(kind, spec) is not None
 
 
-def test_what_no_library_takes_is_an_error(manager: StructuredOutputManager) -> None:
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        (StructuredOutputOptions.GRAMMAR, "root ::= ("),
+        (StructuredOutputOptions.REGEX, "(a"),
+        (StructuredOutputOptions.REGEX, r"(a)\1"),
+        (
+            StructuredOutputOptions.JSON,
+            json.dumps(SEVENS | {"properties": {"a": {"type": "integer", "multipleOf": "x"}}}),
+        ),
+    ],
+)
+def test_what_no_library_takes_is_an_error(
+    manager: StructuredOutputManager, kind: StructuredOutputOptions, spec: str
+) -> None:
     assert manager.backend is not None
     with pytest.raises(Exception, match=r"."):
-        manager.backend.compile_grammar(StructuredOutputOptions.GRAMMAR, "root ::= (")
+        manager.backend.compile_grammar(kind, spec)
 
 
 @pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
