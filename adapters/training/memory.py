@@ -87,7 +87,7 @@ def plan_memory(
         shape: of the base.
         largest: the largest forward pass.
         base: bytes that the process has already, on this device.
-        file_bytes: size of the base's weights on disk; 0 on a GPU, which maps no file and has an allocator of its own.
+        file_bytes: size of the base's weights on disk; 0 on a GPU, which maps no file and has its own allocator.
     """
     trained = sum(parameters_by_matrix(config, shape).values())
     weights = weight_bytes(config, shape)
