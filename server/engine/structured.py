@@ -2,7 +2,7 @@
 
 vLLM chooses one for each request (`SamplingParams._validate_structured_output`) and then builds that of the first
 request for all that follow (`StructuredOutputManager.grammar_init`). Among tenants this means that who came first
-decides whether another's `multipleOf` or `uniqueItems` is kept, or passed over without a word.
+decides whether another's `multipleOf` or `maxLength` is kept, or passed over without a word.
 
 And it allows any amount of white space between JSON's tokens: a model that is kept from what it wants to say stays in
 it until `max_tokens` (vllm#38696). Here a gap has a bound.

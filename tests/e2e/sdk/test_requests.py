@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -158,6 +160,20 @@ def test_a_schema_is_kept_whatever_was_asked_for_before(acme: Any) -> None:
     for _ in range(2):
         assert 10 <= as_json(acme, {"number": number})["number"] <= 99
         assert as_json(acme, {"number": number | {"multipleOf": 37}})["number"] in (37, 74)
+
+
+def test_schemas_of_several_libraries_share_a_batch(acme: Any) -> None:
+    word = {"type": "string", "pattern": "^[a-z]+$", "minLength": 3, "maxLength": 5}
+    kinds = [
+        {"a": {"enum": [1, 2]}},
+        {"a": {"type": "integer", "multipleOf": 37, "maximum": 99}},
+        {"a": word},
+    ]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda at: as_json(acme, kinds[at % 3])["a"], range(24)))
+    assert set(answers[0::3]) <= {1, 2}
+    assert all(number % 37 == 0 and number <= 99 for number in answers[1::3])
+    assert all(re.fullmatch("[a-z]{3,5}", text) for text in answers[2::3])
 
 
 def test_logprobs(acme: Any) -> None:
