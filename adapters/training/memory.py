@@ -24,8 +24,9 @@ _LOGITS_COPIES = 3
 _WORKSPACE = 6
 # From this length on, glibc gives a freed tensor back to the system at once, see `return_freed_memory`.
 _RETURNED_FROM_BYTES = 4 * MIB
-# Of activations that are shorter, what lies beside them in holes of other samples' lengths. Measured on the shape of
-# Qwen2.5-0.5B: 0.55 to 0.7 with one sample a pass, nothing with four.
+# Of activations that are shorter, what lies beside them in holes of other samples' lengths. On the shape of
+# Qwen2.5-0.5B the peak is 0.55 to 0.7 of them above the other parts with one sample a pass, and 0.7 below with
+# checkpointing; with this share the plan is within 6 % of all.
 _HOLES = 0.4
 # What is loaded after the plan was made: Trainer, thread stacks, allocator slack.
 LATER_BYTES = 80 * MIB

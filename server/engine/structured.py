@@ -75,15 +75,14 @@ class ChoosingBackend(StructuredOutputBackend):
         stop_token_ids: set[int] | None = None,
     ) -> StructuredOutputGrammar:
         """As every backend's. Raises: what the last backend in question raises."""
-        kinds = list(_kinds(request_type, grammar_spec))
-        for kind in kinds:
+        *others, last = _kinds(request_type, grammar_spec)
+        for kind in others:
             try:
                 return self._of(kind).compile_grammar(request_type, grammar_spec, stop_token_ids)
-            except Exception as error:  # each library has errors of its own
-                if kind is kinds[-1]:
-                    raise
-                logger.info("%s does not take a grammar: %s", kind.__name__, error)
-        raise AssertionError("there is always a kind")
+            except (RuntimeError, ValueError) as error:  # xgrammar's, and vLLM's for expressions
+                # NOTE: not its text, which repeats what a tenant sent.
+                logger.info("%s does not take a grammar: %s", kind.__name__, type(error).__name__)
+        return self._of(last).compile_grammar(request_type, grammar_spec, stop_token_ids)
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:
         """A bit for each word and sequence, (max_num_seqs, words / 32) int32; all three libraries fill it alike."""
@@ -102,7 +101,6 @@ class ChoosingBackend(StructuredOutputBackend):
             return self._built[kind]
 
 
-@dataclass
 class BoundedXgrammar(XgrammarBackend):
     """xgrammar with little white space."""
 
@@ -114,7 +112,6 @@ class BoundedXgrammar(XgrammarBackend):
             )
 
 
-@dataclass
 class BoundedGuidance(GuidanceBackend):
     """guidance with little white space: all on one line, since its gaps have no length (`%ignore` repeats)."""
 
