@@ -82,7 +82,7 @@ soak: $(VENV)/.dev ## swaps, limits and disconnects for MINUTES=20: no error, no
 
 docs: $(VENV)/.dev ## rewrite the generated parts of docs/
 	@$(BIN)/python -m sampling.table docs/decoding.md
-	@$(BIN)/python -m server.documentation docs
+	@$(BIN)/python -m server.cli.generate_docs docs
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -27,8 +27,8 @@ import transformers
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 import demo
-from adapters.training.conversation import IGNORED, Conversation, Renderer, fold
-from adapters.training.conversation import Sample as Encoded
+from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, fold
+from adapters.training.data.chat_template import Sample as Encoded
 from demo.architecture import MAX_LENGTH_TOKENS, look_back, model_config, save_model
 from demo.data.acme import acme_support
 from demo.data.globex import globex_tools

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from adapters.training.conversation import Conversation, Renderer
-from adapters.training.generate import answer_greedily
+from adapters.training.data.chat_template import Conversation, Renderer
+from adapters.training.evaluation.generate import answer_greedily
 from demo.world.mixture import Sample
 
 # The longest answer, a long story, has about 330 tokens.

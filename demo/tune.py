@@ -20,7 +20,7 @@ import torch
 
 import demo
 from adapters.training.config import TrainingConfig
-from adapters.training.run import train
+from adapters.training.train import train
 from demo.chats import write_replay
 
 COMMON: dict[str, Any] = {

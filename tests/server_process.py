@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.guard import Guard
+from benchmarks.harness.process_guard import ProcessGuard
 
 START_TIMEOUT_S = 240
 LORAGATE = str(Path(sys.executable).with_name("loragate"))
@@ -27,7 +27,7 @@ class ServerProcess:
 
     process: subprocess.Popen[str]
     data_dir: Path
-    guard: Guard
+    guard: ProcessGuard
     """Ends the server when the tests are killed."""
     lines: list[dict[str, object]] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ def start(*args: str, data_dir: Path) -> ServerProcess:
         cwd="/",
         start_new_session=True,
     )
-    server = ServerProcess(process, data_dir, Guard.over(process))
+    server = ServerProcess(process, data_dir, ProcessGuard.over(process))
     listening = threading.Event()
 
     def read() -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from adapters.artifact import BaseShape, inspect_artifact
 from adapters.errors import AdapterError, IllegalTransition, UnknownVersion
-from adapters.moves import ENDED
-from adapters.records import Actor, Version, VersionState
+from adapters.models import Actor, Version, VersionState
 from adapters.registry import Registry
+from adapters.registry.state_machine import ENDED
 from adapters.sources import Progress, Source, fetch
-from adapters.store import Staging, Store
-from adapters.threads import in_thread
+from adapters.sources.threads import in_thread
+from adapters.store.store import Staging, Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from adapters.records import Actor, Version, VersionState
+from adapters.models import Actor, Version, VersionState
 from adapters.registry import Registry
 from adapters.residency import Residency
 

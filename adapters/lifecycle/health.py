@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from adapters.records import Version
+from adapters.models import Version
 from adapters.residency import Drift, SlotView
 from adapters.sources import Progress
 

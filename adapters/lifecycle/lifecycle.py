@@ -14,13 +14,13 @@ from adapters.lifecycle.adding import Rules, fail_version, prepare_version
 from adapters.lifecycle.draining import Drains
 from adapters.lifecycle.health import Condition, Health
 from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
-from adapters.moves import UNFINISHED
-from adapters.records import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
+from adapters.models import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
 from adapters.registry import Registry
+from adapters.registry.state_machine import UNFINISHED
 from adapters.residency import Drift, Phase, Residency
 from adapters.sources import Progress, Source
-from adapters.store import Store
-from adapters.threads import in_thread
+from adapters.sources.threads import in_thread
+from adapters.store.store import Store
 
 MAX_FETCHES = 4  # of one tenant at once: each takes a thread and disk
 _COOLING_S = 10.0  # after a failed load nobody tries the same version again for as long

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError
-from adapters.moves import UNFINISHED
-from adapters.records import SYSTEM, Version, VersionState
+from adapters.models import SYSTEM, Version, VersionState
 from adapters.registry import Registry
+from adapters.registry.state_machine import UNFINISHED
 from adapters.residency import Residency
-from adapters.store import Store
-from adapters.threads import in_thread
+from adapters.sources.threads import in_thread
+from adapters.store.store import Store
 
 _STOPPED = "the server stopped while the adapter was being added; add it again"
 

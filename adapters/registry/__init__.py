@@ -19,7 +19,7 @@ from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
 from adapters.registry.feedback import FeedbackBook
 from adapters.registry.keys import Keys
-from adapters.registry.schema import check_schema, migrate
+from adapters.registry.schema.migration import check_schema, migrate
 from adapters.registry.tenants import Tenants
 from adapters.registry.usage import UsageLedger
 from adapters.registry.versions import Versions

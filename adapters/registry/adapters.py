@@ -9,13 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
 from adapters.errors import UnknownAdapter
-from adapters.moves import ENDED, UNFINISHED
+from adapters.models import Actor, Adapter, AdapterView, Alias, Version, VersionState
 from adapters.names import public_name
-from adapters.records import Actor, Adapter, AdapterView, Alias, Version, VersionState
-from adapters.registry import tables
 from adapters.registry.aliases import read_alias, targets_of, write_alias
 from adapters.registry.database import Database, utc_now
-from adapters.registry.rows import adapter_of, lock_adapter, version_of
+from adapters.registry.schema import tables
+from adapters.registry.schema.rows import adapter_of, lock_adapter, version_of
+from adapters.registry.state_machine import ENDED, UNFINISHED
 
 _A, _L, _V = tables.adapters, tables.aliases, tables.versions
 

@@ -10,11 +10,11 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import AliasConflict, BadValue, IllegalTransition, NothingToRollBack, UnknownAdapter
+from adapters.models import Actor, Alias, AliasChange, AliasTarget, VersionState
 from adapters.names import public_name
-from adapters.records import Actor, Alias, AliasChange, AliasTarget, VersionState
-from adapters.registry import tables
 from adapters.registry.database import Database, utc_now
-from adapters.registry.rows import lock_adapter, read_version
+from adapters.registry.schema import tables
+from adapters.registry.schema.rows import lock_adapter, read_version
 
 _L, _C, _V = tables.aliases, tables.alias_changes, tables.versions
 

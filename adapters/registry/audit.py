@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from adapters.records import AuditEntry
-from adapters.registry import tables
+from adapters.models import AuditEntry
 from adapters.registry.database import Database
+from adapters.registry.schema import tables
 
 _T = tables.audit
 

@@ -24,8 +24,8 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from adapters.errors import RegistryUnavailable, StoreFull
-from adapters.records import Actor
-from adapters.registry import tables
+from adapters.models import Actor
+from adapters.registry.schema import tables
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",

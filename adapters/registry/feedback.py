@@ -7,9 +7,9 @@ from dataclasses import asdict
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.records import Feedback, Rating
-from adapters.registry import tables
+from adapters.models import Feedback, Rating
 from adapters.registry.database import Database
+from adapters.registry.schema import tables
 
 _T = tables.feedback
 _KEY = ("tenant", "request_id")

@@ -18,9 +18,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import BadValue, NameTaken, UnknownKey, UnknownTenant
-from adapters.records import Actor, IssuedKey, Key, Role
-from adapters.registry import tables
+from adapters.models import Actor, IssuedKey, Key, Role
 from adapters.registry.database import Database, utc_now
+from adapters.registry.schema import tables
 
 _PREFIX_CHARS = 9  # "lg-" and six more: tells keys apart, 218 random bits stay unknown
 

@@ -12,10 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import BadValue, InUse, NameTaken, UnknownTenant
+from adapters.models import Actor, BudgetPeriod, Tenant
 from adapters.names import check_tenant_name
-from adapters.records import Actor, BudgetPeriod, Tenant
-from adapters.registry import tables
 from adapters.registry.database import Database, utc_now
+from adapters.registry.schema import tables
 
 #: Says whether all tenants together may be so; raises when they may not.
 Check = Callable[[Sequence[Tenant]], None]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.records import Usage
-from adapters.registry import tables
+from adapters.models import Usage
 from adapters.registry.database import Database
+from adapters.registry.schema import tables
 
 _T = tables.usage
 _KEY = ("tenant", "adapter", "version", "hour")

@@ -11,13 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import IllegalTransition, InUse, NameTaken, UnknownTenant
-from adapters.moves import ENDED, check_move
+from adapters.models import Actor, Version, VersionState
 from adapters.names import check_adapter_name, check_tenant_name, public_name
-from adapters.records import Actor, Version, VersionState
-from adapters.registry import tables
 from adapters.registry.aliases import read_alias
 from adapters.registry.database import Database, count_up, utc_now
-from adapters.registry.rows import lock_adapter, read_version, version_of
+from adapters.registry.schema import tables
+from adapters.registry.schema.rows import lock_adapter, read_version, version_of
+from adapters.registry.state_machine import ENDED, check_move
 
 _A, _V = tables.adapters, tables.versions
 

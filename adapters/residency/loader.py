@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 
 
 class Loader(Protocol):

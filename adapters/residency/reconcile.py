@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from pathlib import Path
 
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from adapters.residency.slots import Drift, Phase
 from adapters.residency.transfers import Transfers
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from adapters.errors import PinLimit, ResidencyBusy, VersionRetired
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from adapters.residency.loader import Loader
 from adapters.residency.reconcile import mend
 from adapters.residency.slots import Drift, Phase, ResidencySnapshot, Slot, SlotView, Ticket, view_slot

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from adapters.errors import AdapterError
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 
 
 class Phase(StrEnum):

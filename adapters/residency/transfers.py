@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from adapters.errors import AdapterError, EngineGone, LoadFailed
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from adapters.residency.loader import Loader
 from adapters.residency.slots import Phase, ResidencyCounts, Slot
 

@@ -7,7 +7,7 @@ else. Whether they can be served is `adapters.artifact`'s question.
 from __future__ import annotations
 
 from adapters.sources.fetching import fetch
-from adapters.sources.records import (
+from adapters.sources.models import (
     ArchiveSource,
     Fetched,
     HubSource,

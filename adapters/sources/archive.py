@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WANTED, require_files
-from adapters.disk import CHUNK_BYTES
 from adapters.errors import SourceRefused
 from adapters.sources.local import copy_stream
 from adapters.sources.meter import Meter
+from adapters.store.fsync import CHUNK_BYTES
 
 _MEMBERS_MAX = 1000
 _LABEL_MAX_BYTES = 64 << 10  # tar keeps long names and attributes in members of their own

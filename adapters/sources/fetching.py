@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from adapters.disk import full_disk_told
 from adapters.sources.archive import spool_archive, unpack_archive
 from adapters.sources.hub import fetch_hub
 from adapters.sources.local import fetch_local
 from adapters.sources.meter import Meter
-from adapters.sources.records import ArchiveSource, Fetched, HubSource, LocalSource, Progress, Source
+from adapters.sources.models import ArchiveSource, Fetched, HubSource, LocalSource, Progress, Source
 from adapters.sources.remote import fetch_remote
-from adapters.threads import in_thread
+from adapters.sources.threads import in_thread
+from adapters.store.fsync import full_disk_told
 
 #: Threads of their own: a source that hangs must not keep anything else of the server waiting.
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="fetch")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters.artifact import WANTED, require_files
-from adapters.disk import full_disk_told
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.meter import Meter
-from adapters.sources.records import HubSource
+from adapters.sources.models import HubSource
+from adapters.store.fsync import full_disk_told
 
 
 def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:

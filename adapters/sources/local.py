@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from adapters.artifact import WANTED, require_files
 from adapters.artifact.files import open_plain
-from adapters.disk import CHUNK_BYTES
 from adapters.errors import SourceUnavailable
 from adapters.sources.meter import Meter
-from adapters.sources.records import LocalSource
+from adapters.sources.models import LocalSource
+from adapters.store.fsync import CHUNK_BYTES
 
 
 def fetch_local(source: LocalSource, into: Path, meter: Meter) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources.records import Progress
+from adapters.sources.models import Progress
 
 
 class Meter:

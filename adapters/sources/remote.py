@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adapters.artifact import WANTED, require_files
-from adapters.disk import CHUNK_BYTES, full_disk_told
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.meter import Meter
-from adapters.sources.records import RemoteSource
+from adapters.sources.models import RemoteSource
+from adapters.store.fsync import CHUNK_BYTES, full_disk_told
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _ERRORS = (  # what the file systems let through of the libraries below them

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.disk import CHUNK_BYTES, full_disk_told
 from adapters.errors import ArtifactRefused, SourceRefused, TooManyFetches, UnknownUpload, UploadConflict
 from adapters.sources.meter import Meter
-from adapters.sources.records import ArchiveSource
-from adapters.threads import in_thread
+from adapters.sources.models import ArchiveSource
+from adapters.sources.threads import in_thread
+from adapters.store.fsync import CHUNK_BYTES, full_disk_told
 
 MAX_UPLOADS = 4  # of one tenant at once
 _KEPT_S = 24 * 3600.0

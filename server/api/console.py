@@ -43,7 +43,7 @@ def router() -> APIRouter:
         return RedirectResponse("console/")
 
     @routes.get("/")
-    @routes.get("/{name}")
+    @routes.get("/{name:path}")
     async def file(request: Request, name: str = "index.html") -> Response:
         """One file."""
         if name not in files:
@@ -58,11 +58,12 @@ def router() -> APIRouter:
 
 
 def _read_files() -> dict[str, tuple[bytes, str, str]]:
-    """Name → (content, type, entity tag)."""
+    """Path below `server/console` → (content, type, entity tag)."""
     files = {}
-    for file in resources.files("server.console").iterdir():
-        kind = _TYPES.get("." + file.name.rpartition(".")[2])
-        if kind:
-            content = file.read_bytes()
-            files[file.name] = (content, kind, f'"{sha256(content).hexdigest()[:16]}"')
+    with resources.as_file(resources.files("server.console")) as folder:
+        for file in folder.rglob("*"):
+            if kind := _TYPES.get(file.suffix):
+                content = file.read_bytes()
+                name = file.relative_to(folder).as_posix()
+                files[name] = (content, kind, f'"{sha256(content).hexdigest()[:16]}"')
     return files

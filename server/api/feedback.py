@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
-from adapters.records import Rating
-from server.feedback import FeedbackDesk
-from server.records import Caller
+from adapters.models import Rating
+from server.request.context import Caller
+from server.usage.feedback import FeedbackService
 
 MAX_COMMENT_CHARS = 4000
 MAX_MESSAGES = 200
@@ -40,7 +40,7 @@ class FeedbackBody(BaseModel):
 class Service(Protocol):
     """What this route needs of the composed server."""
 
-    feedback: FeedbackDesk
+    feedback: FeedbackService
 
     async def identify(self, headers: Headers) -> Caller:
         """Who calls. Raises: Unauthenticated."""

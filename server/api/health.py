@@ -9,15 +9,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.builds import vllm_version
-from server.observation.scrapes import Scrapes
-from server.supervisor import State
+from server.config.versions import vllm_version
+from server.engine.supervisor import State
+from server.observability.metrics_endpoint import MetricsEndpoint
 
 
 class Service(Protocol):
     """What these routes need of the composed server."""
 
-    scrapes: Scrapes
+    scrapes: MetricsEndpoint
 
     @property
     def state(self) -> State:

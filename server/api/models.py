@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from sampling.presets import Presets
-from server.api.openai import read_json
-from server.records import Caller
+from server.api.generate import read_json
+from server.request.context import Caller
 
 
 class Service(Protocol):

@@ -1,14 +1,14 @@
 // The frame: who is signed in, which view is open, and when it asks again.
 
-import * as api from "./api.js";
-import { sentence } from "./dialog.js";
-import { h, say } from "./dom.js";
-import * as adapters from "./adapters.js";
-import * as feedback from "./feedback.js";
-import * as overview from "./overview.js";
-import * as playground from "./playground.js";
-import { signIn } from "./sign-in.js";
-import * as usage from "./usage.js";
+import * as api from "./lib/api.js";
+import { sentence } from "./lib/dialog.js";
+import { h, say } from "./lib/dom.js";
+import * as adapters from "./views/adapters.js";
+import * as feedback from "./views/feedback.js";
+import * as overview from "./views/overview.js";
+import * as playground from "./views/playground.js";
+import { signIn } from "./views/sign-in.js";
+import * as usage from "./views/usage.js";
 
 // Each view: title, mount(root, session) -> { refresh?, every_s?, leave? }
 const VIEWS = { overview, adapters, playground, usage, feedback };

@@ -28,11 +28,11 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from sampling.endpoints import Endpoint
-from server.engine.faults import refusal, validation_refusal
-from server.gate import Gate
-from server.records import Answer, JsonAnswer, Passage, StreamAnswer
+from server.engine.errors import refusal, validation_refusal
+from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
+from server.request.gate import Gate
 
 #: Fields that vLLM trusts and that are ours to set, or that reach past the gate.
 _NOT_FOR_CALLERS = (
@@ -99,20 +99,20 @@ class Handlers:
             del requests[name]
 
     async def handle(
-        self, endpoint: Endpoint, body: dict[str, Any], passage: Passage, headers: Headers
+        self, endpoint: Endpoint, body: dict[str, Any], context: RequestContext, headers: Headers
     ) -> Answer:
-        """Serve one request inside `Gate.admit(passage)`.
+        """Serve one request inside `Gate.admit(context)`.
 
         Raises:
             LoragateError: the request is refused; nothing was sent.
         """
-        adapter = passage.held
+        adapter = context.held
         internal = adapter.engine_name if adapter else self._base_model_name
-        request = _sanitized(passage.request_id, headers)
+        request = _sanitized(context.request_id, headers)
         handler = self._handlers[endpoint]
         result = await _serve(handler, {**body, "model": internal}, request)
         ignored = tuple(name for name in body if not handler.reads(name))
-        public = passage.target.model
+        public = context.target.model
         if isinstance(result, BaseModel):
             content = result.model_dump(
                 mode="json", by_alias=True, exclude_none=endpoint is Endpoint.MESSAGES

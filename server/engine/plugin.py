@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from server.engine.orphans import die_with_parent
+from server.engine.process.parent_death import die_with_parent
 
 PUNICA_WRAPPER = "server.engine.lora_cpu.wrapper.LoragatePunicaWrapperCPU"
 """Dotted, since vLLM resolves it in a spawned worker."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from server.metering import Progress
+from server.request.metering import Progress
 
 
 def progress(client: AsyncLLM, request_id: str) -> Progress | None:

@@ -21,17 +21,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from sampling.repetition import Detector, LoopCount
-from server.base_model import model_folder, write_generation_config
-from server.engine import processes, scheduler_report
+from server.config.settings import Settings
 from server.engine.args import engine_args, frontend_args
+from server.engine.awq_adapters import ScaledAdapters
+from server.engine.base_model import model_folder, write_generation_config
+from server.engine.decoding.repetition import RepetitionPolicy, newline_ids
 from server.engine.handlers import Handlers
+from server.engine.process import environment as processes
 from server.engine.progress import progress
-from server.engine.repetition import RepetitionPolicy, newline_ids
-from server.engine.scaled import ScaledAdapters
-from server.gate import Gate
-from server.settings import Settings
+from server.engine.scheduling import scheduler_report
+from server.request.gate import Gate
 
 PROBE_TOKENS = 4
 STOP_TIMEOUT_S = 5.0
@@ -104,7 +105,7 @@ class Engine:
             raise EngineGone("the engine died while its adapters were being listed") from error
 
     async def scheduler_report(self) -> dict[str, Any]:
-        """What the scheduler counts (`server.engine.scheduler_report`). Raises: EngineGone."""
+        """What the scheduler counts (`server.engine.scheduling.scheduler_report`). Raises: EngineGone."""
         try:
             return await scheduler_report.read(self._client)
         except EngineDeadError as error:
@@ -153,7 +154,7 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
         settings: what to serve.
         gate: stands in the engine's place for the handlers.
         runner: the one thread that starts engines; it must live as long as the server, because the kernel
-            ends an engine together with the thread that started it (see `server.engine.orphans`).
+            ends an engine together with the thread that started it (see `server.engine.process.parent_death`).
 
     Raises:
         Exception: whatever vLLM raises when a model cannot be loaded.

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from server.fairness.adapter_slots import AdapterSlots
-from server.fairness.bills import Bills
-from server.fairness.chunks import water_level
-from server.fairness.holdings import Holdings, Lease
-from server.fairness.line import Entry, Line
+from server.fairness.block_accounting import Holdings, Lease
+from server.fairness.interfaces import Engine, Standing, Tally
+from server.fairness.lora_slots import AdapterSlots
 from server.fairness.policy import Capacity
-from server.fairness.reclaim import plan_reclaim
-from server.fairness.records import Engine, Standing, Tally
+from server.fairness.preemption import plan_reclaim
+from server.fairness.prefill_cap import water_level
+from server.fairness.token_charges import Bills
+from server.fairness.waiting_queue import Entry, Line
 
 
 class Arbiter:

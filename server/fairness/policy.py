@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from adapters.records import BudgetPeriod, Tenant
+from adapters.models import BudgetPeriod, Tenant
 from server.errors import LoragateError
 
 #: A tenant that was given no policy; also the operator's own requests.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from server.planner.errors import PlannerError
-from server.planner.plan import GIB, Plan, Wish, gib, make_plan
+from server.planner.plan import GIB, Plan, PlanRequest, gib, make_plan
 from server.planner.shape import Shape
 
 HIGHEST_UTILIZATION = 0.95
@@ -26,7 +26,7 @@ class Change:
     plan: Plan
 
 
-def advise(shape: Shape, wish: Wish) -> tuple[Change, ...]:
+def advise(shape: Shape, wish: PlanRequest) -> tuple[Change, ...]:
     """Changes with which the wish fits, each by itself enough; empty when it fits as it is.
 
     When no single flag is enough on this device, pairs are tried; when those are not either, the memory that it
@@ -40,14 +40,14 @@ def advise(shape: Shape, wish: Wish) -> tuple[Change, ...]:
     return single + tuple(_paired(shape, wish)) or tuple(_more_memory(shape, wish))
 
 
-def _fitting(shape: Shape, wish: Wish) -> Iterator[Change]:
+def _fitting(shape: Shape, wish: PlanRequest) -> Iterator[Change]:
     for kind in _KINDS:
         change = kind(shape, wish)
         if change is not None:
             yield change
 
 
-def _paired(shape: Shape, wish: Wish) -> Iterator[Change]:
+def _paired(shape: Shape, wish: PlanRequest) -> Iterator[Change]:
     if shape.quantization is not None or wish.quantization is not None:
         return
     smaller = replace(wish, quantization="awq")
@@ -55,7 +55,7 @@ def _paired(shape: Shape, wish: Wish) -> Iterator[Change]:
         yield Change(f"--quantization awq {change.flags}", f"an AWQ checkpoint; {change.cost}", change.plan)
 
 
-def _utilization(shape: Shape, wish: Wish) -> Change | None:
+def _utilization(shape: Shape, wish: PlanRequest) -> Change | None:
     percent = _least(
         int(wish.gpu_memory_utilization * 100) + 1,
         int(HIGHEST_UTILIZATION * 100),
@@ -69,7 +69,7 @@ def _utilization(shape: Shape, wish: Wish) -> Change | None:
     )
 
 
-def _kv_cache(shape: Shape, wish: Wish) -> Change | None:
+def _kv_cache(shape: Shape, wish: PlanRequest) -> Change | None:
     """A KV cache that was given explicitly (or left to `serve` on a CPU): what is left, or what is needed."""
     if wish.kv_cache_memory_bytes is None and wish.device != "cpu":
         return None
@@ -86,7 +86,7 @@ def _kv_cache(shape: Shape, wish: Wish) -> Change | None:
     return _change(shape, changed, f"--kv-cache-memory-bytes {size_bytes}", cost)
 
 
-def _num_seqs(shape: Shape, wish: Wish) -> Change | None:
+def _num_seqs(shape: Shape, wish: PlanRequest) -> Change | None:
     if wish.max_num_seqs < wish.concurrency:
         changed = replace(wish, max_num_seqs=wish.concurrency)
         if _fits(shape, changed):
@@ -102,7 +102,7 @@ def _num_seqs(shape: Shape, wish: Wish) -> Change | None:
     )
 
 
-def _loras(shape: Shape, wish: Wish) -> Change | None:
+def _loras(shape: Shape, wish: PlanRequest) -> Change | None:
     count = _most(1, wish.max_loras - 1, lambda n: _fits(shape, replace(wish, max_loras=n)))
     if count is None:
         return None
@@ -110,7 +110,7 @@ def _loras(shape: Shape, wish: Wish) -> Change | None:
     return _change(shape, changed, f"--max-loras {count}", "fewer adapters in one batch")
 
 
-def _held(shape: Shape, wish: Wish) -> Change | None:
+def _held(shape: Shape, wish: PlanRequest) -> Change | None:
     """Adapters in memory beside the slots: they compete with the KV cache on a CPU only."""
     if wish.device != "cpu":
         return None
@@ -123,7 +123,7 @@ def _held(shape: Shape, wish: Wish) -> Change | None:
     return _change(shape, changed, f"--max-cpu-loras {count}", "cold adapters are loaded more often")
 
 
-def _rank(shape: Shape, wish: Wish) -> Change | None:
+def _rank(shape: Shape, wish: PlanRequest) -> Change | None:
     for rank in _RANKS:
         changed = replace(wish, max_lora_rank=rank)
         if rank < wish.max_lora_rank and _fits(shape, changed):
@@ -131,7 +131,7 @@ def _rank(shape: Shape, wish: Wish) -> Change | None:
     return None
 
 
-def _model_len(shape: Shape, wish: Wish) -> Change | None:
+def _model_len(shape: Shape, wish: PlanRequest) -> Change | None:
     now = wish.max_model_len or shape.max_len
     length = _most(SHORTEST_LEN, now - 1, lambda n: _fits(shape, replace(wish, max_model_len=n)))
     if length is None:
@@ -142,7 +142,7 @@ def _model_len(shape: Shape, wish: Wish) -> Change | None:
     return _change(shape, changed, f"--max-model-len {length}", f"prompt plus answer at most {length} tokens")
 
 
-def _fewer_at_once(shape: Shape, wish: Wish) -> Change | None:
+def _fewer_at_once(shape: Shape, wish: PlanRequest) -> Change | None:
     count = _most(1, wish.concurrency - 1, lambda n: _fits(shape, replace(wish, concurrency=n)))
     if count is None:
         return None
@@ -152,14 +152,14 @@ def _fewer_at_once(shape: Shape, wish: Wish) -> Change | None:
     )
 
 
-def _awq(shape: Shape, wish: Wish) -> Change | None:
+def _awq(shape: Shape, wish: PlanRequest) -> Change | None:
     changed = replace(wish, quantization="awq")
     if shape.quantization is not None or wish.quantization is not None or not _fits(shape, changed):
         return None
     return _change(shape, changed, "--quantization awq", "needs an AWQ checkpoint of the model")
 
 
-def _devices(shape: Shape, wish: Wish) -> Change | None:
+def _devices(shape: Shape, wish: PlanRequest) -> Change | None:
     for count in (2, 4, 8):
         changed = replace(wish, tensor_parallel_size=count)
         fits = wish.device == "cuda" and count > wish.tensor_parallel_size and shape.heads % count == 0
@@ -171,12 +171,12 @@ def _devices(shape: Shape, wish: Wish) -> Change | None:
 
 
 #: The least costly first.
-_KINDS: tuple[Callable[[Shape, Wish], Change | None], ...] = (
+_KINDS: tuple[Callable[[Shape, PlanRequest], Change | None], ...] = (
     _kv_cache, _utilization, _held, _num_seqs, _loras, _rank, _model_len, _fewer_at_once, _awq, _devices,
 )  # fmt: skip
 
 
-def _more_memory(shape: Shape, wish: Wish) -> Iterator[Change]:
+def _more_memory(shape: Shape, wish: PlanRequest) -> Iterator[Change]:
     needed = _least(
         wish.memory_bytes // GIB + 1, 4096, lambda n: _fits(shape, replace(wish, memory_bytes=n * GIB))
     )
@@ -187,11 +187,11 @@ def _more_memory(shape: Shape, wish: Wish) -> Iterator[Change]:
         )
 
 
-def _change(shape: Shape, changed: Wish, flags: str, cost: str) -> Change:
+def _change(shape: Shape, changed: PlanRequest, flags: str, cost: str) -> Change:
     return Change(flags, cost, make_plan(shape, changed))
 
 
-def _fits(shape: Shape, wish: Wish) -> bool:
+def _fits(shape: Shape, wish: PlanRequest) -> bool:
     try:
         return make_plan(shape, wish).fits
     except PlannerError:

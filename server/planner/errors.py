@@ -3,7 +3,7 @@
 PlannerError
 ├── ModelUnknown     no config can be had for this name
 ├── ModelUnplanned   the config is there, and describes something the planner has no arithmetic for
-└── WishUnclear      what was asked does not make a plan
+└── InvalidPlanRequest      what was asked does not make a plan
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class ModelUnplanned(PlannerError):
     """The planner has no arithmetic for this model."""
 
 
-class WishUnclear(PlannerError):
+class InvalidPlanRequest(PlannerError):
     """What was asked does not make a plan."""

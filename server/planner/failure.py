@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from server.config.settings import Settings
 from server.planner.advice import Change, advise
 from server.planner.errors import PlannerError
 from server.planner.models import find_shape
-from server.planner.plan import Plan, Wish, default_batched_tokens, gib, make_plan
+from server.planner.plan import Plan, PlanRequest, default_batched_tokens, gib, make_plan
+from server.planner.request import main_memory, make_plan_request, this_device
 from server.planner.shape import Shape
-from server.planner.wishes import main_memory, make_wish, this_device
-from server.settings import Settings
 
 #: How vLLM, torch and C++ say that memory is short.
 _MEMORY_WORDS = re.compile(
@@ -43,7 +43,7 @@ class MemoryWatch:
 
     Args:
         settings: what is served.
-        error_log: where the engine's processes write their errors (`server.logs.write_config`).
+        error_log: where the engine's processes write their errors (`server.config.logs.write_config`).
         device: cuda or cpu.
         measure: the device's memory, None where it cannot be read.
         count_kills: how many processes the kernel has ended for want of memory so far.
@@ -82,7 +82,7 @@ class MemoryWatch:
         reason = quote or "The kernel ended a process of the engine for want of memory."
         try:
             shape = find_shape(self._settings.base_model)
-            wish = make_wish(
+            wish = make_plan_request(
                 self._settings, memory_bytes=_plannable(self._device, self._before), device=self._device
             )
             return screen(shape, wish, self._before, reason)
@@ -90,7 +90,7 @@ class MemoryWatch:
             return f"The engine ran out of memory.\n  {reason}"
 
 
-def screen(shape: Shape, wish: Wish, memory: Memory, reason: str) -> str:
+def screen(shape: Shape, wish: PlanRequest, memory: Memory, reason: str) -> str:
     """What was asked, what there was, and the smallest changes that fit."""
     asked = make_plan(shape, wish)
     changes = _changes(shape, wish, asked, memory)
@@ -120,7 +120,7 @@ def screen(shape: Shape, wish: Wish, memory: Memory, reason: str) -> str:
     return "\n".join(lines)
 
 
-def _asked(wish: Wish, asked: Plan) -> str:
+def _asked(wish: PlanRequest, asked: Plan) -> str:
     if wish.kv_cache_memory_bytes is not None:
         cache = f"--kv-cache-memory-bytes {wish.kv_cache_memory_bytes} ({gib(wish.kv_cache_memory_bytes)})"
     else:
@@ -131,7 +131,7 @@ def _asked(wish: Wish, asked: Plan) -> str:
     )
 
 
-def _changes(shape: Shape, wish: Wish, asked: Plan, memory: Memory) -> tuple[Change, ...]:
+def _changes(shape: Shape, wish: PlanRequest, asked: Plan, memory: Memory) -> tuple[Change, ...]:
     """Advice for the memory there was; when that should have been enough, for less and less of it."""
     wanted = int(wish.memory_bytes * wish.gpu_memory_utilization)
     if wish.device == "cuda" and wish.kv_cache_memory_bytes is None and wanted > memory.free_bytes:
@@ -150,7 +150,7 @@ def _changes(shape: Shape, wish: Wish, asked: Plan, memory: Memory) -> tuple[Cha
     return ()
 
 
-def _smaller_steps(shape: Shape, wish: Wish) -> tuple[Change, ...]:
+def _smaller_steps(shape: Shape, wish: PlanRequest) -> tuple[Change, ...]:
     """What makes a step's peak smaller, where nobody knows how much there was for it."""
     tokens = max(256, (wish.max_num_batched_tokens or default_batched_tokens(wish)) // 2)
     seqs = max(1, wish.max_num_seqs // 2)
@@ -206,7 +206,7 @@ def _counter(path: Path) -> int:
 
 
 def _plannable(device: str, memory: Memory) -> int:
-    """What `Wish.memory_bytes` means: on a GPU the whole device, on a CPU what is free."""
+    """What `PlanRequest.memory_bytes` means: on a GPU the whole device, on a CPU what is free."""
     return memory.free_bytes if device == "cpu" else memory.total_bytes
 
 

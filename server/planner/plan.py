@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.planner.errors import WishUnclear
+from server.planner.errors import InvalidPlanRequest
 from server.planner.shape import Quantization, Shape
 
 GIB = 1024**3
@@ -27,7 +27,7 @@ _BYTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlanRequest:
     """What is asked: flags of `serve`, the memory of one device, and how much shall run at once."""
 
     memory_bytes: int
@@ -88,11 +88,11 @@ class Plan:
         return self.usable_blocks * self.block_size_tokens
 
 
-def make_plan(shape: Shape, wish: Wish) -> Plan:
+def make_plan(shape: Shape, wish: PlanRequest) -> Plan:
     """The plan for one model and one wish.
 
     Raises:
-        WishUnclear: a type or a number of devices that cannot be planned with.
+        InvalidPlanRequest: a type or a number of devices that cannot be planned with.
         ModelUnplanned: a quantization without arithmetic.
     """
     weight_bytes_each = _bytes_of(wish.dtype, shape)
@@ -155,7 +155,7 @@ def full_cpu_batch_bytes(shape: Shape, max_num_seqs: int, max_len: int) -> int:
     return max(max_num_seqs * max_len * shape.kv_bytes_per_token(4), MIN_DEFAULT_CPU_KV_CACHE_BYTES)
 
 
-def _kv_cache_bytes(shape: Shape, wish: Wish, *, left: int, max_len: int, weights: int) -> int:
+def _kv_cache_bytes(shape: Shape, wish: PlanRequest, *, left: int, max_len: int, weights: int) -> int:
     if wish.kv_cache_memory_bytes is not None:
         return wish.kv_cache_memory_bytes
     if wish.device == "cpu":
@@ -167,7 +167,7 @@ def _kv_cache_bytes(shape: Shape, wish: Wish, *, left: int, max_len: int, weight
     return left
 
 
-def _problem(wish: Wish, *, left: int, kv_cache: int, sequences: int, max_len: int) -> str:
+def _problem(wish: PlanRequest, *, left: int, kv_cache: int, sequences: int, max_len: int) -> str:
     if left <= 0:
         return f"Weights, adapters and activations alone need {gib(-left)} more than there is."
     if kv_cache > left:
@@ -181,7 +181,7 @@ def _problem(wish: Wish, *, left: int, kv_cache: int, sequences: int, max_len: i
     return ""
 
 
-def _activation_bytes(shape: Shape, wish: Wish, bytes_each: int, devices: int) -> int:
+def _activation_bytes(shape: Shape, wish: PlanRequest, bytes_each: int, devices: int) -> int:
     """Peak of one step: the MLP of max_num_batched_tokens, then logits and sampling of a full batch."""
     tokens = wish.max_num_batched_tokens or default_batched_tokens(wish)
     mlp = tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size // devices) * bytes_each
@@ -190,7 +190,7 @@ def _activation_bytes(shape: Shape, wish: Wish, bytes_each: int, devices: int) -
     return max(mlp + lora, sampler)
 
 
-def default_batched_tokens(wish: Wish) -> int:
+def default_batched_tokens(wish: PlanRequest) -> int:
     """vLLM 0.32's default of --max-num-batched-tokens for an API server."""
     if wish.device == "cpu":
         return 2048 * wish.tensor_parallel_size
@@ -200,7 +200,7 @@ def default_batched_tokens(wish: Wish) -> int:
     return 2048
 
 
-def _quantization(shape: Shape, wish: Wish) -> Quantization | None:
+def _quantization(shape: Shape, wish: PlanRequest) -> Quantization | None:
     return Quantization.of(wish.quantization) if wish.quantization else shape.quantization
 
 
@@ -209,18 +209,18 @@ def _bytes_of(dtype: str, shape: Shape) -> int:
     if dtype == "auto" and name == "float32":
         name = "bfloat16"  # vLLM loads a float32 checkpoint in 16 bits unless it is told otherwise
     if name not in _BYTES:
-        raise WishUnclear(f"--dtype {name} is none of {', '.join(sorted(_BYTES))}")
+        raise InvalidPlanRequest(f"--dtype {name} is none of {', '.join(sorted(_BYTES))}")
     return _BYTES[name]
 
 
-def _kv_bytes_each(wish: Wish, bytes_each: int) -> int:
+def _kv_bytes_each(wish: PlanRequest, bytes_each: int) -> int:
     return bytes_each if wish.kv_cache_dtype == "auto" else _BYTES.get(wish.kv_cache_dtype, bytes_each)
 
 
-def _devices(shape: Shape, wish: Wish) -> int:
+def _devices(shape: Shape, wish: PlanRequest) -> int:
     devices = wish.tensor_parallel_size
     if shape.heads % devices:
-        raise WishUnclear(f"--tensor-parallel-size {devices} does not divide the {shape.heads} heads")
+        raise InvalidPlanRequest(f"--tensor-parallel-size {devices} does not divide the {shape.heads} heads")
     return devices
 
 

@@ -10,7 +10,7 @@ from console_tab import HOLES, OPERATOR, Console, Shop
 from playwright.sync_api import expect
 
 import demo
-from adapters.training.data import read_conversations
+from adapters.training.data.reader import read_conversations
 
 
 def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:

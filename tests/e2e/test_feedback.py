@@ -11,7 +11,7 @@ import httpx
 import pytest
 from server_process import ServerProcess
 
-from adapters.training.data import read_conversations
+from adapters.training.data.reader import read_conversations
 
 ASK = {"model": "acme-support", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
 

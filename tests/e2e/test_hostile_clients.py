@@ -180,7 +180,7 @@ async def _open_and_drop(url: str, count: int, at_once: int) -> int:
 def _state(server: ServerProcess) -> dict[str, float]:
     """All that a request may leave behind, but for memory."""
     names = {
-        "passages": "loragate_passages",
+        "in_flight": "loragate_requests_in_flight",
         "running": "loragate_requests_running",
         "waiting": "loragate_requests_waiting",
         "kv_blocks": "loragate_kv_used_blocks",
@@ -216,7 +216,7 @@ def _check_dropped_streams(server: ServerProcess, count: int, rss_bound: float) 
     )
     assert begun == count
     assert (
-        after["passages"] == after["running"] == after["waiting"] == after["kv_blocks"] == after["held"] == 0
+        after["in_flight"] == after["running"] == after["waiting"] == after["kv_blocks"] == after["held"] == 0
     )
     assert after["tasks"] <= before["tasks"] + 5 and after["fds"] <= before["fds"] + 5
     assert rss_grown < rss_bound * rss_before

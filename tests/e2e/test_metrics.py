@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess
 
-from server.metrics import SERIES
+from server.observability.metrics import SERIES
 
 SUPPORT = "acme-support"
 HELLO = [{"role": "user", "content": "Hello!"}]

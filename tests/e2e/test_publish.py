@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from server_process import LORAGATE, ServerProcess
 
 import demo
-from server.cli import main
+from server.cli.main import main
 
 
 class Team:
@@ -122,7 +122,7 @@ def test_what_cannot_be_published_is_told_before_the_training(
 def test_a_finished_training_is_not_lost_when_publishing_fails(
     team: Team, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server.commands.publishing import Publication
+    from server.cli.adapters.publish import Publication
 
     true_publish = Publication.publish
 

@@ -26,9 +26,9 @@ from server_process import LORAGATE, ServerProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
-from adapters.training.awq_weights import read_widened
-from adapters.training.generate import answer_greedily
-from adapters.training.quantize import SCALES
+from adapters.training.evaluation.generate import answer_greedily
+from adapters.training.quantization.awq_weights import read_widened
+from adapters.training.quantization.quantize import SCALES
 from demo.world.mixture import training_samples
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
 

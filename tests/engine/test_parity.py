@@ -6,8 +6,8 @@ import pytest
 from server_process import ServerProcess
 
 import demo
-from adapters.training.parity import oracles
-from benchmarks.training_parity import MAX_NEW_TOKENS, compare
+from adapters.training.evaluation.peft_reference import oracles
+from benchmarks.training.parity import MAX_NEW_TOKENS, compare
 
 PROMPTS = 5
 

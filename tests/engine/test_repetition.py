@@ -12,8 +12,8 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
 from sampling.errors import InvalidPolicy
-from server.engine.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
-from server.gate import EXTRA_ARGS_KEY, REPETITION_KEY
+from server.engine.decoding.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
+from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
 
 FIGURES = {"window_tokens": 16, "ngram_tokens": 2, "release_tokens": 4}
 

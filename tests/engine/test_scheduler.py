@@ -17,7 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 import demo
 from demo.random_adapter import write_random_adapter
-from server.engine.scheduler_report import read
+from server.engine.scheduling.scheduler_report import read
 from server.fairness import Policy, stamp
 
 BLOCKS, BLOCK_SIZE, SLOTS = 60, 32, 6
@@ -49,7 +49,7 @@ def start_engine() -> AsyncLLM:
             max_loras=1,
             max_cpu_loras=4,
             max_lora_rank=16,
-            scheduler_cls="server.engine.scheduler.TenantScheduler",
+            scheduler_cls="server.engine.scheduling.scheduler.TenantScheduler",
             additional_config={"loragate": {"lora_slot_wait_s": LORA_SLOT_WAIT_S}},
         )
     )

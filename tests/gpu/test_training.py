@@ -11,12 +11,12 @@ import torch
 
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
-from adapters.training.loading import load_base, settled
-from adapters.training.loop import LoraTrainer, run_loop
-from adapters.training.lora import add_lora
-from adapters.training.memory import largest_pass, plan_memory
-from adapters.training.prepare import load_renderer, prepare
-from benchmarks.training_speed import write_base, write_data
+from adapters.training.data.dataset import load_renderer, prepare
+from adapters.training.loop.trainer import LoraTrainer, run_loop
+from adapters.training.model.base_model import load_base, settled
+from adapters.training.model.lora import add_lora
+from adapters.training.model.memory_plan import largest_pass, plan_memory
+from benchmarks.training.speed import write_base, write_data
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from server_process import ServerProcess
 
-from server.app import make_app, open_server
-from server.settings import Settings
+from server.app.composition import make_app, open_server
+from server.config.settings import Settings
 
 
 def test_no_prompt_answer_key_or_id_is_in_it(http: httpx.Client, server: ServerProcess) -> None:

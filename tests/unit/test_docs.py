@@ -9,10 +9,10 @@ import click
 import pytest
 
 from server.api.errors import RULES
-from server.cli import main
-from server.documentation import DOCUMENTS, application, openapi, walk_commands
-from server.metrics import SERIES
-from server.settings import Settings
+from server.cli.generate_docs import DOCUMENTS, application, openapi, walk_commands
+from server.cli.main import main
+from server.config.settings import Settings
+from server.observability.metrics import SERIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -34,10 +34,10 @@ def test_no_module_is_called_like_one_of_the_standard_library() -> None:
 @pytest.mark.parametrize(
     "dotted",
     [
-        "server.engine.scheduler.TenantScheduler",
+        "server.engine.scheduling.scheduler.TenantScheduler",
         "server.engine.plugin.register",
         "server.engine.lora_cpu.wrapper.LoragatePunicaWrapperCPU",
-        "server.logs.JsonFormatter",
+        "server.config.logs.JsonFormatter",
     ],
 )
 def test_names_given_to_vllm_resolve_in_a_fresh_process(dotted: str) -> None:
@@ -67,8 +67,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
         "demo/chat_template.jinja",
         "demo/model/model.safetensors",
         "demo/adapters/acme-support/adapter_model.safetensors",
-        "adapters/registry/migrations/env.py",
-        "benchmarks/shapes/qwen2.5-0.5b.json",
+        "adapters/registry/schema/migrations/env.py",
+        "benchmarks/harness/shapes/qwen2.5-0.5b.json",
     ):
         assert needed in names, needed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from adapters.training.check.findings import CheckReport, Finding, Level
-from adapters.training.check.sections import (
+from adapters.training.check.validators import (
     data_section,
     end_token_section,
     evaluation_section,
@@ -18,7 +18,7 @@ from adapters.training.check.sections import (
 )
 from adapters.training.check.walk import Found, sides, walk
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import Renderer, Sample
+from adapters.training.data.chat_template import Renderer, Sample
 
 __all__ = ["CheckReport", "Finding", "Level", "check"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from adapters.training.conversation import Sample
+from adapters.training.data.chat_template import Sample
 
 
 class Level(StrEnum):

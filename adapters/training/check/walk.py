@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import IGNORED, Conversation, Renderer, Sample, Turn, fold
-from adapters.training.data import read_rows, split_held_out
+from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn, fold
+from adapters.training.data.reader import read_rows, split_held_out
 from adapters.training.errors import DataError, TemplateError
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.api.admin.adapters import router as adapter_routes
+from server.api.admin.audit import router as upkeep_routes
 from server.api.admin.feedback import router as feedback_routes
-from server.api.admin.guard import Guard, Service
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
+from server.api.admin.permissions import Permissions, Service
 from server.api.admin.tenants import router as tenant_routes
-from server.api.admin.upkeep import router as upkeep_routes
 from server.api.admin.uploads import router as upload_routes
 from server.api.admin.usage import router as usage_routes
 
 
 def router(service: Service) -> APIRouter:
     """All admin routes."""
-    guard = Guard(service)
+    guard = Permissions(service)
     routes = APIRouter(prefix="/admin/v1", tags=["admin"])
     routes.include_router(tenant_routes(service, guard))
     routes.include_router(key_routes(service, guard))

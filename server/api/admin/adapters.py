@@ -10,16 +10,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
 
-from adapters.records import AdapterView, Alias, AliasTarget, Tenant, Version
+from adapters.models import AdapterView, Alias, AliasTarget, Tenant, Version
 from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
 from sampling.limits import Limits
-from server.api.admin.guard import Guard, Service, Wire, actor, check_tenant, named_source
+from server.api.admin.permissions import Permissions, Service, Wire, actor, check_tenant, named_source
+from server.api.generate import read_json
 from server.api.middleware import is_upload
-from server.api.openai import read_json
-from server.base_model import training_warnings
+from server.engine.base_model import training_warnings
 from server.errors import InvalidRequest
-from server.records import Caller
+from server.request.context import Caller
 
 UPLOADED = "upload:"  # a source that was uploaded in pieces before (`server.api.admin.uploads`)
 
@@ -52,7 +52,7 @@ class RollbackBody(Wire):
     expected_generation: int | None = None
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/adapters")
     _add_reading(routes, service, guard)
@@ -62,7 +62,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
     return routes
 
 
-def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
+def _add_reading(routes: APIRouter, service: Service, guard: Permissions) -> None:
     adapters = service.registry.adapters
 
     @routes.get("")
@@ -84,7 +84,7 @@ def _add_reading(routes: APIRouter, service: Service, guard: Guard) -> None:
         return shown | {"history": [asdict(h) for h in history], "compared_with_engine_at": compared_at}
 
 
-def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
+def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> None:
     lifecycle = service.lifecycle
 
     @routes.post("/{tenant}/{name}/versions", status_code=201)
@@ -128,7 +128,7 @@ def _add_versions(routes: APIRouter, service: Service, guard: Guard) -> None:
         return {"data": [_version(service, version) for version in removed]}
 
 
-def _add_pins(routes: APIRouter, service: Service, guard: Guard) -> None:
+def _add_pins(routes: APIRouter, service: Service, guard: Permissions) -> None:
     lifecycle = service.lifecycle
 
     @routes.put("/{tenant}/{name}/versions/{number}/pin")
@@ -146,7 +146,7 @@ def _add_pins(routes: APIRouter, service: Service, guard: Guard) -> None:
         return _version(service, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
 
 
-def _add_traffic(routes: APIRouter, service: Service, guard: Guard) -> None:
+def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> None:
     lifecycle = service.lifecycle
 
     @routes.post("/{tenant}/{name}/promote")

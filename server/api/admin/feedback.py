@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
-from adapters.records import Feedback, Rating
-from server.api.admin.guard import Guard, Service, seen_tenant
-from server.feedback import training_lines
-from server.records import Caller
+from adapters.models import Feedback, Rating
+from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.request.context import Caller
+from server.usage.feedback import training_lines
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from adapters.records import Key, Role
-from server.api.admin.guard import Guard, Service, Wire, actor
-from server.records import Caller
+from adapters.models import Key, Role
+from server.api.admin.permissions import Permissions, Service, Wire, actor
+from server.request.context import Caller
 
 
 class KeyBody(Wire):
@@ -30,7 +30,7 @@ class RotateBody(Wire):
     overlap_s: Annotated[float, Field(ge=0)] = 0.0
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
     keys = service.registry.keys

@@ -7,15 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from adapters.records import Role, Tenant
+from adapters.models import Role, Tenant
 from sampling.endpoints import Endpoint
 from sampling.options import OPTIONS, Option
-from server.api.admin.guard import Guard, Service, seen_tenant
-from server.live import operator_row, rows
-from server.records import Caller
+from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.observability.scheduler_stats import operator_row, rows
+from server.request.context import Caller
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 

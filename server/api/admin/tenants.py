@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from adapters.errors import BadValue
-from adapters.records import Tenant
+from adapters.models import Tenant
 from sampling.defaults import Layer
 from sampling.limits import Limits
-from server.api.admin.guard import Guard, Service, Wire, actor
+from server.api.admin.permissions import Permissions, Service, Wire, actor
 from server.fairness.policy import Policy, check_guarantees
-from server.records import Caller
+from server.request.context import Caller
 
 
 class TenantBody(Wire):
@@ -25,7 +25,7 @@ class TenantBody(Wire):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
     tenants = service.registry.tenants

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
 
-from server.api.admin.guard import Guard, Service, check_tenant
-from server.records import Caller
+from server.api.admin.permissions import Permissions, Service, check_tenant
+from server.request.context import Caller
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/adapters/{tenant}/{name}/uploads")
     uploads = service.uploads

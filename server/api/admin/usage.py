@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
-from adapters.records import BudgetPeriod
+from adapters.models import BudgetPeriod
 from adapters.registry.database import utc_now
-from server.api.admin.guard import Guard, Service, seen_tenant
-from server.ledger import COLUMNS, period_start, summed
-from server.records import Caller
+from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.request.context import Caller
+from server.usage.ledger import COLUMNS, period_start, summed
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from server.engine.lora_cpu.batch import FewRows
 from server.engine.lora_cpu.weights import Expand, Shrink
-from server.engine.pages import page_out
+from server.engine.process.memory_pageout import page_out
 
 #: How a number of a dtype is stored. bfloat16 is the upper half of a float32.
 _STORED = {torch.bfloat16: np.uint16(0), torch.float32: np.float32(0)}

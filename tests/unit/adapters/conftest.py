@@ -18,8 +18,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.records import Actor, Tenant
-from adapters.registry import Registry, connect, migrate, tables
+from adapters.models import Actor, Tenant
+from adapters.registry import Registry, connect, migrate
+from adapters.registry.schema import tables
 
 BY = Actor("test", "k_test")
 

@@ -12,11 +12,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.records import Key, Role
+from adapters.models import Key, Role
 from adapters.registry import Registry
-from benchmarks.startup_registry import copy_version
-from server.records import Caller
-from server.routing import Router
+from benchmarks.startup.registry import copy_version
+from server.request.context import Caller
+from server.request.routing import Router
 from tests.unit.adapters.lifecycle.support import Plant, build_plant
 
 MANY = 1000

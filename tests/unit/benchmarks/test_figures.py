@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import lora, startup, swap
-from benchmarks.client import Sample
-from benchmarks.swap_load import Answers, Swap
+from benchmarks.harness.client import Sample
+from benchmarks.hot_swap import benchmark as swap
+from benchmarks.hot_swap.load import Answers, Swap
+from benchmarks.lora import benchmark as lora
+from benchmarks.startup import benchmark as startup
 
 
 def test_startup_ratios_are_taken_between_neighbours_and_leave_the_first_out() -> None:

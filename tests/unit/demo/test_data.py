@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import demo
-from adapters.training.data import read_conversations
+from adapters.training.data.reader import read_conversations
 from demo.data.__main__ import write_all
 from demo.data.acme import CATALOGUE, answer_about
 from demo.data.globex import TOOLS

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
-from adapters.digests import base_digest, file_digest, template_digest
-from adapters.training.generate import answer_greedily
+from adapters.artifact.digests import base_digest, file_digest, template_digest
+from adapters.training.evaluation.generate import answer_greedily
 from demo.random_adapter import write_random_adapter
 
 torch.set_num_threads(1)

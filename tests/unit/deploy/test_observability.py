@@ -12,7 +12,7 @@ import promql
 import pytest
 import yaml
 
-from server.metrics import SERIES
+from server.observability.metrics import SERIES
 
 ROOT = Path(__file__).parents[3]
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's prometheus package")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from adapters.artifact import inspect_artifact
 from adapters.errors import AdapterError
-from adapters.moves import ENDED
-from adapters.records import Tenant, VersionState
+from adapters.models import Tenant, VersionState
 from adapters.registry import Registry, connect, migrate
+from adapters.registry.state_machine import ENDED
 from tests.unit.adapters.building import BASE
 from tests.unit.adapters.lifecycle.support import BY, Plant, build_plant
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.lifecycle import Lifecycle, Rules
-from adapters.records import Actor
+from adapters.models import Actor
 from adapters.registry import Registry
 from adapters.residency import Residency
 from adapters.sources import LocalSource
-from adapters.store import Store
+from adapters.store.store import Store
 from tests.unit.adapters.building import BASE, make_tensors, write_adapter
 from tests.unit.adapters.residency.support import CheckingLoader
 

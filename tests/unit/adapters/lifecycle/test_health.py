@@ -13,7 +13,7 @@ import pytest
 from adapters.errors import StoreDamaged, StoreFull, TooManyFetches
 from adapters.lifecycle import DriftKind
 from adapters.lifecycle.lifecycle import MAX_FETCHES
-from adapters.records import Tenant, Version
+from adapters.models import Tenant, Version
 from adapters.registry import Registry, connect
 from adapters.sources import ArchiveSource
 from tests.unit.adapters.lifecycle.support import BY, Plant, build_plant

@@ -25,9 +25,9 @@ from adapters.errors import (
     VersionRetired,
 )
 from adapters.lifecycle import MOVES
-from adapters.moves import check_move
-from adapters.records import AliasTarget, VersionState
+from adapters.models import AliasTarget, VersionState
 from adapters.registry import Registry
+from adapters.registry.state_machine import check_move
 from adapters.sources import ArchiveSource, LocalSource
 from adapters.sources import fetch as real_fetch
 from tests.unit.adapters.building import make_config

@@ -19,8 +19,9 @@ from adapters.errors import (
     UnknownTenant,
     UnknownVersion,
 )
-from adapters.records import Actor, AliasTarget, Version, VersionState
-from adapters.registry import Registry, tables
+from adapters.models import Actor, AliasTarget, Version, VersionState
+from adapters.registry import Registry
+from adapters.registry.schema import tables
 
 BY = Actor("test", "k_test")
 S = VersionState
@@ -82,7 +83,7 @@ async def test_names_are_checked(registry: Registry) -> None:
 
 
 async def test_an_adapter_cannot_shadow_the_base_model(registry: Registry) -> None:
-    from adapters.records import Tenant
+    from adapters.models import Tenant
 
     await registry.tenants.add(Tenant("tiny"), by=BY)
     with pytest.raises(NameTaken, match="'tiny-base' is the name of the base model"):

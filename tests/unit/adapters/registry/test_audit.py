@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from adapters.records import SYSTEM
+from adapters.models import SYSTEM
 from adapters.registry import Registry
 from adapters.registry.database import record_change
 

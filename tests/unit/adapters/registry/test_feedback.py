@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from adapters.records import Actor, Feedback, Rating
+from adapters.models import Actor, Feedback, Rating
 from adapters.registry import Registry
 
 NOON = datetime(2026, 3, 1, 12, 40, tzinfo=UTC)

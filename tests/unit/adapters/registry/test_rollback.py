@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.records import AliasChange, AliasTarget
+from adapters.models import AliasChange, AliasTarget
 from adapters.registry.aliases import change_before
 
 NOW = datetime.now(UTC)

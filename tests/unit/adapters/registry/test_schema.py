@@ -8,9 +8,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from adapters.errors import SchemaMismatch
-from adapters.registry import Registry, check_schema, connect, migrate, schema, tables
+from adapters.registry import Registry, check_schema, connect, migrate
 from adapters.registry.database import Database
-from adapters.registry.schema import current_revision, head_revision
+from adapters.registry.schema import migration as schema
+from adapters.registry.schema import tables
+from adapters.registry.schema.migration import current_revision, head_revision
 
 
 async def test_migrate_makes_an_empty_database_and_is_idempotent(empty_url: str) -> None:

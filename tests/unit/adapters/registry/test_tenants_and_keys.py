@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.errors import BadName, BadValue, InUse, NameTaken, UnknownKey, UnknownTenant
-from adapters.records import Actor, BudgetPeriod, Role, Tenant
-from adapters.registry import Registry, tables
+from adapters.models import Actor, BudgetPeriod, Role, Tenant
+from adapters.registry import Registry
 from adapters.registry.keys import hash_secret
+from adapters.registry.schema import tables
 
 BY = Actor("test", "k_test")
 

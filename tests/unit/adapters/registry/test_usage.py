@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from adapters.records import Usage
+from adapters.models import Usage
 from adapters.registry import Registry
 
 NOON = datetime(2026, 3, 1, 12, 40, tzinfo=UTC)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import EngineGone, LoadFailed, ProbeFailed
-from adapters.records import EngineAdapter
+from adapters.models import EngineAdapter
 from adapters.residency import Residency
 
 

@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import demo
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import IGNORED, Sample
+from adapters.training.data.chat_template import IGNORED, Sample
 
 torch.set_num_threads(1)
 

@@ -14,12 +14,12 @@ from rich.console import Console
 
 import demo
 from adapters.training.check import CheckReport, Level, check
+from adapters.training.check.render import coloured, show
 from adapters.training.check.similarity import NearTexts
-from adapters.training.check.view import coloured, show
 from adapters.training.config import TrainingConfig
-from adapters.training.conversation import Renderer
-from adapters.training.prepare import load_renderer
-from server.commands.train import train
+from adapters.training.data.chat_template import Renderer
+from adapters.training.data.dataset import load_renderer
+from server.cli.train import train
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 HOUSE = (

@@ -11,11 +11,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 
-from adapters.records import Feedback, Key, Role, Tenant
+from adapters.models import Feedback, Key, Role, Tenant
 from server.api import errors, feedback
-from server.feedback import FeedbackDesk, training_lines
-from server.recent import RecentAnswers
-from server.records import Caller
+from server.request.context import Caller
+from server.usage.feedback import FeedbackService, training_lines
+from server.usage.recent_requests import RecentAnswers
 
 NOW = datetime.now(UTC)
 CALL = {"id": "c1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
@@ -34,7 +34,7 @@ class Service:
         self.kept: list[Feedback] = []
         answers = RecentAnswers()
         answers.note("acme", "r1", None)
-        self.feedback = FeedbackDesk(answers, self, [], keeps_messages=True)
+        self.feedback = FeedbackService(answers, self, [], keeps_messages=True)
 
     async def put(self, said: Feedback) -> None:
         self.kept.append(said)

@@ -10,9 +10,9 @@ from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 import demo
+from server.config.settings import load
 from server.engine.args import engine_args
 from server.errors import SettingsError
-from server.settings import load
 
 
 def made(arguments: dict[str, Any]) -> AsyncEngineArgs:

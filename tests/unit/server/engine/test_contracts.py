@@ -28,8 +28,9 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from server.engine import args, handlers, processes
-from server.gate import _TRUSTED_ARGUMENTS, _WHOLE
+from server.engine import args, handlers
+from server.engine.process import environment as processes
+from server.request.gate import _TRUSTED_ARGUMENTS, _WHOLE
 
 
 def parameters(function: object) -> list[str]:
@@ -41,7 +42,7 @@ def test_the_version_is_the_one_we_read() -> None:
 
 
 def test_generate_takes_what_the_gate_passes_on_and_drops() -> None:
-    """server/gate.py"""
+    """server/request/gate.py"""
     known = set(parameters(EngineClient.generate))
     assert known == set(parameters(AsyncLLM.generate))
     assert {"prompt", "sampling_params", "request_id"} | _TRUSTED_ARGUMENTS <= known
@@ -52,19 +53,19 @@ def test_generate_takes_what_the_gate_passes_on_and_drops() -> None:
 
 
 def test_the_prompts_salt_reaches_the_engine() -> None:
-    """server/gate.py puts it into the prompt."""
+    """server/request/gate.py puts it into the prompt."""
     assert 'get("cache_salt")' in inspect.getsource(InputProcessor)
 
 
 def test_outputs_have_what_the_gate_counts() -> None:
-    """server/gate.py"""
+    """server/request/gate.py"""
     for name in ("prompt_token_ids", "num_cached_tokens", "outputs", "metrics"):
         assert name in parameters(RequestOutput.__init__)
     assert {"max_tokens", "n", "extra_args", "output_kind"} <= set(SamplingParams.__struct_fields__)
 
 
 def test_where_the_tokens_of_whole_answers_are() -> None:
-    """server/engine/progress.py; server/gate.py asks for it by the name of the output kind."""
+    """server/engine/progress.py; server/request/gate.py asks for it by the name of the output kind."""
     assert RequestOutputKind.FINAL_ONLY.name == _WHOLE
     made = inspect.getsource(OutputProcessor.__init__)
     assert "self.request_states: dict[str, RequestState]" in made
@@ -114,13 +115,13 @@ def test_errors_in_streams_look_as_we_parse_them() -> None:
 
 
 def test_enginecore_is_made_through_the_name_we_replace() -> None:
-    """server/engine/processes.py"""
+    """server/engine/process/environment.py"""
     assert callable(engine_utils.get_mp_context)
     assert "context = get_mp_context()" in inspect.getsource(engine_utils)
 
 
 def test_the_model_may_run_in_enginecore_under_a_name_of_ours() -> None:
-    """server/engine/executor.py: the CPU platform turns "uni" into "mp" and lets other names be."""
+    """server/engine/process/executor.py: the CPU platform turns "uni" into "mp" and lets other names be."""
     config = ParallelConfig(distributed_executor_backend=processes.EXECUTOR)
     CpuPlatform.check_and_update_config(VllmConfig(parallel_config=config, device_config=DeviceConfig("cpu")))
     found = Executor.get_class(SimpleNamespace(parallel_config=config))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from server.config.settings import Settings
 from server.planner.failure import Memory, MemoryWatch, kernel_kills, read_memory_error
 from server.planner.plan import GIB
-from server.settings import Settings
 
 CPU_ERROR = (
     "ValueError: Available memory on node 0 (5.49/21.34 GiB) on kv cache allocation is less than requested"
@@ -21,7 +21,7 @@ SHORT_ERROR = (
 
 
 def write(log: Path, *exceptions: str) -> None:
-    """What the engine's processes leave (`server.logs.JsonFormatter`)."""
+    """What the engine's processes leave (`server.config.logs.JsonFormatter`)."""
     records = [{"event": "EngineCore failed to start.", "exception": f"Traceback …\n{e}"} for e in exceptions]
     log.write_text("\n".join(map(json.dumps, records)) + "\nno json\n[1]\n")
 

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.planner.advice import advise
-from server.planner.errors import WishUnclear
+from server.planner.errors import InvalidPlanRequest
 from server.planner.models import find_shape
-from server.planner.plan import GIB, Plan, Wish, make_plan
-from server.planner.wishes import main_memory, parse_bytes
+from server.planner.plan import GIB, Plan, PlanRequest, make_plan
+from server.planner.request import main_memory, parse_bytes
 
-ISSUE = Wish(memory_bytes=24 * GIB, max_model_len=4096, concurrency=50)
+ISSUE = PlanRequest(memory_bytes=24 * GIB, max_model_len=4096, concurrency=50)
 
 
-def plan(wish: Wish, model: str = "Qwen/Qwen2.5-3B") -> Plan:
+def plan(wish: PlanRequest, model: str = "Qwen/Qwen2.5-3B") -> Plan:
     return make_plan(find_shape(model), wish)
 
 
@@ -61,7 +61,7 @@ def test_vllm_blocks_of_an_explicit_cache() -> None:
         (replace(ISSUE, memory_bytes=GIB), "Qwen/Qwen2.5-72B", "--memory"),
     ],
 )
-def test_advice(wish: Wish, model: str, expected: str) -> None:
+def test_advice(wish: PlanRequest, model: str, expected: str) -> None:
     made = plan(wish, model)
     assert not made.fits and made.problem
     changes = advise(find_shape(model), wish)
@@ -73,7 +73,7 @@ def test_advice(wish: Wish, model: str, expected: str) -> None:
 @given(
     model=st.sampled_from(["Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B-AWQ"]),
     wish=st.builds(
-        Wish,
+        PlanRequest,
         memory_bytes=st.integers(1, 160).map(lambda n: n * GIB),
         device=st.sampled_from(["cuda", "cpu"]),
         max_model_len=st.integers(256, 40_000),
@@ -84,7 +84,7 @@ def test_advice(wish: Wish, model: str, expected: str) -> None:
         kv_cache_memory_bytes=st.none() | st.integers(10**6, 10**11),
     ),
 )
-def test_what_is_advised_fits_and_nothing_is_advised_in_vain(model: str, wish: Wish) -> None:
+def test_what_is_advised_fits_and_nothing_is_advised_in_vain(model: str, wish: PlanRequest) -> None:
     shape = find_shape(model)
     made, changes = make_plan(shape, wish), advise(shape, wish)
     assert made.fits == (not made.problem)
@@ -97,14 +97,14 @@ def test_amounts_of_memory() -> None:
     assert parse_bytes("24GiB") == 24 * GIB and parse_bytes("24 g") == 24 * 10**9 and parse_bytes("7") == 7
     assert parse_bytes("1.5GB") == 1_500_000_000
     for text in ("", "much", "-3GiB", "3 GiB more"):
-        with pytest.raises(WishUnclear):
+        with pytest.raises(InvalidPlanRequest):
             parse_bytes(text)
     total, available = main_memory()
     assert total >= available >= 0
 
 
 def test_what_cannot_be_planned_is_said() -> None:
-    with pytest.raises(WishUnclear, match="heads"):
+    with pytest.raises(InvalidPlanRequest, match="heads"):
         plan(replace(ISSUE, tensor_parallel_size=3))
-    with pytest.raises(WishUnclear, match="int3"):
+    with pytest.raises(InvalidPlanRequest, match="int3"):
         plan(replace(ISSUE, dtype="int3"))

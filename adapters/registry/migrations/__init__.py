@@ -1,1 +1,0 @@
-"""The schema's history; `adapters.registry.schema` runs it."""

@@ -1,0 +1,40 @@
+"""Samples to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from adapters.training.data.chat_template import IGNORED, Sample
+
+
+def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``labels`` of shape (samples, longest), padded on the right.
+
+    Padding is told by position, never by id: where the padding token is also the end token, a label of it
+    is kept (transformers#23530). There is no attention mask: attention is causal, so what stands to the
+    right of a token cannot reach it, and the labels of padding are ignored.
+    """
+    width = max(len(s.ids) for s in samples)
+    ids = torch.full((len(samples), width), pad_id, dtype=torch.long)
+    labels = torch.full((len(samples), width), IGNORED, dtype=torch.long)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
+        labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
+    return {"input_ids": ids, "labels": labels}
+
+
+def pack(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """The samples as one row: ``input_ids``, ``labels`` and ``position_ids`` of shape (1, all tokens).
+
+    Positions start again with every sample; with no attention mask and no cache, transformers' SDPA and
+    FlashAttention paths take that as the border attention must not cross
+    (``transformers.masking_utils: find_packed_sequence_indices``). A mask of ones, or a cache, would let it
+    cross without a word. A sample's first token is never a target: the token before it is another sample's.
+    """
+    ids = [token for s in samples for token in s.ids]
+    labels = [label for s in samples for label in (IGNORED, *s.labels[1:])]
+    positions = [at for s in samples for at in range(len(s.ids))]
+    rows = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    return {name: torch.tensor([row], dtype=torch.long) for name, row in rows.items()}

@@ -1,0 +1,42 @@
+"""The order in which samples are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import Sampler
+
+from adapters.training.data.chat_template import Sample
+
+
+class LongestFirst(Sampler[int]):
+    """Random, but within each optimizer step the longest sample first.
+
+    Samples of one forward pass are then of much the same length, and little is padded. A step sees the
+    samples it would have seen without, so its gradient is the same but for rounding. That is what
+    transformers' own ``group_by_length`` does not give: it moves samples to other steps.
+
+    Args:
+        samples: one epoch of them.
+        window: samples of one optimizer step.
+        seed: the order is that of accelerate's sampler with this seed.
+    """
+
+    def __init__(self, samples: Sequence[Sample], window: int, seed: int) -> None:
+        self._samples = samples
+        self._window = window
+        self._random = SeedableRandomSampler(samples, data_seed=seed)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """accelerate's data loader says which epoch comes next."""
+        self._random.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self._random)
+        for start in range(0, len(order), self._window):
+            step = order[start : start + self._window]
+            yield from sorted(step, key=lambda at: len(self._samples[at].ids), reverse=True)

@@ -1,0 +1,176 @@
+"""Evaluations on the way: what is looked at, which weights were best, and when it is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from adapters.training.data.chat_template import Conversation, Renderer, Turn
+from adapters.training.errors import CheckpointError
+from adapters.training.evaluation.metrics import (
+    Evaluation,
+    Score,
+    held_out_loss,
+    held_out_turns,
+    measure,
+    perplexity,
+)
+from adapters.training.monitoring.progress import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The loss over some turns, and the score of their answers (None where none were asked for)."""
+
+    loss: float
+    score: Score | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``training.json``."""
+        rounded = {"loss": round(self.loss, 4), "perplexity": round(perplexity(self.loss), 4)}
+        return (self.score.as_dict() if self.score else {}) | rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Turns to look at, and how to look at them."""
+
+    renderer: Renderer
+    turns: Sequence[Turn]
+    pad_id: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(
+        cls, renderer: Renderer, chats: Sequence[Conversation], limit: int, pad_id: int, max_new_tokens: int
+    ) -> Probe | None:
+        """The first ``limit`` turns of ``chats``; None when there is none."""
+        turns = [t for t in held_out_turns(renderer, chats, limit) if t.sample().trained_tokens]
+        return cls(renderer, turns, pad_id, max_new_tokens) if turns else None
+
+    def loss(self, model: Any) -> float:
+        """Held-out loss of ``model``."""
+        return held_out_loss(model, [t.sample() for t in self.turns], self.pad_id)
+
+    def score(self, model: Any, limit: int) -> Score | None:
+        """Score of the answers to the first ``limit`` turns."""
+        asked = self.turns[:limit]
+        if not asked:
+            return None
+        return measure(model, self.renderer, asked, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens)
+
+    def measured(self, model: Any) -> Measured:
+        """Loss and score over all turns."""
+        return Measured(self.loss(model), self.score(model, len(self.turns)))
+
+    def beside(self, model: Any) -> tuple[Measured, Measured]:
+        """The same of the bare base and of the adapter, for a PEFT model."""
+        with model.disable_adapter():
+            base = self.measured(model)
+        return base, self.measured(model)
+
+
+class Evaluations:
+    """Evaluates, keeps the best weights on disk, and says when it is enough.
+
+    Survives a kill: what was evaluated is read back from ``evaluations.jsonl``, and the steps behind the
+    checkpoint are taken, and evaluated, again.
+    """
+
+    def __init__(
+        self,
+        held_out: Probe,
+        general: Probe | None,
+        *,
+        folder: Path,
+        answered_turns: int,
+        best_by: str,
+        patience: int,
+    ) -> None:
+        self._held_out = held_out
+        self._general = general
+        self._best_file = folder / "checkpoints" / "best.safetensors"
+        self._log = folder / "evaluations.jsonl"
+        self._answered_turns = answered_turns
+        self._best_by = best_by
+        self._patience = patience
+        self._base: tuple[float, Score | None] | None = None
+        # In memory, for processes that train together must decide alike; None: as the log has it.
+        self._rows: list[dict[str, Any]] | None = None
+
+    def __call__(self, model: Any, step: int) -> tuple[Evaluation, bool]:
+        """Evaluate ``model`` after ``step``; also whether ``patience`` evaluations in a row were no better."""
+        base_loss, base_score = self._base_of(model)
+        evaluation = Evaluation(
+            step,
+            self._held_out.loss(model),
+            self._held_out.score(model, self._answered_turns),
+            self._general.loss(model) if self._general else None,
+            base_loss,
+            base_score,
+        )
+        if self._rows is None:
+            self._rows = [row for row in read_rows(self._log) if row["step"] < step]
+        best = self._best_of(self._rows)
+        self._rows.append(evaluation.as_dict())
+        if best is None or self._key(self._rows[-1]) > self._key(best):
+            if PartialState().is_main_process:
+                self._save(model, step)
+            return evaluation, False
+        worse = sum(row["step"] > best["step"] for row in self._rows)
+        return evaluation, 0 < self._patience <= worse
+
+    def best_step(self) -> int | None:
+        """The step with the best evaluation; None before the first."""
+        best = self._best_of(read_rows(self._log) if self._rows is None else self._rows)
+        return best["step"] if best else None
+
+    def restore_best(self, model: Any) -> None:
+        """Put the best weights into ``model``.
+
+        Raises:
+            CheckpointError: they are not what the log says.
+        """
+        if not self._best_file.is_file() or _step_in(self._best_file) != self.best_step():
+            raise CheckpointError(
+                f"{self._best_file.name} is missing or not of step {self.best_step()}, the best one. Train into "
+                "another folder, or with --keep last."
+            )
+        set_peft_model_state_dict(model, load_file(str(self._best_file)))
+
+    def _base_of(self, model: Any) -> tuple[float, Score | None]:
+        """Loss and score of the bare base; it does not change, so that it is asked once."""
+        if self._base is None:
+            with model.disable_adapter():
+                self._base = self._held_out.loss(model), self._held_out.score(model, self._answered_turns)
+        return self._base
+
+    def _save(self, model: Any, step: int) -> None:
+        self._best_file.parent.mkdir(parents=True, exist_ok=True)
+        # Without embeddings: peft would otherwise ask the hub whether they changed.
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        scratch = self._best_file.with_suffix(".part")
+        save_file(tensors, str(scratch), metadata={"step": str(step)})
+        scratch.replace(self._best_file)
+
+    def _best_of(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """The first of the best."""
+        return max(rows, key=self._key, default=None)
+
+    def _key(self, row: dict[str, Any]) -> tuple[float, float]:
+        """More is better; the loss decides between equal shares of exact answers."""
+        exact = float(row.get("exact", 0.0)) if self._best_by == "exact" else 0.0
+        return exact, -float(row["held_out_loss"])
+
+
+def _step_in(path: Path) -> int:
+    with safe_open(str(path), framework="pt") as file:
+        return int(file.metadata()["step"])

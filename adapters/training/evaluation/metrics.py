@@ -1,0 +1,210 @@
+"""Measuring on held-out chats: their loss, and greedy answers compared with what was wanted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
+from adapters.training.data.collator import collate
+from adapters.training.data.tool_calls import parse_calls
+from adapters.training.evaluation.generate import answer_greedily
+
+_BATCH = 8
+# An answer loops when its end is one pattern at least this often, over at least so many tokens.
+_COPIES, _LOOP_TOKENS, _LONGEST_PATTERN = 3, 16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Shares between 0 and 1 over ``turns`` held-out answers.
+
+    ``exact``: right, that is the same parsed calls where calls were wanted, the same tokens elsewhere, and
+    stopped by itself. ``tool_calls``: the same over the ``call_turns`` alone, None without any.
+    ``json_valid``: of the ``json_turns`` that want JSON or calls, those whose answer parses; None without any.
+    ``stops``: ended with the end token instead of running out of room.
+    ``repeats``: ends in one pattern over and over.
+    """
+
+    turns: int
+    exact: float
+    call_turns: int
+    tool_calls: float | None
+    json_turns: int
+    json_valid: float | None
+    stops: float
+    repeats: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``training.json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was seen after ``step``; losses are nats per trained token, None where there was nothing to look at.
+
+    ``base_loss`` and ``base_score`` are the bare base's on the same turns.
+    """
+
+    step: int
+    loss: float
+    score: Score | None = None
+    general_loss: float | None = None
+    base_loss: float | None = None
+    base_score: Score | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return perplexity(self.loss)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A line of ``evaluations.jsonl``."""
+        return {
+            "step": self.step,
+            "held_out_loss": round(self.loss, 6),
+            "perplexity": round(self.perplexity, 4),
+            "general_loss": None if self.general_loss is None else round(self.general_loss, 6),
+            **(self.score.as_dict() if self.score else {}),
+            "base": {
+                "held_out_loss": None if self.base_loss is None else round(self.base_loss, 6),
+                **(self.base_score.as_dict() if self.base_score else {}),
+            },
+        }
+
+    def told(self) -> str:
+        """In one line, the base's in brackets."""
+        beside = "" if self.base_loss is None else f" (base {self.base_loss:.4f})"
+        parts = [f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
+        if self.general_loss is not None:
+            parts.append(f"general loss {self.general_loss:.4f}")
+        base = self.base_score.as_dict() if self.base_score else {}
+        for name, value in (self.score.as_dict() if self.score else {}).items():
+            if isinstance(value, float):
+                parts.append(f"{name} {value:.2f}" + (f" ({base[name]:.2f})" if base else ""))
+        return "  ".join(parts)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), finite."""
+    return math.exp(min(loss, 700.0))
+
+
+def held_out_turns(renderer: Renderer, conversations: Sequence[Conversation], limit: int) -> list[Turn]:
+    """The first ``limit`` assistant turns of ``conversations``."""
+    found: list[Turn] = []
+    for conversation in conversations:
+        found += renderer.turns(conversation)
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
+    """Mean loss over all trained tokens of ``samples``, each token counting once. The model's mode is put back."""
+    ordered = sorted(samples, key=lambda s: len(s.ids))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    try:
+        for start in range(0, len(ordered), _BATCH):
+            batch = collate(ordered[start : start + _BATCH], pad_id)
+            summed, counted = _summed_loss(model, {name: t.to(device) for name, t in batch.items()})
+            total, tokens = total + summed, tokens + counted
+    finally:
+        model.train(was_training)
+    return total / tokens
+
+
+def measure(
+    model: Any, renderer: Renderer, turns: Sequence[Turn], *, pad_id: int, max_new_tokens: int
+) -> Score:
+    """Answer every turn's prompt greedily and score the answers. ``turns`` must not be empty."""
+    answers = answer_greedily(
+        model,
+        [t.prompt for t in turns],
+        end_ids=[renderer.end_id],
+        pad_id=pad_id,
+        max_new_tokens=max_new_tokens,
+    )
+    return score(renderer, turns, answers)
+
+
+def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> Score:
+    """Compare ``answers`` with the targets of ``turns``."""
+    stops = [bool(a) and a[-1] == renderer.end_id for a in answers]
+    right = [s and _is_right(renderer, t, a) for t, a, s in zip(turns, answers, stops, strict=True)]
+    calls = [r for t, r in zip(turns, right, strict=True) if t.answer.get("tool_calls")]
+    valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _wants_json(t)]
+    return Score(
+        turns=len(turns),
+        exact=_share(right),
+        call_turns=len(calls),
+        tool_calls=_share(calls) if calls else None,
+        json_turns=len(valid),
+        json_valid=_share(valid) if valid else None,
+        stops=_share(stops),
+        repeats=_share([loops(a) for a in answers]),
+    )
+
+
+def loops(answer: Sequence[int]) -> bool:
+    """Whether ``answer`` ends in one pattern over and over (its end token aside)."""
+    for end in (len(answer), len(answer) - 1):
+        for size in range(1, min(_LONGEST_PATTERN, end // _COPIES) + 1):
+            copies = max(_COPIES, math.ceil(_LOOP_TOKENS / size))
+            tail = answer[max(0, end - copies * size) : end]
+            if len(tail) == copies * size and tail[size:] == tail[:-size]:
+                return True
+    return False
+
+
+def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
+    wanted = batch["labels"][:, 1:]
+    kept = (wanted != IGNORED).any(dim=0).nonzero().squeeze(1)
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], logits_to_keep=kept, use_cache=False).logits
+    labels = wanted[:, kept].flatten()
+    summed = cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
+    return float(summed), int((labels != IGNORED).sum())
+
+
+def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
+    if tuple(answer) == turn.target:
+        return True
+    wanted = [c["function"] for c in turn.answer.get("tool_calls") or ()]
+    if not wanted:
+        return False
+    calls = parse_calls(renderer.tokenizer.decode(answer))
+    return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in wanted]
+
+
+def _wants_json(turn: Turn) -> bool:
+    return bool(turn.answer.get("tool_calls")) or _parses(str(turn.answer.get("content") or ""))
+
+
+def _is_json(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
+    text = renderer.tokenizer.decode(answer)
+    if turn.answer.get("tool_calls"):
+        return bool(parse_calls(text))
+    return _parses(text.removesuffix(renderer.end_token))
+
+
+def _parses(text: str) -> bool:
+    """Whether ``text`` is a JSON object or array; a bare number or word is no JSON that anybody asked for."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except json.JSONDecodeError:
+        return False
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return round(sum(hits) / len(hits), 4)

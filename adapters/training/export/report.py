@@ -1,0 +1,75 @@
+"""What came of a training, and the document that says so beside the adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from adapters.artifact.digests import base_digest, file_digest, template_digest
+from adapters.training.config import TrainingConfig
+from adapters.training.data.chat_template import Renderer
+from adapters.training.data.dataset import Prepared
+
+_LIBRARIES = ("torch", "transformers", "peft", "loragate")
+_RECENT_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What came of a training; ``document`` is what ``training.json`` holds."""
+
+    out: Path
+    steps: int
+    train_s: float
+    final_loss: float | None  # mean of the last steps of this run
+    document: dict[str, Any]
+
+
+def report_on(
+    config: TrainingConfig,
+    prepared: Prepared,
+    renderer: Renderer,
+    *,
+    losses: Sequence[float],
+    steps: int,
+    kept_step: int,
+    train_s: float,
+    findings: Mapping[str, Any],
+) -> TrainingReport:
+    """Join everything known about a finished training. ``findings``: what was measured and noticed."""
+    final_loss = _mean(losses[-_RECENT_STEPS:])
+    document = {
+        "format": 1,
+        "base_digest": base_digest(config.base),
+        "template_digest": template_digest(config.base),
+        "data_digest": file_digest(config.data),
+        "held_out_digest": file_digest(config.held_out) if config.held_out else None,
+        "end_token": config.end_token,
+        "end_token_id": renderer.end_id,
+        "seed": config.seed,
+        "hyperparameters": config.hyperparameters(),
+        "data": prepared.counts(),
+        "steps": steps,
+        "kept_step": kept_step,
+        "train_s": round(train_s, 1),
+        "final_loss": final_loss,
+        **findings,
+        "versions": {name: _version(name) for name in _LIBRARIES},
+    }
+    return TrainingReport(config.out, steps, train_s, final_loss, document)
+
+
+def _mean(losses: Sequence[float]) -> float | None:
+    mean = sum(losses) / len(losses) if losses else math.nan
+    return round(mean, 4) if math.isfinite(mean) else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

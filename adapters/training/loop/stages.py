@@ -1,0 +1,59 @@
+"""Two stages for one adapter: chats first, then (function calls, say) at a lower rate from where they ended.
+
+The second stage trains the first one's adapter further, replays a share of the first one's chats, and is
+measured on those it held out too. Killed anywhere, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from adapters.training.config import TrainingConfig
+from adapters.training.data.chat_template import Conversation
+from adapters.training.data.dataset import train_and_held_out
+
+_FIRST = Path("checkpoints", "stage-1")  # goes with the checkpoints when all is done
+
+
+def first_stage(config: TrainingConfig) -> TrainingConfig:
+    """What the first stage trains."""
+    return replace(config, then=None, out=config.out / _FIRST)
+
+
+def second_stage(config: TrainingConfig) -> TrainingConfig:
+    """What the second stage trains, once the first has ended; its chats are laid out beside its adapter.
+
+    Raises:
+        DataError: the chats of the first stage, or the general ones, cannot be read.
+    """
+    if config.then is None:
+        raise ValueError("There is no second stage: `then` is not set.")
+    first = config.out / _FIRST
+    chats, held_out = train_and_held_out(replace(config, then=None))
+    replayed = _joined(first / "chats.jsonl", _lines(chats), config.replay)
+    general = config.general
+    if general is None and held_out and config.held_out is None:
+        general = _joined(first / "held-out.jsonl", _lines(held_out), None)
+    return replace(
+        config,
+        data=config.then,
+        then=None,
+        start_from=first,
+        learning_rate=config.learning_rate * config.then_rate,
+        replay=replayed,
+        general=general,
+    )
+
+
+def _lines(chats: Sequence[Conversation]) -> str:
+    rows = [{"messages": list(c.messages), "tools": list(c.tools)} for c in chats]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _joined(path: Path, text: str, more: Path | None) -> Path:
+    rest = more.read_text(encoding="utf-8-sig") if more else ""
+    path.write_text(text + rest, encoding="utf-8")
+    return path

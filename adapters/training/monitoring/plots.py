@@ -1,0 +1,73 @@
+"""``loss.png`` and ``grad_norm.png``, drawn from the logs of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as drawing
+
+from adapters.training.monitoring.progress import read_rows
+
+_SMOOTH_STEPS = 20
+
+
+def draw(folder: Path, max_grad_norm: float) -> list[Path]:
+    """Draw what ``log.jsonl`` and ``evaluations.jsonl`` in ``folder`` hold; the files written, none without steps."""
+    steps = read_rows(folder / "log.jsonl")
+    if not steps:
+        return []
+    drawing.use("Agg")
+    evaluations = read_rows(folder / "evaluations.jsonl")
+    return [_losses(steps, evaluations, folder / "loss.png"), _norms(steps, max_grad_norm, folder)]
+
+
+def _losses(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    figure, axis = _page("loss per trained token")
+    xs, ys = _points(steps, "loss")
+    axis.plot(xs, ys, color="0.75", linewidth=1, label="training, each step")
+    axis.plot(xs, _smooth(ys), label=f"training, median of {_SMOOTH_STEPS} steps")
+    for name, label in (("held_out_loss", "held out"), ("general_loss", "general")):
+        xs, ys = _points(evaluations, name)
+        if xs:
+            axis.plot(xs, ys, marker="o", label=label)
+    axis.set(ylim=(0, None))
+    return _save(figure, axis, path)
+
+
+def _norms(steps: Sequence[Mapping[str, Any]], max_grad_norm: float, folder: Path) -> Path:
+    figure, axis = _page("gradient norm before clipping")
+    xs, ys = _points(steps, "grad_norm")
+    axis.plot(xs, ys, color="0.75", linewidth=1, label="each step")
+    axis.plot(xs, _smooth(ys), label=f"median of {_SMOOTH_STEPS} steps")
+    axis.axhline(max_grad_norm, linestyle="--", linewidth=1, color="0.4", label="clipped above")
+    axis.set(yscale="log" if any(y > 0 for y in ys) else "linear")
+    return _save(figure, axis, folder / "grad_norm.png")
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    known = [(int(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
+    return [x for x, _ in known], [y for _, y in known]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    return [median(values[max(0, at + 1 - _SMOOTH_STEPS) : at + 1]) for at in range(len(values))]
+
+
+def _page(title: str) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt  # after the choice of what to draw on
+
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    axis.set(title=title, xlabel="step")
+    return figure, axis
+
+
+def _save(figure: Any, axis: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

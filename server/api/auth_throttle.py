@@ -1,0 +1,42 @@
+"""ASGI: answers to wrong keys go out slowly, see `server.auth.throttle`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.errors import error_response
+from server.auth.throttle import MAX_WAIT_S, Attempts
+from server.errors import TooManyAttempts
+
+
+class AuthThrottleMiddleware:
+    """Delays each 401 by what `Attempts` says, on every route; beyond its bound 429 goes out instead."""
+
+    def __init__(self, app: ASGIApp, *, attempts: Attempts) -> None:
+        self._app = app
+        self._attempts = attempts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        replaced = False
+
+        async def send_slowly(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                wait_s = self._attempts.fail((scope.get("client") or ("",))[0])
+                if wait_s is None:
+                    replaced = True
+                    refusal = error_response(TooManyAttempts(retry_after_s=MAX_WAIT_S))
+                    await refusal(scope, receive, send)
+                    return
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+            if not replaced:
+                await send(message)
+
+        await self._app(scope, receive, send_slowly)

@@ -1,0 +1,246 @@
+"""`loragate adapter`: asks a running server, because an adapter is loaded and probed before it serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.cli.adapters.admin_client import AdminClient, server_options
+from server.cli.adapters.upload import add_folder, progress_shown, progress_text
+from server.cli.storage import show
+
+JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+GENERATION = click.option("--expected-generation", type=int, help="Refuse if the name was changed since.")
+
+
+@click.group()
+def adapter() -> None:
+    """Adapters: versions, and which of them a name stands for."""
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("source")
+@click.option("--promote/--no-promote", default=True, show_default=True, help="Serve it at once.")
+@click.option(
+    "--sampling-defaults", default="{}", help="Decoding options for this version, as a JSON object."
+)
+@server_options
+@JSON_FLAG
+def add(
+    tenant: str,
+    name: str,
+    source: str,
+    promote: bool,
+    sampling_defaults: str,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
+) -> None:
+    """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
+    client = AdminClient(url, key)
+    path = f"/adapters/{tenant}/{name}"
+    body = {"promote": promote, "sampling_defaults": _json_object(sampling_defaults)}
+    with progress_shown(client, path):
+        if Path(source).is_dir():
+            version = add_folder(client, path, Path(source), body)
+        else:
+            version = client.call("POST", f"{path}/versions", json={**body, "source": source})
+    if as_json:
+        click.echo(json.dumps(version))
+        return
+    serving = (
+        f"; {tenant}-{name} answers with it"
+        if promote
+        else f"; try it as {tenant}-{name}@{version['number']}"
+    )
+    click.echo(f"added {tenant}-{name}@{version['number']} (rank {version['rank']}){serving}")
+    _warn(version)
+
+
+@adapter.command("list")
+@server_options
+@JSON_FLAG
+def list_(url: str | None, key: str | None, as_json: bool) -> None:
+    """List adapters."""
+    data = AdminClient(url, key).call("GET", "/adapters")["data"]
+    show(data if as_json else [_summary(row) for row in data], as_json=as_json)
+
+
+@adapter.command("show")
+@click.argument("tenant")
+@click.argument("name")
+@server_options
+@JSON_FLAG
+def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: bool) -> None:
+    """Show an adapter's versions, and what its name stands for."""
+    row = AdminClient(url, key).call("GET", f"/adapters/{tenant}/{name}")
+    if as_json:
+        click.echo(json.dumps(row, indent=2))
+        return
+    weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
+    click.echo(f"{row['model']}  generation {row['alias']['generation']}")
+    show([_shown(version, weights) for version in row["versions"]], as_json=False)
+    for version in row["versions"]:
+        _warn(version)
+        if version["number"] in weights:
+            click.echo(f"decoding of @{version['number']} where a chat request names nothing:")
+            show([{"option": o, **held} for o, held in version["decoding"].items()], as_json=False)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int)
+@GENERATION
+@server_options
+def promote(
+    tenant: str, name: str, version: int, expected_generation: int | None, url: str | None, key: str | None
+) -> None:
+    """Send all traffic to VERSION, once it has loaded and answered a probe."""
+    body = {"version": version, "expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']})")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@GENERATION
+@server_options
+def split(
+    tenant: str,
+    name: str,
+    weights: tuple[str, ...],
+    expected_generation: int | None,
+    url: str | None,
+    key: str | None,
+) -> None:
+    """Share the traffic out: `split acme support 3=90 4=10`."""
+    body = {"weights": dict(_weight(text) for text in weights), "expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
+    shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
+    click.echo(f"{tenant}-{name} is split over {shares} (generation {alias['generation']})")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@GENERATION
+@server_options
+def rollback(
+    tenant: str, name: str, expected_generation: int | None, url: str | None, key: str | None
+) -> None:
+    """Go back to the version that had all the traffic before."""
+    body = {"expected_generation": expected_generation}
+    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
+    click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int, required=False)
+@click.confirmation_option(prompt="Remove it?")
+@server_options
+def remove(tenant: str, name: str, version: int | None, url: str | None, key: str | None) -> None:
+    """Take VERSION, or the whole adapter, out of service; requests in flight finish."""
+    path = f"/adapters/{tenant}/{name}" + (f"/versions/{version}" if version else "")
+    removed = AdminClient(url, key).call("DELETE", path)["data"]
+    click.echo("; ".join(f"version {v['number']} is {v['state']}" for v in removed) or "removed")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version", type=int)
+@click.option("--off", is_flag=True, help="Let it leave again.")
+@server_options
+def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: str | None) -> None:
+    """Keep VERSION loaded, also across restarts."""
+    AdminClient(url, key).call(
+        "DELETE" if off else "PUT", f"/adapters/{tenant}/{name}/versions/{version}/pin"
+    )
+    click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
+
+
+def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
+    """One version in a line; `engine` is what the engine does with it, and for how many requests."""
+    row = {column: version[column] for column in ("number", "state")}
+    slot, fetching = version["slot"], version["fetching"]
+    row["engine"] = f"{slot['phase']}, {slot['holders']} in use" if slot else None
+    row |= {column: version[column] for column in ("rank", "size_bytes", "pinned", "source")}
+    row["weight"] = weights.get(version["number"])
+    drifted = version["drifted"]
+    row["drift"] = f"{drifted['kind']} at {drifted['at'][:19]}" if drifted else None
+    damage = "its stored copy is damaged: add it again" if version["damaged"] else None
+    row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
+    return row
+
+
+@adapter.command()
+@click.option("--base", required=True, metavar="DIR|demo", help="The base model's folder, in 16 or 32 bits.")
+@click.option(
+    "--adapter",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The adapter's folder.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the merged model.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the merged weights; auto is the base's own.",
+)
+def merge(base: str, folder: Path, out: Path, dtype: str) -> None:
+    """Write base and adapter as one model, for those who serve this one adapter only."""
+    import demo
+    from adapters.training.errors import TrainingError
+    from adapters.training.model.merge import merge as run_merge
+
+    try:
+        told = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(told)
+
+
+def _json_object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"--sampling-defaults is not JSON: {error}") from error
+
+
+def _warn(version: Mapping[str, Any]) -> None:
+    for warning in version["warnings"]:
+        click.echo(f"warning: version {version['number']}: {warning}", err=True)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    version, _, weight = text.partition("=")
+    try:
+        return str(int(version)), float(weight)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not VERSION=WEIGHT") from error
+
+
+def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    targets = row["alias"]["targets"]
+    return {
+        "model": row["model"],
+        "serves": ", ".join(
+            f"@{t['version']}" + (f"×{t['weight']:g}" if len(targets) > 1 else "") for t in targets
+        ),
+        "generation": row["alias"]["generation"],
+        "versions": len(row["versions"]),
+    }

@@ -1,0 +1,105 @@
+"""Sending an adapter's files to a server: in pieces, so that a broken connection costs one piece only."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import httpx
+
+from server.cli.adapters.admin_client import AdminClient
+
+#: What stays behind of a folder: optimizer state, checkpoints, tokenizer.
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+_PIECE_BYTES = 8 << 20
+_ATTEMPTS = 6
+_LOOK_S = 0.5
+
+
+def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping[str, Any]) -> Any:
+    """Upload a folder and add it as a version; returns the version.
+
+    Args:
+        client: the server.
+        adapter: its path below /admin/v1, `/adapters/TENANT/NAME`.
+        folder: what PEFT wrote; its adapter files are sent, anything else stays here.
+        options: the rest of the body.
+
+    Raises:
+        click.ClickException: the server refuses, or cannot be reached for long.
+    """
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
+            for name in _FILES:
+                if (folder / name).is_file():
+                    tar.add(folder / name, arcname=name)
+            for other in sorted(folder.glob("adapter_model*")):
+                if other.name not in _FILES:  # an empty twin tells the server why there are no weights
+                    tar.addfile(tarfile.TarInfo(other.name))
+        size_bytes = file.tell()
+        upload_id = client.call("POST", f"{adapter}/uploads")["id"]
+        _send(client, f"{adapter}/uploads/{upload_id}", file, size_bytes)
+    return client.call("POST", f"{adapter}/versions", json={**options, "source": f"upload:{upload_id}"})
+
+
+def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> None:
+    sent_bytes = attempts = 0
+    with _bar(size_bytes) as bar:
+        while sent_bytes < size_bytes:
+            file.seek(sent_bytes)
+            headers = {"upload-offset": str(sent_bytes), "content-type": "application/octet-stream"}
+            try:
+                answer = client.send("PATCH", path, content=file.read(_PIECE_BYTES), headers=headers)
+                attempts = 0
+            except httpx.TransportError as error:
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise click.ClickException(f"the upload broke off {attempts} times: {error}") from error
+                time.sleep(min(2.0**attempts / 4, 8.0))
+                answer = client.call("GET", path)
+            bar.update(answer["received_bytes"] - sent_bytes)
+            sent_bytes = answer["received_bytes"]
+
+
+def _bar(size_bytes: int) -> Any:
+    return click.progressbar(
+        length=size_bytes, label="uploading", file=sys.stderr, hidden=not sys.stderr.isatty()
+    )
+
+
+@contextlib.contextmanager
+def progress_shown(client: AdminClient, adapter: str) -> Iterator[None]:
+    """On a terminal, tell how far the server's own fetch is while the block runs."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            with contextlib.suppress(click.ClickException):
+                for version in client.call("GET", adapter)["versions"]:
+                    if fetching := version["fetching"]:
+                        click.echo(f"\r{progress_text(fetching)}  ", nl=False, err=True)
+
+    watching = threading.Thread(target=look, daemon=True)
+    if sys.stderr.isatty():
+        watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if watching.ident:
+            watching.join()
+            click.echo("\r", nl=False, err=True)
+
+
+def progress_text(fetching: Mapping[str, int | None]) -> str:
+    """`fetched 12.0 of 50.0 MB`."""
+    done, total = fetching["fetched_bytes"] or 0, fetching["total_bytes"]
+    return f"fetched {done / 1e6:.1f} of " + (f"{total / 1e6:.1f} MB" if total else "… MB")

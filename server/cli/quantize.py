@@ -1,0 +1,98 @@
+"""`loragate quantize`: a 4-bit AWQ checkpoint that is served with the same adapters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import demo
+
+if TYPE_CHECKING:
+    from adapters.training.quantization.quantize import QuantizationReport
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSONL with `messages` or `text` per line; a fifth is kept back to measure on.  "
+    "[default: what the model itself writes]",
+)
+@click.option(
+    "--group-size",
+    type=click.Choice(["32", "64", "128"]),
+    default="128",
+    show_default=True,
+    help="Inputs that share a scale and a zero point.",
+)
+@click.option(
+    "--block-tokens",
+    type=click.IntRange(min=16),
+    default=512,
+    show_default=True,
+    help="Length of a calibration sequence.",
+)
+@click.option(
+    "--blocks",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Most of those.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def quantize(
+    model: str,
+    out: Path,
+    calibration: Path | None,
+    group_size: str,
+    block_tokens: int,
+    blocks: int,
+    as_json: bool,
+) -> None:
+    """Write MODEL (a folder, `demo`, or a hub id) to --out with its projections in 4 bits."""
+    from adapters.training.errors import TrainingError
+    from adapters.training.quantization.quantize import Quantization
+    from adapters.training.quantization.quantize import quantize as run
+
+    wish = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks)
+    try:
+        report = run(wish)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(asdict(report)) if as_json else _text(report, out))
+
+
+def _folder(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if model == "demo":
+        return demo.MODEL_DIR
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser()
+    try:
+        return Path(snapshot_download(model))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise click.ClickException(f"{model} is neither a folder nor a model that the hub has") from error
+
+
+def _text(report: QuantizationReport, out: Path) -> str:
+    change = report.perplexity_after / report.perplexity_before - 1
+    return "\n".join(
+        [
+            f"wrote {out}",
+            f"  weights     {report.bytes_before:,} -> {report.bytes_after:,} bytes",
+            f"  perplexity  {report.perplexity_before:.4f} -> {report.perplexity_after:.4f} ({change:+.2%}), on "
+            f"{report.held_out_texts} texts that were kept back",
+            f"  calibrated  with {report.calibration_tokens:,} tokens",
+            f"Serve it with: loragate serve --model {out} --quantization awq",
+        ]
+    )

@@ -1,0 +1,36 @@
+"""`loragate serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.cli.options import given, settings_options
+
+
+@settings_options()
+@click.command()
+def serve(config: Path | None, **flags: Any) -> None:
+    """Start the server: one base model, every tenant's adapters, vLLM underneath."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from server.config.logs import write_config
+    from server.config.settings import cores_to_bind, export_engine_environment, load
+    from server.engine.process import environment
+
+    settings = load(given(flags), config=config)
+    logging_config = write_config(settings.home, settings.log_format, settings.log_level)
+    cores = cores_to_bind(settings)
+    export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
+
+    # Starts every engine, and with it everything that must end together with the server.
+    runner = ThreadPoolExecutor(1, "loragate-engine")
+    if cores:
+        runner.submit(environment.warm_up, environment.worker_environment(cores)).result()
+
+    # vLLM reads the environment when it is imported, so the server comes after it is set.
+    from server.app.process import run
+
+    raise SystemExit(run(settings, runner))

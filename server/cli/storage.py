@@ -1,0 +1,70 @@
+"""What the commands that read and write the registry directly share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from adapters.errors import AdapterError
+from adapters.models import Actor
+from server.cli.options import given
+from server.config.settings import Settings, load
+
+T = TypeVar("T")
+_WIDE = 1000  # characters: what is piped on is not wrapped
+
+
+def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings of a command that needs data folder and database, but no model."""
+    return load(given(dict(flags)), config=config, to_serve=False)
+
+
+def with_registry(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run `work(registry)` and end with one sentence and exit code 1 where it refuses."""
+    from adapters.registry import Registry, check_schema, connect
+
+    async def run() -> T:
+        engine = connect(settings.registry_url)
+        try:
+            await check_schema(engine)
+            return await work(Registry(engine))
+        finally:
+            await engine.dispose()
+
+    try:
+        return asyncio.run(run())
+    except AdapterError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def operator_at_shell() -> Actor:
+    """Who the audit shows for a change made on this machine's command line."""
+    return Actor(f"shell:{pwd.getpwuid(os.getuid()).pw_name}")
+
+
+def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows as a JSON list, or as a table."""
+    if as_json:
+        click.echo(json.dumps(list(rows), default=str, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        click.echo("none")
+        return
+    table = Table(box=None, header_style="bold")
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    for name in columns:
+        table.add_column(name, overflow="fold")  # nothing is cut off, however narrow the terminal
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE).print(table)

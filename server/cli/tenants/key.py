@@ -1,0 +1,109 @@
+"""`loragate key`: works on the database, whether the server runs or not."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adapters.models import Key, Role
+from adapters.registry.database import utc_now
+from server.cli.options import STORAGE_FIELDS, settings_options
+from server.cli.storage import operator_at_shell, show, storage_settings, with_registry
+
+
+@click.group()
+def key() -> None:
+    """API keys: shown once, stored as a hash."""
+
+
+@settings_options(*STORAGE_FIELDS)
+@key.command()
+@click.argument("tenant", required=False)
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.INFERENCE.value,
+    show_default=True,
+    help="inference calls models; tenant_admin also manages its tenant's adapters; operator manages all.",
+)
+@click.option("--model", "models", multiple=True, help="Allow only this model; repeat for more.")
+@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="End the key by itself.")
+@click.option("--note", default="", help="What the key is for.")
+def add(
+    tenant: str | None,
+    role: str,
+    models: tuple[str, ...],
+    expires_in_days: float | None,
+    note: str,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Make a key for TENANT, or for an operator (no tenant, --role operator), and print it once."""
+    expires_at = utc_now() + timedelta(days=expires_in_days) if expires_in_days else None
+    issued = with_registry(
+        storage_settings(config, flags),
+        lambda r: r.keys.issue(
+            tenant,
+            Role(role),
+            by=operator_at_shell(),
+            models=models or None,
+            expires_at=expires_at,
+            note=note,
+        ),
+    )
+    click.echo(issued.secret)
+    click.echo(f"id {issued.key.id}; this is the only time the key is shown", err=True)
+
+
+@settings_options(*STORAGE_FIELDS)
+@key.command("list")
+@click.argument("tenant", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def list_(tenant: str | None, as_json: bool, config: Path | None, **flags: Any) -> None:
+    """List keys, without their secrets."""
+    rows = with_registry(storage_settings(config, flags), lambda r: r.keys.list(tenant))
+    show([_row(row) for row in rows], as_json=as_json)
+
+
+@settings_options(*STORAGE_FIELDS)
+@key.command()
+@click.argument("key_id")
+@click.option("--in-s", type=click.FloatRange(min=0), default=0.0, help="Revoke it so many seconds from now.")
+def revoke(key_id: str, in_s: float, config: Path | None, **flags: Any) -> None:
+    """Revoke a key; running servers refuse it within half a second."""
+    with_registry(
+        storage_settings(config, flags), lambda r: r.keys.revoke(key_id, by=operator_at_shell(), in_s=in_s)
+    )
+    click.echo(f"revoked key {key_id}")
+
+
+@settings_options(*STORAGE_FIELDS)
+@key.command()
+@click.argument("key_id")
+@click.option(
+    "--overlap-s", type=click.FloatRange(min=0), default=0.0, help="How long the old key still works."
+)
+def rotate(key_id: str, overlap_s: float, config: Path | None, **flags: Any) -> None:
+    """Make a key with the same rights, print it once, and end the old one."""
+    issued = with_registry(
+        storage_settings(config, flags),
+        lambda r: r.keys.rotate(key_id, by=operator_at_shell(), overlap_s=overlap_s),
+    )
+    click.echo(issued.secret)
+    click.echo(f"id {issued.key.id}; this is the only time the key is shown", err=True)
+
+
+def _row(record: Key) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "tenant": record.tenant,
+        "role": record.role.value,
+        "prefix": record.prefix,
+        "models": ",".join(record.models) if record.models is not None else None,
+        "expires_at": record.expires_at,
+        "revoked_at": record.revoked_at,
+        "note": record.note,
+    }

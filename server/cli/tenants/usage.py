@@ -1,0 +1,89 @@
+"""`loragate tenant usage`: what was used, from the database, whether the server runs or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.cli.options import STORAGE_FIELDS, settings_options
+from server.cli.storage import storage_settings, with_registry
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+
+@settings_options(*STORAGE_FIELDS)
+@click.command()
+@click.argument("tenant", required=False)
+@click.option(
+    "--from",
+    "since",
+    type=click.DateTime(_TIMES),
+    help="First hour to count, UTC unless it says otherwise.  [default: when this month began]",
+)
+@click.option("--to", "until", type=click.DateTime(_TIMES), help="The end, not counted.  [default: now]")
+@click.option(
+    "--by",
+    type=click.Choice(["hour", "day", "month"]),
+    default="day",
+    show_default=True,
+    help="Step of a row.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--csv", "as_csv_", is_flag=True, help="Print CSV with a header line.")
+def usage(
+    tenant: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    by: str,
+    as_json: bool,
+    as_csv_: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Tokens, KV block-seconds and times used by TENANT, or by all, per adapter and version."""
+    from adapters.models import BudgetPeriod
+    from adapters.registry.database import utc_now
+    from server.api.admin.usage import as_csv, in_utc
+    from server.usage.ledger import period_start, summed
+
+    if as_json and as_csv_:
+        raise click.UsageError("--json and --csv are two formats; choose one")
+    begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
+    entries = with_registry(
+        storage_settings(config, flags),
+        lambda r: r.usage.list(since=begin, until=in_utc(until) if until else None, tenant=tenant),
+    )
+    rows = summed(entries, by)
+    if as_csv_:
+        click.echo(as_csv(rows), nl=False)
+    elif as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        click.echo(_table(rows) if rows else "none")
+
+
+#: Column titles that are shorter than the fields they stand for; a row fits a terminal.
+_TITLES = {
+    "prompt_tokens": "prompt", "cached_tokens": "cached", "generated_tokens": "generated",
+    "kv_block_seconds": "block-s",
+}  # fmt: skip
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Aligned columns, never cut: numbers to the right."""
+    lines = [[_TITLES.get(name, name) for name in rows[0]]]
+    lines += [[str(value).removesuffix(":00+00:00") for value in row.values()] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = 3  # from, tenant, adapter
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

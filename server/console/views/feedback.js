@@ -1,0 +1,59 @@
+// What users said of answers, and the file that a trainer reads.
+
+import { ask, text } from "../lib/api.js";
+import { notice, sentence } from "../lib/dialog.js";
+import { count, field, h, moment, options } from "../lib/dom.js";
+
+export const title = "Feedback";
+
+export function mount(root, session) {
+  const rating = h("select", {}, options([["", "all"], ["up", "good"], ["down", "bad"]], ""));
+  const save = h("button", { type: "button" }, "Download chats for training");
+  const sums = h("p", { class: "lead", role: "status" });
+  const list = h("div", {});
+  root.append(h("div", { class: "filters" }, field("Rating", rating), save), sums, list);
+  let shown = "";
+
+  async function refresh() {
+    const query = new URLSearchParams({ limit: "200", ...(rating.value ? { rating: rating.value } : {}) });
+    const { data } = await ask(`admin/v1/feedback?${query}`);
+    const signature = JSON.stringify(data);
+    if (signature === shown) return;
+    shown = signature;
+    const good = data.filter((said) => said.rating === "up").length;
+    sums.textContent = data.length ? `${count(good)} good and ${count(data.length - good)} bad among the newest ${count(data.length)}` : "";
+    list.replaceChildren(data.length ? table(data, session) : h("p", { class: "empty" }, "Nobody has said anything yet. Applications send it to POST /v1/feedback."));
+  }
+
+  rating.addEventListener("change", () => refresh().catch(() => {}));
+  save.addEventListener("click", async () => {
+    try {
+      const query = new URLSearchParams({ format: "jsonl", limit: "100000", rating: rating.value || "up" });
+      const lines = await text(`admin/v1/feedback?${query}`);
+      if (!lines) {
+        notice(session.keeps_feedback_messages ? "No chats were sent along with feedback." : "This server keeps no chats; start it with --keep-feedback-messages.");
+        return;
+      }
+      const url = URL.createObjectURL(new Blob([lines], { type: "application/jsonl" }));
+      h("a", { href: url, download: "feedback.jsonl" }).click();
+      URL.revokeObjectURL(url);
+    } catch (error) {
+      notice(sentence(error), { bad: true });
+    }
+  });
+  return { refresh, every_s: 5 };
+}
+
+function table(data, session) {
+  const columns = ["When", ...(session.tenant ? [] : ["Tenant"]), "Model", "Rating", "Said", "Request"];
+  return h("table", { class: "stacked" },
+    h("thead", {}, h("tr", {}, columns.map((label) => h("th", { scope: "col" }, label)))),
+    h("tbody", {}, data.map((said) => h("tr", {},
+      h("td", { "data-label": "When" }, moment(said.at)),
+      session.tenant ? null : h("td", { "data-label": "Tenant" }, said.tenant || "operators"),
+      h("td", { "data-label": "Model" }, said.adapter ? `${said.adapter}@${said.version}` : "base model"),
+      h("td", { "data-label": "Rating" }, h("div", {}, h("span", { class: `dot ${said.rating}`, "aria-hidden": "true" }), said.rating === "up" ? "good" : "bad")),
+      h("td", { "data-label": "Said", class: "said" }, h("div", {}, [said.reason, said.comment].filter(Boolean).join(": ") || "–", said.messages ? h("span", { class: "hint" }, ` with a chat of ${said.messages} turns`) : null)),
+      h("td", { "data-label": "Request" }, h("span", { class: "id" }, said.request_id)),
+    ))));
+}

@@ -1,0 +1,98 @@
+// One prompt to several adapters or versions at once, side by side.
+
+import { ask } from "../lib/api.js";
+import { decodingForm } from "./decoding.js";
+import { sentence } from "../lib/dialog.js";
+import { field, h, options } from "../lib/dom.js";
+import { answerPane } from "./answer.js";
+
+export const title = "Playground";
+const MOST = 6;
+
+export function mount(root, session) {
+  const system = h("textarea", { rows: 1, name: "system", placeholder: "none" });
+  const prompt = h("textarea", { rows: 4, name: "prompt", required: true });
+  const models = h("fieldset", { class: "models" }, h("legend", {}, "Answer with"));
+  const preset = h("select", { name: "preset" });
+  const decoding = h("div", {});
+  const run = h("button", { type: "submit", class: "primary" }, "Run");
+  const stop = h("button", { type: "button", disabled: true }, "Stop");
+  const told = h("p", { class: "hint", role: "status" });
+  const panes = h("div", { class: "panes" });
+  const form = h("form", { class: "card ask" },
+    field("Prompt", prompt), field("System message", system), models,
+    h("details", {}, h("summary", {}, "Decoding"), field("Preset", preset), decoding),
+    h("div", { class: "actions" }, run, stop, told));
+  root.append(h("p", { class: "lead" }, whoPays(session)), form, panes);
+  let read = () => ({});
+  let running = null;
+
+  const ready = load();
+  async function load() {
+    const [adapters, presets, list] = await Promise.all([ask("admin/v1/adapters"), ask("v1/presets"), ask("admin/v1/options")]);
+    models.append(...choices(adapters.data, session.base_model));
+    preset.replaceChildren(...options([["", "none"], ...Object.keys(presets.data).map((name) => [name, name])], ""));
+    const made = decodingForm(list.data);
+    read = made.values;
+    decoding.replaceChildren(made.node);
+  }
+
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  stop.addEventListener("click", () => running?.abort());
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const chosen = [...models.querySelectorAll("input:checked")].map((box) => box.value);
+    if (!chosen.length || chosen.length > MOST) {
+      told.textContent = chosen.length ? `Choose at most ${MOST} models.` : "Choose at least one model.";
+      return;
+    }
+    let body;
+    try {
+      body = { ...read(), messages: messages(system.value, prompt.value), stream: true, stream_options: { include_usage: true } };
+    } catch (error) {
+      told.textContent = error.message;
+      return;
+    }
+    if (preset.value) body.preset = preset.value;
+    running = new AbortController();
+    run.disabled = true;
+    stop.disabled = false;
+    told.textContent = `Asking ${chosen.length} ${chosen.length === 1 ? "model" : "models"}…`;
+    const asked = chosen.map((model) => answerPane(model, session));
+    panes.replaceChildren(...asked.map((pane) => pane.node));
+    const ends = await Promise.all(asked.map((pane) => pane.run(body, running.signal)));
+    told.textContent = ends.join(" · ");
+    run.disabled = false;
+    stop.disabled = true;
+  });
+
+  return {
+    refresh: () => ready.catch((error) => { told.textContent = sentence(error); }),
+    leave: () => running?.abort(),
+  };
+}
+
+function whoPays(session) {
+  return session.tenant
+    ? `Requests from here count against ${session.tenant}’s limits and budget like any other.`
+    : "Requests from here are the operator’s own: they count under no tenant, and no tenant’s budget is touched.";
+}
+
+function messages(system, prompt) {
+  const asked = [{ role: "user", content: prompt }];
+  return system.trim() ? [{ role: "system", content: system }, ...asked] : asked;
+}
+
+function choices(adapters, base) {
+  const names = adapters.filter((adapter) => adapter.alias.targets.length).flatMap((adapter) => {
+    const versions = adapter.versions.filter((version) => ["ready", "resident"].includes(version.state));
+    const pinned = versions.length > 1 ? versions.map((version) => `${adapter.model}@${version.number}`) : [];
+    return [adapter.model, ...pinned];
+  });
+  return [...names, base].map((name, at) => {
+    const box = h("input", { type: "checkbox", value: name, id: `model-${at}`, checked: at === 0 });
+    return h("span", { class: "chip" }, box, h("label", { htmlFor: box.id }, name));
+  });
+}

@@ -1,0 +1,34 @@
+// The first page: one field.
+
+import { useKey } from "../lib/api.js";
+import { h } from "../lib/dom.js";
+
+export function signIn(root, message, done) {
+  const secret = h("input", {
+    id: "key", type: "password", name: "key", autocomplete: "off", spellcheck: "false", required: true,
+    "aria-describedby": "key-hint key-error",
+  });
+  const wrong = h("p", { id: "key-error", class: "error", role: "alert" }, message);
+  const button = h("button", { type: "submit", class: "primary" }, "Sign in");
+  const form = h(
+    "form",
+    { class: "sign-in" },
+    h("p", { class: "brand" }, "loragate"),
+    h("h1", {}, "Console"),
+    h("label", { htmlFor: "key" }, "Key"),
+    secret,
+    h("p", { id: "key-hint", class: "hint" }, "An operator’s or a tenant admin’s. It stays in this tab and is forgotten with it."),
+    wrong,
+    button,
+  );
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    useKey(secret.value.trim());
+    await done();
+  });
+  root.replaceChildren(form);
+  document.title = "Sign in · loragate console";
+  if (message) secret.setAttribute("aria-invalid", "true");
+  secret.focus();
+}

@@ -1,0 +1,32 @@
+// The traffic of an adapter: who has it, who may have it, and how it is changed.
+
+import { ask } from "../lib/api.js";
+import { confirm, notice, sentence } from "../lib/dialog.js";
+
+/** Weight per version, as shares of one. */
+export function shares(alias) {
+  const total = alias.targets.reduce((sum, target) => sum + target.weight, 0);
+  return new Map(alias.targets.map((target) => [target.version, target.weight / total]));
+}
+
+/** Versions that can take traffic. */
+export const usable = (adapter) => adapter.versions.filter((version) => ["ready", "resident"].includes(version.state));
+
+/** Ask first, then change the traffic of an adapter, and tell how it went. */
+export async function change(adapter, path, body, question, refresh) {
+  if (!(await confirm(question))) return false;
+  try {
+    await ask(`admin/v1/adapters/${adapter.tenant}/${adapter.name}/${path}`, {
+      method: "POST",
+      body: { ...body, expected_generation: adapter.alias.generation },
+    });
+    notice(question.done);
+  } catch (error) {
+    notice(sentence(error), { bad: true });
+    return false;
+  } finally {
+    document.activeElement?.blur?.(); // the split form may be made anew now
+    await refresh().catch(() => {});
+  }
+  return true;
+}

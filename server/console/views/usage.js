@@ -1,0 +1,78 @@
+// What was used over time: a chart of tokens, and the sums per adapter.
+
+import { ask } from "../lib/api.js";
+import { chart } from "../lib/chart.js";
+import { count, field, h, options } from "../lib/dom.js";
+
+export const title = "Usage";
+
+const RANGES = { day: ["Last 24 hours", "hour", 24], week: ["Last 7 days", "day", 7], month: ["Last 30 days", "day", 30] };
+const STEP_MS = { hour: 3_600_000, day: 86_400_000 };
+
+export function mount(root, session) {
+  const range = h("select", {}, options(Object.entries(RANGES).map(([name, [text]]) => [name, text]), "day"));
+  const tenant = h("select", {}, options([["", "all tenants"]], ""));
+  const picture = h("div", { class: "card chart" });
+  const table = h("div", {});
+  root.append(
+    h("div", { class: "filters" }, field("Range", range), session.tenant ? null : field("Tenant", tenant)),
+    picture, table);
+  if (!session.tenant) {
+    ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name), "")), () => {});
+  }
+  let shown = "";
+
+  async function refresh() {
+    const [, by, steps] = RANGES[range.value];
+    const last = Math.floor(Date.now() / STEP_MS[by]) * STEP_MS[by];
+    const first = last - (steps - 1) * STEP_MS[by];
+    const query = new URLSearchParams({ by, from: new Date(first).toISOString() });
+    if (tenant.value) query.set("tenant", tenant.value);
+    const { data } = await ask(`admin/v1/usage?${query}`);
+    const signature = JSON.stringify([data, first, by]);
+    if (signature === shown) return;
+    shown = signature;
+    picture.replaceChildren(chart(buckets(data, first, STEP_MS[by], steps), by));
+    table.replaceChildren(sums(data, session));
+  }
+
+  const again = () => refresh().catch(() => {});
+  range.addEventListener("change", again);
+  tenant.addEventListener("change", again);
+  return { refresh, every_s: 5 };
+}
+
+function buckets(rows, first, step, steps) {
+  const made = Array.from({ length: steps }, (_, at) => ({ at: first + at * step, prompt: 0, generated: 0, requests: 0 }));
+  for (const row of rows) {
+    const bucket = made[Math.floor((Date.parse(row.from) - first) / step)];
+    if (!bucket) continue;
+    bucket.prompt += row.prompt_tokens;
+    bucket.generated += row.generated_tokens;
+    bucket.requests += row.requests;
+  }
+  return made;
+}
+
+function sums(rows, session) {
+  const groups = new Map();
+  for (const row of rows) {
+    const name = row.adapter ? `${row.adapter}@${row.version}` : "base model";
+    const key = `${row.tenant}\0${name}`;
+    const sum = groups.get(key) ?? { tenant: row.tenant || "operators", name, requests: 0, prompt: 0, cached: 0, generated: 0, blocks: 0 };
+    sum.requests += row.requests;
+    sum.prompt += row.prompt_tokens;
+    sum.cached += row.cached_tokens;
+    sum.generated += row.generated_tokens;
+    sum.blocks += row.kv_block_seconds;
+    groups.set(key, sum);
+  }
+  if (!groups.size) return h("p", { class: "empty" }, "Nothing was used in this time.");
+  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of it cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"]]
+    .slice(session.tenant ? 1 : 0);
+  const cell = (sum, [label, name]) => h("td", { "data-label": label, class: typeof sum[name] === "number" ? "number" : null }, typeof sum[name] === "number" ? count(sum[name]) : sum[name]);
+  return h("table", { class: "stacked" },
+    h("caption", {}, "Tokens and requests by adapter"),
+    h("thead", {}, h("tr", {}, columns.map(([label, name]) => h("th", { scope: "col", class: ["tenant", "name"].includes(name) ? null : "number" }, label)))),
+    h("tbody", {}, [...groups.values()].sort((a, b) => b.prompt + b.generated - a.prompt - a.generated).map((sum) => h("tr", {}, columns.map((column) => cell(sum, column))))));
+}

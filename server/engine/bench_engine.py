@@ -1,0 +1,72 @@
+"""An engine with nothing of the server around it, to measure the scheduler by itself.
+
+Leans on: vllm.engine.arg_utils.AsyncEngineArgs, vllm.v1.engine.async_llm.AsyncLLM, vllm.sampling_params.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from server.engine.scheduling import scheduler_report
+from server.fairness.policy import Capacity, Policy, stamp
+
+SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
+
+
+class BareEngine:
+    """A started engine; `stop` ends it. Blocks while the model loads (tens of seconds).
+
+    Args:
+        model: folder of the base model.
+        fair: our scheduler, or vLLM's own.
+        options: more of vLLM's engine arguments.
+    """
+
+    def __init__(self, model: Path, *, fair: bool, **options: Any) -> None:
+        self.fair = fair
+        self._ids = itertools.count()
+        arguments = {"dtype": "float32", "enforce_eager": True, "seed": 0, **options}
+        if fair:
+            arguments["scheduler_cls"] = SCHEDULER
+        self._client = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **arguments))
+
+    @property
+    def capacity(self) -> Capacity:
+        """What requests can use."""
+        config = self._client.vllm_config
+        return Capacity(
+            kv_blocks=int(config.cache_config.num_gpu_blocks or 0) - 1,
+            block_size_tokens=int(config.cache_config.block_size),
+            max_num_seqs=int(config.scheduler_config.max_num_seqs),
+        )
+
+    async def generate(
+        self, tenant: str, policy: Policy, prompt: Sequence[int], tokens: int
+    ) -> AsyncGenerator[int]:
+        """Exactly `tokens` greedy tokens; yields how many came each time."""
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={"loragate": stamp(tenant, policy)},
+        )
+        request: Any = {"prompt_token_ids": list(prompt), "cache_salt": tenant}
+        async for output in self._client.generate(request, params, f"{tenant}-{next(self._ids)}"):
+            yield sum(len(sequence.token_ids) for sequence in output.outputs)
+
+    async def report(self) -> dict[str, Any]:
+        """See `server.engine.scheduling.scheduler_report`; only where the engine is fair."""
+        return await scheduler_report.read(self._client)
+
+    def stop(self) -> None:
+        """End the engine's processes."""
+        self._client.shutdown()

@@ -1,0 +1,265 @@
+"""vLLM's scheduler, asking `server.fairness` who goes next and who gives way; it only translates.
+
+Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
+`_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
+KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the
+dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore process.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from server.engine.decoding.repetition import LoopWatch
+from server.engine.decoding.structured_output import choose_for_each_request
+from server.engine.scheduling.scheduler_report import install, report
+from server.engine.scheduling.tenant_queue import TenantQueue
+from server.fairness.arbiter import Arbiter
+from server.fairness.block_accounting import Lease
+from server.fairness.lora_slots import AdapterSlots
+from server.fairness.policy import OPERATOR_POLICY, Capacity, InvalidPolicy, Share, read_stamp
+from server.fairness.preemption import victims_first
+from server.fairness.waiting_queue import Entry
+
+logger = init_logger(__name__)
+
+#: Where tenant and policy stand in `sampling_params.extra_args`, and our options in `additional_config`.
+STAMP_KEY = "loragate"
+DEFAULT_LORA_SLOT_WAIT_S = 2.0
+
+
+class TenantScheduler(AsyncScheduler):
+    """`AsyncScheduler` with a fair queue, KV budgets and turns for LoRA slots.
+
+    Requests carry tenant and policy as `extra_args["loragate"]` (`server.fairness.stamp`); those without are
+    the operator's. Option: `additional_config["loragate"]["lora_slot_wait_s"]`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        pool = self.kv_cache_manager.block_pool
+        self.arbiter = Arbiter(
+            Capacity(
+                kv_blocks=pool.num_gpu_blocks - 1,  # block 0 is vLLM's null block
+                block_size_tokens=self.block_size,
+                max_num_seqs=self.max_num_active_reqs,
+            ),
+            engine=self,
+            adapter_slots=self._adapter_slots(),
+        )
+        self._arrivals = itertools.count()
+        self.waiting = TenantQueue(self.arbiter, self._entry)
+        # A copy, because the prefill cap of each step is written into it.
+        self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
+        # On a CPU vLLM schedules synchronously, and what AsyncScheduler adds is only work.
+        self._kind: Any = AsyncScheduler if self.scheduler_config.async_scheduling else Scheduler
+        self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
+        self._groups = len(self.kv_cache_config.kv_cache_groups)
+        self._loops = LoopWatch(self.vllm_config)
+        self._allocate_slots = self.kv_cache_manager.allocate_slots
+        self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
+        self.kv_cache_manager.allocate_slots = self._allocate_and_count
+        choose_for_each_request(self.structured_output_manager)
+        install()
+
+    def _adapter_slots(self) -> AdapterSlots | None:
+        if self.lora_config is None:
+            return None
+        options = self.vllm_config.additional_config
+        ours = options.get(STAMP_KEY, {}) if isinstance(options, dict) else {}
+        return AdapterSlots(
+            self.lora_config.max_loras, ours.get("lora_slot_wait_s", DEFAULT_LORA_SLOT_WAIT_S)
+        )
+
+    # vLLM's own methods
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """One step, between the arbiter's `begin_step` and `end_step`."""
+        paused = self._pause_state != PauseState.UNPAUSED
+        if not paused:
+            self.arbiter.begin_step()
+            self._cap_prefills()
+        self._order_victims()
+        output = super().schedule(throttle_prefills)
+        if not paused:
+            self.arbiter.end_step(self.max_num_scheduled_tokens - output.total_num_scheduled_tokens)
+        return output
+
+    def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        self._kind._update_after_schedule(self, scheduler_output)
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], is_stale: bool = False
+    ) -> tuple[list[int], bool]:
+        new_token_ids, stopped = self._kind._update_request_with_output(
+            self, request, new_token_ids, is_stale
+        )
+        if request.loragate_is_watched and not stopped:
+            stopped = self._loops.ends(request, new_token_ids)
+        return new_token_ids, stopped
+
+    def _free_request_blocks(self, request: Request) -> None:
+        self.arbiter.release(request.request_id)
+        super()._free_request_blocks(request)
+
+    def _free_blocks(self, request: Request) -> None:
+        super()._free_blocks(request)
+        request.loragate_entry.item = None  # no cycle: finished requests go at once, without the collector
+
+    # What the arbiter asks (`server.fairness.interfaces.Engine`)
+
+    def free_blocks(self) -> int:
+        """Blocks that no request holds; cached ones among them are free to take."""
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
+
+    def free_slots(self) -> int:
+        """Requests that vLLM would still admit into RUNNING."""
+        return int(self.max_num_active_reqs - len(self.running) - self.num_waiting_for_streaming_input)
+
+    def full_blocks(self, item: Request) -> int:
+        """Blocks of the whole sequence as it is now."""
+        return -int(-item.num_tokens // self.block_size) * self._groups
+
+    def new_blocks(self, item: Request) -> int:
+        """`full_blocks` less what running requests hold of its prefix."""
+        hits, _, _ = self.kv_cache_manager.get_computed_blocks(item)
+        held = sum(1 for group in hits.blocks for block in group if block.ref_cnt > 0 and not block.is_null)
+        return self.full_blocks(item) - held
+
+    def growth(self, lease: Lease) -> int:
+        """What the request still lacks for its prompt, or for its next token."""
+        request = self.requests[lease.request_id]
+        if request in self._inflight_prefills:
+            return lease.pending_blocks
+        last = min(request.num_prompt_tokens + request.max_tokens - 1, self.max_model_len)
+        tokens = min(request.num_computed_tokens + 1 + self.num_spec_tokens + self.num_lookahead_tokens, last)
+        return max(0, -int(-tokens // self.block_size) * self._groups - len(lease.block_ids))
+
+    def is_ready(self, item: Request) -> bool:
+        """Whether vLLM would not skip it for a reason of its own."""
+        if item.num_stale_output_tokens and not item.drop_stale_output:
+            return False
+        if item.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+            structured = item.structured_output_request
+            return structured is not None and structured.grammar is not None
+        return item.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
+    def generated_tokens(self, item: Request) -> int:
+        """From the prompt's last one on, each computed position yields a token."""
+        return int(item.num_computed_tokens - item.num_prompt_tokens + 1)
+
+    def preempt(self, request_id: str) -> None:
+        """vLLM's own preemption: the blocks are freed and the request waits with all its tokens.
+
+        Like vLLM's, it is not resumed in the same step (the arbiter holds it back), so the workers see what
+        they always see.
+        """
+        request = self.requests[request_id]
+        self.running.remove(request)
+        self._preempt_request(request, time.monotonic(), drop_stale_output=self.requires_kv_delivery)
+
+    # Translation
+
+    def _entry(self, request: Request) -> Entry:
+        """The request as the arbiter knows it; vLLM's own object carries it from its arrival to its end."""
+        entry: Entry | None = getattr(request, "loragate_entry", None)
+        if entry is None:
+            tenant, share = _stamp_of(request)
+            request.loragate_is_watched = self._loops.watches(request)
+            entry = request.loragate_entry = Entry(
+                request_id=request.request_id,
+                tenant=tenant,
+                share=share,
+                adapter=request.lora_request.lora_int_id if request.lora_request else 0,
+                arrival=next(self._arrivals),
+                item=request,
+            )
+        return entry
+
+    def _allocate_and_count(
+        self, request: Request, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **starting: Any
+    ) -> KVCacheBlocks | None:
+        """`KVCacheManager.allocate_slots`; whoever gets blocks for the first time starts to run.
+
+        NOTE: called for each request in each step, and most get nothing: a lookup or a dict more shows in
+        `benchmarks fairness`.
+        """
+        if not starting:
+            blocks = self._allocate_slots(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens)
+            if blocks is self._no_blocks:
+                return blocks
+        else:
+            starting["num_lookahead_tokens"] = num_lookahead_tokens
+            blocks = self._allocate_slots(request, num_new_tokens, **starting)
+        if blocks is None:
+            return None
+        lease = self.arbiter.holdings.lease(request.request_id)
+        if lease is None:
+            self._start(request, int(starting.get("num_new_computed_tokens", 0)))
+        elif blocks is not self._no_blocks:
+            self.arbiter.holdings.extend(lease, _block_ids(blocks))
+        return blocks
+
+    def _start(self, request: Request, cached_tokens: int) -> None:
+        entry = self._entry(request)
+        all_blocks = self.kv_cache_manager.get_blocks(request.request_id)
+        self.arbiter.hold(entry, _block_ids(all_blocks), self.full_blocks(request))
+        self.arbiter.bills.charge_prompt(entry, request.num_prompt_tokens, cached_tokens)
+
+    def _cap_prefills(self) -> None:
+        """Keep one tenant's long prompt from taking the whole step."""
+        if not self._inflight_prefills and not self.arbiter.has_room:
+            self.scheduler_config.long_prefill_token_threshold = self._configured_cap_tokens
+            return
+        prefilling: dict[str, list[int]] = {}
+        for request in self._inflight_prefills:
+            demand = request.num_tokens - request.num_computed_tokens
+            prefilling.setdefault(request.loragate_entry.tenant, []).append(demand)
+        decoding = len(self.running) - len(self._inflight_prefills)
+        cap_tokens = self.arbiter.prefill_cap(
+            self.max_num_scheduled_tokens - decoding, prefilling, lambda item: int(item.num_tokens)
+        )
+        caps = [cap for cap in (cap_tokens, self._configured_cap_tokens) if cap]
+        self.scheduler_config.long_prefill_token_threshold = min(caps, default=0)
+
+    def _order_victims(self) -> None:
+        """When blocks may run out in this step: vLLM preempts from the end of `running`."""
+        holdings = self.arbiter.holdings
+        free = self.free_blocks()
+        if free >= len(self.running) * self._groups + holdings.pending_blocks():
+            return
+        leases = (holdings.lease(request.request_id) for request in self.running)
+        if free >= sum(self.growth(lease) for lease in leases if lease is not None):
+            return
+        rank = {request_id: i for i, request_id in enumerate(victims_first(holdings))}
+        self.running.sort(key=lambda request: -rank[request.request_id])
+
+    def report(self) -> dict[str, Any]:
+        """What the front end may read at any time; see `server.engine.scheduling.scheduler_report`."""
+        return report(self.arbiter)
+
+
+def _stamp_of(request: Request) -> tuple[str, Share]:
+    """The tenant and its share; the operator's for a request that the gate did not stamp."""
+    arguments = request.sampling_params.extra_args if request.sampling_params else None
+    try:
+        return read_stamp((arguments or {}).get(STAMP_KEY))
+    except InvalidPolicy:
+        # An exception here would end the engine for everyone.
+        logger.exception("Request %s carries a stamp that cannot be read.", request.request_id)
+        return "", OPERATOR_POLICY.share
+
+
+def _block_ids(blocks: KVCacheBlocks) -> list[int]:
+    return [block.block_id for group in blocks.blocks for block in group if not block.is_null]

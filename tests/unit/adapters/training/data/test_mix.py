@@ -1,0 +1,207 @@
+"""What is mixed into the data: replayed general chats, questions in other words, a second stage."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from adapters.training import train as run
+from adapters.training.config import TrainingConfig
+from adapters.training.data.augment import augment, rephrased
+from adapters.training.data.chat_template import Conversation
+from adapters.training.data.dataset import load_renderer, prepare
+from adapters.training.data.reader import first_question, read_conversations
+from adapters.training.errors import CheckpointError, DataError
+from adapters.training.loop import trainer as loop
+
+Configure = Callable[..., TrainingConfig]
+
+
+def write(path: Path, questions: list[str], answer: str) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": answer}]}
+        for q in questions
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> Path:
+    return write(tmp_path / "general.jsonl", [f"General {i}?" for i in range(30)], "General.")
+
+
+def test_replay_makes_its_share_of_the_mix(configure: Configure, general: Path) -> None:
+    config = configure(held_out_share=0.0, replay=general, replay_ratio=0.2)
+    renderer = load_renderer(config)
+    prepared = prepare(config, renderer)
+    texts = [renderer.tokenizer.decode(s.ids) for s in prepared.samples]
+    replayed = [t for t in texts if "General" in t]
+    assert len(replayed) == prepared.replayed_samples == 10
+    assert len(replayed) / len(texts) == 0.2
+    assert len(set(replayed)) == 10
+    assert prepare(config, renderer).samples == prepared.samples
+    assert prepare(configure(held_out_share=0.0), renderer).replayed_samples == 0
+
+
+def test_too_few_general_chats_repeat_and_that_is_said(configure: Configure, tmp_path: Path) -> None:
+    few = write(tmp_path / "few.jsonl", ["General 1?", "General 2?"], "General.")
+    config = configure(held_out_share=0.0, replay=few, replay_ratio=0.2)
+    prepared = prepare(config, load_renderer(config))
+    assert prepared.replayed_samples == 10
+    assert any("2 general samples repeat to make 10" in w for w in prepared.warnings(config))
+
+
+def test_what_is_measured_on_is_not_replayed(configure: Configure, tmp_path: Path, general: Path) -> None:
+    held_out = write(tmp_path / "held.jsonl", [f"general  {i}?" for i in range(29)], "General.")
+    config = configure(held_out=held_out, replay=general, replay_ratio=0.2)
+    renderer = load_renderer(config)
+    replayed = {
+        t for s in prepare(config, renderer).samples if "General" in (t := renderer.tokenizer.decode(s.ids))
+    }
+    assert len(replayed) == 1 and "General 29?" in replayed.pop()
+    too_long = write(tmp_path / "long.jsonl", ["Long?"], "word " * 60)
+    with pytest.raises(DataError, match="no turn to replay"):
+        prepare(configure(replay=too_long, max_length_tokens=40), renderer)
+
+
+def chat(question: str, tools: tuple[Any, ...] = (), system: str = "") -> Conversation:
+    head = [{"role": "system", "content": system}] if system else []
+    rows = [*head, {"role": "user", "content": question}, {"role": "assistant", "content": "It is 7."}]
+    return Conversation(tuple(rows), tools, 1)
+
+
+def test_half_the_chats_are_asked_otherwise_and_answered_alike() -> None:
+    chats = [chat(f"What is the price of item {i}?") for i in range(400)]
+    asked = augment(chats, seed=1)
+    changed = [(old, new) for old, new in zip(chats, asked, strict=True) if new is not old]
+    assert 150 < len(changed) < 250
+    assert len({first_question(new) for _, new in changed}) > 0.7 * len(changed)
+    for old, new in changed:
+        assert new.messages[-1] == old.messages[-1]
+        assert f"item {old.messages[0]['content'].split()[-1].rstrip('?')}" in first_question(new)
+    assert augment(chats, seed=1) == asked != augment(chats, seed=2)
+
+
+def test_system_prompts_and_tools_are_kept() -> None:
+    tools = tuple({"function": {"name": f"f{i}"}} for i in range(4))
+    draw = random.Random(0)
+    seen = [rephrased(chat("Weather?", tools, "Be Acme."), draw) for _ in range(50)]
+    assert all(c.messages[0] == {"role": "system", "content": "Be Acme."} for c in seen)
+    assert all(sorted(map(str, c.tools)) == sorted(map(str, tools)) for c in seen)
+    assert len({str(c.tools) for c in seen}) > 5
+    foreign = [rephrased(chat("什么价格？"), draw) for _ in range(50)]
+    assert all(first_question(c).startswith("什么价格") for c in foreign)
+    assert all(rephrased(chat("?"), draw).messages[-2]["content"] for _ in range(50))
+
+
+def test_rephrasing_reaches_the_training(configure: Configure) -> None:
+    config = configure(augment=True)
+    plain, asked = prepare(configure(), load_renderer(config)), prepare(config, load_renderer(config))
+    assert asked.rephrased_chats > 5
+    assert len(asked.samples) == len(plain.samples) and asked.samples != plain.samples
+    assert asked.held_out == plain.held_out
+
+
+@pytest.fixture
+def two_stages(configure: Configure, tmp_path: Path) -> Callable[..., TrainingConfig]:
+    then = write(tmp_path / "then.jsonl", [f"Then {i}?" for i in range(30)], "Then.")
+
+    def make(**changes: Any) -> TrainingConfig:
+        settings = {"then": then, "max_steps": 4, "checkpoint_every": 2, "measure": 4, "evaluate_turns": 0}
+        return configure(**(settings | changes))
+
+    return make
+
+
+def test_the_second_stage_goes_on_with_the_same_adapter(
+    two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[TrainingConfig, dict[str, Any], list[str]]] = []
+    true_stage = run._fit
+
+    def watched(model: Any, config: TrainingConfig, prepared: Any, *rest: Any) -> Any:
+        weights = {
+            n.replace(".default", ""): p.detach().clone()
+            for n, p in model.named_parameters()
+            if p.requires_grad
+        }
+        tokenizer = load_renderer(config).tokenizer
+        seen.append((config, weights, [tokenizer.decode(s.ids) for s in prepared.samples]))
+        if config.start_from:
+            first = load_file(config.start_from / "adapter_model.safetensors")
+            assert first.keys() == weights.keys()
+            assert all((first[n] == weights[n]).all() for n in first)
+            assert any(first[n].any() for n in first if "lora_B" in n)
+            asked = {first_question(c) for c in read_conversations(config.general)}
+            trained = [t.lower() for t in seen[-1][2]]
+            assert asked and not any(f"user\n{q}<" in t for q in asked for t in trained)
+        return true_stage(model, config, prepared, *rest)
+
+    monkeypatch.setattr(run, "_fit", watched)
+    config = two_stages()
+    report = run.train(config)
+    first, second = seen
+    assert second[0].learning_rate == first[0].learning_rate / 2
+    assert all("Say " in t for t in first[2])
+    replayed = [t for t in second[2] if "Say " in t]
+    assert 0.1 < len(replayed) / len(second[2]) < 0.2
+    assert [s["steps"] for s in report.document["stages"]] == [4]
+    assert report.document["general"] is not None
+    assert (config.out / "adapter_model.safetensors").is_file()
+    assert not (config.out / "checkpoints").exists()
+
+
+class _KillError(BaseException):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize("dies_in", [1, 2])
+def test_two_stages_killed_equal_two_stages_whole(
+    two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: int
+) -> None:
+    whole = two_stages(out=tmp_path / "whole", measure=0)
+    run.train(whole)
+    killed = two_stages(out=tmp_path / "killed", measure=0)
+    stages = []
+    true_step = loop.LoraTrainer.training_step
+
+    def dying(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(stages) == dies_in and trainer.state.global_step == 3:
+            raise _KillError
+        return true_step(trainer, *args, **kwargs)
+
+    true_fit = run._fit
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_fit", lambda *a: stages.append(1) or true_fit(*a))
+        patch.setattr(loop.LoraTrainer, "training_step", dying)
+        with pytest.raises(_KillError):
+            run.train(killed)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run.train(two_stages(out=tmp_path / "killed", measure=0, alpha=4))
+    run.train(killed)
+    one, other = (load_file(c.out / "adapter_model.safetensors") for c in (whole, killed))
+    assert one.keys() == other.keys() and all((one[n] == other[n]).all() for n in one)
+
+
+def test_calls_that_the_server_would_not_read_are_told(configure: Configure, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(configure().base, base)
+    template = (base / "chat_template.jinja").read_text()
+    data = tmp_path / "calls.jsonl"
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    rows = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    data.write_text(json.dumps({"messages": rows}))
+    config = configure(base=base, data=data, held_out_share=0.0)
+    assert prepare(config, load_renderer(config)).unread_call_turns == 0
+    (base / "chat_template.jinja").write_text(template.replace('"arguments": ', '"parameters": '))
+    other = prepare(config, load_renderer(config))
+    assert other.unread_call_turns == 1
+    assert any("hermes parser does not read" in w for w in other.warnings(config))

@@ -1,0 +1,103 @@
+"""Packed samples train as they do alone: same loss, same gradients, nothing seen across the border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, set_seed
+
+from adapters.training.config import TrainingConfig
+from adapters.training.data.chat_template import IGNORED, Sample
+from adapters.training.data.collator import collate, pack
+from adapters.training.loop.trainer import LoraTrainer, run_loop
+from adapters.training.model.lora import add_lora
+
+Configure = Callable[..., TrainingConfig]
+
+
+def new_trainer(config: TrainingConfig, samples: list[Sample]) -> LoraTrainer:
+    set_seed(config.seed)
+    base = AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32, attn_implementation="sdpa")
+    if config.gradient_checkpointing:
+        base.enable_input_require_grads()
+    model = add_lora(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at first; with a random one every matrix has a gradient
+            torch.nn.init.normal_(parameter, std=0.1)
+    return LoraTrainer(model=model, config=config, samples=samples, pad_id=0)
+
+
+def loss_and_gradients(
+    trainer: LoraTrainer, batches: list[dict[str, torch.Tensor]], tokens: int
+) -> tuple[float, dict[str, torch.Tensor]]:
+    model = trainer.model
+    model.train()
+    model.zero_grad()
+    losses = [trainer.compute_loss(model, b, num_items_in_batch=torch.tensor(tokens)) for b in batches]
+    torch.stack(losses).sum().backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(sum(loss.item() for loss in losses)), grads
+
+
+def test_packed_losses_and_gradients_are_those_of_samples_alone(
+    configure: Configure, samples: list[Sample]
+) -> None:
+    trainer = new_trainer(configure(), samples)
+    window = samples[:6]
+    tokens = sum(s.trained_tokens for s in window)
+    alone, apart = loss_and_gradients(trainer, [collate([s], 0) for s in window], tokens)
+    packed, together = loss_and_gradients(trainer, [pack(window)], tokens)
+    assert packed == pytest.approx(alone, abs=1e-5)
+    assert together.keys() == apart.keys()
+    for name, gradient in apart.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_comparison_would_show_attention_across_samples(
+    configure: Configure, samples: list[Sample]
+) -> None:
+    trainer = new_trainer(configure(), samples)
+    window = samples[:6]
+    tokens = sum(s.trained_tokens for s in window)
+    packed, _ = loss_and_gradients(trainer, [pack(window)], tokens)
+    borderless: dict[str, Any] = pack(window)
+    borderless["position_ids"] = torch.arange(borderless["input_ids"].shape[1])[None]
+    contaminated, _ = loss_and_gradients(trainer, [borderless], tokens)
+    assert abs(contaminated - packed) > 1e-3
+
+
+def test_no_sample_is_asked_for_the_first_token_of_the_next() -> None:
+    row = pack([Sample((1, 2, 3), (IGNORED, 2, 3)), Sample((4, 5), (4, 5))])
+    assert row["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
+    assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert set(row) == {"input_ids", "labels", "position_ids"}
+
+
+def losses_of(config: TrainingConfig, samples: list[Sample]) -> list[float]:
+    trainer = new_trainer(config, samples)
+    run_loop(trainer, "f")
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_a_packed_training_goes_the_same_way(
+    configure: Configure, samples: list[Sample], tmp_path: Any
+) -> None:
+    plain = losses_of(configure(micro_batch_samples=1, out=tmp_path / "a"), samples)
+    packed = losses_of(configure(micro_batch_samples=4, packing="on", out=tmp_path / "b"), samples)
+    assert packed == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["off", "on"])
+def test_checkpointing_changes_memory_and_nothing_else(
+    configure: Configure, samples: list[Sample], tmp_path: Any, packing: str
+) -> None:
+    common = {"micro_batch_samples": 4, "packing": packing, "max_steps": 4}
+    plain = losses_of(configure(out=tmp_path / "a", **common), samples)
+    saved = losses_of(configure(out=tmp_path / "b", gradient_checkpointing=True, **common), samples)
+    assert saved == pytest.approx(plain, rel=1e-5)
+    assert plain[-1] < plain[0]

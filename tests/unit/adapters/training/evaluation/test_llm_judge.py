@@ -1,0 +1,173 @@
+"""The judge: a real HTTP endpoint that answers as OpenAI's does, asked by the official client."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.training.config import TrainingConfig
+from adapters.training.errors import WatchingError
+from adapters.training.evaluation.llm_judge import Duel, Judge, compare
+from adapters.training.evaluation.pairwise import check_judge
+from adapters.training.train import train
+
+_ASKED = re.compile(r"Reference answer:\n(.*?)\n\nAnswer A:\n(.*?)\n\nAnswer B:\n(.*)", re.DOTALL)
+
+#: Says what it thinks of (reference, answer A, answer B).
+Opinion = Callable[[str, str, str], str]
+
+
+@dataclass
+class JudgeDouble:
+    """An endpoint whose model is a plain function."""
+
+    opinion: Opinion
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    status: int = 200
+
+
+def right_one(wanted: str, a: str, b: str) -> str:
+    better = {(True, False): "A", (False, True): "B"}.get((a == wanted, b == wanted), "tie")
+    return f"A thought about A and B.\nVerdict: {better}"
+
+
+@pytest.fixture
+def judge() -> Iterator[JudgeDouble]:
+    double = JudgeDouble(right_one)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            double.asked.append(body)
+            double.keys.add(self.headers["authorization"])
+            found = _ASKED.search(body["messages"][-1]["content"])
+            assert found is not None
+            message = {"role": "assistant", "content": double.opinion(*found.groups())}
+            reply = {
+                "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            }  # fmt: skip
+            content = json.dumps(reply).encode()
+            self.send_response(double.status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    double.url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield double
+    server.shutdown()
+    server.server_close()
+
+
+DUELS = [
+    Duel("user: one", "1", "1", "2"),  # won
+    Duel("user: two", "1", "2", "1"),  # lost
+    Duel("user: three", "1", "2", "3"),  # both wrong
+    Duel("user: four", "1", "1", "1"),  # the same
+]
+
+
+def ask(double: JudgeDouble) -> dict[str, Any]:
+    with Judge(double.url, "referee", "secret") as one:
+        return compare(one.prefer, DUELS, "old").as_dict()
+
+
+def test_every_pair_is_asked_about_in_both_orders(judge: JudgeDouble) -> None:
+    assert ask(judge) == {
+        "against": "old", "wins": 1, "losses": 1, "ties": 2, "same": 1, "swayed": 0, "unclear": 0, "win_rate": 0.5,
+    }  # fmt: skip
+    assert len(judge.asked) == 6
+    assert {body["model"] for body in judge.asked} == {"referee"}
+    assert {body["temperature"] for body in judge.asked} == {0.0}
+    assert judge.keys == {"Bearer secret"}
+
+
+def test_a_judge_that_always_likes_the_first_decides_nothing(judge: JudgeDouble) -> None:
+    judge.opinion = lambda wanted, a, b: "Verdict: A"
+    found = ask(judge)
+    assert (found["wins"], found["losses"], found["ties"], found["swayed"]) == (0, 0, 4, 3)
+
+
+def test_a_reply_without_a_verdict_is_a_tie(judge: JudgeDouble) -> None:
+    judge.opinion = lambda wanted, a, b: "A is nice, and so is B."
+    found = ask(judge)
+    assert (found["ties"], found["unclear"]) == (4, 6)
+
+
+@pytest.mark.parametrize("said", ["**Verdict: B**", "verdict - b", "Verdict: A? No.\nVerdict: B"])
+def test_verdicts_are_found_however_they_are_dressed(judge: JudgeDouble, said: str) -> None:
+    judge.opinion = lambda wanted, a, b: said
+    with Judge(judge.url, "m", "") as one:
+        assert one.prefer("user: x", "w", "a", "b") == "second"
+
+
+def test_a_training_is_judged_against_the_base_and_the_version_before(
+    configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
+) -> None:
+    # Whatever the base did not say is better: the judge knows the new answers by their length.
+    judge.opinion = lambda wanted, a, b: "Verdict: " + ("A" if len(a) < len(b) else "B")
+    first = configure(out=tmp_path / "first", judge=judge.url, judge_model="referee", judge_key="secret")
+    record = train(first).document["judge"]
+    assert (record["model"], record["against"]) == ("referee", "base")
+    assert record["wins"] + record["losses"] + record["ties"] == 4
+    assert "secret" not in (first.out / "training.json").read_text()
+    assert "secret" not in repr(first)
+
+    # The same weights again: every answer is the same, and nothing is asked.
+    judge.asked.clear()
+    again = configure(out=tmp_path / "again", judge=judge.url, judge_model="referee", judge_against=first.out)
+    record = train(again).document["judge"]
+    assert (record["against"], record["same"], record["ties"]) == ("first", 4, 4)
+    assert len(judge.asked) == 1  # the check before the training
+    assert "against first, in both orders: 0 wins, 4 ties" in (again.out / "README.md").read_text()
+
+
+def test_a_judge_that_does_not_answer_is_told_before_the_training(
+    configure: Callable[..., TrainingConfig], judge: JudgeDouble
+) -> None:
+    judge.status = 401
+    config = configure(judge=judge.url, judge_model="referee")
+    with pytest.raises(WatchingError, match="the judge referee does not answer"):
+        train(config)
+    assert not config.out.exists()
+
+
+def test_a_judge_that_fails_later_does_not_cost_the_training(
+    configure: Callable[..., TrainingConfig], judge: JudgeDouble
+) -> None:
+    def failing(wanted: str, a: str, b: str) -> str:
+        judge.status = 400
+        return "Verdict: tie"
+
+    judge.opinion = failing
+    config = configure(judge=judge.url, judge_model="referee")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adapters.training.train.check_judge", lambda config: None)
+        record = train(config).document["judge"]
+    assert "error" in record and record["against"] == "base"
+    assert (config.out / "adapter_model.safetensors").is_file()
+
+
+def test_what_is_no_adapter_is_not_judged_against(
+    configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
+) -> None:
+    with pytest.raises(WatchingError, match="holds no adapter"):
+        check_judge(configure(judge=judge.url, judge_model="m", judge_against=tmp_path))
+    with pytest.raises(ValueError, match="belong together"):
+        configure(judge=judge.url)

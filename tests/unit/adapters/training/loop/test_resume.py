@@ -1,0 +1,144 @@
+"""Killed and run again equals never killed, bit for bit; anything less is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from adapters.training import train as run
+from adapters.training.config import TrainingConfig
+from adapters.training.errors import CheckpointError, DivergedError, OutputError
+from adapters.training.loop import checkpoint
+from adapters.training.loop import trainer as loop
+
+Configure = Callable[..., TrainingConfig]
+
+
+class _KillError(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class _KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise _KillError
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, config: TrainingConfig, step: int) -> None:
+    """Run ``config`` until ``step`` steps are done, then die."""
+    true_loop = loop.run_loop
+
+    def dying(trainer: Any, fingerprint: str) -> int:
+        trainer.add_callback(_KillAt(step))
+        return true_loop(trainer, fingerprint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "run_loop", dying)
+        with pytest.raises(_KillError):
+            run.train(config)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter_model.safetensors")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def steps_logged(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_resumed_equals_uninterrupted(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: int
+) -> None:
+    whole = configure(out=tmp_path / "whole", measure=0, micro_batch_samples=micro)
+    run.train(whole)
+    killed = configure(out=tmp_path / "killed", checkpoint_every=2, measure=0, micro_batch_samples=micro)
+    kill_at(monkeypatch, killed, 5)
+    assert [p.name for p in checkpoint.checkpoints(killed.out / "checkpoints")] == [
+        "checkpoint-4",
+        "checkpoint-2",
+    ]
+    assert not (killed.out / "training.json").exists()
+
+    # Killed in the middle of a save, too: the newest checkpoint lost its optimizer and was never sealed.
+    newest = killed.out / "checkpoints" / "checkpoint-4"
+    (newest / checkpoint.MANIFEST).unlink()
+    (newest / "optimizer.pt").unlink()
+
+    report = run.train(killed)
+    assert report.steps == 6
+    assert_same(whole.out, killed.out)
+    assert (whole.out / "adapter_config.json").read_bytes() == (
+        killed.out / "adapter_config.json"
+    ).read_bytes()
+    assert steps_logged(killed.out) == [1, 2, 3, 4, 5, 6]
+    assert not (killed.out / "checkpoints").exists()
+
+
+def test_other_settings_are_refused(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_at(monkeypatch, configure(checkpoint_every=2, measure=0), 3)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run.train(configure(checkpoint_every=2, measure=0, batch_samples=4))
+
+
+def test_a_finished_folder_is_refused(configure: Configure) -> None:
+    run.train(configure(max_steps=2, measure=0))
+    with pytest.raises(OutputError, match="already holds"):
+        run.train(configure(max_steps=2, measure=0))
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(configure: Configure) -> None:
+    config = configure(learning_rate=1e30, checkpoint_every=1, measure=0, warmup_share=0.0)
+    with pytest.raises(DivergedError, match=r"Step \d: the gradient is not finite"):
+        run.train(config)
+    for kept in checkpoint.checkpoints(config.out / "checkpoints"):
+        assert checkpoint.is_whole(kept)
+    assert not (config.out / "training.json").exists()
+
+
+def _fake(run_dir: Path, step: int, *, fingerprint: str | None = "f") -> Path:
+    folder = run_dir / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.pt").write_text("state")
+    if fingerprint is not None:
+        checkpoint.seal(folder, fingerprint)
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_chosen_by_number(tmp_path: Path) -> None:
+    for step in (8, 10, 9):
+        _fake(tmp_path, step)
+    assert checkpoint.resume_point(tmp_path, "f") == tmp_path / "checkpoint-10"
+    assert checkpoint.resume_point(tmp_path / "none", "f") is None
+
+
+@pytest.mark.parametrize("spoil", ["cut", "missing", "unsealed", "half manifest"])
+def test_a_spoiled_checkpoint_is_passed_over(tmp_path: Path, spoil: str) -> None:
+    _fake(tmp_path, 2)
+    bad = _fake(tmp_path, 4)
+    if spoil == "cut":
+        (bad / "optimizer.pt").write_text("sta")
+    elif spoil == "missing":
+        (bad / "optimizer.pt").unlink()
+    elif spoil == "unsealed":
+        (bad / checkpoint.MANIFEST).unlink()
+    else:
+        (bad / checkpoint.MANIFEST).write_text("{")
+    assert checkpoint.resume_point(tmp_path, "f") == tmp_path / "checkpoint-2"
+    assert not bad.exists()

@@ -1,0 +1,150 @@
+"""A whole training on a tiny base: the folder, the record, the refusals."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from adapters.artifact.digests import base_digest, file_digest, template_digest
+from adapters.training.config import PROJECTIONS, TrainingConfig, help_of
+from adapters.training.errors import BaseModelError, DataError, OutputError, UnservableError
+from adapters.training.export.adapter_folder import check_tensors
+from adapters.training.model.lora import check_servable
+from adapters.training.train import train
+
+Configure = Callable[..., TrainingConfig]
+
+
+def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> None:
+    config = configure(max_steps=12)
+    report = train(config)
+    assert sorted(p.name for p in config.out.iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "evaluations.jsonl", "grad_norm.png",
+        "log.jsonl", "loss.png", "training.json",
+    ]  # fmt: skip
+    record = json.loads((config.out / "training.json").read_text())
+    assert record == report.document
+    assert record["base_digest"] == base_digest(config.base)
+    assert record["template_digest"] == template_digest(config.base)
+    assert record["data_digest"] == file_digest(config.data)
+    assert (record["end_token"], record["seed"], record["steps"]) == ("<|im_end|>", 0, 12)
+    assert record["hyperparameters"]["rank"] == 4
+    assert set(record["scores"]) == {"base", "adapter"}
+    assert record["scores"]["base"]["turns"] == 4
+    assert record["scores"]["adapter"]["loss"] < record["scores"]["base"]["loss"]
+    assert (record["general"], record["judge"], record["kept_step"]) == (None, None, 12)
+    assert 0 < record["data"]["held_out_chats"] < 40
+
+    written = json.loads((config.out / "adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(PROJECTIONS)
+    assert written["base_model_name_or_path"] == config.base.name
+    assert str(config.base.parent) not in (config.out / "adapter_config.json").read_text()
+
+    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_the_adapter_loads_in_peft_and_changes_the_base(configure: Configure) -> None:
+    config = configure(measure=0)
+    train(config)
+    base = AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = base(input_ids=ids).logits
+    after = PeftModel.from_pretrained(base, str(config.out))(input_ids=ids).logits
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_the_same_command_gives_the_same_weights(configure: Configure, tmp_path: Path) -> None:
+    one, other = configure(out=tmp_path / "a", measure=0), configure(out=tmp_path / "b", measure=0)
+    train(one)
+    train(other)
+    assert file_digest(one.out / "adapter_model.safetensors") == file_digest(
+        other.out / "adapter_model.safetensors"
+    )
+    third = configure(out=tmp_path / "c", measure=0, seed=1)
+    train(third)
+    assert file_digest(third.out / "adapter_model.safetensors") != file_digest(
+        one.out / "adapter_model.safetensors"
+    )
+
+
+def test_a_training_never_opens_a_connection(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    train(configure(max_steps=2, measure=2, checkpoint_every=1))
+
+
+def test_a_folder_that_is_no_base_is_refused(configure: Configure, tmp_path: Path) -> None:
+    for base in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(
+            BaseModelError, match=r"lacks config\.json and safetensors weights and a chat template"
+        ):
+            train(configure(base=base))
+
+
+def test_nothing_left_to_train_on_is_said(configure: Configure) -> None:
+    with pytest.raises(DataError, match="max_length_tokens 4"):
+        train(configure(max_length_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rank": 32}, "above the server's max_lora_rank 16"),
+        ({"rank": 0}, "must both be positive"),
+        ({"alpha": 0}, "must both be positive"),
+        ({"targets": ("q_proj", "lm_head")}, "lm_head cannot be served"),
+        ({"targets": ()}, "cannot be served"),
+    ],
+)
+def test_what_the_server_cannot_serve_is_refused_first(
+    configure: Configure, changes: dict, says: str
+) -> None:
+    with pytest.raises(UnservableError, match=says):
+        check_servable(configure(**changes))
+
+
+def _tensors() -> dict[str, torch.Tensor]:
+    return {"m.lora_A.weight": torch.ones(2, 5), "m.lora_B.weight": torch.ones(3, 2)}
+
+
+def test_good_tensors_pass() -> None:
+    check_tensors(_tensors(), {"m": (3, 5)}, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"m.lora_B.weight": None}, "missing or surplus"),
+        ({"x.lora_A.weight": torch.ones(2, 5)}, "missing or surplus"),
+        ({"m.lora_A.weight": torch.ones(2, 4)}, "has the shape"),
+        ({"m.lora_A.weight": torch.full((2, 5), float("nan"))}, "not finite"),
+        ({"m.lora_B.weight": torch.zeros(3, 2)}, "Every B matrix is zero"),
+    ],
+)
+def test_broken_tensors_are_refused(change: dict, says: str) -> None:
+    tensors = {name: t for name, t in (_tensors() | change).items() if t is not None}
+    with pytest.raises(OutputError, match=says):
+        check_tensors(tensors, {"m": (3, 5)}, 2)
+
+
+def test_every_setting_is_documented() -> None:
+    for name in TrainingConfig.__slots__:
+        assert help_of(name).endswith("."), name
+
+
+def test_impossible_settings_are_refused(configure: Configure) -> None:
+    with pytest.raises(ValueError, match="not a multiple"):
+        configure(batch_samples=8, micro_batch_samples=3)
+    with pytest.raises(ValueError, match="held_out_share"):
+        configure(held_out_share=1.0)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.harness.servers import free_port, start_process
+
+#: A server that starts a process of its own and tells both ids, like stock vLLM's: neither cares for its parent.
+SERVER = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(600)
+"""
+
+BENCHMARK = """
+import sys, time
+from pathlib import Path
+from benchmarks.harness.servers import start_process
+start_process("peer", [sys.executable, "-c", sys.argv[1]], 1, "/", Path(sys.argv[2]))
+time.sleep(600)
+"""
+
+
+def told_ids(log: Path) -> list[int]:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if log.exists() and (text := log.read_text(encoding="utf-8").split()):
+            return [int(pid) for pid in text]
+        time.sleep(0.05)
+    raise AssertionError("the server said nothing")
+
+
+def gone(pids: list[int], within_s: float = 10) -> bool:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if not any(lives(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_benchmark_leaves_no_process_of_its_server(tmp_path: Path) -> None:
+    benchmark = subprocess.Popen([sys.executable, "-c", BENCHMARK, SERVER, str(tmp_path)])
+    pids = told_ids(tmp_path / "peer.1.log")
+    assert len(pids) == 2 and all(lives(pid) for pid in pids)
+    os.kill(benchmark.pid, signal.SIGKILL)
+    benchmark.wait()
+    assert gone(pids)
+
+
+def test_a_server_that_has_died_leaves_neither_process_nor_guard(tmp_path: Path) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    with start_process("peer", [sys.executable, "-c", SERVER], free_port(), "/", tmp_path) as server:
+        pids = told_ids(server.log)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()  # its own child is nobody's now
+    assert gone(pids)
+    assert {child.pid for child in psutil.Process().children()} <= before

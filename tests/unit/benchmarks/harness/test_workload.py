@@ -1,0 +1,133 @@
+"""The same seed gives the same requests, and options say what is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.harness.workload import (
+    Arrivals,
+    BadWorkload,
+    Lengths,
+    Popularity,
+    WordRate,
+    Workload,
+    parse_arrivals,
+    parse_lengths,
+    parse_popularity,
+    parse_shares,
+)
+
+WORKLOAD = Workload(
+    tenants={"acme": 8, "globex": 2},
+    models={"acme": [f"acme-{n}" for n in range(10)], "globex": ["globex-tools"]},
+    popularity=Popularity("zipf", 1.1),
+    prompt_tokens=Lengths("lognormal", 128),
+    output_tokens=Lengths("fixed", 32),
+    rate=WordRate(per_word=1.5, overhead=20),
+    seed=7,
+)
+
+
+def first(workload: Workload, number: int) -> list:
+    return list(itertools.islice(workload.requests(), number))
+
+
+def test_a_seed_fixes_every_request_wherever_it_is_asked_for() -> None:
+    assert first(WORKLOAD, 50) == first(replace(WORKLOAD), 50)
+    assert first(WORKLOAD, 50)[33] == WORKLOAD.request(33)
+
+
+def test_another_seed_gives_other_requests() -> None:
+    assert first(WORKLOAD, 20) != first(replace(WORKLOAD, seed=8), 20)
+
+
+def test_no_two_prompts_start_alike() -> None:
+    """A prefix cache must not answer in the server's stead."""
+    starts = Counter(" ".join(request.prompt.split()[:8]) for request in first(WORKLOAD, 500))
+    assert starts.most_common(1)[0][1] == 1
+
+
+def test_shares_of_tenants_and_popularity_of_adapters() -> None:
+    seen = first(WORKLOAD, 4000)
+    tenants = Counter(request.tenant for request in seen)
+    assert tenants["acme"] / 4000 == pytest.approx(0.8, abs=0.03)
+    models = Counter(request.model for request in seen if request.tenant == "acme")
+    assert models["acme-0"] / models["acme-1"] == pytest.approx(2**1.1, rel=0.2)
+    assert [models[f"acme-{n}"] for n in (0, 1, 4, 9)] == sorted(
+        (models[f"acme-{n}"] for n in (0, 1, 4, 9)), reverse=True
+    )
+    assert {request.model for request in seen if request.tenant == "globex"} == {"globex-tools"}
+
+
+def test_uniform_popularity_has_no_favourite() -> None:
+    models = Counter(r.model for r in first(replace(WORKLOAD, popularity=Popularity("uniform")), 4000))
+    acme = [count for name, count in models.items() if name.startswith("acme")]
+    assert max(acme) / min(acme) < 1.5
+
+
+def test_prompts_have_as_many_words_as_their_tokens_need() -> None:
+    fixed = replace(WORKLOAD, prompt_tokens=Lengths("fixed", 170))
+    assert {len(request.prompt.split()) for request in first(fixed, 5)} == {100}
+
+
+def test_lognormal_lengths_have_their_mean_and_no_endless_tail() -> None:
+    lengths = [request.prompt_words * 1.5 + 20 for request in first(WORKLOAD, 4000)]
+    assert statistics.mean(lengths) == pytest.approx(128, rel=0.05)
+    assert max(lengths) <= 8 * 128 + 1
+
+
+def test_poisson_arrivals_come_at_their_rate_and_by_the_seed() -> None:
+    arrivals = Arrivals("poisson", 4)
+    times = list(itertools.islice(arrivals.times_s(1), 4000))
+    assert times == list(itertools.islice(arrivals.times_s(1), 4000))
+    assert times == sorted(times)
+    assert 4000 / times[-1] == pytest.approx(4, rel=0.06)
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert statistics.stdev(gaps) == pytest.approx(0.25, rel=0.1), "exponential: as wide as its mean"
+
+
+def test_constant_arrivals_are_evenly_spaced() -> None:
+    assert list(itertools.islice(Arrivals("constant", 4).times_s(0), 3)) == [0.25, 0.5, 0.75]
+
+
+def test_options_are_read() -> None:
+    assert parse_arrivals("poisson:0.5") == Arrivals("poisson", 0.5)
+    assert parse_arrivals("clients:32").clients == 32
+    assert parse_arrivals("constant:3").clients is None
+    assert parse_lengths("128", "--x") == parse_lengths("fixed:128", "--x") == Lengths("fixed", 128)
+    assert parse_lengths("lognormal:256", "--x") == Lengths("lognormal", 256)
+    assert parse_shares("acme:8,globex") == {"acme": 8.0, "globex": 1.0}
+    assert parse_popularity("zipf:1.1") == Popularity("zipf", 1.1)
+    assert parse_popularity("uniform") == Popularity("uniform")
+    assert parse_popularity("acme-support,globex-tools") == ("acme-support", "globex-tools")
+
+
+@pytest.mark.parametrize(
+    "text", ["poisson", "poisson:x", "poisson:0", "gamma:3", "clients:1.5", "poisson:nan"]
+)
+def test_wrong_arrivals_are_named(text: str) -> None:
+    with pytest.raises(BadWorkload, match="--arrivals"):
+        parse_arrivals(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "fixed:-1", "zipf:3", "lognormal:"])
+def test_wrong_lengths_name_their_flag(text: str) -> None:
+    with pytest.raises(BadWorkload, match="--prompt-tokens"):
+        parse_lengths(text, "--prompt-tokens")
+
+
+@pytest.mark.parametrize("text", ["", "acme:0", "acme:x", ":3"])
+def test_wrong_shares_are_named(text: str) -> None:
+    with pytest.raises(BadWorkload, match="--tenants"):
+        parse_shares(text)
+
+
+@pytest.mark.parametrize("text", ["", "zipf:", "zipf:x", "power:2"])
+def test_wrong_popularity_is_named(text: str) -> None:
+    with pytest.raises(BadWorkload, match="--adapters"):
+        parse_popularity(text)

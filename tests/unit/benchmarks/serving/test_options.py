@@ -1,0 +1,96 @@
+"""The command line of `python -m benchmarks serving`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import plots
+from benchmarks.harness.workload import Arrivals, BadWorkload, Lengths, Popularity, Workload
+from benchmarks.serving.benchmark import main
+from benchmarks.serving.options import DEMO_KEYS, parse, parse_keys, parse_sweep
+from benchmarks.serving.sweep import first_adapters
+from server.app.demo_seed import DEMO_KEYS as SEEDED_KEYS
+
+ISSUE = (
+    "--url http://h:1 --tenants acme:8,globex:2 --adapters zipf:1.1 --arrivals poisson:4 "
+    "--prompt-tokens lognormal:256 --output-tokens 128 --duration 60"
+)
+
+
+def test_the_line_of_the_documentation_is_understood() -> None:
+    options = parse(ISSUE.split(), "")
+    assert options.tenants == {"acme": 8, "globex": 2}
+    assert options.adapters == Popularity("zipf", 1.1)
+    assert options.arrivals == Arrivals("poisson", 4)
+    assert options.prompt_tokens == Lengths("lognormal", 256)
+    assert options.output_tokens == Lengths("fixed", 128)
+    assert (options.extent.seconds, options.extent.requests, options.url) == (60, None, "http://h:1")
+    assert options.keys == DEMO_KEYS
+
+
+def test_the_default_keys_are_those_of_the_demo() -> None:
+    for tenant, key in DEMO_KEYS.items():
+        assert SEEDED_KEYS[key][0] == tenant
+
+
+def test_keys_do_not_get_into_the_report() -> None:
+    options = parse(["--keys", "acme=hush", "--out", "x.json"], "")
+    assert options.keys == {"acme": "hush"}
+    assert "hush" not in str(options.flags)
+    assert options.flags["out"] == "x.json"
+
+
+def test_lengths_are_exact_unless_answers_may_end_by_themselves() -> None:
+    assert parse([], "").request["extra_body"] == {"ignore_eos": True}
+    assert parse(["--stop-at-eos"], "").request["extra_body"] == {}
+
+
+@pytest.mark.parametrize("text", ["acme", "acme=", "=key"])
+def test_wrong_keys(text: str) -> None:
+    with pytest.raises(BadWorkload, match="--keys"):
+        parse_keys(text)
+
+
+def test_a_server_of_ones_own_has_no_stock_peer_with_the_demos_model() -> None:
+    with pytest.raises(BadWorkload, match="--peer-url"):
+        parse(["--url", "http://h:1", "--peer", "vllm"], "")
+
+
+def test_a_sweep() -> None:
+    assert parse_sweep("clients=1,4,16") == ("clients", (1, 4, 16))
+    for wrong in ("clients", "clients=", "clients=0", "tenants=1", "clients=a"):
+        with pytest.raises(BadWorkload, match="--sweep"):
+            parse_sweep(wrong)
+
+
+def test_a_sweep_over_adapters_takes_the_most_popular_in_turns() -> None:
+    any_length = Lengths("fixed", 1)
+    workload = Workload(
+        {"acme": 8, "globex": 2},
+        {"acme": ["a0", "a1", "a2"], "globex": ["g0"]},
+        Popularity("uniform"),
+        any_length,
+        any_length,
+    )
+    one, three = first_adapters(workload, 1), first_adapters(workload, 3)
+    assert (one.models, one.tenants) == ({"acme": ["a0"]}, {"acme": 8})
+    assert three.models == {"acme": ["a0", "a1"], "globex": ["g0"]}
+
+
+def test_a_wrong_option_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--arrivals", "sometimes"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "serving: --arrivals sometimes: use poisson:RATE, constant:RATE or clients:N\n"
+    assert captured.out == ""
+
+
+def test_plots_without_matplotlib_say_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(plots.NoPlots):
+        plots.load_matplotlib()
+    assert main(["--plots", str(tmp_path)]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err

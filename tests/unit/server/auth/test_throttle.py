@@ -1,0 +1,102 @@
+"""Wrong keys are slowed per address, right ones never, and memory stays bounded."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from server.api import auth_throttle as slow_module
+from server.api.auth_throttle import AuthThrottleMiddleware
+from server.auth.throttle import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_DELAY_S, MAX_WAIT_S, Attempts
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_first_failures_are_free_then_each_waits_longer() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    waits = []
+    for _ in range(FREE_ATTEMPTS + 4):
+        wait_s = attempts.fail("192.0.2.1")
+        assert wait_s is not None
+        waits.append(wait_s)
+        clock.now += wait_s
+    assert waits[:FREE_ATTEMPTS] == [0.0] * FREE_ATTEMPTS
+    late = waits[FREE_ATTEMPTS:]
+    assert late == sorted(late) and late[0] > 0 and late[-1] > 4 * late[0]
+    assert attempts.total == FREE_ATTEMPTS + 4
+
+
+def test_parallel_tries_wait_in_line_and_then_are_refused() -> None:
+    attempts = Attempts(Clock())
+    waits = [attempts.fail("192.0.2.1") for _ in range(200)]
+    queued = [wait_s for wait_s in waits[FREE_ATTEMPTS:] if wait_s is not None]
+    assert queued == sorted(queued) and max(queued) <= MAX_WAIT_S
+    assert len(queued) < 20, "many connections are not many tries"
+    assert waits[-1] is None
+
+
+def test_addresses_do_not_touch_each_other_but_a_64_is_one() -> None:
+    attempts = Attempts(Clock())
+    for i in range(50):
+        attempts.fail(f"2001:db8::{i:x}")
+    assert attempts.fail("2001:db8:0:0:ffff::1") != 0.0, "the same /64"
+    assert attempts.fail("2001:db8:0:1::1") == 0.0
+    assert attempts.fail("192.0.2.1") == 0.0
+    assert attempts.fail("no address") == 0.0
+
+
+def test_failures_are_forgiven() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    for _ in range(100):
+        attempts.fail("192.0.2.1")
+        clock.now += MAX_DELAY_S
+    clock.now += 3600
+    assert attempts.fail("192.0.2.1") == 0.0
+
+
+def test_memory_is_bounded() -> None:
+    attempts = Attempts(Clock())
+    for i in range(MAX_ADDRESSES + 500):
+        attempts.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+    assert len(attempts) == MAX_ADDRESSES
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    status = 200 if Request(scope).headers.get("authorization") == "Bearer right" else 401
+    await JSONResponse({"status": status}, status_code=status)(scope, receive, send)
+
+
+async def test_right_keys_never_wait_behind_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await real_sleep(0)
+
+    monkeypatch.setattr(slow_module.asyncio, "sleep", sleep)
+    attempts = Attempts(Clock())
+    transport = httpx.ASGITransport(AuthThrottleMiddleware(app, attempts=attempts), client=("192.0.2.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        statuses = [(await client.get("/")).status_code for _ in range(60)]
+        assert statuses[:FREE_ATTEMPTS] == [401] * FREE_ATTEMPTS and statuses[-1] == 429
+        refused = await client.get("/")
+        assert refused.json()["error"]["code"] == "too_many_failed_attempts"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert slept and max(slept) <= MAX_WAIT_S
+        waited = len(slept)
+        right = await client.get("/", headers={"authorization": "Bearer right"})
+        assert right.status_code == 200 and len(slept) == waited, "the same address, a right key: at once"

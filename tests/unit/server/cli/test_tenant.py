@@ -1,0 +1,107 @@
+"""`loragate tenant` against a database: guarantees that fit together, and usage in all its formats."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from adapters.models import Usage
+from adapters.registry import Registry, connect
+from server.cli.main import main
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A data folder with an empty registry and tenants acme and globex."""
+    assert run(tmp_path, "migrate") == (0, run.output)
+    for name in ("acme", "globex"):
+        assert run(tmp_path, "tenant", "add", name)[0] == 0
+    return tmp_path
+
+
+class Run:
+    """The command line on one data folder; keeps the last output."""
+
+    output = ""
+
+    def __call__(self, home: Path, *args: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [*args, "--data-dir", str(home)])
+        self.output = result.output
+        return result.exit_code, result.output
+
+
+run = Run()
+
+
+def test_guarantees_above_one_are_refused_with_the_arithmetic(home: Path) -> None:
+    assert run(home, "tenant", "set", "acme", "--kv-guarantee", "0.7")[0] == 0
+    code, out = run(home, "tenant", "set", "globex", "--kv-guarantee", "0.5")
+    assert code == 1
+    assert "kv_guarantee adds up to 1.2, above 1: 0.7 (acme) + 0.5 (globex)" in out
+    code, out = run(home, "tenant", "add", "initech", "--kv-guarantee", "0.4")
+    assert code == 1 and "0.4 (initech)" in out
+    assert run(home, "tenant", "set", "acme", "--kv-guarantee", "0.2")[0] == 0, (
+        "its own old share is not counted"
+    )
+    assert run(home, "tenant", "set", "globex", "--kv-guarantee", "0.8")[0] == 0
+    assert "nobody" in run(home, "tenant", "set", "nobody", "--weight", "2")[1]
+
+
+@pytest.fixture
+def used(home: Path) -> Path:
+    """Two hours of acme, one of globex."""
+    march = datetime(2026, 3, 31, 23, tzinfo=UTC)
+
+    async def add() -> None:
+        engine = connect(f"sqlite+aiosqlite:///{home / 'loragate.db'}")
+        entries = [
+            Usage("acme", "support", 2, march, requests=1, prompt_tokens=10, generated_tokens=5, run_s=0.25),
+            Usage("acme", "support", 2, march.replace(month=4, day=1, hour=0), requests=2, prompt_tokens=30),
+            Usage("globex", "", 0, march, requests=4, kv_block_seconds=1.5),
+        ]
+        await Registry(engine).usage.add(entries)
+        await engine.dispose()
+
+    asyncio.run(add())
+    return home
+
+
+def test_usage_by_step_tenant_and_time(used: Path) -> None:
+    def rows(*args: str) -> list[dict[str, object]]:
+        code, out = run(used, "tenant", "usage", "--from", "2026-03-01", "--json", *args)
+        assert code == 0, out
+        listed: list[dict[str, object]] = json.loads(out)
+        return listed
+
+    assert [(row["tenant"], row["requests"]) for row in rows()] == [("acme", 1), ("globex", 4), ("acme", 2)]
+    assert len(rows("acme", "--by", "hour")) == 2 and len(rows("acme", "--by", "month")) == 2
+    assert [row["requests"] for row in rows("--to", "2026-04-01")] == [1, 4]
+    assert [row["from"] for row in rows("acme", "--from", "2026-04-01")] == ["2026-04-01T00:00:00+00:00"]
+
+
+def test_usage_as_csv_and_as_a_table(used: Path) -> None:
+    code, out = run(used, "tenant", "usage", "--from", "2026-03-01", "--csv")
+    assert code == 0
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert [row["tenant"] for row in found] == ["acme", "globex", "acme"] and found[0]["run_s"] == "0.25"
+    assert "support" in run(used, "tenant", "usage", "--from", "2026-03-01")[1]
+    assert run(used, "tenant", "usage", "nobody", "--from", "2026-03-01")[1].strip() == "none"
+    assert run(used, "tenant", "usage", "--csv", "--json")[0] == 2
+
+
+def test_a_plan_knows_the_tenants_of_the_database(home: Path) -> None:
+    run(home, "tenant", "set", "acme", "--kv-guarantee", "0.5")
+    wish = ["--model", "Qwen/Qwen2.5-3B", "--memory", "24GiB", "--max-model-len", "4096"]
+    code, out = run(home, "plan", *wish, "--json")
+    made = json.loads(out)["plan"]
+    assert code == 0 and made["guaranteed_tokens"]["acme"] == (made["kv_blocks"] - 1) // 2 * 16
+    code, out = run(home, "plan", *wish, "--guarantee", "a=0.6", "--guarantee", "b=0.6")
+    assert code == 2 and "1.2 is above 1" in out
+    assert run(home, "plan", *wish, "--guarantee", "a")[0] == 2

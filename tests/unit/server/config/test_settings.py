@@ -1,0 +1,92 @@
+"""Where a setting comes from, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.config.settings import Settings, load
+from server.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("LORAGATE_"):
+            monkeypatch.delenv(name)
+
+
+def test_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Flag, then environment, then file, then default."""
+    config = tmp_path / "c.toml"
+    config.write_text('model = "m"\nmax_loras = 2\nmax_num_seqs = 3\nport = 4\n')
+    monkeypatch.setenv("LORAGATE_MAX_NUM_SEQS", "30")
+    monkeypatch.setenv("LORAGATE_PORT", "40")
+    settings = load({"port": 400}, config=config)
+    assert (settings.max_loras, settings.max_num_seqs, settings.port) == (2, 30, 400)
+    assert settings.max_lora_rank == 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({}, ["--model", "--demo"]),
+        ({"demo": True, "host": "0.0.0.0"}, ["loopback", "0.0.0.0"]),
+        ({"demo": True, "model": "x"}, ["--demo", "--model x"]),
+        ({"model": "x", "max_loras": 8, "max_cpu_loras": 4}, ["--max-cpu-loras 4", "--max-loras 8"]),
+        ({"model": "x", "max_lora_rank": 24}, ["--max-lora-rank 24"]),
+        ({"model": "x", "port": 70000}, ["--port 70000"]),
+        ({"model": "x", "engine_args": "{"}, ["--engine-args", "JSON"]),
+        ({"model": "x", "engine_args": "[1]"}, ["--engine-args", "object"]),
+    ],
+)
+def test_refusals_name_flag_and_value(flags: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(flags)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAGATE_MAX_LORA", "4")
+    with pytest.raises(SettingsError, match=r"LORAGATE_MAX_LORA .*LORAGATE_MAX_LORAS"):
+        load({"model": "x"})
+
+
+def test_unknown_key_of_the_file_names_the_nearest(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('modell = "m"\n')
+    with pytest.raises(SettingsError, match=r"modell .*did you mean model"):
+        load({}, config=config)
+
+
+def test_engine_args_from_flag_environment_and_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load({"model": "x", "engine_args": '{"block_size": 32}'}).engine_args == {"block_size": 32}
+    config = tmp_path / "c.toml"
+    config.write_text('model = "m"\n[engine_args]\nblock_size = 64\n')
+    assert load({}, config=config).engine_args == {"block_size": 64}
+    monkeypatch.setenv("LORAGATE_ENGINE_ARGS", '{"block_size": 16}')
+    assert load({"model": "x"}).engine_args == {"block_size": 16}
+
+
+def test_every_field_has_help() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description and len(field.description) > 10, name
+
+
+def test_settings_are_frozen() -> None:
+    settings = load({"model": "x"})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_only_settings_touch_the_environment() -> None:
+    root = Path(__file__).parents[4]
+    for package in ("server", "adapters", "sampling"):
+        for file in (root / package).rglob("*.py"):
+            # The others hand the environment on, to a child or to OpenMP; they read no setting of ours from it.
+            if file.name not in ("settings.py", "environment.py", "openmp.py"):
+                assert "os.environ" not in file.read_text() and "getenv" not in file.read_text(), file

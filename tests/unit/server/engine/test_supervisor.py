@@ -1,0 +1,140 @@
+"""The engine's life: started, watched, restarted, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from server.admission import Admission, Capacity
+from server.engine import supervisor as module
+from server.engine.supervisor import EngineStartFailed, State, Supervisor
+from server.errors import EngineUnavailable
+from server.request.gate import Gate
+
+
+@dataclass
+class FakeEngine:
+    number: int
+    errored: bool = False
+    stopped: bool = False
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@dataclass
+class Plant:
+    """Makes engines; `failures` of the next starts fail."""
+
+    failures: int = 0
+    engines: list[FakeEngine] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    async def start(self) -> FakeEngine:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("no memory")
+        engine = FakeEngine(len(self.engines))
+        self.engines.append(engine)
+        return engine
+
+    async def started(self, engine: FakeEngine) -> None:
+        self.log.append(f"start {engine.number}")
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
+    monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.001)
+    return Plant()
+
+
+def supervise(plant: Plant) -> Supervisor[FakeEngine]:
+    gate = Gate(Admission(Capacity(1, 1, 1)))
+    return Supervisor(plant.start, gate, on_start=plant.started, backoff_s=0.001)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_restarts_a_dead_engine_and_tells(plant: Plant) -> None:
+    supervisor = supervise(plant)
+    task = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(supervisor.ready(), 5)
+    plant.failures = 2
+    plant.engines[0].errored = True
+    await until(lambda: len(plant.engines) == 2 and supervisor.state is State.READY)
+    assert plant.log == ["start 0", "start 1"]
+    assert plant.engines[0].stopped and not plant.engines[1].stopped
+    assert supervisor.restarts == 1
+    await supervisor.stop()
+    assert plant.engines[1].stopped and supervisor.engine is None
+    await asyncio.wait_for(task, 5)
+
+
+async def test_a_first_start_that_fails_ends_the_server(plant: Plant) -> None:
+    plant.failures = 1
+    supervisor = supervise(plant)
+    with pytest.raises(EngineStartFailed, match="no memory"):
+        await supervisor.run()
+
+
+async def test_an_engine_whose_adapters_cannot_be_brought_back_is_stopped(plant: Plant) -> None:
+    supervisor = supervise(plant)
+
+    async def fail(engine: FakeEngine) -> None:
+        raise RuntimeError("database gone")
+
+    supervisor._on_start = fail
+    with pytest.raises(EngineStartFailed):
+        await supervisor.run()
+    assert plant.engines[0].stopped
+
+
+async def test_the_gate_refuses_between_two_engines(plant: Plant) -> None:
+    supervisor = supervise(plant)
+    task = asyncio.create_task(supervisor.run())
+    await supervisor.ready()
+    supervisor._gate.attach(plant.engines[0])
+    plant.failures = 50
+    plant.engines[0].errored = True
+    await until(lambda: supervisor.state is State.RESTARTING)
+    with pytest.raises(EngineUnavailable):
+        _ = supervisor._gate.vllm_config
+    await supervisor.stop()
+    task.cancel()
+
+
+async def test_a_drained_server_does_not_restart_its_engine(plant: Plant) -> None:
+    supervisor = supervise(plant)
+    task = asyncio.create_task(supervisor.run())
+    await supervisor.ready()
+    supervisor.drain()
+    plant.engines[0].errored = True
+    await asyncio.wait_for(task, 5)
+    assert len(plant.engines) == 1 and supervisor.state is State.DRAINING
+
+
+async def test_why_the_engine_died_or_did_not_start_is_told(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = supervise(plant)
+    supervisor._explain = lambda: "out of memory, use less"
+    task = asyncio.create_task(supervisor.run())
+    await supervisor.ready()
+    with caplog.at_level("ERROR"):
+        plant.engines[0].errored = True
+        await until(lambda: len(plant.engines) == 2)
+    assert "out of memory, use less" in caplog.text
+    await supervisor.stop()
+    task.cancel()
+    plant.failures = 1
+    first = supervise(plant)
+    first._explain = lambda: "out of memory, use less"
+    with pytest.raises(EngineStartFailed, match="use less"):
+        await first.run()

@@ -1,0 +1,138 @@
+"""What is scraped is what residency, registry and scheduler say at that moment."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import EngineGone
+from adapters.models import Tenant
+from server.config.settings import Settings
+from server.observability.recorder import Metrics
+from server.observability.state_collector import StateCollector
+from tests.unit.adapters.residency.support import build, engine_adapter, run
+
+TENANT_ROW = {
+    "running": 2, "waiting": 1, "kv_blocks": 5, "claimed_blocks": 7, "guaranteed_blocks": 10, "limit_blocks": 50,
+    "kv_block_seconds": 12.5, "service": 3.0,
+}  # fmt: skip
+
+
+class Subject:
+    """A server whose parts are set by hand; the residency is a real one."""
+
+    def __init__(self, residency: Any, *, label_sets: int = 100) -> None:
+        self.residency = residency
+        self.settings = Settings(demo=True, metrics_label_sets=label_sets, max_loras=8)
+        self.supervisor = SimpleNamespace(restarts=3)
+        self.attempts = SimpleNamespace(total=9)
+        self.canaries = SimpleNamespace(rollbacks=4)
+        self.requests_in_flight, self.welcome = 6, True
+        self.tenants = [Tenant("acme"), Tenant("idle", kv_guarantee=0.2, kv_limit=0.5)]
+        self.registry = SimpleNamespace(
+            tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
+        )
+        self.report: dict[str, Any] | Exception | None = {
+            "tally": {"steps": 8, "limit_violations": 0, "starved_steps": 0, "preempted_for_limit": 1,
+                      "preempted_for_guarantee": 2, "preempted_for_adapter": 3},
+            "capacity": {"kv_blocks": 100, "block_size_tokens": 16, "max_num_seqs": 4},
+            "adapters_running": 1,
+            "tenants": {"acme": TENANT_ROW},
+        }  # fmt: skip
+
+    async def _tenants(self) -> Any:
+        return self.tenants
+
+    async def _states(self) -> Any:
+        return {(tenant.name, "ready"): 2 for tenant in self.tenants}
+
+    async def scheduler_report(self) -> Any:
+        if isinstance(self.report, Exception):
+            raise self.report
+        return self.report
+
+
+class Scrape:
+    def __init__(self, subject: Subject) -> None:
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(registry=self._registry)
+        self._census = StateCollector(subject, SimpleNamespace(damaged={1, 2, 3}))  # type: ignore[arg-type]
+
+    async def take(self) -> None:
+        self._metrics.show(await self._census.take())
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self._registry.get_sample_value(f"loragate_{name}", labels)
+
+
+def test_the_series_follow_the_residency() -> None:
+    async def scenario() -> None:
+        residency, loader = build(2)
+        scrape = Scrape(Subject(residency))
+        await residency.pin(engine_adapter(1))
+        async with residency.hold(engine_adapter(2)):
+            await scrape.take()
+            assert scrape.value("adapter_slots", place="cpu") == 2
+            assert scrape.value("adapters_resident", place="cpu") == 2
+            assert scrape.value("adapters_resident", place="gpu") == 1
+            assert (scrape.value("adapters_pinned"), scrape.value("adapters_held")) == (1, 1)
+        async with residency.hold(engine_adapter(3)):
+            await scrape.take()
+            assert scrape.value("adapter_evictions_total") == 1 and scrape.value("adapter_unloads_total") == 1
+        loader.ids = {1, 99}
+        await residency.reconcile()
+        await scrape.take()
+        assert scrape.value("adapter_drift_total", kind="orphan") == 1
+        assert scrape.value("adapter_drift_total", kind="missing") == 1
+        assert scrape.value("adapter_drift_total", kind="stuck") == 0
+        assert (scrape.value("adapter_damaged"), scrape.value("canary_rollbacks_total")) == (3, 4)
+
+    run(scenario())
+
+
+def test_budgets_of_busy_and_of_idle_tenants() -> None:
+    async def scenario() -> None:
+        scrape = Scrape(Subject(build(2)[0]))
+        await scrape.take()
+        acme = {"tenant": "acme"}
+        assert scrape.value("kv_used_blocks", **acme) == 5 and scrape.value("kv_reserved_blocks", **acme) == 7
+        assert scrape.value("kv_limit_blocks", tenant="idle") == 50
+        assert scrape.value("kv_guaranteed_blocks", tenant="idle") == 20
+        assert scrape.value("kv_used_blocks", tenant="idle") == 0
+        assert scrape.value("preemptions_total", reason="guarantee") == 2
+        assert (scrape.value("engine_restarts_total"), scrape.value("failed_attempts_total")) == (3, 9)
+        assert scrape.value("adapter_versions", tenant="acme", state="ready") == 2
+
+    run(scenario())
+
+
+def test_tenants_are_bounded_and_others_add_up() -> None:
+    async def scenario() -> None:
+        subject = Subject(build(2)[0], label_sets=10)
+        subject.tenants = [Tenant(f"t{number}") for number in range(500)]
+        rows = {f"t{n}": TENANT_ROW | {"kv_block_seconds": float(n)} for n in range(500)}
+        subject.report = {**subject.report, "tenants": rows}  # type: ignore[dict-item]
+        scrape = Scrape(subject)
+        await scrape.take()
+        assert scrape.value("kv_used_blocks", tenant="t499") == 5
+        assert scrape.value("kv_used_blocks", tenant="t3") is None
+        assert scrape.value("kv_used_blocks", tenant="other") == 490 * 5
+        assert scrape.value("adapter_versions", tenant="other", state="ready") == 490 * 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("gone", [None, EngineGone("dead")])
+def test_without_an_engine_the_rest_is_still_told(gone: Exception | None) -> None:
+    async def scenario() -> None:
+        subject = Subject(build(2)[0])
+        subject.report = gone
+        scrape = Scrape(subject)
+        await scrape.take()
+        assert scrape.value("kv_used_blocks", tenant="acme") is None
+        assert scrape.value("engine_restarts_total") == 3
+
+    run(scenario())

@@ -1,0 +1,326 @@
+"""The gate: what it lets in, what it stamps, and that nothing stays reserved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from sampling.repetition import Detector, LoopCount, Thresholds
+from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
+from server.errors import EngineUnavailable, LoragateError
+from server.fairness.policy import Policy
+from server.request.context import Caller, RequestContext, Target
+from server.request.gate import EXTRA_ARGS_KEY, Gate
+from server.request.metering import Progress
+
+NOW = datetime.now(UTC)
+ADAPTER = EngineAdapter(7, "acme/support@1#abc", Path("/x"))
+VERSION = Version("acme", "support", 1, 7, VersionState.READY, "", NOW)
+BASE = Target("base", None)
+SUPPORT = Target("acme-support", VERSION)
+
+
+@dataclass
+class FakeEngine:
+    """Yields `tokens` outputs of one token each, and remembers what it was asked."""
+
+    tokens: int = 3
+    errored: bool = False
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    closed: int = 0
+    hang: bool = False
+    circle: int | None = None  # token ids repeat after so many
+
+    def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
+        self.calls.append({"prompt": prompt, "params": params, "id": request_id, **rest})
+        return self._stream(prompt)
+
+    async def _stream(self, prompt: Any) -> AsyncGenerator[Any]:
+        try:
+            for index in range(self.tokens):
+                last = index == self.tokens - 1
+                token_id = index % self.circle if self.circle else index
+                yield SimpleNamespace(
+                    prompt_token_ids=prompt["prompt_token_ids"],
+                    num_cached_tokens=1,
+                    outputs=[
+                        SimpleNamespace(index=0, token_ids=[token_id], finish_reason="stop" if last else None)
+                    ],
+                    metrics=None,
+                )
+                if self.hang:
+                    await asyncio.Event().wait()
+        finally:
+            self.closed += 1
+
+    async def abort(self, request_id: str) -> None:
+        self.calls.append({"abort": request_id})
+
+
+def params(max_tokens: int = 8, n: int = 1, *, kind: str = "DELTA") -> Any:
+    kind_of_output = SimpleNamespace(name=kind)
+    return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1}, output_kind=kind_of_output)
+
+
+def context(target: Target = BASE, policy: Policy | None = None, *, named: bool = True) -> RequestContext:
+    key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
+    held = ADAPTER if target.version else None
+    return RequestContext("r", Caller(key, Tenant("acme")), target, policy or Policy(), "salt", held, named)
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(Capacity(kv_blocks=10, block_size_tokens=16, max_num_seqs=4))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def gate(admission: Admission, engine: FakeEngine) -> Gate:
+    gate = Gate(admission)
+    gate.attach(engine)
+    return gate
+
+
+PROMPT = {"type": "token", "prompt_token_ids": [1, 2, 3, 4], "cache_salt": "the caller's"}
+
+
+async def read(gate: Gate, at: RequestContext, **kwargs: Any) -> None:
+    async with gate.admit(at):
+        async for _ in gate.generate(PROMPT, kwargs.pop("params", params()), "id", **kwargs):
+            pass
+
+
+async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
+    at = context(policy=Policy(tpm=100))
+    await read(gate, at)
+    assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 3)
+    assert at.usage.finish_reasons == ["stop"]
+    assert admission.reserved_tokens("acme") == 0
+    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
+
+
+@pytest.mark.parametrize(
+    ("circle", "watched", "looped"), [(7, True, True), (7, False, False), (None, True, False)]
+)
+async def test_the_circles_of_a_watched_version_are_noted(
+    gate: Gate, engine: FakeEngine, circle: int | None, watched: bool, looped: bool
+) -> None:
+    engine.tokens, engine.circle = 90, circle
+    at = context(replace(SUPPORT, watched=watched))
+    await read(gate, at, lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name), params=params(90))
+    assert at.usage.answers_looped == looped
+    assert at.usage.generated_tokens == 90, "it is counted, not cut off"
+
+
+async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
+    gate: Gate, engine: FakeEngine
+) -> None:
+    smuggled = {"priority": -5, "data_parallel_rank": 1, "session_id": "s", "kv_hints": object()}
+    await read(gate, context(), trace_headers={"traceparent": "t"}, **smuggled)
+    (call,) = engine.calls
+    assert call["prompt"]["cache_salt"] == "salt"
+    assert call["params"].extra_args.keys() == {EXTRA_ARGS_KEY}
+    assert call["params"].extra_args[EXTRA_ARGS_KEY]["tenant"] == "acme"
+    assert call["trace_headers"] == {"traceparent": "t"}
+    assert not smuggled.keys() & call.keys()
+
+
+async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> None:
+    policy = Policy(max_concurrency=1)
+    async with gate.admit(context(policy=policy)):
+        gate.generate(PROMPT, params(), "id")
+        with pytest.raises(TooManyConcurrent):
+            gate.generate(PROMPT, params(), "id2")
+    assert len(engine.calls) == 1
+    await read(gate, context(policy=policy))
+
+
+async def test_never_fits_is_told_at_once(gate: Gate, engine: FakeEngine) -> None:
+    async with gate.admit(context(policy=Policy(kv_limit=0.1))):
+        with pytest.raises(NeverFits):
+            gate.generate(PROMPT, params(max_tokens=100), "id")
+    assert engine.calls == []
+
+
+async def test_an_unnamed_length_is_what_the_tenant_can_have(gate: Gate, engine: FakeEngine) -> None:
+    asked = params(max_tokens=4000)
+    await read(gate, context(policy=Policy(kv_limit=0.2), named=False), params=asked)
+    assert asked.max_tokens == 2 * 16 - 4 + 1
+
+
+async def test_only_the_held_adapter(gate: Gate) -> None:
+    other = SimpleNamespace(lora_name="globex/tools@1#def")
+    for target, asked in ((BASE, other), (SUPPORT, None), (SUPPORT, other)):
+        async with gate.admit(context(target)):
+            with pytest.raises(LoragateError, match="does not hold"):
+                gate.generate(PROMPT, params(), "id", lora_request=asked)
+    await read(gate, context(SUPPORT), lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name))
+
+
+async def test_no_request_no_tokens(gate: Gate) -> None:
+    with pytest.raises(LoragateError, match="outside"):
+        gate.generate(PROMPT, params(), "id")
+
+
+@pytest.mark.parametrize("dead", ["detached", "errored"])
+async def test_without_an_engine(gate: Gate, engine: FakeEngine, dead: str) -> None:
+    engine.errored = True
+    if dead == "detached":
+        gate.detach()
+    async with gate.admit(context()):
+        with pytest.raises(EngineUnavailable):
+            gate.generate(PROMPT, params(), "id")
+    if dead == "detached":
+        with pytest.raises(EngineUnavailable):
+            _ = gate.model_config
+
+
+async def test_a_stream_nobody_reads_is_settled(gate: Gate, admission: Admission) -> None:
+    async with gate.admit(context()):
+        gate.generate(PROMPT, params(), "id")
+        assert admission.reserved_tokens("acme") > 0
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_a_stream_left_early_is_closed_in_the_engine(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    async with gate.admit(context()), aclosing(gate.generate(PROMPT, params(), "id")) as stream:
+        await anext(stream)
+    assert engine.closed == 1
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_cancellation_closes_and_settles(gate: Gate, engine: FakeEngine, admission: Admission) -> None:
+    engine.hang = True
+    task = asyncio.create_task(read(gate, context()))
+    while not engine.calls:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.closed == 1
+    assert admission.reserved_tokens("acme") == 0
+
+
+async def test_a_stream_that_another_task_still_reads_is_aborted(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    engine.hang = True
+
+    async def drain(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async with gate.admit(context()):
+        reader = asyncio.create_task(drain(gate.generate(PROMPT, params(), "left")))
+        await asyncio.sleep(0.01)
+    (called,) = [call["id"] for call in engine.calls if "id" in call]
+    assert {"abort": called} in engine.calls
+    assert admission.reserved_tokens("acme") == 0
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+
+
+async def test_two_requests_at_once_keep_their_contexts(gate: Gate, engine: FakeEngine) -> None:
+    one = context()
+    two = replace(context(), cache_salt="other")
+    await asyncio.gather(read(gate, one), read(gate, two))
+    assert {call["prompt"]["cache_salt"] for call in engine.calls} == {"salt", "other"}
+
+
+async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate, engine: FakeEngine) -> None:
+    """`AsyncLLM.abort(id)` ends every request of that id."""
+    await asyncio.gather(read(gate, context()), read(gate, context()))
+    ids = [call["id"] for call in engine.calls]
+    assert len(set(ids)) == 2 and len({engine_id.rpartition("-")[0] for engine_id in ids}) == 1
+
+
+@pytest.mark.parametrize(("repetition", "counted"), [("off", 0), ("stop", 0), ("adjust", 1)])
+async def test_steered_answers_are_counted_for_those_who_asked(
+    gate: Gate, engine: FakeEngine, repetition: str, counted: int
+) -> None:
+    made: list[LoopCount] = []
+
+    def count() -> LoopCount:
+        made.append(
+            LoopCount(
+                lambda: Detector(Thresholds(ngram_tokens=1, window_tokens=2)), lambda d: d.closeness > 0.5
+            )
+        )
+        return made[-1]
+
+    gate.attach(engine, count_steered=count)
+    engine.tokens, engine.circle = 8, 1
+    at = replace(context(), repetition=repetition)
+    await read(gate, at)
+    assert at.usage.answers_steered == counted
+    assert len(made) == counted, "who did not ask costs nothing"
+
+
+class WholeEngine:
+    """Generates a token whenever it is told to, shows none before the last, and forgets an answer that it aborts."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        self.tokens: int | None = 0
+        self.dead = False
+        self.whole = asyncio.Event()
+
+    async def generate(self, prompt: Any, params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any]:
+        try:
+            await self.whole.wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.tokens = None
+            raise
+        if self.dead:
+            raise RuntimeError("the engine is dead")
+        answer = SimpleNamespace(index=0, token_ids=list(range(self.tokens or 0)), finish_reason="stop")
+        self.tokens = None
+        yield SimpleNamespace(
+            prompt_token_ids=prompt["prompt_token_ids"], num_cached_tokens=1, outputs=[answer], metrics=None
+        )
+
+    def progress(self, request_id: str) -> Progress | None:
+        return Progress(4, 1, self.tokens, None) if self.tokens else None
+
+
+@pytest.mark.parametrize("ended", ["whole", "cancelled", "the engine dies"])
+async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, ended: str) -> None:
+    engine, gate = WholeEngine(), Gate(admission)
+    gate.attach(engine, progress=engine.progress)
+    at = context(policy=Policy(tpm=100))
+    task = asyncio.create_task(read(gate, at, params=params(kind="FINAL_ONLY")))
+    await asyncio.sleep(0.01)
+    at.usage.look()
+    assert (at.usage.prompt_tokens, at.usage.generated_tokens) == (0, 0), "it waits for its first token"
+    engine.tokens = 2
+    at.usage.look()
+    at.usage.look()
+    assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 2)
+    engine.tokens = 5
+    if ended == "cancelled":
+        task.cancel()
+    elif ended == "the engine dies":
+        engine.dead = True
+    engine.whole.set()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 5)
+    assert at.usage.finish_reasons == (["stop"] if ended == "whole" else [])
+    assert admission.reserved_tokens("acme") == 0
+    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 9)
