@@ -42,8 +42,9 @@ def router() -> APIRouter:
         """The page's own links are relative to the slash."""
         return RedirectResponse("console/")
 
-    @routes.get("/")
+    # NOTE: the lower decorator is applied first, and a path may be empty: "/" must be registered before the files.
     @routes.get("/{name:path}")
+    @routes.get("/")
     async def file(request: Request, name: str = "index.html") -> Response:
         """One file."""
         if name not in files:
