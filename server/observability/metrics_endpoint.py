@@ -1,4 +1,4 @@
-"""/metrics: who may read it, and what it says."""
+"""/metrics: who may read it, and its text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from starlette.datastructures import Headers
 
 from server.auth.authenticator import Authenticator
-from server.observability.recorder import Metrics
+from server.observability.recorder import MetricsRecorder
 from server.observability.state_collector import StateCollector
 
 
@@ -15,23 +15,28 @@ class MetricsEndpoint:
     """Answers scrapes.
 
     Args:
-        auth: knows operators.
+        authenticator: identifies operators.
         protected: only operators may read.
         metrics: what was counted.
-        census: what is there now.
+        state: reads the present state.
     """
 
     def __init__(
-        self, auth: Authenticator, *, protected: bool, metrics: Metrics, census: StateCollector
+        self,
+        authenticator: Authenticator,
+        *,
+        protected: bool,
+        metrics: MetricsRecorder,
+        state: StateCollector,
     ) -> None:
-        self._auth = auth
+        self._authenticator = authenticator
         self._protected = protected
         self._metrics = metrics
-        self._census = census
+        self._state = state
 
     async def text(self, headers: Headers) -> bytes:
-        """Prometheus text. Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
+        """Prometheus text. Raises: Unauthenticated, Forbidden (--protect-metrics, and the caller is no operator)."""
         if self._protected:
-            await self._auth.operator(headers)
-        self._metrics.show(await self._census.take())
+            await self._authenticator.operator(headers)
+        self._metrics.update(await self._state.collect())
         return await asyncio.to_thread(self._metrics.exposition)
