@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,36 +40,17 @@ _SSE_HEADERS = [
 ]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class GenerateRoute:
-    """ASGI endpoint of one generating route.
+    """ASGI endpoint of one generating route."""
 
-    Args:
-        endpoint: which one.
-        authenticator, readiness: who calls, and whether the engine serves.
-        requests: prepares and serves requests.
-        observer: is told of every request that has ended.
-        tracing: traces requests.
-        log_prompts: whether the access log may hold prompts.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        authenticator: Authenticator,
-        readiness: Readiness,
-        requests: RequestService,
-        observer: RequestObserver,
-        tracing: Tracing,
-        log_prompts: bool,
-    ) -> None:
-        self._endpoint = endpoint
-        self._authenticator = authenticator
-        self._readiness = readiness
-        self._requests = requests
-        self._observer = observer
-        self._tracing = tracing
-        self._log_prompts = log_prompts
+    endpoint: Endpoint
+    authenticator: Authenticator
+    readiness: Readiness
+    requests: RequestService
+    observer: RequestObserver
+    tracing: Tracing
+    log_prompts: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, to its last byte."""
@@ -76,46 +58,44 @@ class GenerateRoute:
         record: AccessRecord = scope["state"]["record"]
         response = ResponseSender(scope, receive, send)
         context: RequestContext | None = None
-        trace = self._tracing.begin(request.headers, self._endpoint.path)
+        trace = self.tracing.begin(request.headers, self.endpoint.path)
         record.trace_id = trace.id
         try:
             context = await self._prepare(request, record)
             answering = self._answer(context, trace.headers, response)
-            await run_while_connected(receive, self._requests.ending, answering)
+            await run_while_connected(receive, self.requests.ending, answering)
         except ClientDisconnect:
             record.status = CLIENT_CLOSED_REQUEST
         except HANDLED as error:
-            rate_headers = self._requests.rate_headers(context) if context else {}
+            rate_headers = self.requests.rate_headers(context) if context else {}
             record.code = await response.fail(error, rate_headers)
             # The name of the limit says more than the code that several limits share.
             reason = error.limit if isinstance(error, AdmissionError) else record.code
-            self._observer.refused(record.tenant or "", reason)
+            self.observer.refused(record.tenant or "", reason)
         except Exception:  # the middleware answers 500; the metrics must not count the request as served
             record.status = record.status or 500
             raise
         finally:
             if context is not None:
                 record.note_usage(context)
-            self._observer.finished(record, context)
+            self.observer.finished(record, context)
             trace.end(record, context)
 
     async def _prepare(self, request: Request, record: AccessRecord) -> RequestContext:
         """Authenticate the caller, read the body and route the request. Raises: what the table of errors has."""
-        caller = await self._authenticator.authenticate(request.headers)
-        self._readiness.require_ready()
+        caller = await self.authenticator.authenticate(request.headers)
+        self.readiness.require_ready()
         record.note_caller(caller)
         body = await read_json(request)
         record.note_requested_model(body)
-        context = await self._requests.prepare(
-            caller, self._endpoint, body, request.headers, record.request_id
-        )
+        context = await self.requests.prepare(caller, self.endpoint, body, request.headers, record.request_id)
         record.note_target(context)
-        if self._log_prompts:
+        if self.log_prompts:
             record.note_prompt(body)
         return context
 
     async def _answer(self, context: RequestContext, headers: Headers, response: ResponseSender) -> None:
-        async with self._requests.serve(context, headers) as answer:
+        async with self.requests.serve(context, headers) as answer:
             own_headers = self._headers(context)
             if answer.ignored:
                 own_headers["x-loragate-ignored"] = ignored_header(answer.ignored)
@@ -125,7 +105,7 @@ class GenerateRoute:
                 await response.stream(answer.events, own_headers)
 
     def _headers(self, context: RequestContext) -> dict[str, str]:
-        headers = self._requests.rate_headers(context)
+        headers = self.requests.rate_headers(context)
         if context.sampling.clamped:
             headers["x-loragate-clamped"] = ", ".join(context.sampling.clamped)
         if context.debug:

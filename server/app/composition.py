@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -46,29 +45,43 @@ from server.usage.ledger import Ledger
 from server.usage.recent_requests import RecentAnswers, RecentFailures
 
 
-@dataclass(frozen=True, slots=True)
 class Server:
-    """The parts of one running server."""
+    """The parts of one running server, each created with those that it uses."""
 
-    settings: Settings
-    registry: Registry
-    store: Store
-    uploads: Uploads
-    base: BaseModel
-    engine: EngineLifecycle
-    authenticator: Authenticator
-    throttle: AuthThrottle
-    readiness: Readiness
-    router: Router
-    sampling: SamplingResolver
-    requests: RequestService
-    observer: RequestObserver
-    failures: RecentFailures
-    feedback: FeedbackService
-    ledger: Ledger
-    canaries: CanaryRollback
-    metrics: MetricsRecorder
-    tracing: Tracing
+    def __init__(
+        self, settings: Settings, registry: Registry, store: Store, base: BaseModel, runner: Executor
+    ) -> None:
+        self.settings, self.registry, self.store, self.base = settings, registry, store, base
+        self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
+        self.metrics = MetricsRecorder(settings.metrics_label_sets)
+        self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
+        self.engine = engine = EngineLifecycle(settings, registry, store, base, self.metrics, runner)
+        self.readiness = Readiness(engine.supervisor, registry)
+        self.authenticator = Authenticator(registry)
+        self.throttle = AuthThrottle()
+        self.ledger = Ledger(registry.usage, engine.scheduler_stats)
+        self.router = Router(registry, base_model_name=settings.base_model_name)
+        self.sampling = SamplingResolver.from_settings(settings, base.generation_config)
+        self.requests = RequestService(
+            self.router,
+            self.sampling,
+            engine.admission,
+            engine.gate,
+            engine.adapters.hold,
+            self.ledger.track,
+            engine.handle,
+        )
+        self.canaries = CanaryRollback(
+            registry, engine.adapters, limits_of(settings), rating_limits_of(settings)
+        )
+        self.failures, answers = RecentFailures(), RecentAnswers()
+        self.observer = RequestObserver(self.metrics, self.canaries, answers, self.failures)
+        self.feedback = FeedbackService(
+            answers,
+            registry.feedback.put,
+            (self.metrics.rated, self.canaries.rated),
+            keeps_messages=settings.keep_feedback_messages,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +104,7 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         if settings.demo:
             await demo_seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = compose(settings, registry, store, await read_base_model(settings), runner)
+        server = Server(settings, registry, store, await read_base_model(settings), runner)
         time_queries(database, server.metrics.query_s)
         async with _background(server):
             yield server
@@ -121,56 +134,6 @@ async def _background(server: Server) -> AsyncIterator[None]:
         await asyncio.to_thread(server.tracing.close)
 
 
-def compose(
-    settings: Settings, registry: Registry, store: Store, base: BaseModel, runner: Executor
-) -> Server:
-    """Create the parts, each with those that it uses."""
-    metrics = MetricsRecorder(settings.metrics_label_sets)
-    engine = EngineLifecycle(settings, registry, store, base, metrics, runner)
-    readiness = Readiness(engine.supervisor, registry)
-    router = Router(registry, base_model_name=settings.base_model_name)
-    sampling = SamplingResolver.from_settings(settings, base.generation_config)
-    ledger = Ledger(registry.usage, engine.scheduler_stats)
-    requests = RequestService(
-        router,
-        sampling,
-        engine.admission,
-        engine.gate,
-        hold=engine.adapters.hold,
-        track=ledger.track,
-        handle=engine.handle,
-    )
-    canaries = CanaryRollback(registry, engine.adapters, limits_of(settings), rating_limits_of(settings))
-    answers, failures = RecentAnswers(), RecentFailures()
-    feedback_service = FeedbackService(
-        answers,
-        registry.feedback.put,
-        (metrics.rated, canaries.rated),
-        keeps_messages=settings.keep_feedback_messages,
-    )
-    return Server(
-        settings=settings,
-        registry=registry,
-        store=store,
-        uploads=Uploads(settings.home / "uploads", base.rules.max_bytes),
-        base=base,
-        engine=engine,
-        authenticator=Authenticator(registry),
-        throttle=AuthThrottle(),
-        readiness=readiness,
-        router=router,
-        sampling=sampling,
-        requests=requests,
-        observer=RequestObserver(metrics, canaries, answers, failures),
-        failures=failures,
-        feedback=feedback_service,
-        ledger=ledger,
-        canaries=canaries,
-        metrics=metrics,
-        tracing=Tracing(settings.otlp_traces_endpoint, otlp_protocol()),
-    )
-
-
 def make_app(server: Server) -> FastAPI:
     """The ASGI application: only the routes listed here, and none of vLLM's own."""
     app = FastAPI(title="loragate", version=version("loragate"), docs_url=None, redoc_url=None)
@@ -178,12 +141,12 @@ def make_app(server: Server) -> FastAPI:
     for endpoint in Endpoint:
         route = GenerateRoute(
             endpoint,
-            authenticator=authenticator,
-            readiness=server.readiness,
-            requests=server.requests,
-            observer=server.observer,
-            tracing=server.tracing,
-            log_prompts=server.settings.log_prompts,
+            authenticator,
+            server.readiness,
+            server.requests,
+            server.observer,
+            server.tracing,
+            server.settings.log_prompts,
         )
         app.router.routes.append(Route(endpoint.path, route, methods=["POST"]))
     catalog = models.ModelCatalog(server.router, server.engine.max_model_len)
@@ -209,24 +172,20 @@ def make_app(server: Server) -> FastAPI:
 
 
 def _metrics_endpoint(server: Server) -> MetricsEndpoint:
+    engine, settings = server.engine, server.settings
     state = StateCollector(
-        registry=server.registry,
-        store=server.store,
-        residency=server.engine.residency,
-        scheduler_stats=server.engine.scheduler_stats,
-        readiness=server.readiness,
-        requests=server.requests,
-        throttle=server.throttle,
-        canaries=server.canaries,
-        max_loras=server.settings.max_loras,
-        label_sets=server.settings.metrics_label_sets,
+        server.registry,
+        server.store,
+        engine.residency,
+        engine.scheduler_stats,
+        server.readiness,
+        server.requests,
+        server.throttle,
+        server.canaries,
+        settings.max_loras,
+        settings.metrics_label_sets,
     )
-    return MetricsEndpoint(
-        server.authenticator,
-        protected=server.settings.protect_metrics,
-        metrics=server.metrics,
-        state=state,
-    )
+    return MetricsEndpoint(server.authenticator, settings.protect_metrics, server.metrics, state)
 
 
 def _admin_services(server: Server) -> Service:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
@@ -11,32 +12,19 @@ from server.observability.recorder import MetricsRecorder
 from server.observability.state_collector import StateCollector
 
 
+@dataclass(frozen=True, slots=True)
 class MetricsEndpoint:
-    """Answers scrapes.
+    """Answers scrapes."""
 
-    Args:
-        authenticator: identifies operators.
-        protected: only operators may read.
-        metrics: what was counted.
-        state: reads the present state.
-    """
-
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        *,
-        protected: bool,
-        metrics: MetricsRecorder,
-        state: StateCollector,
-    ) -> None:
-        self._authenticator = authenticator
-        self._protected = protected
-        self._metrics = metrics
-        self._state = state
+    authenticator: Authenticator
+    protected: bool
+    """Whether only operators may read (`--protect-metrics`)."""
+    metrics: MetricsRecorder
+    state: StateCollector
 
     async def text(self, headers: Headers) -> bytes:
         """Prometheus text. Raises: Unauthenticated, Forbidden (--protect-metrics, and the caller is no operator)."""
-        if self._protected:
-            await self._authenticator.operator(headers)
-        self._metrics.update(await self._state.collect())
-        return await asyncio.to_thread(self._metrics.exposition)
+        if self.protected:
+            await self.authenticator.operator(headers)
+        self.metrics.update(await self.state.collect())
+        return await asyncio.to_thread(self.metrics.exposition)

@@ -8,6 +8,7 @@ import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from prometheus_client.metrics_core import Metric
@@ -47,50 +48,25 @@ _PER_TENANT = {
 _PREEMPTION_REASONS = ("limit", "guarantee", "adapter")
 
 
+@dataclass(slots=True)
 class StateCollector:
-    """Reads everything once per scrape.
+    """Reads everything once per scrape."""
 
-    Args:
-        registry: tenants and versions.
-        store: damaged artifacts.
-        residency: versions in the engine.
-        scheduler_stats: the scheduler's counts per tenant.
-        readiness: the engine's state.
-        requests: requests in flight.
-        throttle: failed attempts to authenticate.
-        canaries: rollbacks.
-        max_loras: the most versions in a batch.
-        label_sets: the most tenants with series of their own.
-    """
-
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        store: Store,
-        residency: Residency,
-        scheduler_stats: SchedulerStats,
-        readiness: Readiness,
-        requests: RequestService,
-        throttle: AuthThrottle,
-        canaries: CanaryRollback,
-        max_loras: int,
-        label_sets: int,
-    ) -> None:
-        self._registry = registry
-        self._store = store
-        self._residency = residency
-        self._scheduler_stats = scheduler_stats
-        self._readiness = readiness
-        self._requests = requests
-        self._throttle = throttle
-        self._canaries = canaries
-        self._max_loras = max_loras
-        self._label_sets = label_sets
-        self._report: Report | None = None
-        self._tenants: dict[str, Tenant] = {}
-        self._versions: Counter[tuple[str, str]] = Counter()
-        self._registry_read_at = float("-inf")
+    registry: Registry
+    store: Store
+    residency: Residency
+    scheduler_stats: SchedulerStats
+    readiness: Readiness
+    requests: RequestService
+    throttle: AuthThrottle
+    canaries: CanaryRollback
+    max_loras: int
+    label_sets: int
+    """The most tenants with series of their own."""
+    _report: Report | None = None
+    _tenants: dict[str, Tenant] = field(default_factory=dict)
+    _versions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _registry_read_at: float = float("-inf")
 
     async def collect(self) -> list[Metric]:
         """All series of the present state."""
@@ -99,7 +75,7 @@ class StateCollector:
 
     async def _read_scheduler(self) -> None:
         try:
-            self._report = await self._scheduler_stats.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
+            self._report = await self.scheduler_stats.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
         except TimeoutError:
             logger.warning(
                 "The scheduler did not answer a scrape within %g s; the scrape shows its last report.",
@@ -110,35 +86,35 @@ class StateCollector:
         if time.monotonic() - self._registry_read_at < REGISTRY_INTERVAL_S:
             return
         try:
-            self._tenants = {tenant.name: tenant for tenant in await self._registry.tenants.list()}
-            self._versions = Counter(await self._registry.versions.count_states())
+            self._tenants = {tenant.name: tenant for tenant in await self.registry.tenants.list()}
+            self._versions = Counter(await self.registry.versions.count_states())
         except RegistryUnavailable:
             logger.warning("The registry did not answer a scrape; the scrape shows its last state.")
         self._registry_read_at = time.monotonic()
 
     def _process(self) -> Iterator[Metric]:
-        yield family("ready", [((), float(self._readiness.accepts_requests))])
+        yield family("ready", [((), float(self.readiness.accepts_requests))])
         for name in ("requests_in_flight", "passages"):  # the second is the first release's name
-            yield family(name, [((), self._requests.in_flight)])
+            yield family(name, [((), self.requests.in_flight)])
         yield family("tasks", [((), len(asyncio.all_tasks()))])
-        yield family("engine_restarts", [((), self._readiness.engine_restarts)])
-        yield family("failed_attempts", [((), self._throttle.failures)])
+        yield family("engine_restarts", [((), self.readiness.engine_restarts)])
+        yield family("failed_attempts", [((), self.throttle.failures)])
         yield family("build_info", [((version("loragate"), vllm_version(), platform.python_version()), 1)])
 
     def _adapters(self) -> Iterator[Metric]:
-        snapshot = self._residency.snapshot()
+        snapshot = self.residency.snapshot()
         counts = snapshot.counts
         resident = sum(slot.phase is Phase.RESIDENT for slot in snapshot.slots)
         in_batch = (self._report or {}).get("adapters_running", 0)
         places = [(("cpu",), resident), (("gpu",), in_batch)]
         yield family("adapters_resident", places)
-        slots = [(("cpu",), snapshot.capacity), (("gpu",), self._max_loras)]
+        slots = [(("cpu",), snapshot.capacity), (("gpu",), self.max_loras)]
         yield family("adapter_slots", slots)
         yield family("adapters_pinned", [((), sum(slot.pinned for slot in snapshot.slots))])
         yield family("adapter_waiting", [((), snapshot.waiting)])
         yield family("adapters_held", [((), sum(slot.holders > 0 for slot in snapshot.slots))])
-        yield family("adapter_damaged", [((), len(self._store.damaged))])
-        yield family("canary_rollbacks", [((), self._canaries.rollbacks)])
+        yield family("adapter_damaged", [((), len(self.store.damaged))])
+        yield family("canary_rollbacks", [((), self.canaries.rollbacks)])
         yield family("adapter_unloads", [((), counts.unloads)])
         yield family("adapter_busy", [((), counts.busy)])
         yield family("adapter_load_failures", [((), counts.load_failures)])
@@ -177,15 +153,15 @@ class StateCollector:
         yield family("starved_steps", [((), counts["starved_steps"])])
         tenants = {**_idle(self._tenants, capacity), **report["tenants"]}
         shown = self._bounded({name: row["kv_block_seconds"] for name, row in tenants.items()})
-        for field, name in _PER_TENANT.items():
+        for column, name in _PER_TENANT.items():
             sums: dict[tuple[str], float] = defaultdict(float)
             for tenant, row in tenants.items():
-                sums[(tenant if tenant in shown else OTHER,)] += row[field]
+                sums[(tenant if tenant in shown else OTHER,)] += row[column]
             yield family(name, sums.items())
 
     def _bounded(self, traffic: Mapping[str, float]) -> set[str]:
         """The busiest tenants, which have series of their own; the others share one."""
-        return set(sorted(traffic, key=traffic.__getitem__, reverse=True)[: self._label_sets])
+        return set(sorted(traffic, key=traffic.__getitem__, reverse=True)[: self.label_sets])
 
 
 def _idle(tenants: Mapping[str, Tenant], capacity: Capacity) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -30,41 +30,24 @@ from server.request.sampling import SamplingResolver
 logger = logging.getLogger("loragate")
 
 
+@dataclass(slots=True, eq=False)
 class RequestService:
-    """Prepares requests and serves them.
+    """Prepares generating requests and serves them."""
 
-    Args:
-        router: resolves model names.
-        sampling: resolves sampling options.
-        admission: the tenants' limits.
-        gate: meters what the engine generates.
-        hold: keeps a version resident in the engine (`adapters.lifecycle.Lifecycle.hold`).
-        track: writes a request's usage to the ledger (`server.usage.ledger.Ledger.track`).
-        handle: calls vLLM's handlers; raises EngineUnavailable while there is no engine.
-    """
-
-    def __init__(
-        self,
-        router: Router,
-        sampling: SamplingResolver,
-        admission: Admission,
-        gate: Gate,
-        *,
-        hold: Callable[[Version], AbstractAsyncContextManager[EngineAdapter]],
-        track: Callable[[RequestContext], AbstractContextManager[None]],
-        handle: Callable[[RequestContext, Headers], Awaitable[Answer]],
-    ) -> None:
-        self._router = router
-        self._sampling = sampling
-        self._admission = admission
-        self._gate = gate
-        self._hold_version = hold
-        self._track = track
-        self._handle = handle
-        self._salt_key = secrets.token_bytes(32)
-        self.in_flight = 0
-        self.ending = asyncio.Event()
-        """Set at the end of the process: requests that still run are aborted."""
+    router: Router
+    sampling: SamplingResolver
+    admission: Admission
+    gate: Gate
+    hold: Callable[[Version], AbstractAsyncContextManager[EngineAdapter]]
+    """Keeps a version resident in the engine (`adapters.lifecycle.Lifecycle.hold`)."""
+    track: Callable[[RequestContext], AbstractContextManager[None]]
+    """Writes a request's usage to the ledger (`server.usage.ledger.Ledger.track`)."""
+    handle: Callable[[RequestContext, Headers], Awaitable[Answer]]
+    """Calls vLLM's handlers; raises EngineUnavailable while there is no engine."""
+    in_flight: int = 0
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the end of the process: requests that still run are aborted."""
+    _salt_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     async def prepare(
         self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Headers, request_id: str
@@ -74,13 +57,13 @@ class RequestService:
         Raises:
             InvalidRequest, ModelNotFound, SamplingError
         """
-        target = await self._router.resolve(caller, body.get("model"), sticky=sticky_part(body, headers))
+        target = await self.router.resolve(caller, body.get("model"), sticky=sticky_part(body, headers))
         return RequestContext(
             request_id=request_id,
             endpoint=endpoint,
             caller=caller,
             target=target,
-            sampling=self._sampling.resolve(
+            sampling=self.sampling.resolve(
                 body,
                 endpoint,
                 adapter=target.defaults,
@@ -90,7 +73,7 @@ class RequestService:
             ),
             policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
             cache_salt=self._salt(caller.tenant_name),
-            limits=self._sampling.limits_for(caller.limits),
+            limits=self.sampling.limits_for(caller.limits),
             debug=headers.get("x-loragate-debug") == "1",
         )
 
@@ -103,19 +86,19 @@ class RequestService:
         """
         self.in_flight += 1
         try:
-            with self._track(context):
+            with self.track(context):
                 async with (
                     self._hold(context.target.version) as held,
-                    self._gate.admit(replace(context, held=held)) as held_context,
+                    self.gate.admit(replace(context, held=held)) as held_context,
                 ):
                     context.usage.held_at = time.monotonic()
-                    yield await self._handle(held_context, headers)
+                    yield await self.handle(held_context, headers)
         finally:
             self.in_flight -= 1
 
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         """The present `x-ratelimit-*` headers."""
-        return self._admission.headers(context.caller.tenant_name, context.policy)
+        return self.admission.headers(context.caller.tenant_name, context.policy)
 
     @contextlib.asynccontextmanager
     async def _hold(self, version: Version | None) -> AsyncIterator[EngineAdapter | None]:
@@ -123,7 +106,7 @@ class RequestService:
             held = None
             if version is not None:
                 try:
-                    held = await stack.enter_async_context(self._hold_version(version))
+                    held = await stack.enter_async_context(self.hold(version))
                 except EngineGone:
                     raise
                 except (
