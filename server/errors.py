@@ -55,8 +55,8 @@ class UnknownRequest(LoragateError):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            f"You have no request {request_id[:160]!r}; feedback is accepted for a tenant's last 10,000 answers since "
-            "the server started."
+            f"You have no request {request_id[:160]!r}; feedback is accepted for a tenant's last 10,000 answers "
+            "since the server started."
         )
 
 
