@@ -1,17 +1,17 @@
-"""Domain errors of the server. They know no HTTP: `server/api/errors.py` holds the one table.
+"""Domain errors of the server. They do not know HTTP: `server/api/errors.py` maps them to it.
 
 LoragateError
 ├── SettingsError         a flag, environment variable or file that cannot be used
-├── Unauthenticated       no key, or one we do not know
+├── Unauthenticated       the key is missing or unknown
 ├── TooManyAttempts       this address has sent too many wrong keys
-├── Forbidden             the key is real and its role does not reach this
-├── ModelNotFound         no such model for this tenant
-├── UnknownRequest        no such request of this tenant, or too long ago
-├── InvalidRequest        the body cannot be served as it stands
+├── Forbidden             the key is valid, but its role does not allow this
+├── ModelNotFound         the tenant has no such model
+├── UnknownRequest        the tenant has no such request, or it is too old
+├── InvalidRequest        the body is not valid
 ├── BodyTooLarge          the body is above --max-body-bytes
-├── AdapterUnavailable    the adapter is there and cannot be loaded
+├── AdapterUnavailable    the adapter exists, but it cannot be loaded
 ├── BodyTooSlow           the body did not arrive within --read-timeout-s
-├── InternalError         a fault of ours; the log has it under the request's id
+├── InternalError         a fault of the server; the log has it under the request's id
 ├── EngineUnavailable     the engine is starting, restarting or dead
 └── Draining              the server is shutting down
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 
 class LoragateError(Exception):
-    """Something went wrong that loragate foresaw."""
+    """An error that loragate expects and explains."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or type(self).__doc__ or type(self).__name__)
@@ -35,7 +35,7 @@ class Unauthenticated(LoragateError):
 
 
 class TooManyAttempts(LoragateError):
-    """Too many wrong API keys came from this address; keys that are right still work from there."""
+    """This address has sent too many wrong API keys; valid keys still work from it."""
 
     def __init__(self, message: str | None = None, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class TooManyAttempts(LoragateError):
 
 
 class Forbidden(LoragateError):
-    """This API key may not do that."""
+    """This API key does not allow that."""
 
 
 class ModelNotFound(LoragateError):
@@ -55,13 +55,13 @@ class UnknownRequest(LoragateError):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            f"There is no request {request_id[:160]!r} of yours; feedback is taken for the last 10,000 answers since "
-            "the server started."
+            f"You have no request {request_id[:160]!r}; feedback is accepted for a tenant's last 10,000 answers "
+            "since the server started."
         )
 
 
 class InvalidRequest(LoragateError):
-    """The request cannot be served as it stands."""
+    """The request is not valid."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request") -> None:
         super().__init__(message)
@@ -78,8 +78,8 @@ class AdapterUnavailable(LoragateError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"The adapter {name} cannot be loaded; whoever manages it finds the reason in the server's log "
-            "and may add it again."
+            f"The adapter {name} cannot be loaded; its operator can find the reason in the server's log and add the "
+            "version again."
         )
         self.headers = {"x-should-retry": "false"}
 
@@ -89,7 +89,7 @@ class BodyTooSlow(LoragateError):
 
 
 class InternalError(LoragateError):
-    """The server failed to serve this request; its log has the reason under the request's id."""
+    """The server could not serve this request; its log has the reason under the request's id."""
 
 
 class EngineUnavailable(LoragateError):

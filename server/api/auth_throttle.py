@@ -1,4 +1,4 @@
-"""ASGI: answers to wrong keys go out slowly, see `server.auth.throttle`."""
+"""ASGI middleware that delays answers to wrong keys, see `server.auth.throttle`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
-from server.auth.throttle import MAX_WAIT_S, Attempts
+from server.auth.throttle import MAX_WAIT_S, AuthThrottle
 from server.errors import TooManyAttempts
 
 
 class AuthThrottleMiddleware:
-    """Delays each 401 by what `Attempts` says, on every route; beyond its bound 429 goes out instead."""
+    """Delays each 401 on every route; beyond MAX_WAIT_S it sends a 429 instead."""
 
-    def __init__(self, app: ASGIApp, *, attempts: Attempts) -> None:
+    def __init__(self, app: ASGIApp, *, throttle: AuthThrottle) -> None:
         self._app = app
-        self._attempts = attempts
+        self._throttle = throttle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -25,10 +25,10 @@ class AuthThrottleMiddleware:
             return
         replaced = False
 
-        async def send_slowly(message: Message) -> None:
+        async def send_delayed(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start" and message["status"] == 401:
-                wait_s = self._attempts.fail((scope.get("client") or ("",))[0])
+                wait_s = self._throttle.fail((scope.get("client") or ("",))[0])
                 if wait_s is None:
                     replaced = True
                     refusal = error_response(TooManyAttempts(retry_after_s=MAX_WAIT_S))
@@ -39,4 +39,4 @@ class AuthThrottleMiddleware:
             if not replaced:
                 await send(message)
 
-        await self._app(scope, receive, send_slowly)
+        await self._app(scope, receive, send_delayed)

@@ -1,4 +1,4 @@
-"""/console: a page of static files, the same for everybody; what it shows it asks of /admin/v1 with a key."""
+"""/console: a page of static files. It contains no data; it requests them from /admin/v1 with the user's key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-#: Scripts, styles and connections from here only, nothing inline; texts reach the page as text, never as HTML.
+#: Scripts, styles and connections only from this server, nothing inline; text is never inserted as HTML.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -22,7 +22,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # ask each time: a new version of the server brings a new page
+    "cache-control": "no-cache",  # revalidate each time: a new version of the server has a new page
 }
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -33,13 +33,13 @@ _TYPES = {
 
 
 def router() -> APIRouter:
-    """/console/ and its files. They are read once; a name that is not among them is a 404."""
+    """/console/ and its files, which are read once; any other name is a 404."""
     routes = APIRouter(prefix="/console", include_in_schema=False)
     files = _read_files()
 
     @routes.get("")
     async def entrance() -> Response:
-        """The page's own links are relative to the slash."""
+        """Redirect to /console/, because the page's links are relative."""
         return RedirectResponse("console/")
 
     # NOTE: the lower decorator is applied first, and a path may be empty: "/" must be registered before the files.

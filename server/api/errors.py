@@ -1,4 +1,4 @@
-"""The one table from domain errors to HTTP, and the one shape of an error.
+"""The table from domain errors to HTTP, and the shape of every error response.
 
 {"error": {"message": str, "type": str, "param": str | null, "code": str}}
 """
@@ -23,23 +23,20 @@ from adapters import errors as adapters
 from sampling.errors import SamplingError
 from server import admission
 from server import errors as server
+from server.admission import MAX_RETRY_AFTER_S, MIN_RETRY_AFTER_S
 from server.fairness.policy import InvalidPolicy
-
-#: The official SDK stops retrying when it is told to wait longer than this.
-MAX_RETRY_AFTER_S = 120
-MIN_RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one error looks from outside."""
+    """The HTTP form of one error."""
 
     status: int
     type: str
     code: str
 
 
-#: Looked up along the class's MRO, so a subclass without a row takes its parent's.
+#: Looked up along the class's MRO: a subclass without a row has its parent's.
 RULES: dict[type[Exception], Rule] = {
     server.LoragateError: Rule(500, "server_error", "internal_error"),
     server.Unauthenticated: Rule(401, "authentication_error", "invalid_api_key"),
@@ -81,7 +78,7 @@ RULES: dict[type[Exception], Rule] = {
     adapters.SchemaMismatch: Rule(500, "server_error", "schema_mismatch"),
 }
 
-#: What routes catch: every error that has a row.
+#: Every error that has a row; routes catch these.
 HANDLED = tuple(RULES)
 
 
@@ -99,18 +96,18 @@ def error_body(error: Exception) -> dict[str, Any]:
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """The whole response, with the headers that tell an SDK what to do next."""
+    """The response, with the headers that tell an SDK whether and when to retry."""
     rule = rule_of(error)
     return JSONResponse(error_body(error), status_code=rule.status, headers=_headers(rule.status, error))
 
 
 def error_event(error: Exception) -> str:
-    """The same in the middle of a stream; the SDK raises on the `error` key."""
+    """The error as the last event of a stream; the SDK raises on the `error` key."""
     return f"data: {json.dumps(error_body(error))}\n\ndata: [DONE]\n\n"
 
 
 def event_failure(event: str) -> Exception | None:
-    """The error in an event that vLLM's handlers wrote (they answer 200 and then tell), or None."""
+    """The error that vLLM's handlers wrote into an event (after status 200), or None."""
     if not event.startswith('data: {"error"'):
         return None
     try:
@@ -132,16 +129,16 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
     if status in (429, 503):
         headers["retry-after"] = str(retry_after_s(getattr(error, "retry_after_s", 5.0)))
     if status in (408, 413):
-        headers["connection"] = "close"  # the rest of the body is not waited for
+        headers["connection"] = "close"  # the rest of the body is not read
     if status in (409, 507):
         headers["x-should-retry"] = "false"
     return headers
 
 
 def retry_after_s(wanted_s: float) -> int:
-    """Whole seconds between 1 and 120."""
+    """Whole seconds within the bounds of Retry-After."""
     wanted_s = wanted_s if math.isfinite(wanted_s) else MAX_RETRY_AFTER_S
-    return max(MIN_RETRY_AFTER_S, min(math.ceil(wanted_s), MAX_RETRY_AFTER_S))
+    return math.ceil(max(MIN_RETRY_AFTER_S, min(wanted_s, MAX_RETRY_AFTER_S)))
 
 
 def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, Any]:
@@ -149,12 +146,12 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, An
     return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def install(app: FastAPI, identify: Callable[[Headers], Awaitable[object]]) -> None:
+def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) -> None:
     """Give the framework's own errors our shape: 404 and 405 of the router, 422 of bodies as 400.
 
     Args:
         app: gets the handlers.
-        identify: raises for a caller that nobody knows: who may not ask is not told what is wrong with its question.
+        authenticate: raises for an unknown caller, which is not told what is wrong with its body.
     """
 
     async def on_domain(request: Request, error: Exception) -> JSONResponse:
@@ -173,7 +170,7 @@ def install(app: FastAPI, identify: Callable[[Headers], Awaitable[object]]) -> N
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         try:
-            await identify(request.headers)
+            await authenticate(request.headers)
         except HANDLED as refusal:
             return error_response(refusal)
         fault = error.errors()[0]

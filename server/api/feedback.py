@@ -1,15 +1,14 @@
-"""POST /v1/feedback: what a user thinks of an answer."""
+"""POST /v1/feedback: a user's rating of an answer."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers
 
 from adapters.models import Rating
-from server.request.context import Caller
+from server.auth.authenticator import Authenticator
 from server.usage.feedback import FeedbackService
 
 MAX_COMMENT_CHARS = 4000
@@ -17,7 +16,7 @@ MAX_MESSAGES = 200
 
 
 class Message(BaseModel):
-    """One turn of a chat, as it was sent to /v1/chat/completions."""
+    """One message of a chat, as for /v1/chat/completions."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -25,7 +24,7 @@ class Message(BaseModel):
 
 
 class FeedbackBody(BaseModel):
-    """What is said. `request_id` is the header `x-request-id` of the answer, or the answer's `id`."""
+    """A rating. `request_id` is the header `x-request-id` of the answer, or the answer's `id`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,42 +33,33 @@ class FeedbackBody(BaseModel):
     reason: Annotated[str, Field(max_length=64)] = ""
     comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARS)] = ""
     messages: Annotated[list[Message], Field(min_length=2, max_length=MAX_MESSAGES)] | None = None
-    """A chat to learn from; its last turn is the answer as it should be."""
+    """A chat to train on; its last message is the answer as it should be."""
 
 
-class Service(Protocol):
-    """What this route needs of the composed server."""
-
-    feedback: FeedbackService
-
-    async def identify(self, headers: Headers) -> Caller:
-        """Who calls. Raises: Unauthenticated."""
-
-
-def router(service: Service) -> APIRouter:
+def router(feedback: FeedbackService, authenticator: Authenticator) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["feedback"])
 
     @routes.post("/v1/feedback", status_code=201)
     async def give_feedback(body: FeedbackBody, request: Request) -> dict[str, Any]:
-        """Rate one answer; said again about the same request, it takes the place of what was said."""
-        caller = await service.identify(request.headers)
-        chat = None if body.messages is None else [message.model_dump() for message in body.messages]
-        said = await service.feedback.take(
+        """Rate one answer; a second rating of the same request replaces the first."""
+        caller = await authenticator.authenticate(request.headers)
+        messages = None if body.messages is None else [message.model_dump() for message in body.messages]
+        stored = await feedback.submit(
             caller,
             body.request_id,
             body.rating,
             reason=body.reason,
             comment=body.comment,
-            messages=chat,
+            messages=messages,
         )
         return {
             "object": "feedback",
-            "request_id": said.request_id,
-            "adapter": said.adapter,
-            "version": said.version,
-            "rating": said.rating,
-            "messages_kept": said.messages is not None,
+            "request_id": stored.request_id,
+            "adapter": stored.adapter,
+            "version": stored.version,
+            "rating": stored.rating,
+            "messages_kept": stored.messages is not None,
         }
 
     return routes

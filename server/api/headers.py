@@ -1,4 +1,4 @@
-"""What a response's own headers tell about its request."""
+"""Response headers that describe how the request was understood."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: A header is no place for a schema.
+#: Longer values, such as a JSON schema, are cut off.
 MAX_SHOWN_CHARS = 200
 MAX_IGNORED_NAMES = 20
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def ignored_header(names: Sequence[str]) -> str:
-    """The names of fields that nobody reads, as far as they are harmless in a header; the rest is counted."""
+    """The names of ignored fields that are safe in a header, and the number of the others."""
     shown = [name for name in names if _SAFE_NAME.fullmatch(name)][:MAX_IGNORED_NAMES]
     hidden = len(names) - len(shown)
     return ", ".join([*shown, f"{hidden} more"] if hidden else shown)
 
 
 def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
-    """What holds for a request and where each value is from, as JSON; what is long is cut to a text."""
+    """The options of a request and the origin of each, as JSON; a long value is cut off and becomes text."""
     shown = {}
-    for name, held in effective.items():
-        text = json.dumps(held["value"], separators=(",", ":"))
+    for name, option in effective.items():
+        text = json.dumps(option["value"], separators=(",", ":"))
         is_long = len(text) > MAX_SHOWN_CHARS
         shown[name] = {
-            "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else held["value"],
-            "from": held["from"],
+            "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else option["value"],
+            "from": option["from"],
         }
     return json.dumps(shown, separators=(",", ":"))

@@ -1,55 +1,32 @@
-"""What probes and scrapers ask."""
+"""/health, /ready, /version and /metrics, for probes and scrapers."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Protocol
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.config.versions import vllm_version
-from server.engine.supervisor import State
 from server.observability.metrics_endpoint import MetricsEndpoint
+from server.observability.readiness import Readiness
 
 
-class Service(Protocol):
-    """What these routes need of the composed server."""
-
-    scrapes: MetricsEndpoint
-
-    @property
-    def state(self) -> State:
-        """Where the server stands."""
-
-    @property
-    def engine_alive(self) -> bool:
-        """Whether an engine is there and has not died."""
-
-    @property
-    def welcome(self) -> bool:
-        """Whether new requests are wanted."""
-
-    async def registry_answers(self) -> bool:
-        """Whether the database can be read."""
-
-
-def router(service: Service) -> APIRouter:
+def router(readiness: Readiness, metrics_endpoint: MetricsEndpoint) -> APIRouter:
     """/health, /ready, /version and /metrics."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
     async def health() -> JSONResponse:
         """200 while process and engine are alive; 503 while the engine starts, restarts or is dead."""
-        alive = service.engine_alive
-        return JSONResponse({"status": service.state}, status_code=200 if alive else 503)
+        return JSONResponse({"status": readiness.state}, status_code=200 if readiness.engine_alive else 503)
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        """200 while new requests are welcome: engine warm, registry reachable, not draining."""
-        welcome = service.welcome and await service.registry_answers()
-        return JSONResponse({"status": service.state}, status_code=200 if welcome else 503)
+        """200 while new requests are accepted: engine ready, registry reachable, not draining."""
+        accepts = readiness.accepts_requests and await readiness.registry_answers()
+        return JSONResponse({"status": readiness.state}, status_code=200 if accepts else 503)
 
     @routes.get("/version")
     async def versions() -> JSONResponse:
@@ -60,7 +37,8 @@ def router(service: Service) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
         return Response(
-            await service.scrapes.text(request.headers), media_type="text/plain; version=0.0.4; charset=utf-8"
+            await metrics_endpoint.text(request.headers),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
     return routes

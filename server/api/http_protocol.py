@@ -1,7 +1,6 @@
-"""A connection that must say what it wants within a time and a size, on top of uvicorn's.
+"""uvicorn's HTTP protocol with a time limit and a size limit for the head of a request.
 
-uvicorn bounds neither: who opens connections and sends a header a minute, or headers without end, holds sockets and
-memory for as long as it likes.
+uvicorn limits neither header size nor header time, so a slow client can hold sockets and memory open indefinitely.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, closed when a head has not arrived `head_timeout_s` after it was due.
+    """Closes a connection whose head is not complete within `head_timeout_s`.
 
-    It is due from the first byte of a request on, and on a new connection at once; between two requests uvicorn's own
-    keep-alive timeout holds.
+    The time runs from the connection's start, and later from the first byte of each request; between two requests
+    uvicorn's own keep-alive timeout applies.
     """
 
     head_timeout_s = 60.0
@@ -28,17 +27,17 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there, and has yet to ask."""
+        """A client has connected."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """The client has disconnected."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request; ends the connection when its head is too large."""
+        """Parse a part of a request; closes the connection when the head is too large."""
         super().data_received(data)
         if self._deadline is not None:
             self._head_bytes += len(data)
@@ -47,12 +46,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_begin(self) -> None:
-        """The parser: a request begins."""
+        """Called by the parser when a request begins."""
         super().on_message_begin()
         self._expect_head()
 
     def on_headers_complete(self) -> None:
-        """The parser: its head is whole."""
+        """Called by the parser when the head is complete."""
         self._stop_waiting()
         super().on_headers_complete()
 
@@ -68,5 +67,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded(head_timeout_s: float) -> type[BoundedProtocol]:
-    """The protocol with this time for a head, in seconds."""
+    """The protocol with this time limit for the head, in seconds."""
     return type("BoundedProtocol", (BoundedProtocol,), {"head_timeout_s": head_timeout_s})

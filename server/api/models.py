@@ -1,80 +1,120 @@
-"""/v1/models, /tokenize and /detokenize: what a key may call, and the base's tokenizer."""
+"""/v1/models and /v1/presets: what a key may call; /tokenize and /detokenize: the base model's tokenizer."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from sampling.presets import Presets
 from server.api.generate import read_json
+from server.auth.authenticator import Authenticator
+from server.observability.readiness import Readiness
 from server.request.context import Caller
+from server.request.routing import Router
+
+if TYPE_CHECKING:  # it imports vllm, which takes seconds
+    from server.engine.handlers import Handlers
+
+_STARTED_AT = time.time()
 
 
-class Service(Protocol):
-    """What these routes need of the composed server."""
+class ModelCatalog:
+    """Model cards, as one caller may see them.
 
-    @property
-    def presets(self) -> Presets:
-        """The decoding presets of this server."""
+    Args:
+        router: knows the adapters.
+        max_model_len: the longest prompt plus answer, in tokens.
+    """
 
-    async def enter(self, headers: Headers) -> Caller:
-        """Who calls; raises when the server takes no work or the key is wrong."""
+    def __init__(self, router: Router, max_model_len: Callable[[], int | None]) -> None:
+        self._router = router
+        self._base = router.base_model_name
+        self._max_model_len = max_model_len
 
-    async def identify(self, headers: Headers) -> Caller:
-        """Who calls; works while the engine is down too."""
+    async def list(self, caller: Caller) -> list[dict[str, Any]]:
+        """The cards of all models that the caller may call."""
+        cards = [self._card(self._base, None, None)] if self._router.sees_base(caller) else []
+        visible = await self._router.visible(caller)
+        return cards + [self._card(name, created_at, self._base) for name, created_at in visible]
 
-    async def models(self, caller: Caller) -> list[dict[str, Any]]:
-        """The model cards that the caller may see."""
+    async def get(self, caller: Caller, name: str) -> dict[str, Any]:
+        """One model card. Raises: ModelNotFound."""
+        target = await self._router.resolve(caller, name)
+        if target.version is None:
+            return self._card(name, None, None)
+        return self._card(name, target.version.created_at.timestamp(), self._base)
 
-    async def model(self, caller: Caller, name: str) -> dict[str, Any]:
-        """One of them. Raises: ModelNotFound."""
+    def _card(self, name: str, created_at: float | None, parent: str | None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(created_at or _STARTED_AT),
+            "owned_by": "loragate",
+            "parent": parent,
+            "max_model_len": self._max_model_len(),
+        }
 
-    async def tokenize(self, caller: Caller, body: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """Token ids. Raises: ModelNotFound, InvalidRequest."""
 
-    async def detokenize(self, caller: Caller, body: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """Text. Raises: ModelNotFound, InvalidRequest."""
-
-
-def router(service: Service) -> APIRouter:
-    """The routes."""
+def router(catalog: ModelCatalog, presets: Presets, authenticator: Authenticator) -> APIRouter:
+    """/v1/models and /v1/presets. They answer without an engine too."""
     routes = APIRouter(tags=["models"])
 
     @routes.get("/v1/models")
     async def list_models(request: Request) -> JSONResponse:
         """The base model and the caller's adapters."""
-        caller = await service.identify(request.headers)
-        return JSONResponse({"object": "list", "data": await service.models(caller)})
+        caller = await authenticator.authenticate(request.headers)
+        return JSONResponse({"object": "list", "data": await catalog.list(caller)})
 
     @routes.get("/v1/models/{name:path}")
     async def get_model(name: str, request: Request) -> JSONResponse:
         """One model."""
-        caller = await service.identify(request.headers)
-        return JSONResponse(await service.model(caller, name))
+        caller = await authenticator.authenticate(request.headers)
+        return JSONResponse(await catalog.get(caller, name))
 
     @routes.get("/v1/presets")
     async def list_presets(request: Request) -> JSONResponse:
-        """The decoding presets that a request may name."""
-        await service.identify(request.headers)
-        return JSONResponse({"object": "list", "data": service.presets.listed()})
-
-    @routes.post("/tokenize")
-    async def tokenize(request: Request) -> JSONResponse:
-        """Token ids of a `prompt` or of `messages`."""
-        caller = await service.enter(request.headers)
-        return JSONResponse(await service.tokenize(caller, await read_json(request), _request_id(request)))
-
-    @routes.post("/detokenize")
-    async def detokenize(request: Request) -> JSONResponse:
-        """The text of `tokens`."""
-        caller = await service.enter(request.headers)
-        return JSONResponse(await service.detokenize(caller, await read_json(request), _request_id(request)))
+        """The sampling presets that a request may name."""
+        await authenticator.authenticate(request.headers)
+        return JSONResponse({"object": "list", "data": presets.listed()})
 
     return routes
 
 
-def _request_id(request: Request) -> str:
-    return str(request.scope["state"]["request_id"])
+def token_router(
+    router: Router, authenticator: Authenticator, readiness: Readiness, handlers: Callable[[], Handlers]
+) -> APIRouter:
+    """/tokenize and /detokenize.
+
+    Args:
+        router: checks the model's name.
+        authenticator, readiness: who calls, and whether the engine serves.
+        handlers: those of the running engine. Raises: EngineUnavailable.
+    """
+    routes = APIRouter(tags=["models"])
+
+    async def read(request: Request) -> tuple[dict[str, Any], str]:
+        """The body and the request id of a caller that may use the model. Raises: LoragateError."""
+        caller = await authenticator.authenticate(request.headers)
+        readiness.require_ready()
+        body = await read_json(request)
+        if body.get("model") is not None:
+            await router.resolve(caller, body["model"])
+        return body, str(request.scope["state"]["request_id"])
+
+    @routes.post("/tokenize")
+    async def tokenize(request: Request) -> JSONResponse:
+        """Token ids of a `prompt` or of `messages`."""
+        body, request_id = await read(request)
+        return JSONResponse(await handlers().tokenize(body, request_id))
+
+    @routes.post("/detokenize")
+    async def detokenize(request: Request) -> JSONResponse:
+        """The text of `tokens`."""
+        body, request_id = await read(request)
+        return JSONResponse(await handlers().detokenize(body, request_id))
+
+    return routes

@@ -1,7 +1,7 @@
-"""/openapi.json: the whole HTTP API, with the routes that FastAPI does not know because vLLM reads their bodies.
+"""/openapi.json: the whole HTTP API, including the routes whose bodies vLLM parses, which FastAPI does not know.
 
-Of those bodies we describe what a caller needs and what we check; vLLM's own models take more, so nothing is
-closed.
+The schemas of those bodies have the main fields and those that we check; vLLM's own models accept more, so they allow
+additional fields.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COMMON: Final = {
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
 }
-#: Endpoint -> what it does, its own fields, those that must be there.
+#: Endpoint -> description, own fields, required fields.
 _GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
     Endpoint.CHAT: (
         "OpenAI's chat completions, with tools, JSON schemas, logprobs, n and streams.",
@@ -56,7 +56,7 @@ _GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
         ["model", "messages", "max_tokens"],
     ),
 }
-#: Bodies that our own routes read by hand.
+#: Bodies that our own routes parse without a model.
 _BY_HAND: Final[dict[str, dict[str, Any]]] = {
     "/tokenize": {"model": _TEXT, "prompt": _TEXT, "messages": _MESSAGES},
     "/detokenize": {"model": _TEXT, "tokens": {"type": "array", "items": {"type": "integer"}}},
@@ -81,7 +81,7 @@ _OPEN_ROUTES: Final = ("/health", "/ready", "/version", "/metrics")
 
 
 def install(app: FastAPI) -> None:
-    """Let `app.openapi()` and /openapi.json show all of it."""
+    """Let `app.openapi()` and /openapi.json show the whole API."""
 
     def whole() -> dict[str, Any]:
         if not app.openapi_schema:
@@ -104,7 +104,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for path, operations in paths.items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # ours are 400
-            operation["responses"]["default"] = _answer("What went wrong.", "#/components/schemas/Error")
+            operation["responses"]["default"] = _answer("An error.", "#/components/schemas/Error")
             operation["security"] = [] if path in _OPEN_ROUTES else [{"key": []}]
     return schema
 

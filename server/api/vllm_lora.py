@@ -1,7 +1,7 @@
-"""/v1/load_lora_adapter and /v1/unload_lora_adapter as vLLM has them, for controllers that know only those.
+"""vLLM's /v1/load_lora_adapter and /v1/unload_lora_adapter, for controllers that use only those.
 
-They are mapped onto our own life of adapters: what is loaded is fetched, checked, copied, probed and promoted,
-and what is unloaded drains. `lora_name` is the public name, `<tenant>-<adapter>`.
+They use our adapter lifecycle: a loaded adapter is fetched, verified, copied, probed and promoted; an unloaded one
+drains. `lora_name` is the public name, `<tenant>-<adapter>`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.request.context import Caller
 
 
 class LoadBody(BaseModel):
-    """vLLM's body; fields of other servers are ignored, as vLLM does."""
+    """vLLM's body; unknown fields are ignored, as vLLM does."""
 
     lora_name: str
     lora_path: str
@@ -30,10 +30,9 @@ class UnloadBody(BaseModel):
     lora_name: str
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """The two routes."""
     routes = APIRouter(prefix="/v1", tags=["lora"])
-    guard = Permissions(service)
 
     @routes.post("/load_lora_adapter")
     async def load(body: LoadBody, caller: Caller = Depends(guard.manager)) -> PlainTextResponse:
@@ -43,7 +42,7 @@ def router(service: Service) -> APIRouter:
         alias = await service.registry.aliases.get(tenant, name)
         if alias.targets and not body.load_inplace:
             raise NameTaken(
-                f"the adapter {body.lora_name!r} is served already; send load_inplace=true to serve its next version"
+                f"The adapter {body.lora_name!r} is already served; send load_inplace=true to serve its next version."
             )
         source = named_source(service, caller, tenant, body.lora_path)
         version = await service.lifecycle.register(tenant, name, source, by=actor(caller))
@@ -62,6 +61,6 @@ def router(service: Service) -> APIRouter:
 
 
 def _split(public_name: str) -> tuple[str, str]:
-    """The first "-" ends the tenant. Raises: BadName."""
+    """Split at the first "-", which ends the tenant's name. Raises: BadName."""
     tenant, _, adapter = public_name.partition("-")
     return check_tenant_name(tenant), check_adapter_name(adapter)

@@ -1,4 +1,4 @@
-"""The composition root: where the server's objects are opened, joined and closed again."""
+"""The composition root: the only place where the server's objects are created, joined and closed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,80 @@ from starlette.routing import Route
 
 from adapters.registry import Registry, check_schema, connect, migrate
 from adapters.registry.schema.migration import current_revision
+from adapters.sources import Uploads
 from adapters.store.store import Store
 from sampling.endpoints import Endpoint
 from server.api import admin, console, errors, feedback, health, models, openapi, vllm_lora
+from server.api.admin.permissions import Permissions, Service
 from server.api.auth_throttle import AuthThrottleMiddleware
 from server.api.generate import GenerateRoute
 from server.api.middleware import RequestMiddleware
+from server.api.request_observer import RequestObserver
 from server.app import demo_seed
-from server.app.model_catalog import Catalog
-from server.app.server import Server
-from server.config.settings import Settings
-from server.engine.base_model import read_base_model
+from server.app.engine_lifecycle import EngineLifecycle
+from server.auth.authenticator import Authenticator
+from server.auth.throttle import AuthThrottle
+from server.background.canary_rollback import CanaryRollback, limits_of, rating_limits_of
+from server.background.maintenance import MaintenanceLoop
+from server.config.settings import Settings, otlp_protocol
+from server.engine.base_model import BaseModel, read_base_model
+from server.engine.supervisor import State
 from server.observability.instrumented import time_queries
+from server.observability.metrics_endpoint import MetricsEndpoint
+from server.observability.readiness import Readiness
+from server.observability.recorder import MetricsRecorder
+from server.observability.state_collector import StateCollector
+from server.observability.tracing import Tracing
+from server.request.routing import Router
+from server.request.sampling import SamplingResolver
+from server.request.service import RequestService
+from server.usage.feedback import FeedbackService
+from server.usage.ledger import Ledger
+from server.usage.recent_requests import RecentAnswers, RecentFailures
+
+
+class Server:
+    """The parts of one running server, each created with those that it uses."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, store: Store, base: BaseModel, runner: Executor
+    ) -> None:
+        self.settings, self.registry, self.store, self.base = settings, registry, store, base
+        self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
+        self.metrics = MetricsRecorder(settings.metrics_label_sets)
+        self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
+        self.engine = engine = EngineLifecycle(settings, registry, store, base, self.metrics, runner)
+        self.readiness = Readiness(engine.supervisor, registry)
+        self.authenticator = Authenticator(registry)
+        self.throttle = AuthThrottle()
+        self.ledger = Ledger(registry.usage, engine.scheduler_stats)
+        self.router = Router(registry, base_model_name=settings.base_model_name)
+        self.sampling = SamplingResolver.from_settings(settings, base.generation_config)
+        self.requests = RequestService(
+            self.router,
+            self.sampling,
+            engine.admission,
+            engine.gate,
+            engine.adapters.hold,
+            self.ledger.track,
+            engine.handle,
+        )
+        self.canaries = CanaryRollback(
+            registry, engine.adapters, limits_of(settings), rating_limits_of(settings)
+        )
+        self.failures, answers = RecentFailures(), RecentAnswers()
+        self.observer = RequestObserver(self.metrics, self.canaries, answers, self.failures)
+        self.feedback = FeedbackService(
+            answers,
+            registry.feedback.put,
+            (self.metrics.rated, self.canaries.rated),
+            keeps_messages=settings.keep_feedback_messages,
+        )
 
 
 @contextlib.asynccontextmanager
 async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Server]:
-    """Open database and store, and make the server over them; the engine is not started yet.
+    """Open the database and the store, and compose the server; the engine is not started yet.
 
     Args:
         settings: what to serve.
@@ -49,43 +106,99 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         store = Store(settings.home / "adapters")
         server = Server(settings, registry, store, await read_base_model(settings), runner)
         time_queries(database, server.metrics.query_s)
-        await server.maintenance.recover()
-        await server.restore_budgets()
-        house = asyncio.create_task(server.maintenance.keep(), name="house")
-        writing = asyncio.create_task(server.ledger.run(), name="ledger")
-        judging = asyncio.create_task(server.canaries.run(), name="canaries")
-        try:
+        async with _background(server):
             yield server
-        finally:
-            house.cancel()
-            judging.cancel()
-            writing.cancel()
-            await server.lifecycle.aclose()
-            await asyncio.wait([writing])
-            await server.ledger.flush()
-            await server.supervisor.stop()
-            await asyncio.to_thread(server.tracing.close)
     finally:
         await database.dispose()
 
 
+@contextlib.asynccontextmanager
+async def _background(server: Server) -> AsyncIterator[None]:
+    """Recover, run the background tasks, and end everything in order."""
+    adapters, readiness = server.engine.adapters, server.readiness
+    maintenance = MaintenanceLoop(adapters, lambda: readiness.state is State.READY)
+    await maintenance.recover()
+    await server.ledger.restore(await server.registry.tenants.list(), server.engine.admission)
+    maintaining = asyncio.create_task(maintenance.run(), name="maintenance")
+    flushing = asyncio.create_task(server.ledger.run(), name="ledger")
+    judging = asyncio.create_task(server.canaries.run(), name="canaries")
+    try:
+        yield
+    finally:
+        for task in (maintaining, judging, flushing):
+            task.cancel()
+        await adapters.aclose()
+        await asyncio.wait([flushing])
+        await server.ledger.flush()
+        await server.engine.supervisor.stop()
+        await asyncio.to_thread(server.tracing.close)
+
+
 def make_app(server: Server) -> FastAPI:
-    """The ASGI application: the allow-list of routes, and nothing of vLLM's own."""
+    """The ASGI application: only the routes listed here, and none of vLLM's own."""
     app = FastAPI(title="loragate", version=version("loragate"), docs_url=None, redoc_url=None)
+    authenticator, permissions = server.authenticator, Permissions(server.authenticator)
     for endpoint in Endpoint:
-        app.router.routes.append(Route(endpoint.path, GenerateRoute(server, endpoint), methods=["POST"]))
-    app.include_router(models.router(Catalog(server)))
-    app.include_router(health.router(server))
-    app.include_router(admin.router(server))
-    app.include_router(vllm_lora.router(server))
-    app.include_router(feedback.router(server))
+        route = GenerateRoute(
+            endpoint,
+            authenticator,
+            server.readiness,
+            server.requests,
+            server.observer,
+            server.tracing,
+            server.settings.log_prompts,
+        )
+        app.router.routes.append(Route(endpoint.path, route, methods=["POST"]))
+    catalog = models.ModelCatalog(server.router, server.engine.max_model_len)
+    app.include_router(models.router(catalog, server.sampling.presets, authenticator))
+    app.include_router(
+        models.token_router(server.router, authenticator, server.readiness, server.engine.handlers)
+    )
+    app.include_router(health.router(server.readiness, _metrics_endpoint(server)))
+    services = _admin_services(server)
+    app.include_router(admin.router(services, permissions))
+    app.include_router(vllm_lora.router(services, permissions))
+    app.include_router(feedback.router(server.feedback, authenticator))
     app.include_router(console.router())
-    errors.install(app, server.identify)
+    errors.install(app, authenticator.authenticate)
     openapi.install(app)
-    app.add_middleware(AuthThrottleMiddleware, attempts=server.attempts)
+    app.add_middleware(AuthThrottleMiddleware, throttle=server.throttle)
     app.add_middleware(
         RequestMiddleware,
         max_body_bytes=server.settings.max_body_bytes,
         read_timeout_s=server.settings.read_timeout_s,
     )
     return app
+
+
+def _metrics_endpoint(server: Server) -> MetricsEndpoint:
+    engine, settings = server.engine, server.settings
+    state = StateCollector(
+        server.registry,
+        server.store,
+        engine.residency,
+        engine.scheduler_stats,
+        server.readiness,
+        server.requests,
+        server.throttle,
+        server.canaries,
+        settings.max_loras,
+        settings.metrics_label_sets,
+    )
+    return MetricsEndpoint(server.authenticator, settings.protect_metrics, server.metrics, state)
+
+
+def _admin_services(server: Server) -> Service:
+    return Service(
+        settings=server.settings,
+        registry=server.registry,
+        lifecycle=server.engine.adapters,
+        residency=server.engine.residency,
+        base=server.base,
+        sampling=server.sampling,
+        uploads=server.uploads,
+        admission=server.engine.admission,
+        readiness=server.readiness,
+        scheduler_stats=server.engine.scheduler_stats,
+        failures=server.failures,
+    )

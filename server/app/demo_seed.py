@@ -1,4 +1,4 @@
-"""What `--demo` starts with: two tenants, three well-known keys, an adapter each."""
+"""The data of `--demo`: two tenants, each with an adapter, and three well-known keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.models import SYSTEM, Role, Tenant
 from adapters.registry import Registry
 from adapters.sources import LocalSource
 
-#: Secret → (tenant, role). They are in the README, which is why --demo listens on loopback only.
+#: Secret → (tenant, role). They are in the README, so --demo listens on loopback only.
 DEMO_KEYS: dict[str, tuple[str | None, Role]] = {
     "demo-acme": ("acme", Role.INFERENCE),
     "demo-globex": ("globex", Role.INFERENCE),
@@ -20,9 +20,9 @@ DEMO_KEYS: dict[str, tuple[str | None, Role]] = {
 
 
 async def add_tenants(registry: Registry) -> None:
-    """Add what is missing of tenants and keys."""
-    there = {tenant.name for tenant in await registry.tenants.list()}
-    for name in sorted({adapter.tenant for adapter in demo.ADAPTERS.values()} - there):
+    """Add the missing tenants and keys."""
+    existing = {tenant.name for tenant in await registry.tenants.list()}
+    for name in sorted({adapter.tenant for adapter in demo.ADAPTERS.values()} - existing):
         await registry.tenants.add(Tenant(name), by=SYSTEM)
     for secret, (tenant, role) in DEMO_KEYS.items():
         try:
@@ -32,9 +32,9 @@ async def add_tenants(registry: Registry) -> None:
 
 
 async def add_adapters(registry: Registry, lifecycle: Lifecycle) -> None:
-    """Serve each embedded adapter under its name, until somebody else decides what the name stands for.
+    """Serve each embedded adapter under its name, unless an operator has changed what the name serves.
 
-    A data folder of an earlier release gets this one's as a new version.
+    A data folder of an earlier release gets this release's adapter as a new version.
     """
     for adapter in demo.ADAPTERS.values():
         if not await _is_settled(registry, adapter):
@@ -45,7 +45,7 @@ async def add_adapters(registry: Registry, lifecycle: Lifecycle) -> None:
 
 
 async def _is_settled(registry: Registry, adapter: demo.DemoAdapter) -> bool:
-    """Whether the name has the embedded weights already, or somebody moved its traffic or took it away."""
+    """Whether the name already serves the embedded weights, or an operator has moved or removed its traffic."""
     history = await registry.aliases.history(adapter.tenant, adapter.name)
     if not history:
         return False
@@ -53,5 +53,5 @@ async def _is_settled(registry: Registry, adapter: demo.DemoAdapter) -> bool:
         return True
     (target,) = history[0].targets
     served = await registry.versions.get(adapter.tenant, adapter.name, target.number)
-    # Of two trainings at least the time differs; the weights' digest is known only once they are stored.
+    # Two trainings differ at least in their time; the digest of the weights is known only after they are stored.
     return bool(served.training == json.loads((adapter.path / "training.json").read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""The process: one event loop, one listening socket, signals, and the order of the end.
+"""The process: one event loop, one listening socket, signals, and the order of the shutdown.
 
-SIGTERM or SIGINT: /ready says 503 → `--drain-delay-s` → new work gets 503 → running answers end, up to
-`--shutdown-timeout` → the rest are aborted → engine, database, exit 0. A second signal ends it at once.
+SIGTERM or SIGINT: /ready answers 503 → `--drain-delay-s` → new requests get 503 → running requests end, up to
+`--shutdown-timeout` → the rest are aborted → engine and database stop, exit 0. A second signal skips the waits.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import uvloop
 
 from adapters.errors import AdapterError
 from server.api.http_protocol import bounded
-from server.app.composition import make_app, open_server
-from server.app.server import Server
+from server.app.composition import Server, make_app, open_server
 from server.config.logs import configure
 from server.config.settings import Settings
 from server.engine.supervisor import EngineStartFailed
@@ -46,15 +45,15 @@ def run(settings: Settings, runner: Executor) -> int:
 
 
 def _raise_file_limit() -> None:
-    """As many open connections as the machine lets us have; a shell's 1024 are soon taken by idle clients."""
+    """Allow up to MAX_OPEN_FILES open connections; idle clients soon use up a shell's usual 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _Http(uvicorn.Server):
-    """uvicorn without its signal handlers: when to end is ours to say."""
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers, because this module ends the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -65,7 +64,7 @@ class _Http(uvicorn.Server):
 async def _serve(settings: Settings, runner: Executor) -> int:
     listener = _listen(settings.host, settings.port)
     async with open_server(settings, runner) as server:
-        http = _Http(
+        http = _HttpServer(
             uvicorn.Config(
                 make_app(server),
                 http=bounded(settings.read_timeout_s),
@@ -74,14 +73,14 @@ async def _serve(settings: Settings, runner: Executor) -> int:
                 access_log=False,
                 lifespan="off",
                 timeout_keep_alive=75,
-                # The server itself ends what still runs; uvicorn must not wait for it again.
+                # `_drain` has ended all requests by then; uvicorn need not wait for them again.
                 timeout_graceful_shutdown=int(ABORT_GRACE_S),
                 server_header=False,
             )
         )
-        stop = _signals()
+        stop = _install_signals()
         serving = asyncio.create_task(http.serve([listener]), name="http")
-        supervising = asyncio.create_task(server.supervisor.run(), name="supervisor")
+        supervising = asyncio.create_task(server.engine.supervisor.run(), name="supervisor")
         logger.info("listening", extra={"url": _url(listener)})
         waiting = asyncio.create_task(stop.first.wait())
         await asyncio.wait({serving, supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +98,7 @@ async def _serve(settings: Settings, runner: Executor) -> int:
 
 
 class _Stop:
-    """The first signal asks for a clean end, the second for an immediate one."""
+    """The first signal requests a clean shutdown, the second an immediate one."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -109,7 +108,7 @@ class _Stop:
         (self.second if self.first.is_set() else self.first).set()
 
 
-def _signals() -> _Stop:
+def _install_signals() -> _Stop:
     stop = _Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,22 +117,19 @@ def _signals() -> _Stop:
 
 
 async def _drain(server: Server, stop: _Stop, settings: Settings) -> None:
-    """Say that we go, wait for those who still talk, and return when nobody does or the time is up."""
-    logger.info("draining", extra={"running": server.requests_in_flight})
-    server.leaving = True
+    """Refuse new requests, wait up to the timeout for the running ones, and abort the rest."""
+    requests = server.requests
+    logger.info("draining", extra={"running": requests.in_flight})
+    server.readiness.leaving = True
     await _until(stop.second, settings.drain_delay_s)
-    server.supervisor.drain()
+    server.engine.supervisor.drain()
     deadline = asyncio.get_running_loop().time() + settings.shutdown_timeout
-    while (
-        server.requests_in_flight
-        and not stop.second.is_set()
-        and asyncio.get_running_loop().time() < deadline
-    ):
+    while requests.in_flight and not stop.second.is_set() and asyncio.get_running_loop().time() < deadline:
         await _until(stop.second, 0.05)
-    if server.requests_in_flight:
-        logger.warning("aborting what still runs", extra={"running": server.requests_in_flight})
-        server.ending.set()
-        while server.requests_in_flight and not stop.second.is_set():
+    if requests.in_flight:
+        logger.warning("aborting the requests that still run", extra={"running": requests.in_flight})
+        requests.ending.set()
+        while requests.in_flight and not stop.second.is_set():
             await _until(stop.second, 0.05)
 
 
@@ -148,7 +144,7 @@ async def _close(http: uvicorn.Server, serving: asyncio.Task[None]) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything slow starts, so that a taken port is told at once."""
+    """Bind before anything slow starts, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,7 +153,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+            f"The server cannot listen on {host}:{port} ({error.strerror}); choose another --port."
         ) from error
     listener.listen(2048)
     listener.set_inheritable(False)

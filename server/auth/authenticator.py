@@ -1,4 +1,4 @@
-"""Bearer key → who calls."""
+"""Authentication: API key → caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_KEY_CHARS = 512
 
 
 class Authenticator:
-    """Looks keys up by their hash; a known one costs no query, an unknown one always costs one."""
+    """Looks keys up by their hash; a known key is cached, an unknown one always costs a query."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -30,7 +30,7 @@ class Authenticator:
         """Who sent these headers (`Authorization: Bearer …`, or `x-api-key` as Anthropic's SDK does).
 
         Raises:
-            Unauthenticated: no key, or one that is unknown, expired or revoked; which, is not told.
+            Unauthenticated: the key is missing, unknown, expired or revoked; the error does not say which.
         """
         secret = _secret_in(headers)
         try:
@@ -42,7 +42,7 @@ class Authenticator:
         return caller
 
     async def operator(self, headers: Mapping[str, str]) -> Caller:
-        """The same, for what only operators may do.
+        """The caller, who must be an operator.
 
         Raises:
             Unauthenticated, Forbidden

@@ -1,8 +1,8 @@
-"""Failed attempts to authenticate: counted and slowed per client address.
+"""Failed authentication: counted per client address, and answered with a growing delay.
 
-Only the *answers to wrong keys* are slowed. A right key from the same address, say from the same office or behind
-the same proxy, is never made to wait: nobody can lock somebody else out. Keys have 256 random bits, so the delay
-is no part of their secrecy; it keeps a broken or hostile client from turning each try into a cheap look-up.
+Only the *answers to wrong keys* are delayed. A valid key from the same address (the same office or proxy) never
+waits: no client can lock out another. Keys have 256 random bits, so their secrecy does not depend on the delay; it
+limits how many key look-ups a broken or hostile client can cause.
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Wrong keys that are answered at once; a client that was given a new key may still try the old one.
+#: Wrong keys that are answered without delay; a client that was given a new key may still try the old one.
 FREE_ATTEMPTS = 10
-#: One failure is forgiven every so often.
+#: One failure is forgiven after each such interval.
 FORGIVEN_AFTER_S = 3.0
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 4.0
-#: Answers to one address wait in line, so more connections do not mean more tries; beyond this wait, 429.
+#: Answers to one address are sent one after the other, so more connections do not give more tries; beyond this wait
+#: the answer is 429.
 MAX_WAIT_S = 20.0
-#: The addresses that are remembered; the one that failed longest ago is forgotten first.
+#: The addresses that are remembered; the one whose last failure is oldest is forgotten first.
 MAX_ADDRESSES = 4096
 
 
 @dataclass(slots=True)
-class _Record:
+class _AddressRecord:
     failures: float = 0.0
     failed_at: float = 0.0
     free_at: float = 0.0
-    """When the next answer may go out."""
+    """When the next answer may be sent."""
 
 
-class Attempts:
-    """Says how long the answer to a wrong key has to wait. Memory is bounded by MAX_ADDRESSES."""
+class AuthThrottle:
+    """Decides how long the answer to a wrong key is delayed. Memory is bounded by MAX_ADDRESSES."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._records: OrderedDict[str, _Record] = OrderedDict()
-        self.total = 0
+        self._records: OrderedDict[str, _AddressRecord] = OrderedDict()
+        self.failures = 0
+        """Failed attempts since the start."""
 
     def fail(self, address: str) -> float | None:
-        """Count one failure; returns the seconds that its answer must wait, None for more than MAX_WAIT_S."""
+        """Count one failure; returns the delay of its answer in seconds, or None for more than MAX_WAIT_S."""
         now = self._clock()
-        self.total += 1
+        self.failures += 1
         record = self._record(_network(address))
         forgiven = (now - record.failed_at) / FORGIVEN_AFTER_S
         record.failures = max(0.0, record.failures - forgiven) + 1
@@ -64,8 +66,8 @@ class Attempts:
         """Addresses that are remembered."""
         return len(self._records)
 
-    def _record(self, network: str) -> _Record:
-        record = self._records.setdefault(network, _Record())
+    def _record(self, network: str) -> _AddressRecord:
+        record = self._records.setdefault(network, _AddressRecord())
         self._records.move_to_end(network)
         if len(self._records) > MAX_ADDRESSES:
             self._records.popitem(last=False)
@@ -73,7 +75,7 @@ class Attempts:
 
 
 def _network(address: str) -> str:
-    """Of IPv6 the /64: whoever has one address there has all of them."""
+    """The IPv4 address, or the /64 of an IPv6 address, all of which usually belongs to one client."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""CanaryRollback that answer badly are rolled back by themselves."""
+"""Automatic rollback of canaries: versions that get part of an adapter's traffic and answer badly."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger("loragate.canaries")
 
 JUDGE_INTERVAL_S = 1.0
 ACTOR = Actor("canary watch")
-#: Ended by the caller or by us, not by the version.
-_NOBODYS_FAULT = (499, 503)
+#: The client disconnected, or the server was not available: the version is not the cause.
+_NOT_THE_VERSION = (499, 503)
 
 
 def limits_of(settings: Settings) -> CanaryLimits:
-    """The operator's limits."""
+    """The operator's limits on errors, empty and repeating answers."""
     shares = {
         Outcome.ERROR: settings.canary_max_errors,
         Outcome.EMPTY: settings.canary_max_empty,
@@ -34,51 +34,54 @@ def limits_of(settings: Settings) -> CanaryLimits:
 
 
 def rating_limits_of(settings: Settings) -> CanaryLimits:
-    """The same for what users say; there are fewer ratings than answers."""
+    """The operator's limit on bad ratings; it needs fewer ratings than the other limits need answers."""
     return CanaryLimits(
         {Outcome.DISLIKED: settings.canary_max_disliked}, min_answers=settings.canary_min_ratings
     )
 
 
 class CanaryRollback:
-    """Counts how answers ended, and takes the traffic from a version that is worse than it may be."""
+    """Counts the outcomes of answers, and takes the traffic from a version that exceeds a limit."""
 
     def __init__(
         self, registry: Registry, lifecycle: Lifecycle, limits: CanaryLimits, rating_limits: CanaryLimits
     ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
-        self._watch = CanaryWatch(limits)
+        self._answers = CanaryWatch(limits)
         self._ratings = CanaryWatch(rating_limits)
-        self._noted: set[tuple[str, str]] = set()
+        self._changed: set[tuple[str, str]] = set()  # (tenant, adapter) with new outcomes
         self._generations: dict[tuple[str, str], int] = {}
         self.rollbacks = 0
 
     def note(self, context: RequestContext, status: int) -> None:
-        """Count one finished request, if its version may be to blame for how it ended."""
+        """Count one finished request, unless its version cannot be the cause of the outcome."""
         version = context.target.version
-        if version is None or status in _NOBODYS_FAULT or 400 <= status < 500:
+        if version is None or status in _NOT_THE_VERSION or 400 <= status < 500:
             return
-        self._watch.note(version, _outcome(context, status), time.monotonic())
-        self._noted.add((version.tenant, version.adapter))
+        self._answers.note(version, _outcome(context, status), time.monotonic())
+        self._changed.add((version.tenant, version.adapter))
 
     def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
-        """Count what a user said about an answer of this version."""
+        """Count a user's rating of an answer of this version."""
         if version is not None:
             outcome = Outcome.DISLIKED if rating is Rating.DOWN else Outcome.GOOD
             self._ratings.note(version, outcome, time.monotonic())
-            self._noted.add((version.tenant, version.adapter))
+            self._changed.add((version.tenant, version.adapter))
 
     async def run(self) -> None:
-        """Judge what was noted, once a second, until cancelled."""
+        """Evaluate the adapters with new outcomes every JUDGE_INTERVAL_S, until cancelled."""
         while True:
             await asyncio.sleep(JUDGE_INTERVAL_S)
-            noted, self._noted = self._noted, set()
-            for tenant, adapter in noted:
+            changed, self._changed = self._changed, set()
+            for tenant, adapter in changed:
                 try:
                     await self._judge(await self._registry.aliases.get(tenant, adapter))
                 except (AdapterError, OSError):
-                    logger.exception("a canary could not be judged", extra={"model": f"{tenant}-{adapter}"})
+                    logger.exception(
+                        "A canary could not be evaluated; the next outcome tries again.",
+                        extra={"model": f"{tenant}-{adapter}"},
+                    )
 
     async def _judge(self, alias: Alias) -> None:
         name = f"{alias.tenant}-{alias.adapter}"
@@ -86,14 +89,14 @@ class CanaryRollback:
         if self._generations.setdefault(key, alias.generation) != alias.generation:
             self._generations[key] = alias.generation
             self._ratings.forget(name)
-            self._watch.forget(name)  # what was answered under another split says nothing of this one
+            self._answers.forget(name)  # outcomes under another split do not apply to this one
             return
         now_s = time.monotonic()
-        breach = self._watch.judge(alias, name, now_s) or self._ratings.judge(alias, name, now_s)
+        breach = self._answers.judge(alias, name, now_s) or self._ratings.judge(alias, name, now_s)
         if breach is None:
             return
-        logger.error("rolling a canary back: %s", breach, extra={"model": name})
-        # Not to what was served before the split: that may have been the canary itself.
+        logger.error("Rolling back a canary: %s", breach, extra={"model": name})
+        # The other targets get the traffic, not the version before the split: that may be the canary itself.
         others = [target for target in alias.targets if target.number != breach.number]
         await self._lifecycle.split(
             alias.tenant, alias.adapter, others, by=ACTOR, expected_generation=alias.generation
@@ -102,18 +105,12 @@ class CanaryRollback:
 
 
 def _outcome(context: RequestContext, status: int) -> Outcome:
-    if status >= 500 or "error" in context.usage.finish_reasons or not context.usage.finish_reasons:
+    usage, reasons = context.usage, context.usage.finish_reasons
+    if status >= 500 or "error" in reasons or not reasons:
         return Outcome.ERROR
-    if (
-        context.usage.answers_looped
-        or context.usage.answers_steered
-        or REPETITION in context.usage.finish_reasons
-    ):
+    if usage.answers_looped or usage.answers_steered or REPETITION in reasons:
         return Outcome.REPEATING
-    # The end token is counted too: one token is an answer of nothing.
-    if (
-        context.usage.generated_tokens <= len(context.usage.finish_reasons)
-        and "stop" in context.usage.finish_reasons
-    ):
+    # The end token is counted too: an answer of one token is empty.
+    if usage.generated_tokens <= len(reasons) and "stop" in reasons:
         return Outcome.EMPTY
     return Outcome.GOOD

@@ -98,9 +98,7 @@ class Handlers:
         for name in [name for name, request in requests.items() if request.lora_int_id == engine_id]:
             del requests[name]
 
-    async def handle(
-        self, endpoint: Endpoint, body: dict[str, Any], context: RequestContext, headers: Headers
-    ) -> Answer:
+    async def handle(self, context: RequestContext, headers: Headers) -> Answer:
         """Serve one request inside `Gate.admit(context)`.
 
         Raises:
@@ -109,13 +107,13 @@ class Handlers:
         adapter = context.held
         internal = adapter.engine_name if adapter else self._base_model_name
         request = _sanitized(context.request_id, headers)
-        handler = self._handlers[endpoint]
+        handler, body = self._handlers[context.endpoint], context.sampling.body
         result = await _serve(handler, {**body, "model": internal}, request)
         ignored = tuple(name for name in body if not handler.reads(name))
         public = context.target.model
         if isinstance(result, BaseModel):
             content = result.model_dump(
-                mode="json", by_alias=True, exclude_none=endpoint is Endpoint.MESSAGES
+                mode="json", by_alias=True, exclude_none=context.endpoint is Endpoint.MESSAGES
             )
             return JsonAnswer(_renamed(content, public), ignored)
         return StreamAnswer(_events(result, internal, public), ignored)

@@ -1,1 +1,1 @@
-"""What is observed of the running server beside the answers: label sets, state at a scrape, traces."""
+"""Metrics, traces and the state of the running server."""

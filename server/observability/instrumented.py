@@ -1,4 +1,4 @@
-"""Loads, swaps and database statements, timed where they happen."""
+"""Timers of adapter loads, swaps and database statements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapters.lifecycle import Lifecycle
 from adapters.models import Actor, Alias, AliasTarget, EngineAdapter
 from adapters.residency import Loader
 
-#: First words of statements that are told apart; transactions and pragmas are not queries.
+#: First words of the statements that are timed; transactions and pragmas are not queries.
 _OPERATIONS = ("select", "insert", "update", "delete")
 
 
@@ -45,7 +45,7 @@ class InstrumentedLoader:
 
 
 class InstrumentedLifecycle(Lifecycle):
-    """A `Lifecycle` whose swaps are timed, whoever asks for them: promotions and rollbacks are splits."""
+    """A `Lifecycle` whose swaps are timed; promotions and rollbacks are splits too."""
 
     def __init__(self, *parts: Any, swap_s: Histogram) -> None:
         super().__init__(*parts)
@@ -71,7 +71,7 @@ class InstrumentedLifecycle(Lifecycle):
 
 
 def time_queries(database: AsyncEngine, seconds: Histogram) -> None:
-    """Observe every statement on `database`, waiting for the driver included."""
+    """Observe every statement on `database`, including the wait for the driver."""
     timed = {name: seconds.labels(name) for name in _OPERATIONS}
 
     def before(

@@ -1,37 +1,30 @@
-"""/metrics: who may read it, and what it says."""
+"""/metrics: who may read it, and its text."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
 from server.auth.authenticator import Authenticator
-from server.observability.recorder import Metrics
+from server.observability.recorder import MetricsRecorder
 from server.observability.state_collector import StateCollector
 
 
+@dataclass(frozen=True, slots=True)
 class MetricsEndpoint:
-    """Answers scrapes.
+    """Answers scrapes."""
 
-    Args:
-        auth: knows operators.
-        protected: only operators may read.
-        metrics: what was counted.
-        census: what is there now.
-    """
-
-    def __init__(
-        self, auth: Authenticator, *, protected: bool, metrics: Metrics, census: StateCollector
-    ) -> None:
-        self._auth = auth
-        self._protected = protected
-        self._metrics = metrics
-        self._census = census
+    authenticator: Authenticator
+    protected: bool
+    """Whether only operators may read (`--protect-metrics`)."""
+    metrics: MetricsRecorder
+    state: StateCollector
 
     async def text(self, headers: Headers) -> bytes:
-        """Prometheus text. Raises: Unauthenticated, Forbidden; with --protect-metrics, for all but operators."""
-        if self._protected:
-            await self._auth.operator(headers)
-        self._metrics.show(await self._census.take())
-        return await asyncio.to_thread(self._metrics.exposition)
+        """Prometheus text. Raises: Unauthenticated, Forbidden (--protect-metrics, and the caller is no operator)."""
+        if self.protected:
+            await self.authenticator.operator(headers)
+        self.metrics.update(await self.state.collect())
+        return await asyncio.to_thread(self.metrics.exposition)

@@ -1,4 +1,4 @@
-"""Where the server's parts count; the names and meanings stand in `server.observability.metrics`."""
+"""The server's metrics, as its parts count them; `server.observability.metrics` declares their names."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from server.observability.request_collector import RequestCollector
 from server.request.context import RequestContext
 
 
-class Metrics(Collector):
-    """The server's metrics, in a registry of their own (vLLM's is the process's default one).
+class MetricsRecorder(Collector):
+    """Counts, in a registry of its own (vLLM uses the process's default one).
 
     Args:
         label_sets: the most tenants, and the most (tenant, adapter, version), with series of their own.
-        registry: where they are kept; a new one without it.
+        registry: holds the metrics; a new one if omitted.
     """
 
     def __init__(self, label_sets: int = 100, registry: CollectorRegistry | None = None) -> None:
         self._registry = registry = registry or CollectorRegistry()
         self._requests = RequestCollector(label_sets)
-        self._shown = self._requests.snapshot()
+        self._snapshot = self._requests.snapshot()
         self._state: list[Metric] = []
         self.load_s = histogram("adapter_load_seconds", registry)
         self.swap_s = histogram("adapter_swap_seconds", registry)
         self.query_s = histogram("registry_query_seconds", registry)
-        self._kept = {"adapter_load_seconds", "adapter_swap_seconds", "registry_query_seconds"}
+        self._own_histograms = {"adapter_load_seconds", "adapter_swap_seconds", "registry_query_seconds"}
         registry.register(self)
 
-    def observe(self, endpoint: str, context: RequestContext, status: int) -> None:
+    def observe(self, context: RequestContext, status: int) -> None:
         """Count one finished request."""
-        self._requests.observe(endpoint, context, status)
+        self._requests.observe(context, status)
 
     def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
         """Count one rating of an answer."""
@@ -45,25 +45,25 @@ class Metrics(Collector):
         """Count one refusal; `reason` is the limit that was reached, or the error's code."""
         self._requests.refuse(tenant, reason)
 
-    def show(self, state: Iterable[Metric] = ()) -> None:
-        """Let `exposition` tell what was counted up to now, and what `server.observability.state_collector` found."""
-        self._shown = self._requests.snapshot()
+    def update(self, state: Iterable[Metric] = ()) -> None:
+        """Let `exposition` show the present counts, and the state that `StateCollector` has read."""
+        self._snapshot = self._requests.snapshot()
         self._state = list(state)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes, as of the last `show`.
+        """The text that Prometheus scrapes, as of the last `update`.
 
-        With many label sets it takes tens of milliseconds: call it in a thread, no answer is to wait for it.
+        With many label sets it takes tens of milliseconds: call it in a thread, outside the event loop.
         """
         return generate_latest(REGISTRY) + generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
-        """prometheus-client asks for names before anything was counted."""
+        """Names and kinds, which prometheus-client reads at registration."""
         for name, series in SERIES.items():
-            if name not in self._kept:
+            if name not in self._own_histograms:
                 yield Metric(PREFIX + name, series.help, series.kind)
 
     def collect(self) -> Iterator[Metric]:
-        """All series but those that prometheus-client keeps itself, as they were when last asked for."""
-        yield from self._shown.collect()
+        """All series of the last `update`, except those that prometheus-client holds itself."""
+        yield from self._snapshot.collect()
         yield from self._state

@@ -1,4 +1,4 @@
-"""What is counted when a request ends, per (tenant, adapter, version)."""
+"""Counters of finished requests per (tenant, adapter, version), and of refused ones per tenant."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from functools import partial
 from prometheus_client.metrics_core import Metric
 
 from adapters.models import Version
-from server.observability.metrics import distributions, family
+from server.observability.metrics import family, histogram_family
 from server.observability.top_labels import TopLabels
 from server.request.context import RequestContext
-from server.request.histogram import GAP_BOUNDS_S, LATENCY_BOUNDS_S, TokenGapHistogram
+from server.request.histogram import GAP_BOUNDS_S, LATENCY_BOUNDS_S, LatencyHistogram
 from server.request.metering import REPETITION
 
 OTHER = "other"
-#: Rejections are kept apart by reason; should there ever be more kinds of them, the rest is `other`.
+#: The most reasons of rejections with a series of their own; further ones are counted as `other`.
 MAX_REASONS = 64
 
 _Model = tuple[str, str, str]
 _OTHERS: _Model = (OTHER, OTHER, OTHER)
-_latency = partial(TokenGapHistogram, LATENCY_BOUNDS_S)
+_latency = partial(LatencyHistogram, LATENCY_BOUNDS_S)
 
 
 @dataclass(slots=True)
-class _Tally:
-    """One label set's counts."""
+class _LabelCounters:
+    """The counters of one label set."""
 
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     finishes: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     ratings: Counter[str] = field(default_factory=Counter)
     steered: int = 0
-    ttft_s: TokenGapHistogram = field(default_factory=_latency)
-    duration_s: TokenGapHistogram = field(default_factory=_latency)
-    queue_s: TokenGapHistogram = field(default_factory=_latency)
-    gap_s: TokenGapHistogram = field(default_factory=partial(TokenGapHistogram, GAP_BOUNDS_S))
+    ttft_s: LatencyHistogram = field(default_factory=_latency)
+    duration_s: LatencyHistogram = field(default_factory=_latency)
+    queue_s: LatencyHistogram = field(default_factory=_latency)
+    gap_s: LatencyHistogram = field(default_factory=partial(LatencyHistogram, GAP_BOUNDS_S))
 
-    def copy(self) -> _Tally:
-        """As it is now."""
-        made = _Tally(steered=self.steered)
+    def copy(self) -> _LabelCounters:
+        """A copy that later requests do not change."""
+        made = _LabelCounters(steered=self.steered)
         for name in ("requests", "finishes", "tokens", "ratings", "ttft_s", "duration_s", "queue_s", "gap_s"):
             setattr(made, name, getattr(self, name).copy())
         return made
@@ -50,32 +50,36 @@ class _Tally:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Counts at one moment."""
+    """All counters at one moment."""
 
-    tallies: list[tuple[_Model, _Tally]]
+    counters: list[tuple[_Model, _LabelCounters]]
     refusals: list[tuple[str, Counter[str]]]
 
     def collect(self) -> Iterator[Metric]:
         """All series."""
-        tallies = self.tallies
+        counters = self.counters
         yield family(
-            "requests", (((*key, *how), n) for key, tally in tallies for how, n in tally.requests.items())
+            "requests", (((*key, *how), n) for key, counts in counters for how, n in counts.requests.items())
         )
         yield family(
-            "finishes", (((*key, how), n) for key, tally in tallies for how, n in tally.finishes.items())
+            "finishes", (((*key, how), n) for key, counts in counters for how, n in counts.finishes.items())
         )
         yield family(
-            "tokens", (((*key, kind), n) for key, tally in tallies for kind, n in tally.tokens.items())
+            "tokens", (((*key, kind), n) for key, counts in counters for kind, n in counts.tokens.items())
         )
-        yield family("repetition_stops", ((key, tally.finishes[REPETITION]) for key, tally in tallies))
-        yield family("repetition_adjustments", ((key, tally.steered) for key, tally in tallies))
+        yield family("repetition_stops", ((key, counts.finishes[REPETITION]) for key, counts in counters))
+        yield family("repetition_adjustments", ((key, counts.steered) for key, counts in counters))
         yield family(
-            "feedback", (((*key, how), n) for key, tally in tallies for how, n in tally.ratings.items())
+            "feedback", (((*key, how), n) for key, counts in counters for how, n in counts.ratings.items())
         )
-        yield distributions("time_to_first_token_seconds", ((key, tally.ttft_s) for key, tally in tallies))
-        yield distributions("inter_token_seconds", ((key, tally.gap_s) for key, tally in tallies))
-        yield distributions("request_duration_seconds", ((key, tally.duration_s) for key, tally in tallies))
-        yield distributions("queue_seconds", ((key, tally.queue_s) for key, tally in tallies))
+        yield histogram_family(
+            "time_to_first_token_seconds", ((key, counts.ttft_s) for key, counts in counters)
+        )
+        yield histogram_family("inter_token_seconds", ((key, counts.gap_s) for key, counts in counters))
+        yield histogram_family(
+            "request_duration_seconds", ((key, counts.duration_s) for key, counts in counters)
+        )
+        yield histogram_family("queue_seconds", ((key, counts.queue_s) for key, counts in counters))
         yield family(
             "rejections",
             (((tenant, why), n) for tenant, whys in self.refusals for why, n in whys.items()),
@@ -86,35 +90,35 @@ class RequestCollector:
     """Counts of finished and refused requests; at most `label_sets` + 1 label sets of each."""
 
     def __init__(self, label_sets: int) -> None:
-        self._tallies: dict[_Model, _Tally] = {}
+        self._counters: dict[_Model, _LabelCounters] = {}
         self._models: TopLabels[_Model] = TopLabels(label_sets, self._drop_model)
         self._refusals: dict[str, Counter[str]] = {}
         self._tenants: TopLabels[str] = TopLabels(label_sets, self._drop_tenant)
         self._reasons: set[str] = set()
 
-    def observe(self, endpoint: str, context: RequestContext, status: int) -> None:
+    def observe(self, context: RequestContext, status: int) -> None:
         """Count one finished request."""
         usage = context.usage
-        tally = self._tally(context.caller.tenant_name, context.target.version)
-        tally.requests[endpoint, str(status)] += 1
-        tally.finishes.update(usage.finish_reasons)
-        tally.tokens["prompt"] += usage.prompt_tokens
-        tally.tokens["cached"] += usage.cached_tokens
-        tally.tokens["generated"] += usage.generated_tokens
-        tally.steered += usage.answers_steered
-        tally.duration_s.add(time.monotonic() - context.started_at)
-        tally.gap_s.merge(usage.gap_s)
+        counts = self._counters_of(context.caller.tenant_name, context.target.version)
+        counts.requests[context.endpoint.value, str(status)] += 1
+        counts.finishes.update(usage.finish_reasons)
+        counts.tokens["prompt"] += usage.prompt_tokens
+        counts.tokens["cached"] += usage.cached_tokens
+        counts.tokens["generated"] += usage.generated_tokens
+        counts.steered += usage.answers_steered
+        counts.duration_s.add(time.monotonic() - context.started_at)
+        counts.gap_s.merge(usage.gap_s)
         if usage.first_token_at is not None:
-            tally.ttft_s.add(usage.first_token_at - context.started_at)
+            counts.ttft_s.add(usage.first_token_at - context.started_at)
         if usage.queue_s is not None:
-            tally.queue_s.add(usage.queue_s)
+            counts.queue_s.add(usage.queue_s)
 
     def rated(self, tenant: str, version: Version | None, rating: str) -> None:
         """Count one rating."""
-        self._tally(tenant, version).ratings[rating] += 1
+        self._counters_of(tenant, version).ratings[rating] += 1
 
     def refuse(self, tenant: str, reason: str) -> None:
-        """Count one refusal; tenant "" is an operator, or nobody that we know."""
+        """Count one refusal; tenant "" is an operator, or a caller without a valid key."""
         if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
             reason = OTHER
         self._reasons.add(reason)
@@ -122,22 +126,22 @@ class RequestCollector:
         self._refusals.setdefault(key, Counter())[reason] += 1
 
     def snapshot(self) -> Snapshot:
-        """What was counted so far; safe to read in another thread."""
+        """A copy of the counters; safe to read in another thread."""
         return Snapshot(
-            [(key, tally.copy()) for key, tally in self._tallies.items()],
+            [(key, counts.copy()) for key, counts in self._counters.items()],
             [(tenant, reasons.copy()) for tenant, reasons in self._refusals.items()],
         )
 
-    def _tally(self, tenant: str, version: Version | None) -> _Tally:
+    def _counters_of(self, tenant: str, version: Version | None) -> _LabelCounters:
         model = (tenant, version.adapter, str(version.number)) if version else (tenant, "", "")
         key = model if self._models.count(model) else _OTHERS
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = _Tally()
-        return tally
+        counts = self._counters.get(key)
+        if counts is None:
+            counts = self._counters[key] = _LabelCounters()
+        return counts
 
     def _drop_model(self, key: _Model) -> None:
-        self._tallies.pop(key, None)
+        self._counters.pop(key, None)
 
     def _drop_tenant(self, tenant: str) -> None:
         self._refusals.pop(tenant, None)

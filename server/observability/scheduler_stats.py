@@ -1,4 +1,7 @@
-"""What runs at this moment: the engine's share-out per tenant, for the console."""
+"""The scheduler's report: per tenant what runs, what waits, and how much of the KV cache it holds.
+
+The ledger, the metrics and the console all read it here, so that the scheduler answers one of them at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,63 +10,86 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from adapters.errors import EngineGone
 from adapters.models import Tenant
 from server.fairness.policy import OPERATOR_POLICY, Capacity, Policy
 
-#: However many consoles are open, the scheduler is asked no more often than this.
+#: A report of this age or less is not asked for again by a reader that does not need a newer one.
 MAX_AGE_S = 0.4
-#: A scheduler in the middle of a long step answers after it; what was known before is shown meanwhile.
+#: A scheduler in a long step answers after it; until then `latest` returns the report before.
 REPORT_TIMEOUT_S = 1.0
 
+#: `server.engine.scheduling.scheduler_report` describes its fields.
 Report = Mapping[str, Any]
 
 
 class SchedulerStats:
-    """The scheduler's report, asked for at most every MAX_AGE_S and by one caller at a time."""
+    """The newest report, cached; one read at a time.
+
+    Args:
+        read: asks the scheduler; None while no engine serves.
+    """
 
     def __init__(self, read: Callable[[], Awaitable[Report | None]]) -> None:
         self._read = read
         self._report: Report | None = None
         self._read_at = float("-inf")
-        self._turn = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self.engine_starts = 0
+        """Engines seen so far; each one counts from zero."""
 
-    async def report(self) -> Report | None:
-        """The newest report; None while no engine serves."""
-        async with self._turn:
-            if time.monotonic() - self._read_at >= MAX_AGE_S:
-                try:
-                    self._report = await asyncio.wait_for(self._read(), REPORT_TIMEOUT_S)
-                except TimeoutError:
-                    return self._report  # busy in one long step: soon told again
+    def engine_started(self) -> None:
+        """Drop the report of the engine before."""
+        self.engine_starts += 1
+        self._report, self._read_at = None, float("-inf")
+
+    async def read(self, *, max_age_s: float, timeout_s: float) -> Report | None:
+        """A report that is at most `max_age_s` old; None while no engine serves.
+
+        Raises:
+            TimeoutError: neither the readers before nor the scheduler were done within `timeout_s`.
+        """
+        async with asyncio.timeout(timeout_s), self._reading:
+            if max_age_s <= 0 or time.monotonic() - self._read_at > max_age_s:
+                self._report = await self._ask()
                 self._read_at = time.monotonic()
-        return self._report
+            return self._report
+
+    async def latest(self) -> Report | None:
+        """The report of at most MAX_AGE_S ago, or the one before while the scheduler is busy."""
+        try:
+            return await self.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
+        except TimeoutError:
+            return self._report
+
+    async def _ask(self) -> Report | None:
+        try:
+            return await self._read()
+        except EngineGone:
+            return None
 
 
-def block_seconds(report: Report | None) -> dict[str, float] | None:
-    """KV block-seconds per tenant since the engine started, for the ledger."""
-    return {name: row["kv_block_seconds"] for name, row in report["tenants"].items()} if report else None
-
-
-def rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -> list[dict[str, Any]]:
+def tenant_rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -> list[dict[str, Any]]:
     """One row per tenant, in the order given: `running`, `waiting`, and blocks of the KV cache."""
-    counted: Mapping[str, Mapping[str, Any]] = report["tenants"] if report else {}
-    return [
-        _row(tenant.name, Policy.of(tenant), counted.get(tenant.name, {}), capacity) for tenant in tenants
-    ]
+    counts = _counts(report)
+    return [_row(tenant.name, Policy.of(tenant), counts.get(tenant.name, {}), capacity) for tenant in tenants]
 
 
 def operator_row(report: Report | None, capacity: Capacity) -> dict[str, Any]:
-    """What operators' own requests and the probes of new adapters take; tenant ""."""
-    counted: Mapping[str, Mapping[str, Any]] = report["tenants"] if report else {}
-    return _row("", OPERATOR_POLICY, counted.get("", {}), capacity)
+    """What operators' own requests and the probes of new adapters use; tenant ""."""
+    return _row("", OPERATOR_POLICY, _counts(report).get("", {}), capacity)
 
 
-def _row(name: str, policy: Policy, counted: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
+def _counts(report: Report | None) -> Mapping[str, Mapping[str, Any]]:
+    return report["tenants"] if report else {}
+
+
+def _row(name: str, policy: Policy, counts: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
     return {
         "tenant": name,
-        "running": counted.get("running", 0),
-        "waiting": counted.get("waiting", 0),
-        "kv_blocks": counted.get("kv_blocks", 0),
+        "running": counts.get("running", 0),
+        "waiting": counts.get("waiting", 0),
+        "kv_blocks": counts.get("kv_blocks", 0),
         "guaranteed_blocks": capacity.guaranteed_blocks(policy.share),
         "limit_blocks": capacity.limit_blocks(policy.share),
         "weight": policy.weight,

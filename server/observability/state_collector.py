@@ -1,4 +1,4 @@
-"""The state of the server at one moment, as metrics: asked of the parts at each scrape, not kept up to date."""
+"""The present state of the server as metrics, read from its parts at each scrape."""
 
 from __future__ import annotations
 
@@ -8,32 +8,30 @@ import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol
 
 from prometheus_client.metrics_core import Metric
 
-from adapters.errors import EngineGone, RegistryUnavailable
+from adapters.errors import RegistryUnavailable
 from adapters.lifecycle import DriftKind
 from adapters.models import Tenant
 from adapters.registry import Registry
 from adapters.residency import Phase, Residency
 from adapters.store.store import Store
-from server.auth.throttle import Attempts
+from server.auth.throttle import AuthThrottle
 from server.background.canary_rollback import CanaryRollback
-from server.config.settings import Settings
 from server.config.versions import vllm_version
-from server.engine.supervisor import Supervisor
 from server.fairness.policy import Capacity, Policy
 from server.observability.metrics import family
+from server.observability.readiness import Readiness
 from server.observability.request_collector import OTHER
-from server.observability.scheduler_stats import Report
+from server.observability.scheduler_stats import MAX_AGE_S, REPORT_TIMEOUT_S, Report, SchedulerStats
+from server.request.service import RequestService
 
 logger = logging.getLogger("loragate.metrics")
 
-#: A scheduler in the middle of a long step answers after it; a scrape shows what was known instead.
-REPORT_TIMEOUT_S = 1.0
-#: The registry is asked at most so often, however many scrape.
+#: However many scrapers there are, the registry is read no more often than this.
 REGISTRY_INTERVAL_S = 10.0
 
 #: `scheduler_report`'s fields -> series, per tenant.
@@ -47,85 +45,76 @@ _PER_TENANT = {
     "kv_block_seconds": "kv_block_seconds",
     "service": "service_units",
 }
-_PREEMPTED_FOR = ("limit", "guarantee", "adapter")
+_PREEMPTION_REASONS = ("limit", "guarantee", "adapter")
 
 
-class Subject(Protocol):
-    """What is looked at: the composed server."""
+@dataclass(slots=True)
+class StateCollector:
+    """Reads everything once per scrape."""
 
     registry: Registry
-    attempts: Attempts
-    canaries: CanaryRollback
+    store: Store
     residency: Residency
-    settings: Settings
-    supervisor: Supervisor[Any]
-    requests_in_flight: int
+    scheduler_stats: SchedulerStats
+    readiness: Readiness
+    requests: RequestService
+    throttle: AuthThrottle
+    canaries: CanaryRollback
+    max_loras: int
+    label_sets: int
+    """The most tenants with series of their own."""
+    _report: Report | None = None
+    _tenants: dict[str, Tenant] = field(default_factory=dict)
+    _versions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _registry_read_at: float = float("-inf")
 
-    @property
-    def welcome(self) -> bool:
-        """Whether new requests are wanted."""
-
-    async def scheduler_report(self) -> Report | None:
-        """See `server.engine.scheduling.scheduler_report`; None while there is no engine."""
-
-
-class StateCollector:
-    """Looks at everything once per scrape."""
-
-    def __init__(self, subject: Subject, store: Store) -> None:
-        self._store = store
-        self._subject = subject
-        self._label_sets = subject.settings.metrics_label_sets
-        self._report: Report | None = None
-        self._tenants: dict[str, Tenant] = {}
-        self._versions: Counter[tuple[str, str]] = Counter()
-        self._registry_read_at = float("-inf")
-
-    async def take(self) -> list[Metric]:
+    async def collect(self) -> list[Metric]:
         """All series of the present state."""
-        await asyncio.gather(self._ask_scheduler(), self._ask_registry())
+        await asyncio.gather(self._read_scheduler(), self._read_registry())
         return [*self._process(), *self._adapters(), *self._versions_by_state(), *self._scheduler()]
 
-    async def _ask_scheduler(self) -> None:
+    async def _read_scheduler(self) -> None:
         try:
-            self._report = await asyncio.wait_for(self._subject.scheduler_report(), REPORT_TIMEOUT_S)
-        except (TimeoutError, EngineGone):
-            logger.warning("the scheduler did not answer a scrape in time")
+            self._report = await self.scheduler_stats.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
+        except TimeoutError:
+            logger.warning(
+                "The scheduler did not answer a scrape within %g s; the scrape shows its last report.",
+                REPORT_TIMEOUT_S,
+            )
 
-    async def _ask_registry(self) -> None:
+    async def _read_registry(self) -> None:
         if time.monotonic() - self._registry_read_at < REGISTRY_INTERVAL_S:
             return
         try:
-            self._tenants = {tenant.name: tenant for tenant in await self._subject.registry.tenants.list()}
-            self._versions = Counter(await self._subject.registry.versions.count_states())
+            self._tenants = {tenant.name: tenant for tenant in await self.registry.tenants.list()}
+            self._versions = Counter(await self.registry.versions.count_states())
         except RegistryUnavailable:
-            logger.warning("the registry did not answer a scrape")
+            logger.warning("The registry did not answer a scrape; the scrape shows its last state.")
         self._registry_read_at = time.monotonic()
 
     def _process(self) -> Iterator[Metric]:
-        subject = self._subject
-        yield family("ready", [((), float(subject.welcome))])
+        yield family("ready", [((), float(self.readiness.accepts_requests))])
         for name in ("requests_in_flight", "passages"):  # the second is the first release's name
-            yield family(name, [((), subject.requests_in_flight)])
+            yield family(name, [((), self.requests.in_flight)])
         yield family("tasks", [((), len(asyncio.all_tasks()))])
-        yield family("engine_restarts", [((), subject.supervisor.restarts)])
-        yield family("failed_attempts", [((), subject.attempts.total)])
+        yield family("engine_restarts", [((), self.readiness.engine_restarts)])
+        yield family("failed_attempts", [((), self.throttle.failures)])
         yield family("build_info", [((version("loragate"), vllm_version(), platform.python_version()), 1)])
 
     def _adapters(self) -> Iterator[Metric]:
-        snapshot = self._subject.residency.snapshot()
+        snapshot = self.residency.snapshot()
         counts = snapshot.counts
         resident = sum(slot.phase is Phase.RESIDENT for slot in snapshot.slots)
         in_batch = (self._report or {}).get("adapters_running", 0)
         places = [(("cpu",), resident), (("gpu",), in_batch)]
         yield family("adapters_resident", places)
-        most = [(("cpu",), snapshot.capacity), (("gpu",), self._subject.settings.max_loras)]
-        yield family("adapter_slots", most)
+        slots = [(("cpu",), snapshot.capacity), (("gpu",), self.max_loras)]
+        yield family("adapter_slots", slots)
         yield family("adapters_pinned", [((), sum(slot.pinned for slot in snapshot.slots))])
         yield family("adapter_waiting", [((), snapshot.waiting)])
         yield family("adapters_held", [((), sum(slot.holders > 0 for slot in snapshot.slots))])
-        yield family("adapter_damaged", [((), len(self._store.damaged))])
-        yield family("canary_rollbacks", [((), self._subject.canaries.rollbacks)])
+        yield family("adapter_damaged", [((), len(self.store.damaged))])
+        yield family("canary_rollbacks", [((), self.canaries.rollbacks)])
         yield family("adapter_unloads", [((), counts.unloads)])
         yield family("adapter_busy", [((), counts.busy)])
         yield family("adapter_load_failures", [((), counts.load_failures)])
@@ -154,27 +143,29 @@ class StateCollector:
         report = self._report
         if report is None:
             return
-        tally, capacity = report["tally"], Capacity(**report["capacity"])
+        counts, capacity = report["tally"], Capacity(**report["capacity"])
         yield family("kv_capacity_blocks", [((), capacity.kv_blocks)])
-        yield family("scheduler_steps", [((), tally["steps"])])
-        yield family("preemptions", [((why,), tally[f"preempted_for_{why}"]) for why in _PREEMPTED_FOR])
-        yield family("kv_limit_violations", [((), tally["limit_violations"])])
-        yield family("starved_steps", [((), tally["starved_steps"])])
+        yield family("scheduler_steps", [((), counts["steps"])])
+        yield family(
+            "preemptions", [((reason,), counts[f"preempted_for_{reason}"]) for reason in _PREEMPTION_REASONS]
+        )
+        yield family("kv_limit_violations", [((), counts["limit_violations"])])
+        yield family("starved_steps", [((), counts["starved_steps"])])
         tenants = {**_idle(self._tenants, capacity), **report["tenants"]}
         shown = self._bounded({name: row["kv_block_seconds"] for name, row in tenants.items()})
-        for field, name in _PER_TENANT.items():
+        for column, name in _PER_TENANT.items():
             sums: dict[tuple[str], float] = defaultdict(float)
             for tenant, row in tenants.items():
-                sums[(tenant if tenant in shown else OTHER,)] += row[field]
+                sums[(tenant if tenant in shown else OTHER,)] += row[column]
             yield family(name, sums.items())
 
     def _bounded(self, traffic: Mapping[str, float]) -> set[str]:
-        """The busiest tenants; the others are shown as one."""
-        return set(sorted(traffic, key=traffic.__getitem__, reverse=True)[: self._label_sets])
+        """The busiest tenants, which have series of their own; the others share one."""
+        return set(sorted(traffic, key=traffic.__getitem__, reverse=True)[: self.label_sets])
 
 
 def _idle(tenants: Mapping[str, Tenant], capacity: Capacity) -> dict[str, dict[str, float]]:
-    """Rows of tenants that the scheduler has not seen: nothing in use, and what they are entitled to."""
+    """Rows of tenants that the scheduler has not seen: no use, their guarantee and their limit."""
     rows = {}
     for name, tenant in tenants.items():
         share = Policy.of(tenant).share

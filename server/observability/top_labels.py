@@ -1,7 +1,7 @@
-"""Which label sets get series of their own: the busiest, at most so many; all others share one.
+"""Which label sets get series of their own: the busiest, up to a limit; all others share one.
 
-Ten thousand adapters must not make ten thousand series. A set that falls out loses its series, and counts from zero
-should it come back: to Prometheus that is a restart, which `rate` and `increase` understand. What it counted is not
+Ten thousand adapters must not create ten thousand series. A label set that is displaced loses its series, and counts
+from zero when it returns: Prometheus sees a counter reset, which `rate` and `increase` handle. Its old count is not
 added to the shared series, where it would look like a burst.
 """
 
@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-#: How often it is decided anew who is busiest.
+#: How often the busiest label sets are chosen again.
 REVIEW_INTERVAL_S = 60.0
-#: A newcomer must be so much busier than the one it displaces, so that two of a kind do not alternate.
+#: A newcomer needs this many times the traffic of the one it displaces, so that two similar ones do not alternate.
 _LEAD = 2.0
-#: The sets without series whose traffic is remembered, per set with series.
+#: Label sets without series whose traffic is remembered, per label set with series.
 _REMEMBERED = 8
 
 
@@ -25,8 +25,8 @@ class TopLabels(Generic[K]):
     """At most `limit` keys are chosen at any time.
 
     Args:
-        limit: how many.
-        dropped: called with a key that is no longer chosen.
+        limit: the most keys with series of their own.
+        dropped: called with a key that loses its series.
         clock: monotonic seconds.
     """
 
@@ -41,7 +41,7 @@ class TopLabels(Generic[K]):
         self._reviewed_at = clock()
 
     def count(self, key: K) -> bool:
-        """Count one request of `key`; whether the key has series of its own."""
+        """Count one request of `key`; returns whether the key has series of its own."""
         if key in self._chosen:
             self._chosen[key] += 1
             chosen = True
@@ -59,7 +59,7 @@ class TopLabels(Generic[K]):
         return chosen
 
     def __len__(self) -> int:
-        """Keys that are remembered in any way."""
+        """Keys that are remembered, with or without series."""
         return len(self._chosen) + len(self._others)
 
     def _forget_rare(self) -> None:

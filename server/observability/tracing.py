@@ -1,19 +1,19 @@
-"""OpenTelemetry spans of a request: one for the whole, below it admission, hold, queue, prefill, decode.
+"""OpenTelemetry spans of a request: one for the request, with admission, hold, queue, prefill and decode below it.
 
-vLLM's own span (`llm_request`) hangs below ours: what is handed to its handlers as `traceparent` is our span, which
-hangs below the caller's. The stages are written when the request has ended, from times that are taken anyway, so a
-token costs nothing. Without `--otlp-traces-endpoint` nothing is made and nothing imported.
+The parent of vLLM's own span (`llm_request`) is ours, because its handlers get our span as `traceparent`; the parent
+of ours is the caller's. The stages are written when the request has ended, from times that are measured anyway, so
+tracing costs nothing per token. Without `--otlp-traces-endpoint` OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from server.request.access_log import AccessRecord
 from server.request.context import RequestContext
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ _HEADERS = ("traceparent", "tracestate")
 
 
 class Tracing:
-    """Makes traces, and sends them to a collector in the background.
+    """Creates traces, and sends them to a collector in the background.
 
     Args:
-        endpoint: of an OTLP collector; "" makes none.
+        endpoint: of an OTLP collector; "" disables tracing.
         protocol: "grpc" or "http/protobuf", as OTEL_EXPORTER_OTLP_TRACES_PROTOCOL has it and vLLM reads it.
     """
 
@@ -36,18 +36,18 @@ class Tracing:
         self._provider = _provider(endpoint, protocol) if endpoint else None
         self._tracer = self._provider.get_tracer(_SERVICE) if self._provider else None
 
-    def begin(self, headers: Headers, path: str) -> Trace:
-        """The trace of one request, below the caller's span if it names one."""
-        return Trace(self._tracer, headers, path)
+    def begin(self, headers: Headers, path: str) -> RequestTrace:
+        """Begin the trace of one request; its parent is the caller's span, if there is one."""
+        return RequestTrace(self._tracer, headers, path)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
-class Trace:
-    """One request's spans; whoever began it must `end` it."""
+class RequestTrace:
+    """One request's spans; the code that began it must `end` it."""
 
     def __init__(self, tracer: Tracer | None, headers: Headers, path: str) -> None:
         self._tracer = tracer
@@ -58,32 +58,32 @@ class Trace:
             from opentelemetry.trace import SpanKind
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-            above = TraceContextTextMapPropagator().extract(dict(headers))
+            parent = TraceContextTextMapPropagator().extract(dict(headers))
             self._span = tracer.start_span(
-                f"POST {path}", context=above, kind=SpanKind.SERVER, attributes={"http.route": path}
+                f"POST {path}", context=parent, kind=SpanKind.SERVER, attributes={"http.route": path}
             )
 
     @property
     def id(self) -> str | None:
-        """The trace's id as logs show it; None without tracing."""
+        """The trace's id as in the logs; None without tracing."""
         return None if self._span is None else f"{self._span.get_span_context().trace_id:032x}"
 
     @property
     def headers(self) -> Headers:
-        """The caller's headers, with our span as the parent of what follows."""
+        """The caller's headers, with our span as the parent."""
         if self._span is None:
             return self._headers
         from opentelemetry.trace import set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        below: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(below, set_span_in_context(self._span))
+        injected: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(injected, set_span_in_context(self._span))
         kept = MutableHeaders({k: v for k, v in self._headers.items() if k not in _HEADERS})
-        kept.update(below)
+        kept.update(injected)
         return kept
 
-    def end(self, record: Mapping[str, Any], context: RequestContext | None) -> None:
-        """Write the stages and close the whole; `record` is the access record."""
+    def end(self, record: AccessRecord, context: RequestContext | None) -> None:
+        """Write the spans of the stages, and end the request's span."""
         if self._span is None:
             return
         from opentelemetry.trace import StatusCode
@@ -92,8 +92,8 @@ class Trace:
         for name, begin, end in _stages(self._began_at, ended_at, context):
             self._stage(name, begin, end)
         self._span.set_attributes(_attributes(record))
-        if record.get("status", 200) >= 500 or "code" in record:
-            self._span.set_status(StatusCode.ERROR, str(record.get("code", "")))
+        if (record.status or 200) >= 500 or record.code is not None:
+            self._span.set_status(StatusCode.ERROR, record.code or "")
         self._span.end(_wall_ns(ended_at))
 
     def _stage(self, name: str, begin: float, end: float) -> None:
@@ -108,7 +108,7 @@ class Trace:
 def _stages(
     began_at: float, ended_at: float, context: RequestContext | None
 ) -> list[tuple[str, float, float]]:
-    """(name, begin, end) in monotonic seconds, as far as the request came."""
+    """(name, begin, end) in monotonic seconds, of the stages that the request reached."""
     if context is None:
         return [("admission", began_at, ended_at)]
     usage = context.usage
@@ -125,7 +125,7 @@ def _stages(
     return stages
 
 
-#: The access record's fields -> attributes; none holds what was said.
+#: The access record's fields -> attributes; none holds a prompt or an answer.
 _ATTRIBUTES = {
     "request_id": "loragate.request_id",
     "tenant": "loragate.tenant",
@@ -140,12 +140,13 @@ _ATTRIBUTES = {
 }
 
 
-def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[field] for field, name in _ATTRIBUTES.items() if record.get(field) not in (None, "")}
+def _attributes(record: AccessRecord) -> dict[str, Any]:
+    values = {name: getattr(record, field) for field, name in _ATTRIBUTES.items()}
+    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def _wall_ns(monotonic_s: float) -> int:
-    """The wall-clock time of a moment on the monotonic clock."""
+    """A monotonic time as wall-clock nanoseconds."""
     return time.time_ns() - int((time.monotonic() - monotonic_s) * 1e9)
 
 

@@ -1,18 +1,19 @@
-"""The records that travel a request's path; each stage takes frozen ones and returns a new one."""
+"""The records of one request: who calls, what answers, and what it has used. Stages pass them on unchanged."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.models import EngineAdapter, Key, Tenant, Version
 from sampling.defaults import Layer
-from sampling.layers import NO_DEFAULTS
+from sampling.endpoints import Endpoint
+from sampling.layers import NO_DEFAULTS, Resolved
 from sampling.limits import NO_LIMITS, Limits
 from server.fairness.policy import Policy
-from server.request.histogram import GAP_BOUNDS_S, TokenGapHistogram
+from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,13 @@ class Caller:
     key: Key
     tenant: Tenant | None
     defaults: Layer = NO_DEFAULTS
-    """The tenant's decoding defaults."""
+    """The tenant's sampling defaults."""
     limits: Limits = NO_LIMITS
     """The tenant's limits on what a request may ask for."""
 
     @property
     def tenant_name(self) -> str:
-        """The tenant's name; operators act as the nameless tenant."""
+        """The tenant's name; "" for an operator."""
         return self.tenant.name if self.tenant else ""
 
 
@@ -41,9 +42,9 @@ class Target:
     version: Version | None
     """None for the base model."""
     defaults: Layer = NO_DEFAULTS
-    """The adapter version's decoding defaults."""
-    watched: bool = False
-    """Whether the name is split among versions, so that how this one answers may take its traffic."""
+    """The adapter version's sampling defaults."""
+    is_split: bool = False
+    """Whether the name's traffic is split among versions: then each answer is checked for repetition."""
 
 
 @dataclass(slots=True)
@@ -55,46 +56,44 @@ class UsageCounters:
     generated_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
     answers_steered: int = 0
-    """Answers that were steered out of a loop (`repetition: "adjust"`)."""
+    """Answers that the engine steered out of a repetition loop (`repetition: "adjust"`)."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     held_at: float | None = None
+    """When the adapter was resident and the gate had admitted the request."""
     scheduled_at: float | None = None
     queue_s: float | None = None
-    gap_s: TokenGapHistogram = field(default_factory=lambda: TokenGapHistogram(GAP_BOUNDS_S))
+    gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
     """Seconds between two tokens of a streamed answer."""
     answers_looped: int = 0
-    """Answers that went in circles; looked at only where the version is watched."""
-    unseen: list[Callable[[], None]] = field(default_factory=list)
-    """Each counts one answer that comes whole, as far as it is; see `look`."""
+    """Answers that repeated themselves; counted only where the target's traffic is split."""
+    unstreamed: list[Callable[[], None]] = field(default_factory=list)
+    """One function per unstreamed answer, which counts the tokens that the engine has generated so far."""
 
-    def look(self) -> None:
-        """Bring the counts of answers that come whole, and are not there yet, up to date."""
-        for count in self.unseen:
+    def refresh(self) -> None:
+        """Count what the engine has generated so far of unstreamed answers."""
+        for count in self.unstreamed:
             count()
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One authenticated, routed request on its way through the gate."""
+    """One authenticated, routed request. Frozen: of its parts only the counters in `usage` change."""
 
     request_id: str
+    endpoint: Endpoint
     caller: Caller
     target: Target
+    sampling: Resolved
+    """The body with all sampling defaults filled in, and where each value comes from."""
     policy: Policy
     cache_salt: str
-    held: EngineAdapter | None
-    """What is resident for this request until it ends; None for the base model, and before it is held."""
-    max_tokens_named: bool
-    """Whether the request, or a layer of defaults, says how long the answer may be."""
-    unplaced: Mapping[str, Any] = field(default_factory=dict)
-    """Decoding defaults that this endpoint's requests have no field for; the gate sets them."""
     limits: Limits = NO_LIMITS
-    """What of the operator's limits is held against the tokenized prompt."""
-    repetition: str = "off"
-    """What is done when an answer goes in circles: "off", "stop" or "adjust"."""
+    """The operator's limits that are checked against the tokenized prompt."""
+    held: EngineAdapter | None = None
+    """The adapter that stays resident until the request ends; None for the base model and before `hold`."""
     debug: bool = False
-    """Whether the caller asked what its decoding options are and where each is from (`x-loragate-debug: 1`)."""
+    """Whether the caller asked for its sampling options and their origins (`x-loragate-debug: 1`)."""
     usage: UsageCounters = field(default_factory=UsageCounters)
     started_at: float = field(default_factory=time.monotonic)
 
@@ -105,12 +104,12 @@ class JsonAnswer:
 
     content: dict[str, Any]
     ignored: tuple[str, ...] = ()
-    """Fields of the request that nobody reads."""
+    """Fields of the request that have no meaning here."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
-    """Server-sent events, each a complete `…\\n\\n` text. Whoever takes it must `aclose` the iterator."""
+    """Server-sent events, each a complete `…\\n\\n` text. The receiver must `aclose` the iterator."""
 
     events: AsyncGenerator[str]
     ignored: tuple[str, ...] = ()

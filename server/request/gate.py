@@ -1,8 +1,8 @@
 """The gate: every token of every endpoint passes `Gate.generate`.
 
-`Gate` stands where vLLM's handlers expect an `EngineClient`. It hands everything through to the engine that is
-attached, and owns one method: `generate` reserves (so that a refusal comes before the first byte), stamps who
-asks, meters the stream, and settles on every exit.
+`Gate` stands where vLLM's handlers expect an `EngineClient`. It delegates everything to the attached engine but
+one method: `generate` reserves capacity (so that a refusal comes before the first byte), adds the tenant and its
+policy to the request, meters the stream, and settles the reservation on every exit.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from server.fairness.policy import stamp
 from server.request.context import RequestContext
 from server.request.metering import MeteredStream, Progress
 
-#: Key under which tenant and policy ride in `sampling_params.extra_args`; the scheduler reads it.
+#: Key of tenant and policy in `sampling_params.extra_args`; the scheduler reads it.
 EXTRA_ARGS_KEY = "loragate"
-#: The same for what is done when the answer goes in circles; `server.engine.decoding.repetition` reads it.
+#: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
-#: Shorter than what ends an answer: a canary's circles are counted, not cut off.
-_WATCH = Thresholds(window_tokens=64)
-#: `SamplingParams.output_kind` of an answer that comes whole.
+#: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
+_CANARY_THRESHOLDS = Thresholds(window_tokens=64)
+#: `SamplingParams.output_kind` of an unstreamed answer.
 _WHOLE = "FINAL_ONLY"
 
 
 @dataclass(slots=True)
 class _AdmittedRequest:
-    """One HTTP request inside the gate: its context and all that it holds there."""
+    """One HTTP request inside the gate: its context and its streams."""
 
     context: RequestContext
-    open: list[MeteredStream] = field(default_factory=list)
+    streams: list[MeteredStream] = field(default_factory=list)
 
 
-_admitted: ContextVar[_AdmittedRequest] = ContextVar("loragate_visit")
+_admitted: ContextVar[_AdmittedRequest] = ContextVar("loragate_admitted_request")
 
 
 class Gate:
@@ -63,16 +63,16 @@ class Gate:
 
         Args:
             engine: vLLM's `AsyncLLM`.
-            progress: how far the generation of an id is; without it an answer that comes whole, and that its
-                caller does not wait for, is counted as nothing.
-            count_steered: counts answers that the engine steers out of loops; None when it does not.
+            progress: the progress of the generation with an id; without it an unstreamed answer whose caller
+                disconnects is counted as 0 tokens.
+            count_steered: makes a counter of answers that the engine steers out of loops; None when it does not.
         """
         self._engine = engine
         self._progress = progress
         self._count_steered = count_steered
 
     def detach(self) -> None:
-        """No engine is there: `generate` refuses until the next `attach`."""
+        """Refuse every `generate` until the next `attach`."""
         self._engine = None
 
     def __getattr__(self, name: str) -> Any:
@@ -84,18 +84,18 @@ class Gate:
 
     @asynccontextmanager
     async def admit(self, context: RequestContext) -> AsyncGenerator[RequestContext]:
-        """Let the handlers act for `context` in this task and those it starts.
+        """Let the handlers act for `context` in this task and the tasks it starts.
 
-        On exit every stream that was opened is closed, which aborts what still runs in the engine, and every
-        reservation is settled: also when a stream was never read, and when the caller was cancelled.
+        On exit every stream is closed, which aborts its generation in the engine, and every reservation is settled:
+        also when a stream was never read, and when the caller was cancelled.
         """
-        visit = _AdmittedRequest(context)
-        token = _admitted.set(visit)
+        admitted = _AdmittedRequest(context)
+        token = _admitted.set(admitted)
         try:
             yield context
         finally:
             _admitted.reset(token)
-            for stream in visit.open:
+            for stream in admitted.streams:
                 await stream.aclose()
 
     def generate(
@@ -103,37 +103,33 @@ class Gate:
     ) -> AsyncGenerator[Any]:
         """Admit one generation and return its metered stream.
 
-        A plain function on purpose: vLLM's handlers call it before they send the first byte, so what is
+        It is a plain function on purpose: vLLM's handlers call it before they send the first byte, so an error
         raised here becomes a status code.
 
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
-            sampling_params: vLLM's `SamplingParams`; what the caller smuggled into it is removed.
-            request_id: the handler's id for this generation; the engine gets one that is surely its own.
-            arguments: the rest of `EngineClient.generate`; only those we trust go on.
+            sampling_params: vLLM's `SamplingParams`; `extra_args` of the caller are removed.
+            request_id: the handler's id for this generation; the engine gets a unique one.
+            arguments: the rest of `EngineClient.generate`; only trusted ones are passed on.
 
         Raises:
-            LoragateError: the request may not enter, or no engine is there.
+            LoragateError: the request may not enter, or there is no engine.
             LimitExceeded: the prompt is longer than the operator allows.
         """
-        visit = _admitted.get(None)
-        if visit is None:
-            raise LoragateError("A generation was asked for outside of any request.")
+        admitted = _admitted.get(None)
+        if admitted is None:
+            raise LoragateError("A generation was requested outside of any request.")
         engine = self._engine
         if engine is None or engine.errored:
             raise EngineUnavailable
-        context = visit.context
+        context = admitted.context
         _check_adapter(context, arguments.get("lora_request"))
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         check_prompt(context.limits, prompt_tokens)
         reservation = self._reserve(context, sampling_params, prompt_tokens)
-        for name, value in context.unplaced.items():
-            setattr(sampling_params, name, value)
-        sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(context.caller.tenant_name, context.policy)}
-        if context.repetition != "off":
-            sampling_params.extra_args[REPETITION_KEY] = context.repetition
-        # NOTE: `AsyncLLM.abort` ends every request that was given this id, and the handler's holds what the caller
-        # sent as X-Request-Id: with it, one tenant's disconnect could abort another's answer.
+        self._stamp(context, sampling_params)
+        # NOTE: `AsyncLLM.abort` ends every request with this id, and the handler's id holds what the caller sent as
+        # X-Request-Id: with it, one tenant's disconnect could abort another's answer.
         engine_id = f"{request_id}-{uuid4().hex}"
         stream = engine.generate(
             {**prompt, "cache_salt": context.cache_salt},
@@ -148,27 +144,40 @@ class Gate:
             lambda: engine.abort(engine_id),
             n=sampling_params.n,
             progress=self._progress_of(engine_id, sampling_params),
-            steered=self._count_steered() if self._count_steered and context.repetition == "adjust" else None,
-            looped=LoopCount(_new_watch, _loops) if context.target.watched else None,
+            steered=self._steered_counter(context),
+            looped=LoopCount(_canary_detector, _loops) if context.target.is_split else None,
         )
-        visit.open.append(metered)
+        admitted.streams.append(metered)
         return metered.read()
 
+    def _stamp(self, context: RequestContext, sampling_params: Any) -> None:
+        """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
+        for name, value in context.sampling.unplaced.items():
+            setattr(sampling_params, name, value)
+        sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(context.caller.tenant_name, context.policy)}
+        if context.sampling.repetition != "off":
+            sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
+
+    def _steered_counter(self, context: RequestContext) -> LoopCount | None:
+        if self._count_steered is None or context.sampling.repetition != "adjust":
+            return None
+        return self._count_steered()
+
     def _progress_of(self, engine_id: str, sampling_params: Any) -> Callable[[], Progress | None] | None:
-        """Where to look for the tokens of an answer that comes whole; a stream shows them by itself."""
+        """Reads the progress of an unstreamed answer; None for a stream, whose outputs show it."""
         progress = self._progress
         if progress is None or sampling_params.output_kind.name != _WHOLE:
             return None
         return lambda: progress(engine_id)
 
     def _reserve(self, context: RequestContext, sampling_params: Any, prompt_tokens: int) -> Reservation:
-        """Reserve what this generation may use at most.
+        """Reserve the most that this generation may use.
 
-        A request that names no max_tokens gets vLLM's default, what is left of the model's length; a tenant
-        with a smaller limit could never be given that, so it gets what does fit.
+        A request without max_tokens gets vLLM's default, the rest of the model's length; that may never fit a
+        tenant's smaller limit, so such a request gets what fits.
         """
         n = sampling_params.n
-        if not context.max_tokens_named:
+        if "max_tokens" not in context.sampling.origins:
             fitting = self._admission.fitting_max_tokens(context.policy, prompt_tokens=prompt_tokens, n=n)
             sampling_params.max_tokens = max(1, min(sampling_params.max_tokens, fitting))
         return self._admission.reserve(
@@ -180,7 +189,7 @@ class Gate:
         )
 
 
-#: The rest (priority, data_parallel_rank, session_id, kv_hints, …) comes from headers and bodies of callers.
+#: The others (priority, data_parallel_rank, session_id, kv_hints, …) come from callers' headers and bodies.
 _TRUSTED_ARGUMENTS = {
     "prompt_text",
     "lora_request",
@@ -191,8 +200,8 @@ _TRUSTED_ARGUMENTS = {
 }
 
 
-def _new_watch() -> Detector:
-    return Detector(_WATCH)
+def _canary_detector() -> Detector:
+    return Detector(_CANARY_THRESHOLDS)
 
 
 def _loops(detector: Detector) -> bool:
@@ -200,8 +209,8 @@ def _loops(detector: Detector) -> bool:
 
 
 def _check_adapter(context: RequestContext, lora_request: Any) -> None:
-    """The handlers must ask for the version that this request holds, and no other."""
+    """The handlers must use the version that this request holds. Raises: LoragateError."""
     held = context.held
-    asked = lora_request.lora_name if lora_request is not None else None
-    if asked != (held.engine_name if held else None):
-        raise LoragateError("The handler asked for an adapter that this request does not hold.")
+    used = lora_request.lora_name if lora_request is not None else None
+    if used != (held.engine_name if held else None):
+        raise LoragateError("The handler requested an adapter that this request does not hold.")

@@ -1,4 +1,7 @@
-"""One stream of the engine: counted while it is read, settled once, and paid for also when nobody waits for it."""
+"""Metering of one engine stream: tokens are counted as they are read, and the reservation is settled once.
+
+The tokens of an answer whose caller has disconnected are counted too.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from sampling.repetition import LoopCount
 from server.admission import Reservation
 from server.request.context import UsageCounters
 
-#: How an answer ends that vLLM, or `server.engine.decoding.repetition`, has ended because it loops.
+#: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition`, has ended because it loops.
 REPETITION = "repetition"
-#: What a client is told instead: an answer that was cut off, which is what it is. OpenAI knows no other word,
-#: and "stop" would say that it is whole.
-_TOLD_FOR_REPETITION = "length"
+#: The client gets this reason instead, because the answer was cut off: OpenAI's API has no other one, and "stop"
+#: would mean that the answer is complete.
+_PUBLIC_REPETITION = "length"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a generation is whose first token is there."""
+    """The progress of a generation that has its first token."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -32,7 +35,7 @@ class Progress:
 
 
 class MeteredStream:
-    """One stream of the engine, counted while it is read and settled once."""
+    """One engine stream; see the module."""
 
     def __init__(
         self,
@@ -53,10 +56,9 @@ class MeteredStream:
             usage: of the HTTP request.
             abort: ends the generation in the engine.
             n: sequences of this generation.
-            progress: for an answer that comes whole, whose tokens no output shows before the last one; None for
-                one that is streamed.
+            progress: for an unstreamed answer, whose tokens appear only in its last output; None for a stream.
             steered: counts answers that were steered out of a loop.
-            looped: counts answers that went in circles.
+            looped: counts answers that repeat themselves.
         """
         self._stream = stream
         self._reservation = reservation
@@ -68,22 +70,22 @@ class MeteredStream:
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._generated_tokens = 0
-        self._read_tokens = 0  # of the generated ones, those that came out of the stream
-        self._last_at = [0.0] * n  # when each sequence's last token came
+        self._read_tokens = 0  # those of the generated tokens that were read from the stream
+        self._last_at = [0.0] * n  # the time of each sequence's last token
         if progress is not None:
-            usage.unseen.append(self.look)
+            usage.unstreamed.append(self.refresh)
 
     async def read(self) -> AsyncGenerator[Any]:
-        """The engine's outputs, unchanged but for the word for an answer that was ended because it loops."""
+        """The engine's outputs, unchanged except for the finish reason of a looping answer."""
         async with aclosing(self._stream) as stream:
-            async for output in stream if self._progress is None else self._whole(stream):
+            async for output in stream if self._progress is None else self._read_whole(stream):
                 self._count(output)
                 yield output
         self._settle()
 
     async def aclose(self) -> None:
-        """Abort what still runs and settle; harmless after a stream that was read to its end."""
-        self.look()
+        """Abort the generation if it still runs, and settle; no effect after a stream was read to its end."""
+        self.refresh()
         try:
             await self._stream.aclose()
         except RuntimeError:  # a task of the handler is still waiting inside the stream
@@ -91,23 +93,23 @@ class MeteredStream:
         finally:
             self._settle()
 
-    def look(self) -> None:
-        """Count what the engine has generated so far of an answer that comes whole."""
+    def refresh(self) -> None:
+        """Count what the engine has generated so far of an unstreamed answer."""
         if self._progress is None or (seen := self._progress()) is None:
             return
-        self._enter(seen.prompt_tokens, seen.cached_tokens)
-        self._grow(seen.generated_tokens)
+        self._count_prompt(seen.prompt_tokens, seen.cached_tokens)
+        self._count_generated(seen.generated_tokens)
         if self._usage.first_token_at is None:
             self._note_first(seen.stats, time.monotonic())
 
-    async def _whole(self, stream: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-        """`stream`, which hears of a cancellation after its tokens are counted: the engine forgets them then."""
+    async def _read_whole(self, stream: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+        """`stream`, cancelled only after its tokens are counted: a cancelled engine forgets them."""
         while True:
             output = asyncio.ensure_future(_next(stream))
             try:
                 await asyncio.shield(output)
             except asyncio.CancelledError:
-                self.look()
+                self.refresh()
                 output.cancel()
                 await asyncio.gather(output, return_exceptions=True)
                 raise
@@ -116,7 +118,7 @@ class MeteredStream:
             yield output.result()
 
     def _count(self, output: Any) -> None:
-        """Add one `RequestOutput`; streams carry deltas, the others one final output per sequence."""
+        """Count one `RequestOutput`: a delta of a stream, or the final output of an unstreamed answer."""
         now = time.monotonic()
         usage = self._usage
         new_tokens = 0
@@ -133,34 +135,34 @@ class MeteredStream:
             if sequence.finish_reason:
                 usage.finish_reasons.append(sequence.finish_reason)
                 if sequence.finish_reason == REPETITION:
-                    sequence.finish_reason = _TOLD_FOR_REPETITION
+                    sequence.finish_reason = _PUBLIC_REPETITION
         if output.prompt_token_ids:
-            self._enter(len(output.prompt_token_ids), output.num_cached_tokens or 0)
+            self._count_prompt(len(output.prompt_token_ids), output.num_cached_tokens or 0)
         self._read_tokens += new_tokens
-        self._grow(self._read_tokens)
+        self._count_generated(self._read_tokens)
         if new_tokens:
             usage.last_token_at = now
             if usage.first_token_at is None:
                 self._note_first(output.metrics, now)
 
-    def _enter(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """The engine has taken the prompt; it is counted once."""
+    def _count_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Count the prompt, once."""
         if self._prompt_tokens == 0:
             self._prompt_tokens, self._cached_tokens = prompt_tokens, cached_tokens
             self._usage.prompt_tokens += prompt_tokens
             self._usage.cached_tokens += cached_tokens
 
-    def _grow(self, generated_tokens: int) -> None:
-        """So many tokens are there by now."""
+    def _count_generated(self, generated_tokens: int) -> None:
+        """Count up to this total; a smaller total than before changes nothing."""
         grown = max(0, generated_tokens - self._generated_tokens)
         self._generated_tokens += grown
         self._usage.generated_tokens += grown
 
     def _note_first(self, stats: Any, now: float) -> None:
-        """When the first token came, and how long the request had waited in the engine.
+        """Note the time of the first token and the wait in the engine's queue.
 
-        An answer that is not streamed comes whole, so the engine's own clock (the machine's monotonic one, as
-        ours) tells when its first token was there.
+        An unstreamed answer arrives as one output, so the engine's own clock (monotonic, the same as ours) gives
+        the time of its first token.
         """
         usage = self._usage
         known = stats is not None and stats.first_token_ts

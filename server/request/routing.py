@@ -1,7 +1,6 @@
-"""(who calls, model name) → what answers: the base model, or one version of an adapter.
+"""Routing: (caller, model name) → the base model, or one version of an adapter.
 
-A name that belongs to another tenant gets the same error as one that does not exist: both are looked up in the
-same way and raise in the same place.
+A name of another tenant gets the same error as a name that does not exist: both take the same path.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from server.request.context import Caller, Target
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """An adapter as routing needs it: the defaults are checked once, not per request."""
+    """An adapter with the defaults of its versions, which are validated once and not per request."""
 
     view: AdapterView
     defaults: Mapping[int, Layer]
@@ -44,13 +43,13 @@ class Router:
         """What `model` means to the caller.
 
         Args:
-            caller: whose names count.
+            caller: who calls; only its tenant's names are known.
             model: the `model` field as it was sent.
             sticky: requests of the same adapter and `sticky` get the same version of a split alias.
 
         Raises:
             InvalidRequest: `model` is not a name.
-            ModelNotFound: there is none, it is not the caller's, or the key may not call it.
+            ModelNotFound: the model does not exist, is another tenant's, or the key may not call it.
         """
         if not isinstance(model, str) or not model:
             raise InvalidRequest(
@@ -68,8 +67,8 @@ class Router:
         version = _version(route.view, number) if number else _weighted(route.view, sticky)
         if version is None:
             raise not_found(model)
-        watched = len(route.view.alias.targets) > 1
-        return Target(model, version, route.defaults[version.number], watched)
+        is_split = len(route.view.alias.targets) > 1
+        return Target(model, version, route.defaults[version.number], is_split)
 
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""
@@ -91,19 +90,19 @@ class Router:
 
 
 def sticky_part(body: Mapping[str, Any], headers: Mapping[str, str]) -> str:
-    """What a split alias keeps together: a session, else an end user, however the endpoint names one; else ""."""
+    """The id whose requests a split alias sends to one version: the session's, else the end user's, else ""."""
     metadata = body.get("metadata")
-    named = (
+    candidates = (
         headers.get("x-session-id"),
         body.get("user"),
-        body.get("safety_identifier"),  # OpenAI's word for it since 2025
+        body.get("safety_identifier"),  # OpenAI's name of `user` since 2025
         metadata.get("user_id") if isinstance(metadata, Mapping) else None,  # /v1/messages
     )
-    return next((name for name in named if isinstance(name, str) and name), "")
+    return next((name for name in candidates if isinstance(name, str) and name), "")
 
 
 def not_found(model: str) -> ModelNotFound:
-    """One sentence for every reason."""
+    """The same sentence for every reason, so that it does not reveal which one it was."""
     return ModelNotFound(f"The model {model[:256]!r} does not exist or you do not have access to it.")
 
 
@@ -112,7 +111,7 @@ def _version(view: AdapterView, number: int) -> Version | None:
 
 
 def _weighted(view: AdapterView, sticky: str) -> Version | None:
-    """One of the alias's targets, by weight; the same one for the same `sticky`."""
+    """One of the alias's targets by weight; always the same one for the same non-empty `sticky`."""
     targets = view.alias.targets
     if not targets:
         return None

@@ -1,4 +1,4 @@
-"""The server's own part in decoding: its layer, the model's, its presets and limits, and who may steer."""
+"""The sampling options of a request, from the layers of server, model, adapter, tenant and request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
-    """What every request's decoding options are resolved with."""
+class SamplingResolver:
+    """The server's layers, presets and limits, which hold for every request."""
 
     server: Layer
     model: Layer
@@ -28,11 +28,11 @@ class Decoding:
     """Whether the engine can steer answers out of loops (`--repetition-adjustment`)."""
 
     @classmethod
-    def of(cls, settings: Settings, generation_config: Mapping[str, Any]) -> Decoding:
-        """From the operator's settings and the base model's generation config.
+    def from_settings(cls, settings: Settings, generation_config: Mapping[str, Any]) -> SamplingResolver:
+        """Make one from the operator's settings and the base model's generation config.
 
         Raises:
-            SettingsError: a default, preset or limit that no request could use.
+            SettingsError: a default, preset or limit is not valid.
         """
         try:
             return cls(
@@ -57,10 +57,10 @@ class Decoding:
         limits: Limits = NO_LIMITS,
         preset_header: str | None = None,
     ) -> Resolved:
-        """The request with all that holds for it; `limits` are the tenant's.
+        """The request's body with all defaults filled in; `limits` are the tenant's.
 
         Raises:
-            RequestError: a value that is wrong, above a limit, or that this server cannot do.
+            RequestError: a value is wrong, above a limit, or not supported by this server.
         """
         resolved = resolve(
             body,
@@ -74,20 +74,20 @@ class Decoding:
             limits=self.limits_for(limits),
         )
         if resolved.repetition == "adjust" and not self.adjusts:
-            by = resolved.origins["repetition"]
+            origin = resolved.origins["repetition"]
             raise InvalidParameter(
                 "repetition",
                 "adjust",
-                f"'off' or 'stop' (set by {by}): this server was started without --repetition-adjustment",
+                f"'off' or 'stop' (set by {origin}): this server was started without --repetition-adjustment",
             )
         return resolved
 
     def limits_for(self, tenant: Limits) -> Limits:
-        """The tenant's limits within the server's."""
+        """The stricter of the tenant's and the server's limits."""
         return tenant if self.limits is NO_LIMITS else tighten(tenant, self.limits)
 
-    def shown(self, adapter: Layer, tenant: Layer, limits: Limits) -> dict[str, dict[str, Any]]:
-        """What holds for a chat request that names no option: {option: {"value", "from"}}."""
+    def describe(self, adapter: Layer, tenant: Layer, limits: Limits) -> dict[str, dict[str, Any]]:
+        """The options of a chat request that sets none: {option: {"value", "from"}}."""
         resolved = resolve(
             {},
             endpoint=Endpoint.CHAT,

@@ -1,10 +1,10 @@
-"""What users say about answers: taken, counted, heard by the canary watch, exported for the trainer."""
+"""Users' feedback about answers: stored, counted, passed to the canary rollback, exported for the trainer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from adapters.models import Feedback, Rating, Version
 from adapters.registry.database import utc_now
@@ -13,39 +13,30 @@ from server.request.context import Caller
 from server.usage.recent_requests import RecentAnswers
 
 
-class Book(Protocol):
-    """Where it is kept (`adapters.registry.feedback.FeedbackBook`)."""
-
-    async def put(self, said: Feedback) -> None:
-        """Keep it."""
-
-
-class Listener(Protocol):
-    """Who else wants to know of a rating: metrics, the canary watch."""
-
-    def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
-        """One rating came in."""
-
-
 class FeedbackService:
-    """Takes feedback about answers that this process has given.
+    """Accepts feedback about answers of this process.
 
     Args:
-        answers: which version answered what.
-        book: where feedback is kept.
-        listeners: who is told of each rating.
-        keeps_messages: whether chats that are sent along are kept.
+        answers: which version answered which request.
+        store: writes feedback to the registry.
+        listeners: called with tenant, version (None: the base model) and rating.
+        keeps_messages: whether the messages in feedback are stored.
     """
 
     def __init__(
-        self, answers: RecentAnswers, book: Book, listeners: Sequence[Listener], *, keeps_messages: bool
+        self,
+        answers: RecentAnswers,
+        store: Callable[[Feedback], Awaitable[None]],
+        listeners: Sequence[Callable[[str, Version | None, Rating], None]],
+        *,
+        keeps_messages: bool,
     ) -> None:
         self._answers = answers
-        self._book = book
+        self._store = store
         self._listeners = listeners
         self.keeps_messages = keeps_messages
 
-    async def take(
+    async def submit(
         self,
         caller: Caller,
         request_id: str,
@@ -55,17 +46,17 @@ class FeedbackService:
         comment: str = "",
         messages: Sequence[Mapping[str, Any]] | None = None,
     ) -> Feedback:
-        """Keep what the caller says about one of its own tenant's requests.
+        """Store the caller's feedback about a request of its own tenant.
 
-        What an operator says about its own request to a tenant's adapter is kept with that tenant.
+        An operator's feedback about its own request to a tenant's adapter is stored for that tenant.
 
         Raises:
-            UnknownRequest: no request of this tenant has the id, or it is too long ago.
-            InvalidRequest: a chat was sent to a server that keeps none.
+            UnknownRequest: no recent request of this tenant has the id.
+            InvalidRequest: messages were sent, and this server does not store them.
         """
         if messages is not None and not self.keeps_messages:
             raise InvalidRequest(
-                "This server keeps no chats: leave `messages` out, or let its operator start it with "
+                "This server does not store messages: omit `messages`, or ask the operator to start the server with "
                 "--keep-feedback-messages.",
                 param="messages",
                 code="messages_not_kept",
@@ -74,7 +65,7 @@ class FeedbackService:
         if found is None:
             raise UnknownRequest(request_id)
         request_id, version = found
-        said = Feedback(
+        feedback = Feedback(
             tenant=version.tenant if version else caller.tenant_name,
             request_id=request_id,
             adapter=version.adapter if version else "",
@@ -85,15 +76,15 @@ class FeedbackService:
             comment=comment,
             messages=tuple(messages) if messages is not None else None,
         )
-        await self._book.put(said)
+        await self._store(feedback)
         for listener in self._listeners:
-            listener.rated(said.tenant, version, rating)
-        return said
+            listener(feedback.tenant, version, rating)
+        return feedback
 
 
 def training_lines(entries: Iterable[Feedback]) -> Iterator[str]:
-    """The chats that were sent along, oldest first, as lines of JSON that `loragate train` reads."""
-    for said in sorted(entries, key=lambda said: said.at):
-        if said.messages is not None:
-            row = {"messages": list(said.messages), "request_id": said.request_id, "rating": said.rating}
+    """The stored messages, oldest first, as lines of JSON that `loragate train` reads."""
+    for entry in sorted(entries, key=lambda entry: entry.at):
+        if entry.messages is not None:
+            row = {"messages": list(entry.messages), "request_id": entry.request_id, "rating": entry.rating}
             yield json.dumps(row, ensure_ascii=False) + "\n"

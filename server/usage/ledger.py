@@ -1,11 +1,11 @@
-"""What every tenant, adapter and version has used; in the database within a second.
+"""The usage of every tenant, adapter and version, written to the database within a second.
 
-A request is watched from the moment it holds its adapter. What its usage shows is written as it grows, not when
-the request ends, so that a `kill -9` loses less than FLUSH_INTERVAL_S of anything, long streams included.
+A request is tracked from the moment it holds its adapter. Its usage is written as it grows, not when the request
+ends, so that a `kill -9` loses less than FLUSH_INTERVAL_S of usage, also of long streams.
 
-KV block-seconds are the scheduler's own count per tenant (shared blocks count once). It knows no adapters, so what
-came is divided over the tenant's adapters by the tokens that their requests held and for how long: exact per tenant,
-an estimate within it.
+KV block-seconds are the scheduler's own count per tenant (shared blocks count once). It does not know adapters, so a
+tenant's block-seconds are divided over its adapters by their token-seconds: the sum per tenant is exact, the part of
+an adapter is an estimate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Protocol
@@ -24,22 +25,24 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.errors import AdapterError
 from adapters.models import BudgetPeriod, Tenant, Usage
 from adapters.registry.database import utc_now
+from server.admission import Admission
 from server.errors import LoragateError
 from server.fairness.policy import Policy
+from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import RequestContext
 
 logger = logging.getLogger("loragate.ledger")
 
 FLUSH_INTERVAL_S = 0.5
-#: A scheduler in the middle of a long step answers after it; the flush does not wait for that.
+#: A scheduler in a long step answers after it; the flush does not wait for it.
 REPORT_TIMEOUT_S = 0.25
 
 #: (tenant, adapter, version); adapter "" and version 0 are the base model.
 _Account = tuple[str, str, int]
 
 
-class Table(Protocol):
-    """The ledger's part of the registry (`adapters.registry.usage.UsageLedger`)."""
+class UsageStore(Protocol):
+    """The registry's usage table (`adapters.registry.usage`)."""
 
     async def add(self, batch: Iterable[Usage]) -> None:
         """Add a batch in one transaction."""
@@ -48,16 +51,9 @@ class Table(Protocol):
         """Tokens per tenant since the hour of `since`."""
 
 
-class Budgets(Protocol):
-    """What takes the spent budgets over at start (`server.admission.Admission`)."""
-
-    def restore_budget(self, tenant: str, policy: Policy, *, used_tokens: int) -> None:
-        """Set what the tenant has used in its present period."""
-
-
 @dataclass(slots=True, eq=False)
-class _Watched:
-    """One request, and how much of it is in the ledger already."""
+class _TrackedRequest:
+    """One request, and how much of its usage is in the ledger already."""
 
     context: RequestContext
     account: _Account
@@ -67,10 +63,10 @@ class _Watched:
     queue_s: float = 0.0
     run_s: float = 0.0
     counted: bool = False
-    held_at: float = 0.0
+    collected_at: float = 0.0
 
     def growth(self, hour: datetime, now: float) -> Usage:
-        """What came since the last call. A request counts once the engine has taken it."""
+        """The usage since the last call. A request counts once the engine has taken its prompt."""
         usage = self.context.usage
         entered = usage.prompt_tokens > 0
         queue_s = usage.queue_s or 0.0
@@ -91,120 +87,125 @@ class _Watched:
         return grown
 
     def token_seconds(self, now: float) -> float:
-        """Tokens in the cache times the time since the last call."""
+        """Tokens in the cache, times the seconds since the last call."""
         usage = self.context.usage
-        since = self.held_at or self.context.started_at
-        self.held_at = now
+        since = self.collected_at or self.context.started_at
+        self.collected_at = now
         return (usage.prompt_tokens + usage.generated_tokens) * max(0.0, now - since)
 
 
 class Ledger:
-    """Watches requests and writes what they use.
+    """Tracks requests and writes their usage.
 
     Args:
-        table: where it is written.
-        block_seconds: the engine's count per tenant since it started, or None while it cannot be asked.
+        store: where usage is written.
+        scheduler_stats: the engine's block-seconds per tenant since it started.
         clock: monotonic seconds, as in `RequestContext.started_at`.
         now: wall-clock time, for the hours.
     """
 
     def __init__(
         self,
-        table: Table,
-        block_seconds: Callable[[], Awaitable[Mapping[str, float] | None]],
+        store: UsageStore,
+        scheduler_stats: SchedulerStats,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._table = table
-        self._read_block_seconds = block_seconds
+        self._store = store
+        self._scheduler_stats = scheduler_stats
         self._clock = clock
         self._now = now
-        self._watched: set[_Watched] = set()
+        self._tracked: set[_TrackedRequest] = set()
         self._pending: list[Usage] = []
-        self._held: dict[_Account, float] = {}  # token-seconds since the last division
+        self._token_seconds: defaultdict[_Account, float] = defaultdict(float)  # since the last division
         self._last_account: dict[str, _Account] = {}
-        self._block_seconds: dict[str, float] = {}  # the engine's count, as far as it is in the ledger
-        self._unasked = False  # the engine has worked since it was asked
+        self._block_seconds: dict[str, float] = {}  # the part of the engine's count that is in the ledger
+        self._engine_starts = 0  # the engine that counted them
+        self._report_due = False  # the engine has worked since the last report
 
     @contextlib.contextmanager
-    def watch(self, context: RequestContext) -> Iterator[None]:
-        """Count `context` until the end of the block; what is left of it is written with the next flush."""
+    def track(self, context: RequestContext) -> Iterator[None]:
+        """Count `context` until the end of the block; the rest of its usage is written with the next flush."""
         version, tenant = context.target.version, context.caller.tenant_name
         account = (tenant, version.adapter, version.number) if version else (tenant, "", 0)
-        watched = _Watched(context, account)
-        self._watched.add(watched)
+        request = _TrackedRequest(context, account)
+        self._tracked.add(request)
         try:
             yield
         finally:
-            self._collect(watched)
-            self._watched.discard(watched)
-
-    def start_over(self) -> None:
-        """Another engine has started: its count begins at zero."""
-        self._block_seconds.clear()
+            self._collect(request)
+            self._tracked.discard(request)
 
     async def run(self) -> None:
-        """Flush for ever."""
+        """Flush every FLUSH_INTERVAL_S until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what has come since the last time; what the database refuses now is tried again next time."""
-        for watched in self._watched:
-            self._collect(watched)
-        await self._divide_block_seconds()
+        """Write the usage since the last flush; a batch that the database refuses is written with the next one."""
+        for request in self._tracked:
+            self._collect(request)
+        await self._collect_block_seconds()
         batch, self._pending = self._pending, []
         if not batch:
             return
         try:
-            await self._table.add(batch)
+            await self._store.add(batch)
         except (AdapterError, SQLAlchemyError):
             self._pending = batch + self._pending
-            logger.exception("the usage ledger could not be written; it is tried again")
+            logger.exception("The usage ledger could not be written; the next flush tries again.")
 
-    async def restore(self, tenants: Iterable[Tenant], budgets: Budgets) -> None:
-        """Let no restart give a tenant its budget back: before the first request, after `migrate`."""
+    async def restore(self, tenants: Iterable[Tenant], admission: Admission) -> None:
+        """Charge the usage of the current day and month to the budgets: a restart must not refill them."""
         now = self._now()
-        used = {period: await self._table.tokens_since(period_start(period, now)) for period in BudgetPeriod}
+        used = {period: await self._store.tokens_since(period_start(period, now)) for period in BudgetPeriod}
         for tenant in tenants:
             policy = Policy.of(tenant)
             spent = used[policy.budget_period].get(tenant.name, 0)
-            budgets.restore_budget(tenant.name, policy, used_tokens=spent)
+            admission.restore_budget(tenant.name, policy, used_tokens=spent)
 
-    def _collect(self, watched: _Watched) -> None:
+    def _collect(self, request: _TrackedRequest) -> None:
         now = self._clock()
-        watched.context.usage.look()
-        grown = watched.growth(self._now(), now)
-        held = watched.token_seconds(now)
-        if watched.counted:
+        request.context.usage.refresh()
+        grown = request.growth(self._now(), now)
+        token_seconds = request.token_seconds(now)
+        if request.counted:
             self._pending.append(grown)
-            self._unasked = True
-            self._last_account[grown.tenant] = watched.account
-            self._held[watched.account] = self._held.get(watched.account, 0.0) + held
+            self._report_due = True
+            self._last_account[grown.tenant] = request.account
+            self._token_seconds[request.account] += token_seconds
 
-    async def _divide_block_seconds(self) -> None:
-        if not self._unasked:
+    async def _collect_block_seconds(self) -> None:
+        if not self._report_due:
             return
         try:
-            counts = await asyncio.wait_for(self._read_block_seconds(), REPORT_TIMEOUT_S)
+            # Never a cached report: after the last request ended nobody would ask for its last block-seconds.
+            report = await self._scheduler_stats.read(max_age_s=0.0, timeout_s=REPORT_TIMEOUT_S)
         except (TimeoutError, LoragateError):
             return
-        if counts is None:
+        if report is None:
             return
-        self._unasked = bool(self._watched)
-        for tenant, count in counts.items():
+        self._report_due = bool(self._tracked)
+        if self._engine_starts != self._scheduler_stats.engine_starts:  # a new engine counts from zero
+            self._engine_starts = self._scheduler_stats.engine_starts
+            self._block_seconds.clear()
+        self._divide_new(report)
+
+    def _divide_new(self, report: Report) -> None:
+        for tenant, row in report["tenants"].items():
+            count = row["kv_block_seconds"]
             before = self._block_seconds.get(tenant, 0.0)
             self._block_seconds[tenant] = count
-            # The probes of new adapters run as nobody's; they are no usage of the operator's.
+            # Probes of new adapters run as tenant ""; they are not the operator's usage.
             if count > before and tenant in self._last_account:
                 self._divide(tenant, count - before)
 
     def _divide(self, tenant: str, block_seconds: float) -> None:
-        parts = {account: held for account, held in self._held.items() if account[0] == tenant}
+        parts = {account: held for account, held in self._token_seconds.items() if account[0] == tenant}
         for account in parts:
-            del self._held[account]
+            del self._token_seconds[account]
         if not sum(parts.values()):
             parts = {self._last_account[tenant]: 1.0}
         total = sum(parts.values())
@@ -216,12 +217,12 @@ class Ledger:
 
 
 def period_start(period: BudgetPeriod, now: datetime) -> datetime:
-    """When the calendar day or month (UTC) that holds `now` began."""
+    """The start (UTC) of the calendar day or month of `now`."""
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return today if period is BudgetPeriod.DAY else today.replace(day=1)
 
 
-#: What is added up, in the order of the export.
+#: The columns that are summed, in the order of the export.
 SUMS = tuple(f.name for f in fields(Usage) if f.name not in ("tenant", "adapter", "version", "hour"))
 COLUMNS = ("from", "tenant", "adapter", "version", *SUMS)
 
@@ -230,8 +231,8 @@ def summed(entries: Iterable[Usage], by: str) -> list[dict[str, object]]:
     """Usage per hour, day or month, tenant, adapter and version, as plain rows, oldest first.
 
     Args:
-        entries: what the table listed.
-        by: hour, day or month; `from` in a row is where its step begins (UTC).
+        entries: rows of the usage table.
+        by: hour, day or month; `from` in a row is the start of its hour, day or month (UTC).
     """
     rows: dict[tuple[object, ...], dict[str, object]] = {}
     for entry in entries:

@@ -1,7 +1,7 @@
-"""What is remembered of recent requests: whose answer has which id, and which requests failed.
+"""Recent requests, in memory: which version answered which request id, and which requests failed.
 
-In memory, bounded per tenant, so that no tenant can push out what another may still ask for. No prompt, no answer
-and no error text is in it: texts can repeat what was sent.
+The memory is bounded per tenant, so that one tenant's requests cannot remove another's. It holds no prompt, no answer
+and no error text, because texts can repeat what was sent.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from adapters.models import Version
 from adapters.registry.database import utc_now
+from server.request.access_log import AccessRecord
 
 MAX_ANSWERS_PER_TENANT = 10_000
 MAX_ANSWERS = 100_000
 MAX_FAILURES_PER_TENANT = 100
 MAX_TENANTS = 1_000
-#: What vLLM puts before our request id in an answer's own `id`.
+#: vLLM's prefixes of our request id in an answer's own `id`.
 _ANSWER_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
-#: The caller went away; nothing failed.
+#: The client disconnected; nothing failed.
 _CLIENT_CLOSED_REQUEST = 499
 
 
 class RecentAnswers:
-    """Which version answered which request: caller's tenant → request id → version (None: the base model)."""
+    """The version that answered a request: caller's tenant → request id → version (None: the base model)."""
 
     def __init__(self) -> None:
         self._answers: dict[str, OrderedDict[str, Version | None]] = {}
@@ -45,25 +45,25 @@ class RecentAnswers:
             max(self._answers.values(), key=len).popitem(last=False)
             self._total -= 1
 
-    def find(self, tenant: str, asked: str) -> tuple[str, Version | None] | None:
+    def find(self, tenant: str, wanted: str) -> tuple[str, Version | None] | None:
         """(request id, version) of one of the tenant's own requests, by its id or by its answer's `id`."""
         answers: Mapping[str, Version | None] = self._answers.get(tenant, {})
-        for request_id in _request_ids(asked):
+        for request_id in _request_ids(wanted):
             if request_id in answers:
                 return request_id, answers[request_id]
         return None
 
 
-def _request_ids(asked: str) -> Iterator[str]:
-    yield asked
+def _request_ids(wanted: str) -> Iterator[str]:
+    yield wanted
     for prefix in _ANSWER_PREFIXES:
-        if asked.startswith(prefix):
-            yield asked.removeprefix(prefix)
+        if wanted.startswith(prefix):
+            yield wanted.removeprefix(prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One request that failed; its log line, under the same id, has the rest."""
+    """One request that failed; its log line has the same id and more fields."""
 
     at: datetime
     request_id: str
@@ -76,25 +76,25 @@ class Failure:
 
 
 class RecentFailures:
-    """The last failures of each tenant; those without a valid key belong to nobody (tenant "")."""
+    """The last failures of each tenant; requests of operators or without a valid key have tenant ""."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, deque[Failure]] = OrderedDict()
 
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Remember an access record (`server.api.middleware`) if it tells of a failure."""
-        status = int(record.get("status", 200))
-        if status == _CLIENT_CLOSED_REQUEST or ("code" not in record and status < 400):
+    def note(self, record: AccessRecord) -> None:
+        """Remember a request if it failed."""
+        status = record.status or 200
+        if status == _CLIENT_CLOSED_REQUEST or (record.code is None and status < 400):
             return
         failure = Failure(
             at=utc_now(),
-            request_id=str(record["request_id"]),
-            tenant=str(record.get("tenant", "")),
-            key_prefix=str(record.get("key_prefix", "")),
-            path=str(record["path"]),
-            model=str(record.get("model", "")),
+            request_id=record.request_id,
+            tenant=record.tenant or "",
+            key_prefix=record.key_prefix or "",
+            path=record.path,
+            model=record.model or "",
             status=status,
-            code=str(record.get("code", "")),
+            code=record.code or "",
         )
         failures = self._failures.setdefault(failure.tenant, deque(maxlen=MAX_FAILURES_PER_TENANT))
         self._failures.move_to_end(failure.tenant)
@@ -103,6 +103,6 @@ class RecentFailures:
             self._failures.popitem(last=False)
 
     def list(self, tenant: str | None = None) -> list[Failure]:
-        """Newest first; of one tenant, or of all."""
+        """Failures of one tenant or of all, the newest first."""
         groups = self._failures.values() if tenant is None else [self._failures.get(tenant, ())]
         return sorted((failure for group in groups for failure in group), key=lambda f: f.at, reverse=True)

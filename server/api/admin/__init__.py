@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.api.admin.adapters import router as adapter_routes
-from server.api.admin.audit import router as upkeep_routes
+from server.api.admin.audit import router as audit_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
@@ -15,16 +15,15 @@ from server.api.admin.uploads import router as upload_routes
 from server.api.admin.usage import router as usage_routes
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Service, guard: Permissions) -> APIRouter:
     """All admin routes."""
-    guard = Permissions(service)
     routes = APIRouter(prefix="/admin/v1", tags=["admin"])
     routes.include_router(tenant_routes(service, guard))
     routes.include_router(key_routes(service, guard))
     routes.include_router(upload_routes(service, guard))
     routes.include_router(adapter_routes(service, guard))
     routes.include_router(usage_routes(service, guard))
-    routes.include_router(upkeep_routes(service, guard))
+    routes.include_router(audit_routes(service, guard))
     routes.include_router(live_routes(service, guard))
     routes.include_router(feedback_routes(service, guard))
     return routes

@@ -249,6 +249,6 @@ def _version(service: Service, version: Version) -> dict[str, Any]:
 
 def _decoding(service: Service, defaults: dict[str, Any], owner: Tenant) -> dict[str, Any]:
     """What holds for a chat request to this version that names no option, and where each value is from."""
-    return service.decoding.shown(
+    return service.sampling.describe(
         Layer("adapter", defaults), Layer("tenant", owner.sampling_defaults), Limits(**owner.limits)
     )

@@ -1,4 +1,4 @@
-"""/admin/v1/whoami, /live, /errors and /options: what the console shows and asks."""
+"""/admin/v1/whoami, /live, /errors and /options, for the console."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.models import Role, Tenant
 from sampling.endpoints import Endpoint
 from sampling.options import OPTIONS, Option
 from server.api.admin.permissions import Permissions, Service, seen_tenant
-from server.observability.scheduler_stats import operator_row, rows
+from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
 
 
@@ -27,24 +27,24 @@ def router(service: Service, guard: Permissions) -> APIRouter:
             "tenant": caller.tenant_name or None,
             "key": {name: getattr(caller.key, name) for name in ("id", "prefix", "note", "expires_at")},
             "base_model": service.settings.base_model_name,
-            "keeps_feedback_messages": service.feedback.keeps_messages,
+            "keeps_feedback_messages": service.settings.keep_feedback_messages,
         }
 
     @routes.get("/live")
     async def live(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
-        """What runs and waits, and who holds how much of the KV cache.
+        """Running and waiting sequences, and the use of the KV cache, per tenant.
 
-        A tenant's admin sees its own row and its own adapters; how large the engine is, is the operator's.
+        A tenant's admin sees its own row and its own adapters; only an operator sees the engine's capacity.
         """
-        report = await service.live.report()
-        capacity = service.capacity
+        report = await service.scheduler_stats.latest()
+        capacity = service.admission.capacity
         residency = service.residency.snapshot()
-        shown = rows(report, await _tenants(service, caller), capacity)
+        shown = tenant_rows(report, await _tenants(service, caller), capacity)
         if caller.key.role is not Role.OPERATOR:
             own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
-            return {"state": service.state, "adapters_loaded": len(own), "tenants": shown}
+            return {"state": service.readiness.state, "adapters_loaded": len(own), "tenants": shown}
         return {
-            "state": service.state,
+            "state": service.readiness.state,
             "adapters_loaded": len(residency.slots),
             "adapters_capacity": residency.capacity,
             "capacity": asdict(capacity),

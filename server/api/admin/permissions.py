@@ -1,12 +1,11 @@
-"""Who may do what under /admin/v1."""
+"""Permissions of the admin routes, and the parts of the server that they use."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
-from starlette.datastructures import Headers
 
 from adapters.errors import UnknownTenant
 from adapters.lifecycle import Lifecycle
@@ -14,66 +13,54 @@ from adapters.models import Actor, Role
 from adapters.registry import Registry
 from adapters.residency import Residency
 from adapters.sources import Source, Uploads, parse_source
+from server.admission import Admission
+from server.auth.authenticator import Authenticator
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
-from server.engine.supervisor import State
 from server.errors import Forbidden
-from server.fairness.policy import Capacity
+from server.observability.readiness import Readiness
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.context import Caller
-from server.request.sampling import Decoding
-from server.usage.feedback import FeedbackService
+from server.request.sampling import SamplingResolver
 from server.usage.recent_requests import RecentFailures
 
 
-class Service(Protocol):
-    """What the admin routes need of the composed server."""
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of the server that the admin routes use."""
 
     settings: Settings
     registry: Registry
     lifecycle: Lifecycle
     residency: Residency
     base: ServedBase
-    decoding: Decoding
+    sampling: SamplingResolver
     uploads: Uploads
-    live: SchedulerStats
+    admission: Admission
+    readiness: Readiness
+    scheduler_stats: SchedulerStats
     failures: RecentFailures
-    feedback: FeedbackService
-
-    @property
-    def state(self) -> State:
-        """Where the server stands."""
-
-    @property
-    def capacity(self) -> Capacity:
-        """What the running engine has to share out."""
-
-    async def identify(self, headers: Headers) -> Caller:
-        """Who calls. Raises: Unauthenticated."""
 
 
 class Wire(BaseModel):
-    """Bodies are strict: a misspelt field is an error, not a silent default."""
+    """A request body; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Permissions:
-    """The dependencies that let a caller in."""
+    """FastAPI dependencies that check the caller's role."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def operator(self, request: Request) -> Caller:
         """Operators only. Raises: Unauthenticated, Forbidden."""
-        caller = await self._service.identify(request.headers)
-        if caller.key.role is not Role.OPERATOR:
-            raise Forbidden("This needs an operator's key.")
-        return caller
+        return await self._authenticator.operator(request.headers)
 
     async def manager(self, request: Request) -> Caller:
         """Operators and tenant admins. Raises: Unauthenticated, Forbidden."""
-        caller = await self._service.identify(request.headers)
+        caller = await self._authenticator.authenticate(request.headers)
         if caller.key.role is Role.INFERENCE:
             raise Forbidden(
                 "This needs a tenant admin's or an operator's key; this key may only call models."
@@ -82,7 +69,7 @@ class Permissions:
 
 
 def check_tenant(caller: Caller, tenant: str) -> None:
-    """A tenant's admin sees its own tenant; any other looks as if it did not exist.
+    """Let a tenant's admin see its own tenant only; any other one does not exist for it.
 
     Raises:
         UnknownTenant
@@ -92,7 +79,7 @@ def check_tenant(caller: Caller, tenant: str) -> None:
 
 
 def named_source(service: Service, caller: Caller, tenant: str, text: str) -> Source:
-    """A source by its name. What a tenant's admin could name, it could read: so only what the operator allows.
+    """A source by its name. A tenant's admin could read any source it can name, so the operator restricts them.
 
     Raises:
         SourceRefused
@@ -104,7 +91,7 @@ def named_source(service: Service, caller: Caller, tenant: str, text: str) -> So
 
 
 def seen_tenant(caller: Caller, asked: str | None) -> str | None:
-    """The tenant that a listing is of: the caller's own, or what an operator asked for (None: all).
+    """The tenant whose rows a listing shows: the caller's own, or the one an operator asked for (None: all).
 
     Raises:
         UnknownTenant: a tenant's admin asked for another.
@@ -115,5 +102,5 @@ def seen_tenant(caller: Caller, asked: str | None) -> str | None:
 
 
 def actor(caller: Caller) -> Actor:
-    """Who the audit shows."""
+    """The caller as the audit log shows it."""
     return Actor(caller.tenant_name or "operator", caller.key.id)

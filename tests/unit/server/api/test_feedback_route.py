@@ -34,12 +34,12 @@ class Service:
         self.kept: list[Feedback] = []
         answers = RecentAnswers()
         answers.note("acme", "r1", None)
-        self.feedback = FeedbackService(answers, self, [], keeps_messages=True)
+        self.feedback = FeedbackService(answers, self.put, [], keeps_messages=True)
 
     async def put(self, said: Feedback) -> None:
         self.kept.append(said)
 
-    async def identify(self, headers: Headers) -> Caller:
+    async def authenticate(self, headers: Headers) -> Caller:
         return Caller(Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW), Tenant("acme"))
 
 
@@ -51,8 +51,8 @@ def service() -> Service:
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(feedback.router(service))
-    errors.install(app, service.identify)
+    app.include_router(feedback.router(service.feedback, service))
+    errors.install(app, service.authenticate)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 

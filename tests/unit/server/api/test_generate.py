@@ -1,4 +1,4 @@
-"""The generating routes, over a service whose answers are set by hand."""
+"""The generating routes, over a request service whose answers are set by hand."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sampling.errors import LimitExceeded
 from sampling.layers import Resolved
 from server.admission.errors import RateLimited
 from server.api.generate import GenerateRoute
-from server.api.middleware import Record, RequestMiddleware
-from server.config.settings import Settings
+from server.api.middleware import RequestMiddleware
 from server.errors import EngineUnavailable, ModelNotFound
 from server.fairness.policy import Policy
 from server.observability.tracing import Tracing
+from server.request.access_log import AccessRecord
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, StreamAnswer, Target
 
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.now(UTC))
@@ -34,39 +34,49 @@ KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.no
 
 @dataclass
 class FakeService:
-    """Answers with `answer`; `held` counts what is held at the moment."""
+    """Stands for all parts of the route: answers with `answer`; `held` counts what is held at the moment."""
 
     answer: Any = None
     failure: Exception | None = None
     held: int = 0
     observed: list[int] = field(default_factory=list)
-    remembered: list[tuple[object, RequestContext | None]] = field(default_factory=list)
+    finished_: list[int] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     clamped: tuple[str, ...] = ()
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    settings: Settings = field(default_factory=lambda: Settings(demo=True))
-    tracing: Tracing = field(default_factory=Tracing)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    log_prompts: bool = False
 
-    def refuse(self, tenant: str, reason: str) -> None:
-        self.refused.append((tenant, reason))
+    def route(self) -> GenerateRoute:
+        me: Any = self
+        return GenerateRoute(
+            Endpoint.CHAT,
+            authenticator=me,
+            readiness=me,
+            requests=me,
+            observer=me,
+            tracing=Tracing(),
+            log_prompts=self.log_prompts,
+        )
 
-    async def enter(self, headers: Any) -> Caller:
+    def refused(self, tenant: str, reason: str) -> None:
+        self.refusals.append((tenant, reason))
+
+    async def authenticate(self, headers: Any) -> Caller:
         return Caller(KEY, Tenant("acme"))
+
+    def require_ready(self) -> None:
+        """It is."""
 
     async def prepare(
         self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Any, request_id: str
-    ) -> tuple[RequestContext, Resolved]:
+    ) -> RequestContext:
         if body.get("model") == "none":
             raise ModelNotFound("no such model")
-        target = Target("m", None)
-        return RequestContext(request_id, caller, target, Policy(), "s", None, True), Resolved(
-            dict(body), {}, self.clamped
-        )
+        sampling = Resolved(dict(body), {}, self.clamped)
+        return RequestContext(request_id, endpoint, caller, Target("m", None), sampling, Policy(), "s")
 
     @contextlib.asynccontextmanager
-    async def serve(
-        self, endpoint: Endpoint, context: RequestContext, resolved: Resolved, headers: Any
-    ) -> AsyncIterator[Answer]:
+    async def serve(self, context: RequestContext, headers: Any) -> AsyncIterator[Answer]:
         self.held += 1
         try:
             if self.failure:
@@ -78,11 +88,10 @@ class FakeService:
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         return {"x-ratelimit-limit-requests": "9"}
 
-    def observe(self, endpoint: Endpoint, context: RequestContext, status: int) -> None:
-        self.observed.append(status)
-
-    def remember(self, record: Record, context: RequestContext | None) -> None:
-        self.remembered.append((record.get("status"), context))
+    def finished(self, record: AccessRecord, context: RequestContext | None) -> None:
+        self.finished_.append(record.status or 200)
+        if context is not None:
+            self.observed.append(record.status or 200)
 
 
 @pytest.fixture
@@ -92,7 +101,13 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
-    route = Route("/v1/chat/completions", GenerateRoute(service, Endpoint.CHAT), methods=["POST"])
+    class Current:
+        """The route, as the service is at the moment."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await service.route()(scope, receive, send)
+
+    route = Route("/v1/chat/completions", Current(), methods=["POST"])
     app = RequestMiddleware(Starlette(routes=[route]), max_body_bytes=1000)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://s") as client:
@@ -173,8 +188,8 @@ async def test_refusals(client: httpx.AsyncClient, service: FakeService) -> None
     assert busy.status_code == 503 and busy.headers["retry-after"] == "120"
     assert busy.headers["x-ratelimit-limit-requests"] == "9"
     assert service.observed == [503] and service.held == 0
-    assert service.refused == [("acme", "model_not_found"), ("acme", "adapter_slots_busy")]
-    assert [status for status, _ in service.remembered] == [404, 503]
+    assert service.refusals == [("acme", "model_not_found"), ("acme", "adapter_slots_busy")]
+    assert service.finished_ == [404, 503]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +204,7 @@ async def test_a_refusal_is_counted_under_a_name(
 ) -> None:
     service.failure = failure
     await post(client)
-    assert service.refused == [("acme", reason)]
+    assert service.refusals == [("acme", reason)]
 
 
 async def test_what_was_asked_is_logged_only_where_the_operator_wants_it(
@@ -199,7 +214,7 @@ async def test_what_was_asked_is_logged_only_where_the_operator_wants_it(
     with caplog.at_level("INFO", "loragate.access"):
         await post(client, messages=[{"role": "user", "content": "a secret"}])
         assert not any("a secret" in str(vars(record)) for record in caplog.records)
-        service.settings = Settings(demo=True, log_prompts=True)
+        service.log_prompts = True
         await post(client, messages=[{"role": "user", "content": "a secret"}])
     (told,) = [record for record in caplog.records if hasattr(record, "prompt")]
     assert told.prompt == {"messages": [{"role": "user", "content": "a secret"}]}  # type: ignore[attr-defined]
@@ -269,15 +284,15 @@ async def _drive(
 
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-        "state": {"request_id": "r", "record": {}},
+        "state": {"request_id": "r", "record": AccessRecord("r", "POST", "/v1/chat/completions")},
     }  # fmt: skip
     async with asyncio.timeout(5):
-        await GenerateRoute(service, Endpoint.CHAT)(scope, receive, send)
+        await service.route()(scope, receive, send)
     return sent
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(service: FakeService) -> None:
-    app = RequestMiddleware(GenerateRoute(service, Endpoint.CHAT), max_body_bytes=1000, read_timeout_s=0.05)
+    app = RequestMiddleware(service.route(), max_body_bytes=1000, read_timeout_s=0.05)
     sent: list[dict[str, Any]] = []
     parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -297,4 +312,4 @@ async def test_a_body_that_does_not_come_is_not_waited_for(service: FakeService)
     await asyncio.wait_for(app(scope, receive, send), 5)  # type: ignore[arg-type]
     assert sent[0]["status"] == 408 and b'"body_too_slow"' in sent[1]["body"]
     assert (b"connection", b"close") in sent[0]["headers"]
-    assert service.refused == [("acme", "body_too_slow")]
+    assert service.refusals == [("acme", "body_too_slow")]

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.api import auth_throttle as slow_module
 from server.api.auth_throttle import AuthThrottleMiddleware
-from server.auth.throttle import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_DELAY_S, MAX_WAIT_S, Attempts
+from server.auth.throttle import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_DELAY_S, MAX_WAIT_S, AuthThrottle
 
 
 class Clock:
@@ -25,22 +25,22 @@ class Clock:
 
 def test_the_first_failures_are_free_then_each_waits_longer() -> None:
     clock = Clock()
-    attempts = Attempts(clock)
+    throttle = AuthThrottle(clock)
     waits = []
     for _ in range(FREE_ATTEMPTS + 4):
-        wait_s = attempts.fail("192.0.2.1")
+        wait_s = throttle.fail("192.0.2.1")
         assert wait_s is not None
         waits.append(wait_s)
         clock.now += wait_s
     assert waits[:FREE_ATTEMPTS] == [0.0] * FREE_ATTEMPTS
     late = waits[FREE_ATTEMPTS:]
     assert late == sorted(late) and late[0] > 0 and late[-1] > 4 * late[0]
-    assert attempts.total == FREE_ATTEMPTS + 4
+    assert throttle.failures == FREE_ATTEMPTS + 4
 
 
 def test_parallel_tries_wait_in_line_and_then_are_refused() -> None:
-    attempts = Attempts(Clock())
-    waits = [attempts.fail("192.0.2.1") for _ in range(200)]
+    throttle = AuthThrottle(Clock())
+    waits = [throttle.fail("192.0.2.1") for _ in range(200)]
     queued = [wait_s for wait_s in waits[FREE_ATTEMPTS:] if wait_s is not None]
     assert queued == sorted(queued) and max(queued) <= MAX_WAIT_S
     assert len(queued) < 20, "many connections are not many tries"
@@ -48,30 +48,30 @@ def test_parallel_tries_wait_in_line_and_then_are_refused() -> None:
 
 
 def test_addresses_do_not_touch_each_other_but_a_64_is_one() -> None:
-    attempts = Attempts(Clock())
+    throttle = AuthThrottle(Clock())
     for i in range(50):
-        attempts.fail(f"2001:db8::{i:x}")
-    assert attempts.fail("2001:db8:0:0:ffff::1") != 0.0, "the same /64"
-    assert attempts.fail("2001:db8:0:1::1") == 0.0
-    assert attempts.fail("192.0.2.1") == 0.0
-    assert attempts.fail("no address") == 0.0
+        throttle.fail(f"2001:db8::{i:x}")
+    assert throttle.fail("2001:db8:0:0:ffff::1") != 0.0, "the same /64"
+    assert throttle.fail("2001:db8:0:1::1") == 0.0
+    assert throttle.fail("192.0.2.1") == 0.0
+    assert throttle.fail("no address") == 0.0
 
 
 def test_failures_are_forgiven() -> None:
     clock = Clock()
-    attempts = Attempts(clock)
+    throttle = AuthThrottle(clock)
     for _ in range(100):
-        attempts.fail("192.0.2.1")
+        throttle.fail("192.0.2.1")
         clock.now += MAX_DELAY_S
     clock.now += 3600
-    assert attempts.fail("192.0.2.1") == 0.0
+    assert throttle.fail("192.0.2.1") == 0.0
 
 
 def test_memory_is_bounded() -> None:
-    attempts = Attempts(Clock())
+    throttle = AuthThrottle(Clock())
     for i in range(MAX_ADDRESSES + 500):
-        attempts.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-    assert len(attempts) == MAX_ADDRESSES
+        throttle.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+    assert len(throttle) == MAX_ADDRESSES
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,8 +88,8 @@ async def test_right_keys_never_wait_behind_wrong_ones(monkeypatch: pytest.Monke
         await real_sleep(0)
 
     monkeypatch.setattr(slow_module.asyncio, "sleep", sleep)
-    attempts = Attempts(Clock())
-    transport = httpx.ASGITransport(AuthThrottleMiddleware(app, attempts=attempts), client=("192.0.2.1", 1))
+    throttle = AuthThrottle(Clock())
+    transport = httpx.ASGITransport(AuthThrottleMiddleware(app, throttle=throttle), client=("192.0.2.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         statuses = [(await client.get("/")).status_code for _ in range(60)]
         assert statuses[:FREE_ATTEMPTS] == [401] * FREE_ATTEMPTS and statuses[-1] == 429

@@ -11,6 +11,8 @@ import pytest
 
 from adapters.lifecycle.canary import CanaryLimits, Outcome
 from adapters.models import Alias, AliasTarget, Key, Rating, Role, Tenant, Version, VersionState
+from sampling.endpoints import Endpoint
+from sampling.layers import Resolved
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
 from server.fairness.policy import Policy
@@ -54,8 +56,9 @@ def context(number: int, usage: UsageCounters) -> RequestContext:
     key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
     version = Version("acme", "support", number, number, VersionState.READY, "", NOW)
     caller = Caller(key, Tenant("acme"))
+    target = Target("acme-support", version)
     return RequestContext(
-        "r", caller, Target("acme-support", version), Policy(), "s", None, True, usage=usage
+        "r", Endpoint.CHAT, caller, target, Resolved({}, {}, ()), Policy(), "s", usage=usage
     )
 
 

@@ -1,4 +1,4 @@
-"""The house is kept while the engine serves, whatever fails now and then."""
+"""Maintenance runs while the engine serves, also after a failure."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Keeper:
 async def test_it_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(module, "RECONCILE_INTERVAL_S", 0.001)
     keeper, serving = Keeper(), False
-    house = MaintenanceLoop(keeper, lambda: serving)  # type: ignore[arg-type]
-    keeping = asyncio.create_task(house.keep())
+    maintenance = MaintenanceLoop(keeper, lambda: serving)  # type: ignore[arg-type]
+    keeping = asyncio.create_task(maintenance.run())
     await asyncio.sleep(0.02)
     assert (keeper.reconciled, keeper.checked) == (0, 0), "there is no engine to compare with"
     serving = True
@@ -45,6 +45,6 @@ async def test_it_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
         while keeper.reconciled < 5 or keeper.checked < 2:
             await asyncio.sleep(0.001)
     assert keeper.checked == 2, "once is enough, when it succeeds"
-    assert "the stored copy of acme-x@3 is missing or damaged" in caplog.text
+    assert "The stored copy of acme-x@3 is missing or damaged" in caplog.text
     assert "orphans=(7,)" in caplog.text
     keeping.cancel()

@@ -22,7 +22,7 @@ from server.engine.base_model import (
     write_generation_config,
 )
 from server.errors import SettingsError
-from server.request.sampling import Decoding
+from server.request.sampling import SamplingResolver
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_models_own_values_stay_but_its_length_caps_nobody(model: Path) -> N
     assert written is not None
     config = json.loads((written / "generation_config.json").read_text())
     assert config["temperature"] == 0.7 and "max_new_tokens" not in config
-    layer = Decoding.of(settings(model), read(model).generation_config).model
+    layer = SamplingResolver.from_settings(settings(model), read(model).generation_config).model
     assert layer.defaults["max_tokens"] == 99 and layer.defaults["temperature"] == 0.7
 
 
@@ -84,7 +84,9 @@ def test_a_generation_config_of_the_operators_is_left_alone(model: Path) -> None
 
 def test_overrides_show_in_the_models_layer(model: Path) -> None:
     base = read(model, engine_args={"override_generation_config": {"top_k": 3}})
-    assert Decoding.of(settings(model), base.generation_config).model.defaults["top_k"] == 3
+    assert (
+        SamplingResolver.from_settings(settings(model), base.generation_config).model.defaults["top_k"] == 3
+    )
 
 
 def test_an_adapter_made_for_this_base_gives_no_warning() -> None:
@@ -128,7 +130,7 @@ def test_the_template_is_the_one_that_is_served(model: Path, tmp_path: Path) -> 
 )
 def test_settings_that_no_request_could_use_are_refused(model: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        Decoding.of(settings(model, **wrong), {})
+        SamplingResolver.from_settings(settings(model, **wrong), {})
 
 
 def test_a_quantized_base_counts_as_the_model_whose_adapters_it_serves(model: Path) -> None:

@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.models import Key, Role, Tenant, Version, VersionState
+from sampling.endpoints import Endpoint
+from sampling.layers import Resolved
 from server.fairness.policy import Policy
 from server.observability.metrics import SERIES, Series, family
-from server.observability.recorder import Metrics
+from server.observability.recorder import MetricsRecorder
 from server.request.context import Caller, RequestContext, Target
-from server.request.histogram import GAP_BOUNDS_S, TokenGapHistogram
+from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
 
 NOW = datetime.now(UTC)
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
@@ -26,7 +28,9 @@ KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
 def context(tenant: str, adapter: str, number: int = 1) -> RequestContext:
     version = Version(tenant, adapter, number, 7, VersionState.READY, "", NOW) if adapter else None
     caller = Caller(KEY, Tenant(tenant) if tenant else None)
-    made = RequestContext("r", caller, Target("m", version), Policy(), "s", None, True)
+    made = RequestContext(
+        "r", Endpoint.CHAT, caller, Target("m", version), Resolved({}, {}, ()), Policy(), "s"
+    )
     made.usage.prompt_tokens, made.usage.generated_tokens = 5, 2
     made.usage.finish_reasons.append("stop")
     made.usage.first_token_at = made.started_at + 0.02
@@ -34,8 +38,8 @@ def context(tenant: str, adapter: str, number: int = 1) -> RequestContext:
     return made
 
 
-def samples(metrics: Metrics) -> list[tuple[str, dict[str, str], float]]:
-    metrics.show()
+def samples(metrics: MetricsRecorder) -> list[tuple[str, dict[str, str], float]]:
+    metrics.update()
     text = metrics.exposition().decode()
     return [
         (sample.name, sample.labels, sample.value)
@@ -45,9 +49,9 @@ def samples(metrics: Metrics) -> list[tuple[str, dict[str, str], float]]:
 
 
 def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
-    metrics = Metrics(20, CollectorRegistry())
+    metrics = MetricsRecorder(20, CollectorRegistry())
     for number in range(10_000):
-        metrics.observe("chat", context(f"t{number % 300}", f"a{number}"), 200)
+        metrics.observe(context(f"t{number % 300}", f"a{number}"), 200)
         metrics.refuse(f"t{number}", "rpm")
     found = samples(metrics)
     per_series: dict[str, set[tuple[str, ...]]] = {}
@@ -68,9 +72,9 @@ def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
     ),
 )
 def test_nothing_is_lost_in_other(label_sets: int, requests: list[tuple[str, str, int]]) -> None:
-    metrics = Metrics(label_sets, CollectorRegistry())
+    metrics = MetricsRecorder(label_sets, CollectorRegistry())
     for tenant, adapter, status in requests:
-        metrics.observe("chat", context(tenant, adapter), status)
+        metrics.observe(context(tenant, adapter), status)
     sums: Counter[str] = Counter()
     for name, _, value in samples(metrics):
         sums[name] += value
@@ -82,7 +86,7 @@ def test_nothing_is_lost_in_other(label_sets: int, requests: list[tuple[str, str
 
 
 def test_reasons_are_bounded_too() -> None:
-    metrics = Metrics(5, CollectorRegistry())
+    metrics = MetricsRecorder(5, CollectorRegistry())
     for number in range(500):
         metrics.refuse("acme", f"reason-{number}")
     reasons = {
@@ -92,7 +96,7 @@ def test_reasons_are_bounded_too() -> None:
 
 
 def test_buckets_are_cumulative_and_end_in_the_count() -> None:
-    gaps = TokenGapHistogram(GAP_BOUNDS_S)
+    gaps = LatencyHistogram(GAP_BOUNDS_S)
     for value in (0.001, 0.0011, 0.004, 99.0):
         gaps.add(value, 2)
     buckets = dict(gaps.cumulative())

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import EngineGone
 from adapters.models import Tenant
-from server.config.settings import Settings
-from server.observability.recorder import Metrics
+from server.observability.recorder import MetricsRecorder
+from server.observability.scheduler_stats import SchedulerStats
 from server.observability.state_collector import StateCollector
 from tests.unit.adapters.residency.support import build, engine_adapter, run
 
@@ -21,16 +21,12 @@ TENANT_ROW = {
 }  # fmt: skip
 
 
-class Subject:
-    """A server whose parts are set by hand; the residency is a real one."""
+class Parts:
+    """The parts of a server, set by hand; the residency is a real one."""
 
     def __init__(self, residency: Any, *, label_sets: int = 100) -> None:
         self.residency = residency
-        self.settings = Settings(demo=True, metrics_label_sets=label_sets, max_loras=8)
-        self.supervisor = SimpleNamespace(restarts=3)
-        self.attempts = SimpleNamespace(total=9)
-        self.canaries = SimpleNamespace(rollbacks=4)
-        self.requests_in_flight, self.welcome = 6, True
+        self.label_sets = label_sets
         self.tenants = [Tenant("acme"), Tenant("idle", kv_guarantee=0.2, kv_limit=0.5)]
         self.registry = SimpleNamespace(
             tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
@@ -56,13 +52,27 @@ class Subject:
 
 
 class Scrape:
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._registry = CollectorRegistry()
-        self._metrics = Metrics(registry=self._registry)
-        self._census = StateCollector(subject, SimpleNamespace(damaged={1, 2, 3}))  # type: ignore[arg-type]
+        self._metrics = MetricsRecorder(registry=self._registry)
+        fakes: Any = {
+            "registry": parts.registry,
+            "store": SimpleNamespace(damaged={1, 2, 3}),
+            "readiness": SimpleNamespace(accepts_requests=True, engine_restarts=3),
+            "requests": SimpleNamespace(in_flight=6),
+            "throttle": SimpleNamespace(failures=9),
+            "canaries": SimpleNamespace(rollbacks=4),
+        }
+        self._state = StateCollector(
+            **fakes,
+            residency=parts.residency,
+            scheduler_stats=SchedulerStats(parts.scheduler_report),
+            max_loras=8,
+            label_sets=parts.label_sets,
+        )
 
     async def take(self) -> None:
-        self._metrics.show(await self._census.take())
+        self._metrics.update(await self._state.collect())
 
     def value(self, name: str, **labels: str) -> float | None:
         return self._registry.get_sample_value(f"loragate_{name}", labels)
@@ -71,7 +81,7 @@ class Scrape:
 def test_the_series_follow_the_residency() -> None:
     async def scenario() -> None:
         residency, loader = build(2)
-        scrape = Scrape(Subject(residency))
+        scrape = Scrape(Parts(residency))
         await residency.pin(engine_adapter(1))
         async with residency.hold(engine_adapter(2)):
             await scrape.take()
@@ -95,7 +105,7 @@ def test_the_series_follow_the_residency() -> None:
 
 def test_budgets_of_busy_and_of_idle_tenants() -> None:
     async def scenario() -> None:
-        scrape = Scrape(Subject(build(2)[0]))
+        scrape = Scrape(Parts(build(2)[0]))
         await scrape.take()
         acme = {"tenant": "acme"}
         assert scrape.value("kv_used_blocks", **acme) == 5 and scrape.value("kv_reserved_blocks", **acme) == 7
@@ -111,11 +121,11 @@ def test_budgets_of_busy_and_of_idle_tenants() -> None:
 
 def test_tenants_are_bounded_and_others_add_up() -> None:
     async def scenario() -> None:
-        subject = Subject(build(2)[0], label_sets=10)
-        subject.tenants = [Tenant(f"t{number}") for number in range(500)]
+        parts = Parts(build(2)[0], label_sets=10)
+        parts.tenants = [Tenant(f"t{number}") for number in range(500)]
         rows = {f"t{n}": TENANT_ROW | {"kv_block_seconds": float(n)} for n in range(500)}
-        subject.report = {**subject.report, "tenants": rows}  # type: ignore[dict-item]
-        scrape = Scrape(subject)
+        parts.report = {**parts.report, "tenants": rows}  # type: ignore[dict-item]
+        scrape = Scrape(parts)
         await scrape.take()
         assert scrape.value("kv_used_blocks", tenant="t499") == 5
         assert scrape.value("kv_used_blocks", tenant="t3") is None
@@ -128,9 +138,9 @@ def test_tenants_are_bounded_and_others_add_up() -> None:
 @pytest.mark.parametrize("gone", [None, EngineGone("dead")])
 def test_without_an_engine_the_rest_is_still_told(gone: Exception | None) -> None:
     async def scenario() -> None:
-        subject = Subject(build(2)[0])
-        subject.report = gone
-        scrape = Scrape(subject)
+        parts = Parts(build(2)[0])
+        parts.report = gone
+        scrape = Scrape(parts)
         await scrape.take()
         assert scrape.value("kv_used_blocks", tenant="acme") is None
         assert scrape.value("engine_restarts_total") == 3

@@ -5,19 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import Any
 
 from starlette.datastructures import Headers
 
 from server.observability.tracing import Tracing
+from server.request.access_log import AccessRecord
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def record(**known: Any) -> AccessRecord:
+    return AccessRecord("r", "POST", "/v1/completions", **known)
 
 
 def test_without_an_endpoint_headers_pass_and_nothing_is_made() -> None:
     headers = Headers({"traceparent": PARENT, "x": "y"})
     trace = Tracing().begin(headers, "/v1/chat/completions")
     assert trace.id is None and trace.headers is headers
-    trace.end({"status": 200}, None)
+    trace.end(record(status=200), None)
 
 
 def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
@@ -35,7 +41,7 @@ def test_a_collector_that_is_down_neither_fails_nor_holds_up_a_request() -> None
     below = trace.headers
     assert below["traceparent"].split("-")[1] == trace.id and below["traceparent"] != PARENT
     assert below["authorization"] == "Bearer k"
-    trace.end({"status": 503, "code": "draining", "tenant": "acme"}, None)
+    trace.end(record(status=503, code="draining", tenant="acme"), None)
     assert time.perf_counter() - began < 1.0
 
 
@@ -43,4 +49,4 @@ def test_a_caller_that_does_not_sample_is_not_traced() -> None:
     tracing = Tracing("http://127.0.0.1:9")
     trace = tracing.begin(Headers({"traceparent": PARENT[:-1] + "0"}), "/v1/completions")
     assert trace.headers["traceparent"].endswith("-00")
-    trace.end({"status": 200}, None)
+    trace.end(record(status=200), None)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from sampling.endpoints import Endpoint
+from sampling.layers import Resolved
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
@@ -71,10 +73,22 @@ def params(max_tokens: int = 8, n: int = 1, *, kind: str = "DELTA") -> Any:
     return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1}, output_kind=kind_of_output)
 
 
-def context(target: Target = BASE, policy: Policy | None = None, *, named: bool = True) -> RequestContext:
+def context(
+    target: Target = BASE, policy: Policy | None = None, *, named: bool = True, repetition: str = "off"
+) -> RequestContext:
     key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
-    held = ADAPTER if target.version else None
-    return RequestContext("r", Caller(key, Tenant("acme")), target, policy or Policy(), "salt", held, named)
+    caller = Caller(key, Tenant("acme"))
+    sampling = Resolved({}, {"max_tokens": "request"} if named else {}, (), repetition=repetition)
+    return RequestContext(
+        "r",
+        Endpoint.CHAT,
+        caller,
+        target,
+        sampling,
+        policy or Policy(),
+        "salt",
+        held=ADAPTER if target.version else None,
+    )
 
 
 @pytest.fixture
@@ -113,13 +127,13 @@ async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
 
 
 @pytest.mark.parametrize(
-    ("circle", "watched", "looped"), [(7, True, True), (7, False, False), (None, True, False)]
+    ("circle", "is_split", "looped"), [(7, True, True), (7, False, False), (None, True, False)]
 )
-async def test_the_circles_of_a_watched_version_are_noted(
-    gate: Gate, engine: FakeEngine, circle: int | None, watched: bool, looped: bool
+async def test_repetition_of_a_split_adapter_is_counted(
+    gate: Gate, engine: FakeEngine, circle: int | None, is_split: bool, looped: bool
 ) -> None:
     engine.tokens, engine.circle = 90, circle
-    at = context(replace(SUPPORT, watched=watched))
+    at = context(replace(SUPPORT, is_split=is_split))
     await read(gate, at, lora_request=SimpleNamespace(lora_name=ADAPTER.engine_name), params=params(90))
     assert at.usage.answers_looped == looped
     assert at.usage.generated_tokens == 90, "it is counted, not cut off"
@@ -266,7 +280,7 @@ async def test_steered_answers_are_counted_for_those_who_asked(
 
     gate.attach(engine, count_steered=count)
     engine.tokens, engine.circle = 8, 1
-    at = replace(context(), repetition=repetition)
+    at = context(repetition=repetition)
     await read(gate, at)
     assert at.usage.answers_steered == counted
     assert len(made) == counted, "who did not ask costs nothing"
@@ -307,11 +321,11 @@ async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, en
     at = context(policy=Policy(tpm=100))
     task = asyncio.create_task(read(gate, at, params=params(kind="FINAL_ONLY")))
     await asyncio.sleep(0.01)
-    at.usage.look()
+    at.usage.refresh()
     assert (at.usage.prompt_tokens, at.usage.generated_tokens) == (0, 0), "it waits for its first token"
     engine.tokens = 2
-    at.usage.look()
-    at.usage.look()
+    at.usage.refresh()
+    at.usage.refresh()
     assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 2)
     engine.tokens = 5
     if ended == "cancelled":

@@ -21,7 +21,7 @@ CHAT = [{"role": "user", "content": "Where is my order?"}, {"role": "assistant",
 
 
 class Heard:
-    """A book and a listener."""
+    """A store and a listener."""
 
     def __init__(self) -> None:
         self.kept: list[Feedback] = []
@@ -55,44 +55,44 @@ def answers() -> RecentAnswers:
 
 
 @pytest.fixture
-def desk(answers: RecentAnswers, heard: Heard) -> FeedbackService:
-    return FeedbackService(answers, heard, [heard], keeps_messages=True)
+def service(answers: RecentAnswers, heard: Heard) -> FeedbackService:
+    return FeedbackService(answers, heard.put, [heard.rated], keeps_messages=True)
 
 
-async def test_it_is_kept_with_adapter_and_version(desk: FeedbackService, heard: Heard) -> None:
-    said = await desk.take(caller("acme"), "chatcmpl-r1", Rating.DOWN, reason="wrong", comment="no")
+async def test_it_is_kept_with_adapter_and_version(service: FeedbackService, heard: Heard) -> None:
+    said = await service.submit(caller("acme"), "chatcmpl-r1", Rating.DOWN, reason="wrong", comment="no")
     assert (said.tenant, said.request_id, said.adapter, said.version) == ("acme", "r1", "support", 2)
     assert heard.kept == [said] and heard.ratings == [("acme", VERSION, Rating.DOWN)]
-    base = await desk.take(caller("acme"), "r3", Rating.UP)
+    base = await service.submit(caller("acme"), "r3", Rating.UP)
     assert (base.tenant, base.adapter, base.version) == ("acme", "", 0)
 
 
-async def test_an_operators_word_is_kept_with_the_tenant_that_answered(desk: FeedbackService) -> None:
-    assert (await desk.take(caller(None), "r2", Rating.UP)).tenant == "acme"
+async def test_an_operators_word_is_kept_with_the_tenant_that_answered(service: FeedbackService) -> None:
+    assert (await service.submit(caller(None), "r2", Rating.UP)).tenant == "acme"
 
 
 @pytest.mark.parametrize(("tenant", "request_id"), [("globex", "r1"), ("acme", "r2"), ("acme", "r9")])
 async def test_somebody_elses_request_is_as_one_that_is_not(
-    desk: FeedbackService, heard: Heard, tenant: str, request_id: str
+    service: FeedbackService, heard: Heard, tenant: str, request_id: str
 ) -> None:
     with pytest.raises(UnknownRequest) as refused:
-        await desk.take(caller(tenant), request_id, Rating.UP)
+        await service.submit(caller(tenant), request_id, Rating.UP)
     assert str(refused.value) == str(UnknownRequest(request_id)) and heard.kept == []
 
 
 async def test_chats_are_kept_only_where_the_operator_said_so(answers: RecentAnswers, heard: Heard) -> None:
-    desk = FeedbackService(answers, heard, [], keeps_messages=False)
+    service = FeedbackService(answers, heard.put, [], keeps_messages=False)
     with pytest.raises(InvalidRequest, match="--keep-feedback-messages") as refused:
-        await desk.take(caller("acme"), "r1", Rating.UP, messages=CHAT)
+        await service.submit(caller("acme"), "r1", Rating.UP, messages=CHAT)
     assert refused.value.code == "messages_not_kept" and heard.kept == []
-    assert not (await desk.take(caller("acme"), "r1", Rating.UP)).messages
+    assert not (await service.submit(caller("acme"), "r1", Rating.UP)).messages
 
 
 async def test_the_export_is_what_the_trainer_reads(
-    desk: FeedbackService, heard: Heard, tmp_path: Path
+    service: FeedbackService, heard: Heard, tmp_path: Path
 ) -> None:
-    await desk.take(caller("acme"), "r1", Rating.UP, messages=CHAT)
-    await desk.take(caller("acme"), "r3", Rating.UP)
+    await service.submit(caller("acme"), "r1", Rating.UP, messages=CHAT)
+    await service.submit(caller("acme"), "r3", Rating.UP)
     lines = list(training_lines(heard.kept))
     assert [json.loads(line)["messages"] for line in lines] == [CHAT]
     file = tmp_path / "chats.jsonl"

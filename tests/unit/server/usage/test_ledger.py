@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from adapters.errors import UnknownKey
 from adapters.models import BudgetPeriod, Tenant, Usage
+from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module
 from server.usage.ledger import COLUMNS, Ledger, period_start, summed
@@ -23,7 +24,7 @@ from server.usage.ledger import COLUMNS, Ledger, period_start, summed
 NOON = datetime(2026, 3, 17, 12, 30, tzinfo=UTC)
 
 
-class Table:
+class Store:
     """Keeps what it is given; refuses as often as it is told."""
 
     def __init__(self) -> None:
@@ -49,13 +50,15 @@ class Table:
 
 
 class Engine:
-    """The scheduler's count; `None` while it cannot be asked."""
+    """The scheduler's count; `None` while there is no engine."""
 
     def __init__(self) -> None:
         self.counts: dict[str, float] | None = {}
 
-    async def __call__(self) -> Mapping[str, float] | None:
-        return None if self.counts is None else dict(self.counts)
+    async def __call__(self) -> Report | None:
+        if self.counts is None:
+            return None
+        return {"tenants": {tenant: {"kv_block_seconds": count} for tenant, count in self.counts.items()}}
 
 
 class Clock:
@@ -72,16 +75,17 @@ def context(tenant: str = "acme", adapter: str = "support", version: int = 1, at
     return SimpleNamespace(caller=caller, target=target, usage=UsageCounters(), started_at=at)
 
 
-def make() -> tuple[Ledger, Table, Engine, Clock]:
-    table, engine, clock = Table(), Engine(), Clock()
-    return Ledger(table, engine, clock=clock, now=lambda: NOON), table, engine, clock
+def make() -> tuple[Ledger, Store, Engine, Clock]:
+    table, engine, clock = Store(), Engine(), Clock()
+    ledger = Ledger(table, SchedulerStats(engine), clock=clock, now=lambda: NOON)
+    return ledger, table, engine, clock
 
 
 def test_a_stream_is_written_while_it_runs() -> None:
     async def scenario() -> None:
         ledger, table, _, clock = make()
         running = context()
-        with ledger.watch(running):
+        with ledger.track(running):
             await ledger.flush()
             assert not table.written, "nothing has entered the engine"
             running.usage.prompt_tokens, running.usage.cached_tokens, running.usage.queue_s = 12, 4, 0.5
@@ -111,8 +115,8 @@ def test_an_answer_that_comes_whole_is_written_while_it_grows() -> None:
             whole.usage.prompt_tokens = 8
             whole.usage.generated_tokens += 1
 
-        whole.usage.unseen.append(grow)
-        with ledger.watch(streamed), ledger.watch(whole):
+        whole.usage.unstreamed.append(grow)
+        with ledger.track(streamed), ledger.track(whole):
             clock.now += 1
             engine.counts = {"acme": 17.0}
             await ledger.flush()
@@ -126,7 +130,7 @@ def test_an_answer_that_comes_whole_is_written_while_it_grows() -> None:
 def test_what_was_refused_at_the_door_is_no_usage() -> None:
     async def scenario() -> None:
         ledger, table, _, _ = make()
-        with pytest.raises(UnknownKey), ledger.watch(context()):
+        with pytest.raises(UnknownKey), ledger.track(context()):
             raise UnknownKey
         await ledger.flush()
         assert not table.written
@@ -140,7 +144,7 @@ def test_a_batch_that_cannot_be_written_is_kept(caplog: pytest.LogCaptureFixture
         table.refusals = 2
         for tokens in (5, 7, 11):
             one = context()
-            with ledger.watch(one):
+            with ledger.track(one):
                 one.usage.prompt_tokens = tokens
             await ledger.flush()
         assert table.total("prompt_tokens") == 23 and table.total("requests") == 3
@@ -165,7 +169,7 @@ def test_the_sum_is_what_the_meters_show_in_any_order(moves: list[tuple[int, str
             clock.now += 0.1
             if open_[which] is None:
                 running = context(*accounts[which], at=clock.now)
-                watching = ledger.watch(running)
+                watching = ledger.track(running)
                 watching.__enter__()
                 open_[which] = (running, watching)
             running, watching = open_[which]
@@ -198,7 +202,7 @@ def test_block_seconds_are_exact_per_tenant_and_divided_by_what_was_held() -> No
     async def scenario() -> None:
         ledger, table, engine, clock = make()
         one, two = context(version=1), context(version=2)
-        with ledger.watch(one), ledger.watch(two):
+        with ledger.track(one), ledger.track(two):
             one.usage.prompt_tokens, two.usage.prompt_tokens = 300, 100
             clock.now += 10
             engine.counts = {"acme": 40.0, "globex": 0.0, "": 7.0}  # a probe ran as nobody's
@@ -212,11 +216,11 @@ def test_block_seconds_are_exact_per_tenant_and_divided_by_what_was_held() -> No
         engine.counts = {"acme": 45.0}
         await ledger.flush()
         assert table.total("kv_block_seconds") == pytest.approx(45)
-        ledger.start_over()
-        with ledger.watch(context()) as _:
+        ledger._scheduler_stats.engine_started()
+        with ledger.track(context()) as _:
             pass
         again = context(version=2)
-        with ledger.watch(again):
+        with ledger.track(again):
             again.usage.prompt_tokens = 1
             clock.now += 1
         engine.counts = {"acme": 6.0}
@@ -232,19 +236,19 @@ def test_an_idle_engine_is_left_alone_and_a_slow_one_is_not_waited_for(
     async def scenario() -> None:
         asked = 0
 
-        async def never() -> Mapping[str, float] | None:
+        async def never() -> Report | None:
             nonlocal asked
             asked += 1
             await asyncio.sleep(3600)
             return None
 
         monkeypatch.setattr(ledger_module, "REPORT_TIMEOUT_S", 0.01)
-        table = Table()
-        ledger = Ledger(table, never)
+        table = Store()
+        ledger = Ledger(table, SchedulerStats(never))
         await ledger.flush()
         assert asked == 0
         one = context()
-        with ledger.watch(one):
+        with ledger.track(one):
             one.usage.prompt_tokens = 3
         await ledger.flush()
         assert asked == 1 and table.total("prompt_tokens") == 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from adapters.models import Version, VersionState
+from server.request.access_log import AccessRecord
 from server.usage import recent_requests as recent
 from server.usage.recent_requests import RecentAnswers, RecentFailures
 
@@ -37,8 +39,8 @@ def test_no_tenant_pushes_out_what_another_may_ask_for(monkeypatch: pytest.Monke
     assert sum(len(kept) for kept in answers._answers.values()) == answers._total <= 60
 
 
-def record(request_id: str, **more: object) -> dict[str, object]:
-    return {"request_id": request_id, "path": "/v1/chat/completions", "tenant": "acme"} | more
+def record(request_id: str, **more: Any) -> AccessRecord:
+    return AccessRecord(request_id, "POST", "/v1/chat/completions", **({"tenant": "acme"} | more))
 
 
 def test_failures_are_kept_without_texts_newest_first() -> None:

@@ -1,0 +1,120 @@
+"""The engine and the adapters in it: how it is started, and what is done each time one has started."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Executor
+
+from starlette.datastructures import Headers
+
+from adapters.lifecycle import Lifecycle
+from adapters.registry import Registry
+from adapters.residency import Residency
+from adapters.store.store import Store
+from server.admission import Admission, Capacity
+from server.app import demo_seed
+from server.config.logs import error_log
+from server.config.settings import Settings
+from server.engine.adapter_loader import CurrentEngine
+from server.engine.base_model import BaseModel
+from server.engine.handlers import Handlers
+from server.engine.runtime import Engine, start
+from server.engine.supervisor import State, Supervisor
+from server.errors import EngineUnavailable
+from server.observability.instrumented import InstrumentedLifecycle, InstrumentedLoader
+from server.observability.recorder import MetricsRecorder
+from server.observability.scheduler_stats import Report, SchedulerStats
+from server.planner.failure import MemoryWatch
+from server.request.context import Answer, RequestContext
+from server.request.gate import Gate
+
+logger = logging.getLogger("loragate")
+
+#: The capacity before the first engine has started.
+_NO_CAPACITY = Capacity(kv_blocks=1, block_size_tokens=1, max_num_seqs=1)
+
+
+class EngineLifecycle:
+    """Owns the engine's supervisor, and everything whose state belongs to one engine.
+
+    Args:
+        settings: what to serve.
+        registry, store: the adapters.
+        base: the base model's files.
+        metrics: observes loads and swaps.
+        runner: the one thread that starts engines (see `server.engine.process.parent_death`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: Store,
+        base: BaseModel,
+        metrics: MetricsRecorder,
+        runner: Executor,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._runner = runner
+        self._memory = MemoryWatch(settings, error_log(settings.home))
+        self.admission = Admission(_NO_CAPACITY)
+        self.gate = Gate(self.admission)
+        self.supervisor: Supervisor[Engine] = Supervisor(
+            self._start,
+            self.gate,
+            on_start=self._started,
+            backoff_s=settings.restart_backoff_s,
+            explain=self._memory.explain,
+        )
+        self.scheduler_stats = SchedulerStats(self._scheduler_report)
+        self.residency = Residency(
+            InstrumentedLoader(CurrentEngine(self.supervisor), metrics.load_s),
+            capacity=settings.adapters_held,
+            wait_s=settings.adapter_wait_s,
+        )
+        self.adapters: Lifecycle = InstrumentedLifecycle(
+            registry, store, self.residency, base.rules, swap_s=metrics.swap_s
+        )
+
+    def handlers(self) -> Handlers:
+        """The running engine's handlers. Raises: EngineUnavailable."""
+        engine = self.supervisor.engine
+        if engine is None:
+            raise EngineUnavailable
+        return engine.handlers
+
+    async def handle(self, context: RequestContext, headers: Headers) -> Answer:
+        """Serve one request; see `Handlers.handle`. Raises: LoragateError."""
+        return await self.handlers().handle(context, headers)
+
+    def max_model_len(self) -> int | None:
+        """The longest prompt plus answer, in tokens; without an engine the setting, which may be None."""
+        engine = self.supervisor.engine
+        return engine.max_model_len if engine else self._settings.max_model_len
+
+    async def _scheduler_report(self) -> Report | None:
+        engine = self.supervisor.engine
+        if engine is None or self.supervisor.state not in (State.READY, State.DRAINING):
+            return None
+        return await engine.scheduler_report()
+
+    async def _start(self) -> Engine:
+        self._memory.begin()
+        return await start(self._settings, self.gate, self._runner)
+
+    async def _started(self, engine: Engine) -> None:
+        """Before the first request: set the capacity, and bring the adapters back."""
+        self.scheduler_stats.engine_started()
+        self.admission.capacity = Capacity(
+            kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
+            block_size_tokens=engine.block_size_tokens,
+            max_num_seqs=self._settings.max_num_seqs,
+        )
+        if self.supervisor.restarts:
+            await self.residency.reset()
+        else:
+            for error in await self.adapters.restore_pins():
+                logger.error("A pinned adapter could not be loaded: %s", error)
+        if self._settings.demo:
+            await demo_seed.add_adapters(self._registry, self.adapters)
