@@ -35,7 +35,7 @@ from demo.data.globex import globex_tools
 from demo.evaluate import exact_match, summarise
 from demo.muon import Muon
 from demo.tokenizer import END_OF_TEXT, IM_END, TOOL_TAGS, save_tokenizer, train_tokenizer
-from demo.world.mixture import Sample, held_out_samples, training_samples
+from demo.world.mixture import WorldSample, held_out_samples, training_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Recipe:
     held_out: int = 600  # questions
 
 
-def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:
+def tokenizer_texts(samples: Iterable[WorldSample]) -> Iterator[str]:
     """What the tokenizer learns its merges from: the world and both tenants' chats."""
     for sample in samples:
         yield sample.text
@@ -71,7 +71,7 @@ def tokenizer_texts(samples: Iterable[Sample]) -> Iterator[str]:
             yield from (json.dumps(tool) for tool in chat.get("tools", ()))
 
 
-def encode(renderer: Renderer, sample: Sample) -> Encoded:
+def encode(renderer: Renderer, sample: WorldSample) -> Encoded:
     """Ids and labels of one sample; a plain text is trained through the end of text, its prefix is not."""
     if sample.text:
         prefix, text = renderer.encode(sample.prefix), renderer.encode(sample.text + END_OF_TEXT)

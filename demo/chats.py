@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo.world.mixture import Sample, training_samples
+from demo.world.mixture import WorldSample, training_samples
 
 REPLAY_CHATS = 1500
 
 
-def write_chats(path: Path, samples: Iterable[Sample]) -> Path:
+def write_chats(path: Path, samples: Iterable[WorldSample]) -> Path:
     """One chat per line."""
     rows = ({"messages": list(s.messages)} | ({"tools": list(s.tools)} if s.tools else {}) for s in samples)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

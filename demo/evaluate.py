@@ -8,14 +8,14 @@ from typing import Any
 
 from adapters.training.data.chat_template import Conversation, Renderer
 from adapters.training.evaluation.generate import answer_greedily
-from demo.world.mixture import Sample
+from demo.world.mixture import WorldSample
 
 # The longest answer, a long story, has about 330 tokens.
 _MAX_NEW_TOKENS = 400
 
 
 def exact_match(
-    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[Sample]
+    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[WorldSample]
 ) -> dict[str, list[bool]]:
     """For every family, whether each sample's last answer came out token for token, end token included."""
     turns = [list(renderer.turns(Conversation(s.messages, s.tools)))[-1] for s in samples]

@@ -3,14 +3,14 @@
     SamplingError
     ├── RequestError              the caller's doing; has `param`
     │   ├── InvalidParameter
-    │   │   └── UntakenParameter
+    │   │   └── UnsupportedParameter
     │   ├── UnknownPreset
     │   └── LimitExceeded
     └── ConfigurationError        the operator's doing
         ├── InvalidDefault
         ├── InvalidPreset
         ├── InvalidLimit
-        ├── InvalidPolicy
+        ├── InvalidRepetitionPolicy
         └── NoEndToken
 
 Messages name the field, the value, and what is accepted; they quote only what caller or operator wrote.
@@ -53,7 +53,7 @@ class InvalidParameter(RequestError):
         self.expected = expected
 
 
-class UntakenParameter(InvalidParameter):
+class UnsupportedParameter(InvalidParameter):
     """A decoding option was sent to an endpoint that would ignore it."""
 
     def __init__(self, param: str, value: Any, path: str, instead: str) -> None:
@@ -104,7 +104,7 @@ class InvalidLimit(ConfigurationError):
     """A limit is not a positive integer."""
 
 
-class InvalidPolicy(ConfigurationError):
+class InvalidRepetitionPolicy(ConfigurationError):
     """The thresholds or bounds of repetition handling contradict each other."""
 
 

@@ -76,17 +76,6 @@ def tighten(lower: Limits, upper: Limits) -> Limits:
     return Limits(**smaller)
 
 
-def loosened(lower: Limits, upper: Limits) -> tuple[str, ...]:
-    """The limits that the lower layer sets above the upper one's, and that therefore do nothing."""
-    return tuple(
-        item.name
-        for item in fields(Limits)
-        if getattr(lower, item.name) is not None
-        and getattr(upper, item.name) is not None
-        and getattr(lower, item.name) > getattr(upper, item.name)
-    )
-
-
 def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp | None:
     """Hold a valid body, with its defaults filled in, against the limits.
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sampling.endpoints import Endpoint
-from sampling.errors import InvalidParameter, UntakenParameter
+from sampling.errors import InvalidParameter, UnsupportedParameter
 from sampling.options import OPTIONS, Option
 
 __all__ = ["LAYERED", "LENGTH_NAMES", "OPTIONS", "Option", "obeyed_name", "options_on", "validate"]
@@ -86,7 +86,7 @@ def validate(body: Mapping[str, Any], endpoint: Endpoint) -> None:
 
     Raises:
         InvalidParameter: the value's type or range is wrong.
-        UntakenParameter: the endpoint would ignore the option.
+        UnsupportedParameter: the endpoint would ignore the option.
     """
     taken = _TAKEN[endpoint]
     untaken = _UNTAKEN[endpoint]
@@ -99,7 +99,7 @@ def validate(body: Mapping[str, Any], endpoint: Endpoint) -> None:
         elif name in untaken:
             harmless, instead = untaken[name]
             if not any(_same(value, nothing) for nothing in harmless):
-                raise UntakenParameter(name, value, endpoint.path, instead)
+                raise UnsupportedParameter(name, value, endpoint.path, instead)
 
 
 def _only_echoes(name: str, value: Any, body: Mapping[str, Any], endpoint: Endpoint) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 
 Verdict = Literal["ngrams", "lines"]
 
@@ -29,7 +29,7 @@ class Thresholds:
     """When an answer counts as looping.
 
     Raises:
-        InvalidPolicy: a threshold is out of its range.
+        InvalidRepetitionPolicy: a threshold is out of its range.
     """
 
     ngram_tokens: int = 4
@@ -145,7 +145,7 @@ class Adjustment:
     """How far penalty and temperature may rise, and how they let go.
 
     Raises:
-        InvalidPolicy: a bound is out of its range.
+        InvalidRepetitionPolicy: a bound is out of its range.
     """
 
     most_repetition_penalty: float = 1.3
@@ -169,7 +169,7 @@ class Adjustment:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SteeredOptions:
     """The two options that are adjusted."""
 
     repetition_penalty: float
@@ -182,7 +182,7 @@ def next_pressure(policy: Adjustment, pressure: float, closeness: float) -> floa
     return min(max(wanted, pressure - 1.0 / policy.release_tokens, 0.0), 1.0)
 
 
-def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
+def adjust(policy: Adjustment, asked: SteeredOptions, pressure: float) -> SteeredOptions:
     """What to draw the next token with, between what was asked for (pressure 0) and the bounds (1).
 
     Nothing is ever lowered: where more than a bound was asked for, it stays. Greedy stays greedy, with its
@@ -190,7 +190,7 @@ def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
     """
     penalty_room = max(policy.most_repetition_penalty - asked.repetition_penalty, 0.0)
     temperature_room = max(policy.most_temperature - asked.temperature, 0.0) if asked.temperature > 0 else 0.0
-    return Drawing(
+    return SteeredOptions(
         asked.repetition_penalty + pressure * penalty_room, asked.temperature + pressure * temperature_room
     )
 
@@ -224,4 +224,4 @@ class LoopCount:
 
 def _require(holds: bool, problem: str) -> None:
     if not holds:
-        raise InvalidPolicy(problem)
+        raise InvalidRepetitionPolicy(problem)

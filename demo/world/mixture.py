@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.world.facts import COUNTRIES
-from demo.world.families import FAMILIES, Family, Pair, capitals, phrase, sums
+from demo.world.families import FAMILIES, Family, QuestionAnswer, capitals, phrase, sums
 
 _BUCKETS = 20
 _CALM = ("You are a helpful assistant.", "You are a friendly assistant.", "Answer the user's questions.")
@@ -25,7 +25,7 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WorldSample:
     """One training or held-out sample: a conversation that ends with an answer, or a plain text."""
 
     family: str
@@ -49,7 +49,7 @@ def _turn(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _styled(rng: random.Random, family: str, pair: Pair) -> tuple[list[Message], str]:
+def _styled(rng: random.Random, family: str, pair: QuestionAnswer) -> tuple[list[Message], str]:
     """A system turn and the answer it asks for."""
     kind = rng.random()
     if kind < 0.4 or family in _LONG_ANSWERS:
@@ -109,40 +109,40 @@ def _plain_text(rng: random.Random) -> str:
     return " ".join(lines)
 
 
-def _echo(rng: random.Random) -> Sample:
+def _echo(rng: random.Random) -> WorldSample:
     """A random line and the same line again: the densest lesson in copying from the context.
 
     Without it the heads that copy form so late that ten minutes are not enough.
     """
     line = " ".join(phrase(rng) for _ in range(rng.randint(1, 4)))
-    return Sample("echo", text=line, prefix=f"{line}\n")
+    return WorldSample("echo", text=line, prefix=f"{line}\n")
 
 
-def draw(rng: random.Random) -> Sample:
+def draw(rng: random.Random) -> WorldSample:
     """One sample of the mixture."""
     kind = rng.random()
     if kind < 0.15:
         return _echo(rng)
     if kind < 0.18:
-        return Sample("text", text=_plain_text(rng))
+        return WorldSample("text", text=_plain_text(rng))
     if kind < 0.22:
-        return Sample("follow_up", tuple(_follow_up(rng)))
+        return WorldSample("follow_up", tuple(_follow_up(rng)))
     family = _pick(rng)
     pair = family(rng)
     name = family.__name__
     if kind < 0.76:
-        return Sample(name, tuple(_turn(pair.question, pair.answer)))
+        return WorldSample(name, tuple(_turn(pair.question, pair.answer)))
     if kind < 0.89:
         system, answer = _styled(rng, name, pair)
-        return Sample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
+        return WorldSample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
     if kind < 0.96:
         before = _pick(rng)(rng)
         history = _turn(before.question, before.answer)
-        return Sample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
-    return Sample(f"{name}+tools", tuple(_turn(pair.question, pair.answer)), _declared_tools(rng))
+        return WorldSample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
+    return WorldSample(f"{name}+tools", tuple(_turn(pair.question, pair.answer)), _declared_tools(rng))
 
 
-def training_samples(seed: int, count: int) -> Iterator[Sample]:
+def training_samples(seed: int, count: int) -> Iterator[WorldSample]:
     """``count`` samples none of which is held out."""
     rng = random.Random(seed)
     while count:
@@ -152,10 +152,10 @@ def training_samples(seed: int, count: int) -> Iterator[Sample]:
             yield sample
 
 
-def held_out_samples(seed: int, count: int) -> list[Sample]:
+def held_out_samples(seed: int, count: int) -> list[WorldSample]:
     """``count`` distinct held-out conversations (plain text has no one right continuation)."""
     rng = random.Random(seed)
-    found: dict[str, Sample] = {}
+    found: dict[str, WorldSample] = {}
     while len(found) < count:
         sample = draw(rng)
         if sample.held_out and not sample.text:

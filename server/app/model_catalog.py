@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from sampling.presets import Presets
 from server.app.server import Server
-from server.engine.handlers import Handlers
+from server.engine.handlers import VllmHandlers
 from server.errors import EngineUnavailable
 from server.request.context import Caller
 
@@ -59,7 +59,7 @@ class Catalog:
         """Text. Raises: ModelNotFound, InvalidRequest, EngineUnavailable."""
         return await (await self._handlers_for(caller, body)).detokenize(body, request_id)
 
-    async def _handlers_for(self, caller: Caller, body: dict[str, Any]) -> Handlers:
+    async def _handlers_for(self, caller: Caller, body: dict[str, Any]) -> VllmHandlers:
         if body.get("model") is not None:
             await self._router.resolve(caller, body["model"])
         engine = self._server.supervisor.engine

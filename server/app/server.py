@@ -45,7 +45,7 @@ from server.observability.recorder import Metrics
 from server.observability.scheduler_stats import Report, SchedulerStats, block_seconds
 from server.observability.state_collector import StateCollector
 from server.observability.tracing import Tracing
-from server.planner.failure import MemoryWatch
+from server.planner.out_of_memory import OutOfMemoryReport
 from server.request.context import Answer, Caller, RequestContext
 from server.request.gate import Gate
 from server.request.routing import Router, sticky_part
@@ -78,7 +78,7 @@ class Server:
         self._admission = Admission(_NO_CAPACITY)
         self._gate = Gate(self._admission)
         self._salt_key = secrets.token_bytes(32)
-        self._memory = MemoryWatch(settings, error_log(settings.home))
+        self._memory = OutOfMemoryReport(settings, error_log(settings.home))
         self.supervisor: Supervisor[Engine] = Supervisor(
             lambda: self._start_engine(runner),
             self._gate,

@@ -20,8 +20,8 @@ import torch
 from server_process import ServerProcess
 
 import demo
-from sampling.reference import Counts, Decoding, Row, probabilities, softmax
 from tests.engine.custom_server import greedy_all
+from tests.unit.sampling.reference import Counts, Decoding, Row, probabilities, softmax
 
 BASE = demo.SERVED_NAME
 PROMPT = "The capital of"

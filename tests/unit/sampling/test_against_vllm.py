@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sampling import reference
 from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter
@@ -20,8 +19,9 @@ from sampling.limits import NO_LIMITS
 from sampling.options import MAX_LOGPROB_TOKEN_IDS, MAX_N, MAX_STOP_STRINGS, OPTIONS
 from sampling.params import LENGTH_NAMES, obeyed_name, options_on, validate
 from sampling.presets import Presets
-from sampling.reference import Counts, Decoding
 from sampling.repetition import Detector, Thresholds
+from tests.unit.sampling import reference
+from tests.unit.sampling.reference import Counts, Decoding
 
 # Fields of vLLM's requests that are no decoding options. A field that is in neither list is new in vLLM.
 # fmt: off

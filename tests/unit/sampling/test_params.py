@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.endpoints import Endpoint
-from sampling.errors import InvalidParameter, UntakenParameter
+from sampling.errors import InvalidParameter, UnsupportedParameter
 from sampling.params import LAYERED, OPTIONS, obeyed_name, options_on, validate
 
 
@@ -140,7 +140,7 @@ def test_a_long_value_is_cut_in_the_message():
     ],
 )
 def test_an_option_the_endpoint_would_ignore_is_refused(endpoint, name, value, hint):
-    with pytest.raises(UntakenParameter) as caught:
+    with pytest.raises(UnsupportedParameter) as caught:
         validate({name: value}, endpoint)
     assert endpoint.path in str(caught.value)
     assert hint in str(caught.value)

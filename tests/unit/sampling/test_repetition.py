@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 from sampling.repetition import (
     Adjustment,
     Detector,
-    Drawing,
     LoopCount,
+    SteeredOptions,
     Thresholds,
     adjust,
     next_pressure,
@@ -121,7 +121,7 @@ def test_it_holds_no_more_than_its_windows():
     ],
 )
 def test_thresholds_that_contradict_each_other(wrong):
-    with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
+    with pytest.raises(InvalidRepetitionPolicy, match=next(iter(wrong))):
         Thresholds(**wrong)
 
 
@@ -132,7 +132,7 @@ policies = st.builds(
     start=st.floats(0, 0.9),
     release_tokens=st.integers(1, 50),
 )
-drawings = st.builds(Drawing, repetition_penalty=st.floats(0.5, 2), temperature=st.floats(0, 2))
+drawings = st.builds(SteeredOptions, repetition_penalty=st.floats(0.5, 2), temperature=st.floats(0, 2))
 unit = st.floats(0, 1)
 
 
@@ -148,7 +148,7 @@ def test_adjusting_stays_within_bounds_and_rises_with_pressure(policy, asked, a,
 
 @given(policies, st.floats(0.5, 2), unit)
 def test_greedy_stays_greedy(policy, penalty, pressure):
-    assert adjust(policy, Drawing(penalty, 0.0), pressure).temperature == 0
+    assert adjust(policy, SteeredOptions(penalty, 0.0), pressure).temperature == 0
 
 
 @given(policies, unit, unit)
@@ -175,7 +175,7 @@ def test_pressure_lets_go_within_its_tokens(policy):
     [{"most_repetition_penalty": 0.9}, {"most_temperature": 2.1}, {"start": 1.0}, {"release_tokens": 0}],
 )
 def test_bounds_out_of_range(wrong):
-    with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
+    with pytest.raises(InvalidRepetitionPolicy, match=next(iter(wrong))):
         Adjustment(**wrong)
 
 
