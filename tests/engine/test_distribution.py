@@ -1,4 +1,4 @@
-"""The engine draws from the distribution that `sampling/reference.py` defines, and is greedy as transformers is.
+"""The engine samples from the distribution of `tests/unit/sampling/reference.py`, and is greedy as transformers is.
 
 The logits are those of transformers on the same weights in float32, which `test_logits_are_the_engines` holds
 against what the engine tells. One prompt, one token, `n` samples: they are cheap.

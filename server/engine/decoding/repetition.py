@@ -25,7 +25,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
-from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_pressure
+from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_strength
 from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
 
 #: The key of the operator's figures in `additional_config["loragate"]`.
@@ -111,7 +111,7 @@ class _Steered:
         self._detector = Detector(policy.thresholds, newlines)
         self._output_ids = output_ids
         self._read = 0
-        self._pressure = 0.0
+        self._strength = 0.0
 
     def steer(self, row: torch.Tensor) -> None:
         """Change one row of logits [V] in place, before vLLM applies the requested options.
@@ -120,9 +120,9 @@ class _Steered:
         adjusted to the requested values. The raised penalty affects only tokens of the answer.
         """
         self._read_new_tokens()
-        if self._pressure == 0.0:
+        if self._strength == 0.0:
             return
-        now = adjust(self._policy, self._requested, self._pressure)
+        now = adjust(self._policy, self._requested, self._strength)
         factor = now.repetition_penalty / self._requested.repetition_penalty
         seen = torch.tensor(sorted(set(self._output_ids[: self._read])), device=row.device)
         scores = row[seen]
@@ -136,7 +136,7 @@ class _Steered:
                 return
             self._detector.push(token_id)
             self._read += 1
-            self._pressure = next_pressure(self._policy, self._pressure, self._detector.closeness)
+            self._strength = next_strength(self._policy, self._strength, self._detector.closeness)
 
 
 class SteeringProcessor(LogitsProcessor):

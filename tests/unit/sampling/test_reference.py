@@ -1,4 +1,4 @@
-"""The definitions of decoding, against worked examples by hand and against their own laws.
+"""Checks the reference of decoding with worked examples and with its own laws.
 
 Each example's figures are worked out in the comment beside it. No example disagrees with its definition. The
 nucleus example is a tie, as 0.40 + 0.25 + 0.15 + 0.10 is p itself: the definition's ≥ decides it.
