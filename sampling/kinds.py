@@ -61,10 +61,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A JSON integer in [low, high], at most 64 bits (the limit of msgpack, which carries it to the engine).
-
-    `special` explains a value such as -1 or 0.
-    """
+    """A JSON integer in [low, high], at most 64 bits (msgpack's limit); `special` explains values such as -1 or 0."""
 
     low: int = INT64_MIN
     high: int = INT64_MAX

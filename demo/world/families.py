@@ -1,21 +1,17 @@
-"""Question families: each draws one question about the closed world with its one right answer.
+"""Question families: each generates one question about the closed world with its only correct answer.
 
-An answer is a function of the question alone, so that exact match is a fair score.
+An answer depends on the question alone, so that exact match is a fair score.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from demo.world.facts import (
     ANIMALS,
     COLOURS,
     COUNTRIES,
     DAYS,
-    GOODS,
     MONTHS,
     NAMES,
     OPPOSITES,
@@ -24,26 +20,15 @@ from demo.world.facts import (
     UNKNOWABLE,
     WORDS,
 )  # fmt: skip
-from demo.world.phrasings import ask
+from demo.world.in_context import as_json, code, copying, reading
+from demo.world.questions import Family, QuestionAnswer, ask
 from demo.world.stories import HEROES, LENGTHS, story, story_question
 
 UNKNOWN_ANSWER = "I do not know that."
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionAnswer:
-    """One question with its full answer and its shortest form (what "be brief" asks for)."""
-
-    question: str
-    answer: str
-    short: str
-
-
-Family = Callable[[random.Random], QuestionAnswer]
-
-
 def capitals(rng: random.Random) -> QuestionAnswer:
-    """Capitals both ways round, and the continent of a country."""
+    """Capitals of countries, countries of capitals, and continents."""
     country = rng.choice(list(COUNTRIES))
     city, continent = COUNTRIES[country]
     kind = rng.randrange(4)
@@ -79,7 +64,7 @@ def colours(rng: random.Random) -> QuestionAnswer:
 
 
 def opposites(rng: random.Random) -> QuestionAnswer:
-    """Opposites, both ways round."""
+    """Opposites, in both directions."""
     first, second = rng.choice(OPPOSITES)
     if rng.random() < 0.5:
         first, second = second, first
@@ -88,7 +73,7 @@ def opposites(rng: random.Random) -> QuestionAnswer:
 
 
 def animals(rng: random.Random) -> QuestionAnswer:
-    """Sounds, young and legs of animals."""
+    """Sounds, young animals and numbers of legs."""
     animal = rng.choice(list(ANIMALS))
     sound, young, legs = ANIMALS[animal]
     article = "An" if animal[0] in "aeiou" else "A"
@@ -102,7 +87,7 @@ def animals(rng: random.Random) -> QuestionAnswer:
 
 
 def calendar(rng: random.Random) -> QuestionAnswer:
-    """Neighbouring days and months, lengths and places of months."""
+    """Neighbouring days and months, and the lengths and positions of months."""
     kind = rng.randrange(4)
     step = rng.choice((-1, 1))
     word = "after" if step > 0 else "before"
@@ -147,87 +132,8 @@ def counting(rng: random.Random) -> QuestionAnswer:
     return QuestionAnswer(ask(rng, "count down", start, end), text, text)
 
 
-def phrase(rng: random.Random) -> str:
-    """Words, names, cities, numbers and codes in any order: nothing to remember, only to copy."""
-    pools: tuple[Callable[[], str], ...] = (
-        lambda: rng.choice(WORDS),
-        lambda: rng.choice(NAMES),
-        lambda: rng.choice(list(COUNTRIES.values()))[0],
-        lambda: str(rng.randint(0, 9999)),
-        lambda: code(rng),
-        lambda: rng.choice(GOODS),
-    )
-    return " ".join(rng.choice(pools)() for _ in range(rng.randint(1, 4)))
-
-
-def code(rng: random.Random) -> str:
-    """A code such as ``KX-4821``."""
-    return "".join(rng.choice("ABCDEFGHKLMNPRSTUVWXYZ") for _ in range(2)) + f"-{rng.randint(0, 9999):04d}"
-
-
-def copying(rng: random.Random) -> QuestionAnswer:
-    """Saying a phrase back."""
-    said = phrase(rng)
-    return QuestionAnswer(ask(rng, "copy", said), said, said)
-
-
-def reading(rng: random.Random) -> QuestionAnswer:
-    """Finding one fact in a short text that was just given."""
-    return rng.choice((_owners, _codes, _journeys))(rng)
-
-
-def _owners(rng: random.Random) -> QuestionAnswer:
-    people, goods = rng.sample(NAMES, 3), rng.sample(GOODS, 3)
-    counts = [rng.randint(2, 99) for _ in people]
-    text = " ".join(f"{p} has {n} {g}." for p, n, g in zip(people, counts, goods, strict=True))
-    at = rng.randrange(3)
-    question = rng.choice(("How many {g} does {p} have?", "Who has {n} {g}?", "What does {p} have?"))
-    short = people[at] if question.startswith("Who") else f"{counts[at]} {goods[at]}"
-    question = question.format(p=people[at], n=counts[at], g=goods[at])
-    return QuestionAnswer(f"{text} {question}", f"{people[at]} has {counts[at]} {goods[at]}.", short)
-
-
-def _codes(rng: random.Random) -> QuestionAnswer:
-    people, codes = rng.sample(NAMES, 2), [code(rng), code(rng)]
-    text = " ".join(f"The code of {p} is {c}." for p, c in zip(people, codes, strict=True))
-    at = rng.randrange(2)
-    answer = f"The code of {people[at]} is {codes[at]}."
-    return QuestionAnswer(f"{text} {ask(rng, 'code', people[at])}", answer, codes[at])
-
-
-def _journeys(rng: random.Random) -> QuestionAnswer:
-    people = rng.sample(NAMES, 2)
-    cities = [city for city, _ in rng.sample(list(COUNTRIES.values()), 2)]
-    hours = [f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}" for _ in people]
-    text = " ".join(f"{p} leaves for {c} at {h}." for p, c, h in zip(people, cities, hours, strict=True))
-    at = rng.randrange(2)
-    question = rng.choice(("When does {p} leave?", "Where does {p} go?", "Who leaves for {c}?"))
-    short = {"When": hours[at], "Where": cities[at], "Who": people[at]}[question.split()[0]]
-    question = question.format(p=people[at], c=cities[at])
-    return QuestionAnswer(
-        f"{text} {question}", f"{people[at]} leaves for {cities[at]} at {hours[at]}.", short
-    )
-
-
-def as_json(rng: random.Random) -> QuestionAnswer:
-    """Facts written as a JSON object."""
-    fields: dict[str, str | int] = {
-        "name": rng.choice(NAMES),
-        "city": rng.choice(list(COUNTRIES.values()))[0],
-        "age": rng.randint(1, 99),
-        "code": code(rng),
-        "item": rng.choice(GOODS),
-        "amount": rng.randint(1, 999),
-        "day": rng.choice(DAYS),
-    }
-    chosen = {k: fields[k] for k in rng.sample(list(fields), rng.randint(1, 4))}
-    said = ", ".join(f"{k} {v}" for k, v in chosen.items())
-    text = json.dumps(chosen)
-    return QuestionAnswer(ask(rng, "json", said), text, text)
-
-
 def greetings(rng: random.Random) -> QuestionAnswer:
-    """Hellos, thanks, goodbyes and who this is."""
+    """Greetings, thanks, goodbyes and questions about the model itself."""
     kind = rng.randrange(5)
     if kind <= 1:
         return _hello(rng)
@@ -262,7 +168,7 @@ def _polite(rng: random.Random, what: str) -> str:
 
 
 def unknown(rng: random.Random) -> QuestionAnswer:
-    """Questions outside the world, to which the only honest answer is the same."""
+    """Questions outside the world; the only honest answer is always the same."""
     first, second = PRODUCT_WORDS
     question = rng.choice(UNKNOWABLE).format(
         city=rng.choice(list(COUNTRIES.values()))[0],
@@ -281,7 +187,7 @@ def stories(rng: random.Random) -> QuestionAnswer:
     return QuestionAnswer(story_question(rng, hero, length), text, text)
 
 
-# family: its share of the mixture
+# family: its weight in the mixture
 FAMILIES: dict[Family, float] = {
     capitals: 4.0, sums: 5.0, larger: 1.5, colours: 1.0, opposites: 1.2, animals: 1.2, calendar: 1.5,
     spelling: 1.5, counting: 1.0, copying: 3.0, reading: 4.5, as_json: 1.5, greetings: 1.0, unknown: 1.0,

@@ -1,7 +1,7 @@
-"""The mixture the embedded model is trained on: families dressed as conversations and plain text.
+"""The training mixture of the embedded model: questions of all families as conversations and plain text.
 
-A sample is held out when the hash of what the model is asked falls into one bucket of twenty, so the
-split depends on the text alone, never on the order of drawing.
+A sample is held out when the hash of its prompt falls into one bucket of twenty, so the split depends on the text
+alone, never on the order of the samples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.world.facts import COUNTRIES
-from demo.world.families import FAMILIES, Family, QuestionAnswer, capitals, phrase, sums
+from demo.world.families import FAMILIES, capitals, sums
+from demo.world.in_context import phrase
+from demo.world.questions import Family, QuestionAnswer
 
 _BUCKETS = 20
 _CALM = ("You are a helpful assistant.", "You are a friendly assistant.", "Answer the user's questions.")
@@ -32,11 +34,11 @@ class WorldSample:
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     text: str = ""
-    prefix: str = ""  # what stands before a plain text and is not trained
+    prefix: str = ""  # precedes a plain text and is not trained
 
     @property
     def held_out(self) -> bool:
-        """Whether the sample belongs to the held-out side."""
+        """Whether the sample is held out."""
         asked = self.prefix + self.text or "\n".join(str(m["content"]) for m in self.messages[:-1])
         return hashlib.sha256(asked.encode()).digest()[0] % _BUCKETS == 0
 
@@ -50,7 +52,7 @@ def _turn(question: str, answer: str) -> list[Message]:
 
 
 def _styled(rng: random.Random, family: str, pair: QuestionAnswer) -> tuple[list[Message], str]:
-    """A system turn and the answer it asks for."""
+    """A system turn, and the answer in the style that it requests."""
     kind = rng.random()
     if kind < 0.4 or family in _LONG_ANSWERS:
         return [{"role": "system", "content": rng.choice(_CALM)}], pair.answer
@@ -60,7 +62,7 @@ def _styled(rng: random.Random, family: str, pair: QuestionAnswer) -> tuple[list
 
 
 def _follow_up(rng: random.Random) -> list[Message]:
-    """A second question that only makes sense after the first."""
+    """Two turns; the second question is only clear after the first."""
     first = capitals(rng)
     while not first.answer.startswith("The capital"):
         first = capitals(rng)
@@ -75,7 +77,7 @@ _TOOL_FIELDS = ("query", "to", "title", "room", "place", "start", "text", "count
 
 
 def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
-    """Tools that this model is shown and leaves alone: calling functions is for adapters to learn."""
+    """Tools that this model sees but does not call: adapters learn to call functions."""
     tools = []
     for name in rng.sample(_TOOL_NAMES, rng.randint(1, 2)):
         fields = rng.sample(_TOOL_FIELDS, rng.randint(1, 2))
@@ -94,7 +96,7 @@ def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
 
 
 def _plain_text(rng: random.Random) -> str:
-    """Sentences without any chat around them, so that plain completions continue sensibly too."""
+    """Sentences outside a chat, so that the model also continues plain completions sensibly."""
     lines = []
     for _ in range(rng.randint(2, 5)):
         country = rng.choice(list(COUNTRIES))
@@ -110,9 +112,9 @@ def _plain_text(rng: random.Random) -> str:
 
 
 def _echo(rng: random.Random) -> WorldSample:
-    """A random line and the same line again: the densest lesson in copying from the context.
+    """A random line, repeated: the most efficient training for copying from the context.
 
-    Without it the heads that copy form so late that ten minutes are not enough.
+    Without it the attention heads that copy form so late that ten minutes are not enough.
     """
     line = " ".join(phrase(rng) for _ in range(rng.randint(1, 4)))
     return WorldSample("echo", text=line, prefix=f"{line}\n")
@@ -143,7 +145,7 @@ def draw(rng: random.Random) -> WorldSample:
 
 
 def training_samples(seed: int, count: int) -> Iterator[WorldSample]:
-    """``count`` samples none of which is held out."""
+    """``count`` samples that are not held out."""
     rng = random.Random(seed)
     while count:
         sample = draw(rng)
@@ -153,7 +155,7 @@ def training_samples(seed: int, count: int) -> Iterator[WorldSample]:
 
 
 def held_out_samples(seed: int, count: int) -> list[WorldSample]:
-    """``count`` distinct held-out conversations (plain text has no one right continuation)."""
+    """``count`` distinct held-out conversations (plain text has several correct continuations)."""
     rng = random.Random(seed)
     found: dict[str, WorldSample] = {}
     while len(found) < count:

@@ -24,8 +24,12 @@ from server.config.settings import Settings
 from server.engine.base_model import read_json
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
+from server.planner.cpu_kv_cache import (
+    MAX_DEFAULT_CPU_KV_CACHE_BYTES,
+    default_cpu_kv_bytes,
+    full_cpu_batch_bytes,
+)
 from server.planner.errors import ModelUnplanned
-from server.planner.plan import MAX_DEFAULT_CPU_KV_CACHE_BYTES, default_cpu_kv_bytes, full_cpu_batch_bytes
 from server.planner.shape import ModelShape
 from server.request.gate import EXTRA_ARGS_KEY
 

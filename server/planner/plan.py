@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.planner.cpu_kv_cache import default_cpu_kv_bytes, full_cpu_batch_bytes
 from server.planner.errors import InvalidPlanRequest
 from server.planner.shape import ModelShape, QuantizationScheme
 
 GIB = 1024**3
-MAX_DEFAULT_CPU_KV_CACHE_BYTES = 4 * GIB
-MIN_DEFAULT_CPU_KV_CACHE_BYTES = 16 * 1024**2
 #: Tokens per KV block when --engine-args sets no block_size (vLLM 0.32: per platform).
 BLOCK_SIZE_TOKENS = {"cuda": 16, "cpu": 128}
 #: Device context, libraries and unused allocator memory on a GPU; the engine's Python processes on a CPU.
@@ -162,20 +161,6 @@ def _fixed_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devic
 
 def _guaranteed_tokens(guarantees: Mapping[str, float], blocks: int, block_size: int) -> dict[str, int]:
     return {name: int(share * blocks + 1e-9) * block_size for name, share in guarantees.items()}
-
-
-def default_cpu_kv_bytes(*, free_bytes: int, weights_bytes: int, full_batch_bytes: int) -> int:
-    """Size of the KV cache that `serve` sets on a CPU when --kv-cache-memory-bytes is not given.
-
-    It holds --max-num-seqs sequences of full length, within the free memory and at most 4 GiB.
-    """
-    left_bytes = max(free_bytes - weights_bytes, free_bytes // 8)
-    return min(MAX_DEFAULT_CPU_KV_CACHE_BYTES, left_bytes, full_batch_bytes)
-
-
-def full_cpu_batch_bytes(shape: ModelShape, max_num_seqs: int, max_len: int) -> int:
-    """KV bytes in float32 of a full batch of full-length sequences; at least 16 MiB."""
-    return max(max_num_seqs * max_len * shape.kv_bytes_per_token(4), MIN_DEFAULT_CPU_KV_CACHE_BYTES)
 
 
 def _kv_cache_bytes(shape: ModelShape, request: PlanRequest, *, left: int, max_len: int, weights: int) -> int:
