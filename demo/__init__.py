@@ -1,6 +1,6 @@
-"""The embedded default: a small Qwen2 model made from generated text, and two tenants' adapters on it.
+"""The embedded demo: a small Qwen2 model trained on generated text, and two tenants' adapters for it.
 
-Importing this package is free: it only says where things lie.
+Importing this package is cheap: it only defines paths and names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SERVED_NAME = "loragate-demo"
 
 @dataclass(frozen=True, slots=True)
 class DemoAdapter:
-    """An adapter that comes with the product: whose it is, where it lies, what it was trained on."""
+    """An adapter of the demo: its tenant, its folder and its training data."""
 
     tenant: str
     name: str
@@ -26,7 +26,7 @@ class DemoAdapter:
 
     @property
     def public_name(self) -> str:
-        """The model name a client sends."""
+        """The model name that a client sends."""
         return f"{self.tenant}-{self.name}"
 
 

@@ -15,13 +15,13 @@ from demo.tokenizer import END_OF_TEXT, IM_END
 
 MAX_LENGTH_TOKENS = 4096
 
-# How far back the first layer's heads look at the start, and how sharply.
+# The distances that the first layer's heads attend to at the start, and the strength of that attention.
 _DISTANCES = (1, 2, 0, 3)
 _LOOK_STRENGTH = 3.0
 
 
 def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) -> Qwen2Config:
-    """GQA, SwiGLU, tied embeddings; heads of 64, which vLLM's CPU attention serves."""
+    """GQA, SwiGLU, tied embeddings; head size 64, which vLLM's CPU attention supports."""
     heads = hidden // 64
     return Qwen2Config(
         vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
@@ -41,12 +41,12 @@ def model_config(tokenizer: Tokenizer, *, layers: int = 4, hidden: int = 256) ->
 
 
 def look_back(model: Qwen2ForCausalLM) -> None:
-    """Start the first layer's heads as looks at the token itself and at the ones just before it.
+    """Initialise the first layer's heads to attend to the token itself and to the tokens just before it.
 
-    Copying from the context needs, before anything else, that a token knows its predecessor; from a random
-    start that alone takes longer than the whole build. Under RoPE constant query and key vectors score a
-    distance only, so Qwen2's query and key biases can say "one back": the key bias is a constant in the fast
-    frequencies, the query bias the same turned by the wanted distance.
+    Copying from the context first requires that a token attends to its predecessor; from a random start, learning
+    that alone takes longer than the whole build. With RoPE, constant query and key vectors produce scores that
+    depend only on the distance. So Qwen2's query and key biases can select "one token back": the key bias is a
+    constant in the high frequencies, the query bias is the same vector rotated by the wanted distance.
     """
     config, attention = model.config, model.model.layers[0].self_attn
     size = config.hidden_size // config.num_attention_heads
@@ -65,7 +65,7 @@ def look_back(model: Qwen2ForCausalLM) -> None:
 def save_model(model: Qwen2ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     """Round ``model`` to bfloat16 *in place* and write it, with its generation defaults, into ``out``.
 
-    Rounding in place makes what is measured afterwards the same as what was stored.
+    Because of the rounding in place, later scores are those of the stored model.
     """
     with torch.no_grad():
         for parameter in model.parameters():

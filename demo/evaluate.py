@@ -1,4 +1,4 @@
-"""How well the embedded model knows its world: exact match of greedy answers on held-out questions."""
+"""Scores the embedded model: exact match of greedy answers to held-out questions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from adapters.training.data.chat_template import Conversation, Renderer
 from adapters.training.evaluation.generate import answer_greedily
-from demo.world.mixture import Sample
+from demo.world.mixture import WorldSample
 
 # The longest answer, a long story, has about 330 tokens.
 _MAX_NEW_TOKENS = 400
 
 
 def exact_match(
-    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[Sample]
+    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[WorldSample]
 ) -> dict[str, list[bool]]:
-    """For every family, whether each sample's last answer came out token for token, end token included."""
+    """Per family, whether each sample's last answer matches token by token, including the end token."""
     turns = [list(renderer.turns(Conversation(s.messages, s.tools)))[-1] for s in samples]
     answers = answer_greedily(
         model,
@@ -33,13 +33,13 @@ def exact_match(
 
 
 def summarise(hits: dict[str, list[bool]]) -> dict[str, Any]:
-    """Overall score, and score and count per family, dressings (``+system`` ...) put to their family."""
+    """Overall score, and score and count per family (all variants together) and per variant (``+system`` ...)."""
     by_family: dict[str, list[bool]] = defaultdict(list)
-    by_dressing: dict[str, list[bool]] = defaultdict(list)
+    by_variant: dict[str, list[bool]] = defaultdict(list)
     for name, values in hits.items():
-        family, _, dressing = name.partition("+")
+        family, _, variant = name.partition("+")
         by_family[family] += values
-        by_dressing[dressing or "plain"] += values
+        by_variant[variant or "plain"] += values
     everything = [hit for values in hits.values() for hit in values]
 
     def scores(groups: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
@@ -51,5 +51,5 @@ def summarise(hits: dict[str, list[bool]]) -> dict[str, Any]:
         "exact_match": round(sum(everything) / len(everything), 4),
         "count": len(everything),
         "families": scores(by_family),
-        "dressings": scores(by_dressing),
+        "dressings": scores(by_variant),
     }

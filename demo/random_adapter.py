@@ -1,4 +1,4 @@
-"""Any number of distinct, valid adapters for the embedded model, without training and without torch."""
+"""Generates distinct, valid adapters for the embedded model, without training and without torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def write_random_adapter(
 ) -> Path:
     """Write a PEFT LoRA adapter with random weights into the folder ``path`` and return ``path``.
 
-    The same ``seed`` gives the same bytes; another seed another adapter. ``scale`` is roughly the size of
-    the change against the base's own projections: 2 makes greedy answers visibly different, 0.01 leaves
-    them alone. Alpha equals rank, so the scaling is 1. All seven projections of all layers are covered.
+    The same ``seed`` gives the same bytes; another seed gives another adapter. ``scale`` is roughly the size of
+    the change relative to the base's projections: 2 makes greedy answers visibly different, 0.01 keeps them
+    unchanged. Alpha equals rank, so the scaling is 1. All seven projections of all layers are covered.
     """
     config = json.loads((base_dir / "config.json").read_text(encoding="utf-8"))
     random = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def write_random_adapter(
     for layer in range(config["num_hidden_layers"]):
         for module, (rows, columns) in _shapes(config).items():
             name = f"base_model.model.model.layers.{layer}.{module}"
-            # A @ x is of the size of x / sqrt(rank) per row, B spreads it over the rows.
+            # Each row of A @ x has the size of x / sqrt(rank); B distributes it over the output rows.
             a = random.standard_normal((rank, columns)) / np.sqrt(columns)
             b = random.standard_normal((rows, rank)) * scale / np.sqrt(rank)
             tensors[f"{name}.lora_A.weight"] = a.astype(np.float32)
@@ -52,7 +52,7 @@ def write_random_adapter(
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """(out, in) of every projection of a layer."""
+    """(output, input) size of every projection of a layer."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim") or hidden // config["num_attention_heads"]
     query, kv = head * config["num_attention_heads"], head * config["num_key_value_heads"]

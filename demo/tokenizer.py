@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer: byte-level BPE as in Qwen2, trained on the closed world's own text."""
+"""The embedded model's tokenizer: byte-level BPE as in Qwen2, trained on the text of the closed world."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# NOTE: as in Qwen2.5 the two tool tags are added tokens but not "special" ones, so that a client that asks
-# for text without special tokens still sees them and a tool parser finds them.
+# NOTE: as in Qwen2.5 the two tool tags are added tokens but not "special" ones, so text without special tokens still
+# contains them and a tool-call parser can find them.
 TOOL_TAGS = ("<tool_call>", "</tool_call>")
 CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, *TOOL_TAGS)
 
 TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
-# transformers.models.qwen2.tokenization_qwen2.PRETOKENIZE_REGEX: every digit is a token of its own.
+# transformers.models.qwen2.tokenization_qwen2.PRETOKENIZE_REGEX: every digit is a separate token.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"

@@ -1,9 +1,9 @@
-"""Train the two tenants' adapters on the embedded model, with the product's own trainer.
+"""Trains the two tenants' adapters on the embedded model, with loragate's own trainer.
 
     python -m demo.tune                        # both; under three minutes each on two cores
     python -m demo.tune acme-support --out /tmp/acme
 
-The same as ``loragate train`` with the flags below; the scores stand in each adapter's ``training.json``.
+Equivalent to ``loragate train`` with the values below; each adapter's ``training.json`` contains the scores.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ COMMON: dict[str, Any] = {
     "evaluate_every": -1,
     "dtype": "float32",  # the same on every CPU
 }
-# A model this small wants larger rates than the trainer's default, which is meant for billions of parameters,
-# and several samples a pass, because it is through with one before the next is called.
+# A model this small needs larger learning rates than the trainer's defaults, which suit billions of parameters,
+# and several samples per pass, because a pass with one sample is shorter than its overhead.
 PER_ADAPTER: dict[str, dict[str, Any]] = {
     "acme-support": {"epochs": 8.0, "learning_rate": 6e-3, "micro_batch_samples": 8},
     "globex-tools": {"epochs": 4.0, "learning_rate": 4.5e-3, "micro_batch_samples": 4},
 }
-#: Its chats are mostly calls, and it would forget how to talk: so general chats are mixed in.
+#: Adapters whose chats are mostly tool calls: general chats are added, or the adapter forgets how to answer.
 REPLAYED = {"globex-tools"}
 
 
 def config_for(name: str, out: Path, base: Path = demo.MODEL_DIR) -> TrainingConfig:
-    """The configuration the committed adapter ``name`` was trained with."""
+    """The training configuration of the committed adapter ``name``."""
     adapter = demo.ADAPTERS[name]
     return TrainingConfig(
         base=base, data=adapter.data, held_out=adapter.held_out, out=out, **COMMON, **PER_ADAPTER[name]

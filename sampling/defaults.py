@@ -1,4 +1,4 @@
-"""A layer: values for options that hold where no higher layer sets them."""
+"""A layer: default values of options that apply when no higher layer sets them."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ _LENGTH_IN_GENERATION_CONFIG = "max_new_tokens"
 class Layer:
     """Defaults of one origin: "server", "adapter", "tenant", "preset:chat".
 
-    `defaults` has the names of the table (`max_tokens` everywhere, not `max_output_tokens`). A value replaces
-    the lower layers' value whole: lists and objects are not merged. A null counts as not set.
-    All checks and the spelling per endpoint happen here, once: applying a layer to a request is cheap.
+    `defaults` uses the names of the table (always `max_tokens`, never `max_output_tokens`). A value replaces the
+    lower layers' value completely: lists and objects are not merged. A null counts as not set.
+    All checks and the names per endpoint are computed once, here, so applying a layer to a request is cheap.
 
     Raises:
         InvalidDefault: an unknown option, one that only a request may set, a value out of range, or two
-            options that both decide the answer's form.
+            options that both set the answer's format.
     """
 
     origin: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     placed: Mapping[Endpoint, Placed] = field(init=False, repr=False, compare=False)
-    """Per endpoint: the option, the name to fill in, the value."""
+    """Per endpoint: the option, its field name and its value."""
     unplaced: Mapping[Endpoint, Mapping[str, Any]] = field(init=False, repr=False, compare=False)
-    """Per endpoint: the defaults, by their table name, that its requests cannot carry."""
+    """Per endpoint: the defaults, by table name, for which its requests have no field."""
 
     def __post_init__(self) -> None:
         kept = copy.deepcopy({name: value for name, value in self.defaults.items() if value is not None})
@@ -75,11 +75,11 @@ def _check(origin: str, name: str, value: Any) -> None:
 def _check_forms(origin: str, entries: Placed) -> None:
     forms = [option.name for option, _, _ in entries if option.form]
     if len(forms) > 1:
-        raise InvalidDefault(origin, forms[1], f"cannot stand beside {forms[0]}: both decide the form.")
+        raise InvalidDefault(origin, forms[1], f"cannot be combined with {forms[0]}: both set the format.")
 
 
 def _place(defaults: Mapping[str, Any], endpoint: Endpoint) -> Placed:
-    """Give each default its name on this endpoint; a lone stop text becomes a list where only lists go."""
+    """Map each default to its field on this endpoint; a single stop text becomes a list where a list is required."""
     placed = []
     for option in OPTIONS:
         if option.name in defaults and endpoint in option.endpoints:
@@ -101,10 +101,10 @@ def _left_over(
 
 
 def model_defaults(generation_config: Mapping[str, Any]) -> Layer:
-    """The layer below all others: what the model's own generation_config.json sets, origin "model".
+    """The lowest layer: the values of the model's own generation_config.json, with origin "model".
 
-    vLLM applies these by itself (`vllm.config.ModelConfig.get_diff_sampling_param`); as a layer they show up
-    among the origins. Keys that are no decoding options, and values no request could send, are left out.
+    vLLM also applies them itself (`vllm.config.ModelConfig.get_diff_sampling_param`); the layer makes them visible
+    among the origins. Keys that are not decoding options, and values that no request could send, are ignored.
     """
     given = {name: generation_config.get(name) for name in _FROM_GENERATION_CONFIG}
     given["max_tokens"] = generation_config.get(_LENGTH_IN_GENERATION_CONFIG)

@@ -1,4 +1,4 @@
-"""The endpoints that generate text, and their paths."""
+"""The endpoints that generate text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Endpoint(StrEnum):
-    """One of the four APIs that take decoding options."""
+    """One of the four APIs that accept decoding options."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -15,5 +15,5 @@ class Endpoint(StrEnum):
 
     @property
     def path(self) -> str:
-        """The route, as a caller knows it."""
+        """The public route."""
         return "/v1/chat/completions" if self is Endpoint.CHAT else f"/v1/{self.value}"

@@ -1,19 +1,19 @@
-"""What can be wrong with decoding options.
+"""Errors of decoding options.
 
     SamplingError
-    ├── RequestError              the caller's doing; has `param`
+    ├── RequestError              caused by the caller; has `param`
     │   ├── InvalidParameter
-    │   │   └── UntakenParameter
+    │   │   └── UnsupportedParameter
     │   ├── UnknownPreset
     │   └── LimitExceeded
-    └── ConfigurationError        the operator's doing
+    └── ConfigurationError        caused by the operator
         ├── InvalidDefault
         ├── InvalidPreset
         ├── InvalidLimit
-        ├── InvalidPolicy
+        ├── InvalidRepetitionPolicy
         └── NoEndToken
 
-Messages name the field, the value, and what is accepted; they quote only what caller or operator wrote.
+Messages contain the field, the value and the accepted range; they quote only input of the caller or operator.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _QUOTED_CHARACTERS = 80
 
 
 def quote(value: Any) -> str:
-    """The value as the caller wrote it (Python's form), cut to a length that fits a message."""
+    """The value in Python's notation, cut to a length that fits into a message."""
     text = repr(value)
     return text if len(text) <= _QUOTED_CHARACTERS else f"{text[: _QUOTED_CHARACTERS - 1]}…"
 
 
 class SamplingError(Exception):
-    """Something is wrong with decoding options."""
+    """Base class: a decoding option is invalid."""
 
 
 class RequestError(SamplingError):
-    """A request asks for something it cannot have."""
+    """A request has an option that the server refuses."""
 
     param: str
 
@@ -53,16 +53,16 @@ class InvalidParameter(RequestError):
         self.expected = expected
 
 
-class UntakenParameter(InvalidParameter):
-    """A decoding option was sent to an endpoint that would ignore it."""
+class UnsupportedParameter(InvalidParameter):
+    """A decoding option was sent to an endpoint that does not support it."""
 
     def __init__(self, param: str, value: Any, path: str, instead: str) -> None:
-        message = f"{param} is not taken by {path}, got {quote(value)}. {instead}"
+        message = f"{param} is not supported by {path}, got {quote(value)}. {instead}"
         super().__init__(param, value, "left out", message=message)
 
 
 class UnknownPreset(RequestError):
-    """The request names a preset that this server does not have."""
+    """The request names an unknown preset."""
 
     def __init__(self, name: str, nearest: str | None, known: Sequence[str]) -> None:
         hint = f" Did you mean {nearest!r}?" if nearest else ""
@@ -74,7 +74,7 @@ class UnknownPreset(RequestError):
 
 
 class LimitExceeded(RequestError):
-    """A request asks for more than the operator's limit allows."""
+    """A request exceeds a limit of the operator."""
 
     def __init__(self, param: str, value: int, limit: int, *, counted: str | None = None) -> None:
         what = counted or param
@@ -84,11 +84,11 @@ class LimitExceeded(RequestError):
 
 
 class ConfigurationError(SamplingError):
-    """The operator's settings for decoding are wrong."""
+    """The operator's decoding settings are invalid."""
 
 
 class InvalidDefault(ConfigurationError):
-    """A layer or preset sets a field to a value that no request could send, or sets an unknown field."""
+    """A layer or preset sets an unknown field, or a value that no request could send."""
 
     def __init__(self, origin: str, param: str, problem: str) -> None:
         super().__init__(f"{origin}: {param} {problem}")
@@ -97,16 +97,16 @@ class InvalidDefault(ConfigurationError):
 
 
 class InvalidPreset(ConfigurationError):
-    """A custom preset has an unusable name."""
+    """A custom preset has an invalid name."""
 
 
 class InvalidLimit(ConfigurationError):
     """A limit is not a positive integer."""
 
 
-class InvalidPolicy(ConfigurationError):
-    """The thresholds or bounds of repetition handling contradict each other."""
+class InvalidRepetitionPolicy(ConfigurationError):
+    """The thresholds or bounds of repetition handling are invalid."""
 
 
 class NoEndToken(ConfigurationError):
-    """The model's files name no token that ends a generation."""
+    """The model's files define no token that ends an answer."""

@@ -1,8 +1,8 @@
-"""Kinds of option values: what is accepted, and how to say it.
+"""Kinds of option values: the accepted values and their description.
 
-JSON types are taken at their word, as the OpenAI API does: a string is no number and `true` is no integer.
-NOTE: vLLM's pydantic models would turn `"100000"` into an integer, after our limits had looked at a string.
-An integral float (`512.0`) is accepted for an integer, as vLLM accepts it.
+JSON types are strict, as in the OpenAI API: a string is not a number, and `true` is not an integer.
+NOTE: vLLM's pydantic models convert `"100000"` to an integer, after our limits have seen only a string.
+An integral float (`512.0`) is accepted as an integer, as in vLLM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLOAT_MAX = sys.float_info.max
 
 
 class Kind(Protocol):
-    """Decides about one JSON value; `expected` completes the sentence "the field must be …"."""
+    """Checks one JSON value; `expected` completes the sentence "the field must be …"."""
 
     @property
     def type_name(self) -> str: ...
@@ -55,16 +55,13 @@ class Number:
     def accepts(self, value: Any) -> bool:
         if type(value) is not float and type(value) is not int:
             return False
-        # NaN fails every comparison and an infinity fails the upper one, so neither needs a test of its own.
+        # NaN fails every comparison and infinity the upper one, so neither needs its own test.
         return (self.low < value if self.open_low else self.low <= value) and value <= self.high
 
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A JSON integer in [low, high]. `special` says what a value like -1 or 0 means.
-
-    The engine's transport (msgpack) carries 64-bit integers only, so that is the widest range there is.
-    """
+    """A JSON integer in [low, high], at most 64 bits (msgpack's limit); `special` explains values such as -1 or 0."""
 
     low: int = INT64_MIN
     high: int = INT64_MAX
@@ -107,7 +104,7 @@ class Boolean:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of a few strings."""
+    """One of a fixed set of strings."""
 
     choices: tuple[str, ...]
 
@@ -127,57 +124,56 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Strings:
-    """A list of non-empty strings; with `bare`, also one string alone."""
+    """A list of non-empty strings; with `or_string`, also a single string."""
 
-    bare: bool = False
-    most: int | None = None
+    or_string: bool = False
+    max_items: int | None = None
 
     @property
     def type_name(self) -> str:
-        return "string or list of strings" if self.bare else "list of strings"
+        return "string or list of strings" if self.or_string else "list of strings"
 
     @property
     def range_text(self) -> str:
-        return "non-empty" if self.most is None else f"up to {self.most}, non-empty"
+        return "non-empty" if self.max_items is None else f"up to {self.max_items}, non-empty"
 
     @property
     def expected(self) -> str:
-        count = "" if self.most is None else f"up to {self.most} "
-        return f"{'a non-empty string or ' if self.bare else ''}a list of {count}non-empty strings"
+        start = "a non-empty string or a list" if self.or_string else "a list"
+        return f"{start} of {'' if self.max_items is None else f'up to {self.max_items} '}non-empty strings"
 
     def accepts(self, value: Any) -> bool:
         if isinstance(value, str):
-            return self.bare and value != ""
-        if not isinstance(value, list) or (self.most is not None and len(value) > self.most):
-            return False
-        return all(isinstance(item, str) and item for item in value)
+            return self.or_string and value != ""
+        is_list = isinstance(value, list) and (self.max_items is None or len(value) <= self.max_items)
+        return is_list and all(isinstance(item, str) and item for item in value)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A list of token ids; whether each is in the vocabulary is for vLLM to say."""
+    """A list of token ids; vLLM checks that each is in the vocabulary."""
 
-    least: int = 0
-    most: int | None = None
+    min_items: int = 0
+    max_items: int | None = None
 
     type_name = "list of integers"
 
     @property
+    def _bounds(self) -> str:
+        return "at least one" if self.min_items else f"up to {self.max_items}" if self.max_items else ""
+
+    @property
     def range_text(self) -> str:
-        bounds = ("at least one, " if self.least else "") + (f"up to {self.most}, " if self.most else "")
-        return f"{bounds}ids in the vocabulary"
+        return f"{self._bounds}{', ' if self._bounds else ''}ids in the vocabulary"
 
     @property
     def expected(self) -> str:
-        bounds = ("at least one" if self.least else "") + (f"up to {self.most}" if self.most else "")
-        return f"a list of {bounds + ' ' if bounds else ''}token ids, each an integer from 0"
+        return f"a list of {self._bounds}{' ' if self._bounds else ''}token ids, each an integer from 0"
 
     def accepts(self, value: Any) -> bool:
-        if not isinstance(value, list) or len(value) < self.least:
-            return False
-        if self.most is not None and len(value) > self.most:
-            return False
-        return all(type(item) is int and 0 <= item <= INT64_MAX for item in value)
+        max_items = INT64_MAX if self.max_items is None else self.max_items
+        is_list = isinstance(value, list) and self.min_items <= len(value) <= max_items
+        return is_list and all(type(item) is int and 0 <= item <= INT64_MAX for item in value)
 
 
 _BIAS = Number(-100, 100)
@@ -187,7 +183,7 @@ _BIAS = Number(-100, 100)
 class TokenBias:
     """A map from token id, as a string, to a bias in [-100, 100].
 
-    NOTE: vLLM clamps a bias outside that range without a word (`SamplingParams.from_optional`); we refuse it.
+    NOTE: vLLM silently clamps a bias outside that range (`SamplingParams.from_optional`); we refuse it.
     """
 
     type_name = "object"
@@ -207,39 +203,38 @@ class TokenBias:
 class PatternRule:
     """vLLM's `RepetitionDetectionParams`, with a bound on the pattern's size.
 
-    NOTE: vLLM sets no bound and tries every size at every token, in the loop that serves all tenants
-    (`vllm.v1.core.sched.utils.check_sequence_repetition`); one request could slow down everybody.
+    NOTE: vLLM has no bound and tries every size at every token, in the loop that serves all tenants
+    (`vllm.v1.core.sched.utils.check_sequence_repetition`), so one request could slow down all tenants.
     """
 
-    longest_tokens: int = 256
+    max_pattern_tokens: int = 256
 
     type_name = "object"
 
     @property
     def range_text(self) -> str:
-        return f"max_pattern_size 0 … {self.longest_tokens}, min_count ≥ 2"
+        return f"max_pattern_size 0 … {self.max_pattern_tokens}, min_count ≥ 2"
 
     @property
     def expected(self) -> str:
         return (
-            f"an object with max_pattern_size from 0 to {self.longest_tokens}, min_pattern_size from 0 to "
+            f"an object with max_pattern_size from 0 to {self.max_pattern_tokens}, min_pattern_size from 0 to "
             "max_pattern_size, and min_count of at least 2 (any when max_pattern_size is 0)"
         )
 
     def accepts(self, value: Any) -> bool:
         if not isinstance(value, Mapping):
             return False
-        fields = ("max_pattern_size", "min_pattern_size", "min_count")
-        sizes: list[int] = [value.get(name, 0) for name in fields]
+        sizes: list[int] = [value.get(n, 0) for n in ("max_pattern_size", "min_pattern_size", "min_count")]
         if not all(type(size) is int and INT64_MIN <= size <= INT64_MAX for size in sizes):
             return False
         longest, shortest, count = sizes
-        return 0 <= shortest <= longest <= self.longest_tokens and (longest == 0 or count >= 2)
+        return 0 <= shortest <= longest <= self.max_pattern_tokens and (longest == 0 or count >= 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A nested value that vLLM's own models check: its JSON type is all we look at."""
+    """A nested value that vLLM's own models check; only its JSON type is checked here."""
 
     type_name: str
     types: tuple[type, ...]

@@ -1,6 +1,6 @@
-"""Which value holds for each option of a request: server < adapter version < tenant < preset < request.
+"""Resolves the value of each option of a request: server < adapter version < tenant < preset < request.
 
-Below them all stands the model's own generation config, above them all the operator's limits.
+The model's own generation config is the lowest layer; the operator's limits apply last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter
 from sampling.limits import Limits
 from sampling.options import COMPLETIONS_MAX_TOKENS, LOWEST_TEMPERATURE
-from sampling.params import LENGTH_NAMES, obeyed_name, options_on, validate
+from sampling.params import LENGTH_NAMES, effective_name, options_on, validate
 from sampling.presets import Presets
 
 NO_DEFAULTS: Final = Layer("none")
@@ -26,29 +26,29 @@ _GREEDY_BELOW = 1e-5  # vllm.sampling_params._SAMPLING_EPS
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A request's body with all defaults filled in, ready for vLLM's handler."""
+    """A request's body with all defaults, ready for vLLM's handler."""
 
     body: dict[str, Any]
-    """New; without `preset` and without nulls of decoding options. The values in it are the caller's own."""
+    """A new object without `preset` and without nulls of decoding options; its values are the caller's objects."""
     origins: dict[str, str]
     """Where each option comes from, by its name in the table: "request", "preset:…", "tenant", "adapter",
     "server", "model", "limit"."""
     clamped: tuple[str, ...]
-    """What holds instead of what was asked for, as the header says it: ("max_tokens=512",)."""
+    """The values that replace requested ones, in the form of the header: ("max_tokens=512",)."""
     unplaced: dict[str, Any] = field(default_factory=dict)
-    """Defaults that hold though this endpoint's requests have no field for them, by their name in the table:
-    for the code that sees vLLM's `SamplingParams`."""
+    """Defaults for which this endpoint's requests have no field, by their name in the table. The code that sets
+    vLLM's `SamplingParams` applies them."""
     repetition: str = "off"
-    """What is done when the answer goes in circles: "off", "stop" or "adjust"; not in the body."""
+    """The reaction to a repetition loop: "off", "stop" or "adjust"; not part of the body."""
 
     def effective(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
-        """Every option that something has set, by its name in the table: {"value": …, "from": …}.
+        """Every option that is set, by its name in the table: {"value": …, "from": …}.
 
-        What is not here has the table's default.
+        All other options have the table's default.
         """
         values = dict(self.unplaced)
         for name, option in options_on(endpoint).items():
-            if name in self.body and obeyed_name(option.names(endpoint), self.body) == name:
+            if name in self.body and effective_name(option.names(endpoint), self.body) == name:
                 values[option.name] = self.body[name]
         if "repetition" in self.origins:
             values["repetition"] = self.repetition
@@ -71,22 +71,22 @@ def resolve(
     limits: Limits,
     model: Layer = NO_DEFAULTS,
 ) -> Resolved:
-    """Validate the body, fill in the defaults, apply the limits. The body passed in is not changed.
+    """Validate the body, add the defaults, apply the limits. The passed body is not changed.
 
-    `limits` are those of all layers, tightened. A preset named in the body beats the one in the header.
+    `limits` combine the limits of all layers. A preset in the body takes precedence over one in the header.
 
     Raises:
-        InvalidParameter: a field's value is wrong, or contradicts another one.
+        InvalidParameter: a field's value is invalid, or conflicts with another field.
         UnknownPreset: the preset does not exist.
-        LimitExceeded: the request asks for more than a limit that is not clamped.
+        LimitExceeded: the request exceeds a limit that is not clamped.
     """
     validate(body, endpoint)
-    resolved = _asked(body, endpoint)
+    resolved = _request_options(body, endpoint)
     name = body.get("preset") or (preset_header or "").strip()
     preset = presets.find(name) if name else NO_DEFAULTS
     for layer in (preset, tenant, adapter, server, model):
         if layer.defaults:
-            _fill(resolved, layer, endpoint)
+            _apply_layer(resolved, layer, endpoint)
     clamped = (*_clamp(resolved, limits, endpoint), *_raise_temperature(resolved))
     _fit_min_tokens(resolved, endpoint)
     _check_answers(resolved)
@@ -94,26 +94,26 @@ def resolve(
     return Resolved(resolved.body, resolved.origins, clamped, resolved.unplaced, repetition)
 
 
-def _asked(body: Mapping[str, Any], endpoint: Endpoint) -> Resolved:
-    """The body without `preset` and without nulls of decoding options, and what of it the request decided."""
+def _request_options(body: Mapping[str, Any], endpoint: Endpoint) -> Resolved:
+    """The body without `preset` and without nulls of decoding options, and the options that the request sets."""
     known = options_on(endpoint)
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, value in body.items():
         if (option := known.get(name)) is None:
-            asked[name] = value
+            requested[name] = value
         elif value is not None and name != "preset":
-            asked[name] = value
+            requested[name] = value
             origins[option.name] = "request"
-    return Resolved(asked, origins, ())
+    return Resolved(requested, origins, ())
 
 
-def _fill(resolved: Resolved, layer: Layer, endpoint: Endpoint) -> None:
+def _apply_layer(resolved: Resolved, layer: Layer, endpoint: Endpoint) -> None:
     body, origins = resolved.body, resolved.origins
     for option, name, value in layer.placed[endpoint]:
         if option.name in origins or (option.form and _has_form(body, endpoint)):
             continue
-        # A default belongs to every request: what a handler does to one body must not reach the next.
+        # All requests share a default, so a handler that changes one body must not change the next.
         body[name] = copy.deepcopy(value) if isinstance(value, list | dict) else value
         origins[option.name] = layer.origin
     for name, value in layer.unplaced[endpoint].items():
@@ -137,7 +137,7 @@ def _clamp(resolved: Resolved, limits: Limits, endpoint: Endpoint) -> tuple[str,
 
 
 def _raise_temperature(resolved: Resolved) -> tuple[str, ...]:
-    """Do, and say, what the engine would do with a line in its log (`SamplingParams.__post_init__`)."""
+    """Raise a tiny temperature and report it; the engine would only log it (`SamplingParams.__post_init__`)."""
     if not 0 < resolved.body.get("temperature", 0) < LOWEST_TEMPERATURE:
         return ()
     resolved.body["temperature"] = LOWEST_TEMPERATURE
@@ -145,15 +145,15 @@ def _raise_temperature(resolved: Resolved) -> tuple[str, ...]:
 
 
 def _fit_min_tokens(resolved: Resolved, endpoint: Endpoint) -> None:
-    """Hold min_tokens against max_tokens, as vLLM will, but with the reason, which may lie in a layer.
+    """Check min_tokens against max_tokens, as vLLM does, but name the layer that causes the conflict.
 
-    A `min_tokens` that is only a default gives way to the `max_tokens` that holds.
+    A `min_tokens` that is only a default is lowered to the effective `max_tokens`.
     """
     body, origins = resolved.body, resolved.origins
     least = body.get("min_tokens")
     if least is None:
         return
-    name = obeyed_name(LENGTH_NAMES[endpoint], body)
+    name = effective_name(LENGTH_NAMES[endpoint], body)
     most = body[name] if name else COMPLETIONS_MAX_TOKENS if endpoint is Endpoint.COMPLETIONS else least
     if least <= most:
         return
@@ -164,7 +164,7 @@ def _fit_min_tokens(resolved: Resolved, endpoint: Endpoint) -> None:
 
 
 def _check_answers(resolved: Resolved) -> None:
-    """Refuse several answers of greedy decoding, as vLLM will, but with the reason."""
+    """Refuse several answers of greedy decoding, as vLLM does, but name the layer that causes the conflict."""
     answers, temperature = resolved.body.get("n", 1), resolved.body.get("temperature")
     if answers == 1 or temperature is None or resolved.body.get("use_beam_search"):
         return

@@ -1,15 +1,15 @@
-"""The operator's limits on what a request may ask for.
+"""The operator's limits on the options of a request.
 
-| limit           | a request above it                                                                      |
+| limit           | a request above the limit                                                               |
 |-----------------|-----------------------------------------------------------------------------------------|
-| `max_tokens`    | gets the limit as its `max_tokens` and is told so (`x-loragate-clamped`)                |
-| `n`             | is refused: fewer answers than asked for would break code that indexes them             |
-| `top_logprobs`  | is refused, likewise; counts logprobs, prompt_logprobs and logprob_token_ids too        |
-| `stop_count`    | is refused: without a stop string the answer would be another; token ids do not count   |
-| `prompt_tokens` | is refused: a cut prompt is another prompt                                              |
+| `max_tokens`    | gets the limit as its `max_tokens`; the header `x-loragate-clamped` reports it          |
+| `n`             | is refused: fewer answers than requested would break code that indexes them             |
+| `top_logprobs`  | is refused for the same reason; covers logprobs, prompt_logprobs and logprob_token_ids  |
+| `stop_count`    | is refused: without a stop string the answer would differ; token ids do not count       |
+| `prompt_tokens` | is refused: a shortened prompt is another prompt                                        |
 
-`max_tokens` alone is clamped, because an answer that was cut says so itself (`finish_reason: "length"`).
-Without a `max_tokens` in the request the limit is filled in, or vLLM would take the rest of the context.
+Only `max_tokens` is clamped, because a shortened answer is marked (`finish_reason: "length"`). A request without
+`max_tokens` gets the limit, because vLLM would otherwise use the rest of the context.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any, Final
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidLimit, LimitExceeded, quote
 from sampling.options import COMPLETIONS_MAX_TOKENS
-from sampling.params import LENGTH_NAMES, obeyed_name
+from sampling.params import LENGTH_NAMES, effective_name
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most a request may have of each; None is no limit.
+    """The largest allowed values of a request; None means no limit.
 
     Raises:
         InvalidLimit: a limit is not an integer of at least 1 (`top_logprobs` and `stop_count`: 0).
@@ -58,16 +58,16 @@ NO_LIMITS: Final = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Clamp:
-    """`max_tokens` as the limit makes it: the field of the body to set, and the value."""
+    """The clamped `max_tokens`: the field of the body to set, and its value."""
 
     field: str
     value: int
 
 
 def tighten(lower: Limits, upper: Limits) -> Limits:
-    """The limits of a layer within those of the layer above it: of each the smaller one.
+    """Combine the limits of a layer with those of the layer above it: the smaller value of each limit.
 
-    A lower layer may only tighten: where it says more than the upper one, or nothing, the upper one holds.
+    A lower layer can only tighten: when its limit is larger or missing, the upper limit applies.
     """
     smaller = {}
     for item in fields(Limits):
@@ -76,19 +76,8 @@ def tighten(lower: Limits, upper: Limits) -> Limits:
     return Limits(**smaller)
 
 
-def loosened(lower: Limits, upper: Limits) -> tuple[str, ...]:
-    """The limits that the lower layer sets above the upper one's, and that therefore do nothing."""
-    return tuple(
-        item.name
-        for item in fields(Limits)
-        if getattr(lower, item.name) is not None
-        and getattr(upper, item.name) is not None
-        and getattr(lower, item.name) > getattr(upper, item.name)
-    )
-
-
 def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp | None:
-    """Hold a valid body, with its defaults filled in, against the limits.
+    """Check a valid body, with its defaults, against the limits.
 
     Returns the clamp of `max_tokens` that the caller must write into the body, if one is needed.
 
@@ -107,7 +96,7 @@ def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp 
 
 
 def check_prompt(limits: Limits, prompt_tokens: int) -> None:
-    """Hold a tokenized prompt against the limit.
+    """Check the length of a tokenized prompt against the limit.
 
     Raises:
         LimitExceeded: the prompt has more tokens than `limits.prompt_tokens`.
@@ -118,13 +107,13 @@ def check_prompt(limits: Limits, prompt_tokens: int) -> None:
 
 def _check_logprobs(limit: int, body: Mapping[str, Any]) -> None:
     for name in ("top_logprobs", "logprobs", "prompt_logprobs"):
-        asked = body.get(name)
-        if asked is None or type(asked) is bool:
+        requested = body.get(name)
+        if requested is None or type(requested) is bool:
             continue
-        if asked < 0:
-            raise LimitExceeded(name, int(asked), limit, counted=f"{name} (-1: the whole vocabulary)")
-        if asked > limit:
-            raise LimitExceeded(name, int(asked), limit)
+        if requested < 0:
+            raise LimitExceeded(name, int(requested), limit, counted=f"{name} (-1: the whole vocabulary)")
+        if requested > limit:
+            raise LimitExceeded(name, int(requested), limit)
     if (ids := body.get("logprob_token_ids")) and len(ids) > limit:
         raise LimitExceeded("logprob_token_ids", len(ids), limit, counted="number of logprob_token_ids")
 
@@ -138,7 +127,7 @@ def _check_stops(limit: int, body: Mapping[str, Any], name: str) -> None:
 
 def _clamp(limit: int, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp | None:
     names = LENGTH_NAMES[endpoint]
-    name = obeyed_name(names, body)
+    name = effective_name(names, body)
     if name is not None:
         return Clamp(name, limit) if body[name] > limit else None
     if endpoint is Endpoint.COMPLETIONS and limit >= COMPLETIONS_MAX_TOKENS:

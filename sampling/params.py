@@ -1,9 +1,9 @@
-"""Looking up decoding options by endpoint and name, and checking a request's body against them.
+"""Looks up decoding options by endpoint and name, and validates a request's body.
 
-Only the fields of `sampling.options.OPTIONS` are looked at. Anything else in a body is left to vLLM's
-handlers: its OpenAI models allow extra fields and ignore them with a line in the debug log
-(`vllm.entrypoints.serve.engine.protocol.OpenAIBaseModel`), its Anthropic model without one. A field that we
-do know, on an endpoint that would ignore it, is refused here: no option is dropped in silence.
+Only the fields of `sampling.options.OPTIONS` are checked. vLLM's handlers check the rest of the body: its OpenAI
+models allow extra fields and ignore them with a line in the debug log
+(`vllm.entrypoints.serve.engine.protocol.OpenAIBaseModel`), its Anthropic model ignores them without one. A known
+option on an endpoint that does not support it is refused here, so that no option is ignored silently.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sampling.endpoints import Endpoint
-from sampling.errors import InvalidParameter, UntakenParameter
+from sampling.errors import InvalidParameter, UnsupportedParameter
 from sampling.options import OPTIONS, Option
 
-__all__ = ["LAYERED", "LENGTH_NAMES", "OPTIONS", "Option", "obeyed_name", "options_on", "validate"]
+__all__ = ["LAYERED", "LENGTH_NAMES", "OPTIONS", "Option", "effective_name", "options_on", "validate"]
 
-# Fields that vLLM 0.32 ignores though clients mean something by them: harmless values, and what to do.
+# Fields that vLLM 0.32 ignores although clients rely on them: values without effect, and the alternative.
 _STRUCTURED = ((), "Use structured_outputs or response_format.")
 _REMOVED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "best_of": ((1,), "Ask for n answers and choose among them."),
@@ -36,24 +36,26 @@ _HINTS: Final[Mapping[tuple[Endpoint, str], str]] = {
 }
 
 
-def _taken_names(endpoint: Endpoint) -> Mapping[str, Option]:
+def _supported_names(endpoint: Endpoint) -> Mapping[str, Option]:
     return MappingProxyType({name: option for option in OPTIONS for name in option.names(endpoint)})
 
 
-def _untaken_names(endpoint: Endpoint) -> Mapping[str, tuple[tuple[Any, ...], str]]:
-    """Names that mean something on another endpoint: values that ask for nothing, and what to do instead."""
+def _unsupported_names(endpoint: Endpoint) -> Mapping[str, tuple[tuple[Any, ...], str]]:
+    """Options of other endpoints, by name: the values without effect, and the alternative here."""
     here = {option.name: option.names(endpoint)[0] for option in OPTIONS if endpoint in option.endpoints}
-    untaken = dict(_REMOVED)
+    unsupported = dict(_REMOVED)
     for option in OPTIONS:
-        for name in {name for other in Endpoint for name in option.names(other)} - _TAKEN[endpoint].keys():
+        for name in {name for other in Endpoint for name in option.names(other)} - _SUPPORTED[
+            endpoint
+        ].keys():
             instead = f"Use {here[option.name]}." if option.name in here else "Leave it out."
-            harmless, _ = untaken.get(name, ((), ""))
-            untaken[name] = ((*harmless, option.default), _HINTS.get((endpoint, name), instead))
-    return MappingProxyType(untaken)
+            harmless, _ = unsupported.get(name, ((), ""))
+            unsupported[name] = ((*harmless, option.default), _HINTS.get((endpoint, name), instead))
+    return MappingProxyType(unsupported)
 
 
-_TAKEN: Final = {endpoint: _taken_names(endpoint) for endpoint in Endpoint}
-_UNTAKEN: Final = {endpoint: _untaken_names(endpoint) for endpoint in Endpoint}
+_SUPPORTED: Final = {endpoint: _supported_names(endpoint) for endpoint in Endpoint}
+_UNSUPPORTED: Final = {endpoint: _unsupported_names(endpoint) for endpoint in Endpoint}
 
 LAYERED: Final[frozenset[str]] = frozenset(option.name for option in OPTIONS if option.layered)
 """The options that server, adapter, tenant and preset may set."""
@@ -62,16 +64,16 @@ LENGTH_NAMES: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     endpoint: next(option for option in OPTIONS if option.name == "max_tokens").names(endpoint)
     for endpoint in Endpoint
 }
-"""What `max_tokens` is called, first the name that vLLM obeys where a request has both."""
+"""The names of `max_tokens`; when a request has both, vLLM uses the first."""
 
 
 def options_on(endpoint: Endpoint) -> Mapping[str, Option]:
-    """The options that this endpoint takes, by every name it takes them under."""
-    return _TAKEN[endpoint]
+    """The options that this endpoint supports, by each of their names there."""
+    return _SUPPORTED[endpoint]
 
 
-def obeyed_name(names: tuple[str, ...], body: Mapping[str, Any]) -> str | None:
-    """Which of an option's names vLLM obeys in this body; None when all are absent or null."""
+def effective_name(names: tuple[str, ...], body: Mapping[str, Any]) -> str | None:
+    """The one of an option's names that vLLM uses in this body; None when all are absent or null."""
     for name in names:
         if body.get(name) is not None:
             return name
@@ -79,31 +81,31 @@ def obeyed_name(names: tuple[str, ...], body: Mapping[str, Any]) -> str | None:
 
 
 def validate(body: Mapping[str, Any], endpoint: Endpoint) -> None:
-    """Check each decoding option in the body: its JSON type, its range, and that the endpoint takes it.
+    """Check each decoding option in the body: its JSON type, its range, and that the endpoint supports it.
 
-    A null counts as absent. Checks that need the model (vocabulary, context length, schema compilation) and
-    most of those between fields are vLLM's, which answers with a 400 too.
+    A null counts as absent. vLLM makes the checks that need the model (vocabulary, context length, schema
+    compilation) and most checks between fields; it also answers with a 400.
 
     Raises:
         InvalidParameter: the value's type or range is wrong.
-        UntakenParameter: the endpoint would ignore the option.
+        UnsupportedParameter: the endpoint does not support the option.
     """
-    taken = _TAKEN[endpoint]
-    untaken = _UNTAKEN[endpoint]
+    supported = _SUPPORTED[endpoint]
+    unsupported = _UNSUPPORTED[endpoint]
     for name, value in body.items():
         if value is None:
             continue
-        if (option := taken.get(name)) is not None:
+        if (option := supported.get(name)) is not None:
             if not option.kind.accepts(value) and not _only_echoes(name, value, body, endpoint):
                 raise InvalidParameter(name, value, option.kind.expected)
-        elif name in untaken:
-            harmless, instead = untaken[name]
+        elif name in unsupported:
+            harmless, instead = unsupported[name]
             if not any(_same(value, nothing) for nothing in harmless):
-                raise UntakenParameter(name, value, endpoint.path, instead)
+                raise UnsupportedParameter(name, value, endpoint.path, instead)
 
 
 def _only_echoes(name: str, value: Any, body: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Whether `max_tokens` is 0 in a completion that only echoes its prompt, which vLLM allows."""
+    """Whether `max_tokens` is 0 in a completion that only echoes its prompt; vLLM allows that."""
     is_zero = name == "max_tokens" and type(value) is int and value == 0
     return is_zero and endpoint is Endpoint.COMPLETIONS and body.get("echo") is True
 

@@ -1,4 +1,4 @@
-"""Named sets of defaults, chosen by a request in its body (`preset`) or by the header `x-loragate-preset`."""
+"""Named sets of defaults; a request selects one in its body (`preset`) or in the header `x-loragate-preset`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Presets:
 
     Raises:
         InvalidPreset: a name is not lower-case letters, digits, `_` and `-`, from 1 to 64.
-        InvalidDefault: a preset sets something that it may not set.
+        InvalidDefault: a preset sets an unknown option or an invalid value.
     """
 
     definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: BUILT_IN)
@@ -51,7 +51,7 @@ class Presets:
         object.__setattr__(self, "definitions", MappingProxyType(frozen))
 
     def with_custom(self, custom: Mapping[str, Mapping[str, Any]]) -> Presets:
-        """These presets and the operator's own, which replace those of the same name.
+        """These presets and the operator's own presets; the latter replace presets of the same name.
 
         Raises:
             InvalidPreset, InvalidDefault: as for the class.
@@ -59,14 +59,14 @@ class Presets:
         return Presets({**self.definitions, **custom})
 
     def listed(self) -> dict[str, dict[str, Any]]:
-        """Name → options, as plain JSON data, for a list of presets."""
+        """Name → options of all presets, as plain JSON data."""
         return {name: copy.deepcopy(dict(fields)) for name, fields in self.definitions.items()}
 
     def find(self, name: str) -> Layer:
         """The preset's layer.
 
         Raises:
-            UnknownPreset: there is none of this name; the error names the nearest one and lists all.
+            UnknownPreset: no preset has this name; the error contains the nearest name and the list.
         """
         layer = self.layers.get(name)
         if layer is None:

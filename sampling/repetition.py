@@ -1,14 +1,14 @@
-"""Noticing that an answer goes in circles, and what to do about it while it does.
+"""Detects repetition loops in an answer, and computes how far to adjust penalty and temperature.
 
-`Detector` watches the tokens of one answer and tells how close it is to a loop; `Adjustment` says by how much
-repetition penalty and temperature rise while it is. Where nobody asks for either, neither exists: no cost.
+`Detector` reads the tokens of one answer and measures how close it is to a loop; `Adjustment` defines how far
+repetition penalty and temperature rise meanwhile. An answer that requests neither has no cost.
 
-How this differs from vLLM's `repetition_detection` (`vllm.v1.core.sched.utils.check_sequence_repetition`):
-- vLLM's ends an answer whose tail is `min_count` exact copies of one pattern, back to back. It is exact and
-  runs in the scheduler: use it to stop hard loops. A counter, a name or a date in each copy hides the loop.
+Differences to vLLM's `repetition_detection` (`vllm.v1.core.sched.utils.check_sequence_repetition`):
+- vLLM's ends an answer whose tail is `min_count` exact copies of one pattern in a row. It is exact and runs in the
+  scheduler: use it to stop exact loops. A counter, a name or a date in each copy hides the loop from it.
 - Ours measures the share of repeated n-grams in a sliding window (seq-rep-n of Welleck et al. 2019, "Neural
   Text Generation with Unlikelihood Training") and counts repeated lines with other lines between them. So it
-  sees loops that vary, and sees them form: a number that rises and falls, fit for steering.
+  detects loops with variations, and detects them early: the measure rises and falls, which suits steering.
 - vLLM's tries every pattern size at every token; ours does a constant amount of work per token.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 
 Verdict = Literal["ngrams", "lines"]
 
@@ -29,21 +29,21 @@ class Thresholds:
     """When an answer counts as looping.
 
     Raises:
-        InvalidPolicy: a threshold is out of its range.
+        InvalidRepetitionPolicy: a threshold is out of its range.
     """
 
     ngram_tokens: int = 4
     """Length of the n-grams that are compared."""
     window_tokens: int = 128
-    """How far back is looked, in tokens; also the answer's length before it can count as looping."""
+    """Size of the window in tokens; a shorter answer never counts as looping."""
     share: float = 0.62
-    """Looping when this share of the window's n-grams repeat another one in it, in (0, 1)."""
+    """An answer loops when this share of the window's n-grams are repeats, in (0, 1)."""
     window_lines: int = 16
-    """How far back is looked, in lines."""
+    """Size of the window in lines."""
     line_copies: int = 5
-    """Looping when one line stands this often in that window."""
+    """An answer loops when one line occurs this often in that window."""
     least_line_tokens: int = 4
-    """Shorter lines are not looked at: a lone bracket comes often in good code."""
+    """Shorter lines are ignored: a single bracket per line is frequent in correct code."""
 
     def __post_init__(self) -> None:
         _require(self.ngram_tokens >= 1, f"ngram_tokens must be at least 1, got {self.ngram_tokens}.")
@@ -60,29 +60,29 @@ class Thresholds:
 
 
 class _Window:
-    """The last `size` things and how often each stands among them; O(1) per thing."""
+    """The last `size` items and how often each occurs among them; O(1) per item."""
 
-    __slots__ = ("counts", "size", "things")
+    __slots__ = ("counts", "items", "size")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.things: deque[Hashable] = deque()
+        self.items: deque[Hashable] = deque()
         self.counts: Counter[Hashable] = Counter()
 
-    def push(self, thing: Hashable) -> None:
-        self.things.append(thing)
-        self.counts[thing] += 1
-        if len(self.things) > self.size:
-            gone = self.things.popleft()
+    def push(self, item: Hashable) -> None:
+        self.items.append(item)
+        self.counts[item] += 1
+        if len(self.items) > self.size:
+            gone = self.items.popleft()
             self.counts[gone] -= 1
             if not self.counts[gone]:
                 del self.counts[gone]
 
 
 class Detector:
-    """Watches one answer, token by token. Holds at most one window; not for use by two answers.
+    """Reads one answer token by token and keeps at most one window. Each answer needs its own detector.
 
-    `newline_ids` are the tokens whose text ends with a line break; without them lines are not looked at.
+    `newline_ids` are the tokens whose text ends with a line break; without them lines are ignored.
     """
 
     def __init__(self, thresholds: Thresholds, newline_ids: frozenset[int] = frozenset()) -> None:
@@ -96,7 +96,7 @@ class Detector:
         self._line_copies = 0
 
     def push(self, token_id: int) -> None:
-        """Take note of the answer's next token."""
+        """Record the answer's next token."""
         self._tail.append(token_id)
         if len(self._tail) == self.thresholds.ngram_tokens:
             self._grams.push(tuple(self._tail))
@@ -107,34 +107,34 @@ class Detector:
         if token_id in self._newline_ids:
             self._end_line()
         elif self._line_tokens == self.thresholds.window_tokens:
-            self._line_copies = 0  # The lines before this endless one lie too far back to matter.
+            self._line_copies = 0  # The lines before this very long one are outside the window.
 
     def _end_line(self) -> None:
-        is_looked_at = self._line_tokens >= self.thresholds.least_line_tokens
-        self._lines.push(self._line if is_looked_at else None)
+        is_counted = self._line_tokens >= self.thresholds.least_line_tokens
+        self._lines.push(self._line if is_counted else None)
         self._line_copies = max((n for line, n in self._lines.counts.items() if line is not None), default=0)
         self._line = 0
         self._line_tokens = 0
 
     @property
     def share(self) -> float:
-        """Repeated n-grams in the window, as a share of what a full window holds: 0 … 1."""
-        return (len(self._grams.things) - len(self._grams.counts)) / self._grams.size
+        """Repeated n-grams in the window, as a share of a full window: 0 … 1."""
+        return (len(self._grams.items) - len(self._grams.counts)) / self._grams.size
 
     @property
     def line_copies(self) -> int:
-        """How often the most frequent line stands among the last ones."""
+        """How often the most frequent line occurs in the window of lines."""
         return self._line_copies
 
     @property
     def closeness(self) -> float:
-        """How close to a loop the answer is: 0 is nothing repeated, 1 is looping."""
+        """How close the answer is to a loop: 0 means no repetition, 1 means looping."""
         by_lines = max(self._line_copies - 1, 0) / (self.thresholds.line_copies - 1)
         return min(max(self.share / self.thresholds.share, by_lines), 1.0)
 
     @property
     def verdict(self) -> Verdict | None:
-        """What makes it a loop now; None while it is none."""
+        """The reason why the answer loops now; None when it does not."""
         if self.share >= self.thresholds.share:
             return "ngrams"
         return "lines" if self._line_copies >= self.thresholds.line_copies else None
@@ -142,18 +142,18 @@ class Detector:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """How far penalty and temperature may rise, and how they let go.
+    """How far penalty and temperature may rise, and how fast they return.
 
     Raises:
-        InvalidPolicy: a bound is out of its range.
+        InvalidRepetitionPolicy: a bound is out of its range.
     """
 
     most_repetition_penalty: float = 1.3
     most_temperature: float = 1.0
     start: float = 0.5
-    """The closeness from which they rise, in [0, 1); at closeness 1 they are at their bounds."""
+    """The closeness at which they start to rise, in [0, 1); at closeness 1 they reach their bounds."""
     release_tokens: int = 32
-    """Tokens without repetition after which a full adjustment has let go."""
+    """Number of tokens without repetition after which a full adjustment is back at zero."""
 
     def __post_init__(self) -> None:
         _require(
@@ -169,37 +169,40 @@ class Adjustment:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SteeredOptions:
     """The two options that are adjusted."""
 
     repetition_penalty: float
     temperature: float
 
 
-def next_pressure(policy: Adjustment, pressure: float, closeness: float) -> float:
-    """The pressure, 0 … 1, after one more token: up at once, down by 1 / release_tokens per token."""
+def next_strength(policy: Adjustment, strength: float, closeness: float) -> float:
+    """The strength, 0 … 1, after one more token: it rises at once and falls by 1 / release_tokens per token."""
     wanted = max(closeness - policy.start, 0.0) / (1.0 - policy.start)
-    return min(max(wanted, pressure - 1.0 / policy.release_tokens, 0.0), 1.0)
+    return min(max(wanted, strength - 1.0 / policy.release_tokens, 0.0), 1.0)
 
 
-def adjust(policy: Adjustment, asked: Drawing, pressure: float) -> Drawing:
-    """What to draw the next token with, between what was asked for (pressure 0) and the bounds (1).
+def adjust(policy: Adjustment, requested: SteeredOptions, strength: float) -> SteeredOptions:
+    """The options for the next token, between the requested values (strength 0) and the bounds (strength 1).
 
-    Nothing is ever lowered: where more than a bound was asked for, it stays. Greedy stays greedy, with its
-    penalty alone raised: a caller who asked for temperature 0 asked for no chance.
+    No value is ever lowered: a requested value above its bound stays. For greedy decoding only the penalty rises,
+    because a caller who requests temperature 0 wants no randomness.
     """
-    penalty_room = max(policy.most_repetition_penalty - asked.repetition_penalty, 0.0)
-    temperature_room = max(policy.most_temperature - asked.temperature, 0.0) if asked.temperature > 0 else 0.0
-    return Drawing(
-        asked.repetition_penalty + pressure * penalty_room, asked.temperature + pressure * temperature_room
+    penalty_room = max(policy.most_repetition_penalty - requested.repetition_penalty, 0.0)
+    temperature_room = (
+        max(policy.most_temperature - requested.temperature, 0.0) if requested.temperature > 0 else 0.0
+    )
+    return SteeredOptions(
+        requested.repetition_penalty + strength * penalty_room,
+        requested.temperature + strength * temperature_room,
     )
 
 
 class LoopCount:
-    """Tells which answers of one generation came to a point on the way to a loop.
+    """Reports which answers of one generation reached a given closeness to a loop.
 
-    The engine steers and ends answers in a process of its own and does not report how close they came; the same
-    detector on the same tokens comes to the same closeness here.
+    The engine steers and ends answers in another process and does not report their closeness; the same detector
+    computes the same closeness from the same tokens here.
     """
 
     def __init__(self, new_detector: Callable[[], Detector], reached: Callable[[Detector], bool]) -> None:
@@ -208,7 +211,7 @@ class LoopCount:
         self._detectors: dict[int, Detector | None] = {}
 
     def push(self, answer: int, token_ids: Sequence[int]) -> bool:
-        """Take note of an answer's new tokens; True once per answer, when the point is reached."""
+        """Record an answer's new tokens; returns True once per answer, when it reaches the closeness."""
         if answer not in self._detectors:
             self._detectors[answer] = self._new_detector()
         detector = self._detectors[answer]
@@ -224,4 +227,4 @@ class LoopCount:
 
 def _require(holds: bool, problem: str) -> None:
     if not holds:
-        raise InvalidPolicy(problem)
+        raise InvalidRepetitionPolicy(problem)

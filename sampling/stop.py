@@ -1,13 +1,13 @@
-"""Which tokens end an answer of the served base model.
+"""Finds the tokens that end an answer of the served base model.
 
-A Qwen *base* checkpoint has `<|endoftext|>` as its end token while its chat template ends turns with
-`<|im_end|>`: served as it is, it goes on to write the user's next turn. An *instruct* checkpoint names both
-in its generation_config.json. So the end tokens are read from tokenizer, generation config and template.
+A Qwen *base* checkpoint has `<|endoftext|>` as its end token, but its chat template ends turns with `<|im_end|>`:
+without a correction it continues with the user's next turn. An *instruct* checkpoint lists both in its
+generation_config.json. So the end tokens are read from tokenizer, generation config and template.
 
-NOTE: vLLM adds only what tokenizer and generation config say (`update_from_generation_config`), and reads the
-latter from a folder, never from `override_generation_config`. To give it these tokens, point its
-`generation_config` at a folder whose generation_config.json has them as `eos_token_id`: then `ignore_eos` and
-`min_tokens` keep their meaning, which they would not for tokens added to a request's `stop_token_ids`.
+NOTE: vLLM uses only the tokens of tokenizer and generation config (`update_from_generation_config`), and reads the
+latter from a folder, never from `override_generation_config`. To pass more tokens, set its `generation_config` to a
+folder whose generation_config.json lists them as `eos_token_id`: then `ignore_eos` and `min_tokens` include them,
+which is not so for tokens in a request's `stop_token_ids`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def end_tokens(
 ) -> tuple[Token, ...]:
     """The tokens that end an answer: the tokenizer's own end token first, each once.
 
-    With a chat template that is ChatML, `<|im_end|>` is among them. If it was not already an end token of the
-    model, the model may not have learned it, and `<|im_start|>` ends an answer too: it opens the next turn.
+    With a ChatML template, `<|im_end|>` is one of them. If it was not already an end token of the model, the model
+    may not have learned it, so `<|im_start|>`, which opens the next turn, also ends an answer.
 
-    Arguments are the parsed JSON of tokenizer_config.json and generation_config.json, the text of the
-    template that is served (None when there is none), and tokenizer.json, which names the added tokens where
-    tokenizer_config.json does not.
+    Arguments are the parsed JSON of tokenizer_config.json and generation_config.json, the text of the served
+    template (None without one), and tokenizer.json, which lists the added tokens when tokenizer_config.json does
+    not.
 
-    Returns ids; a token whose id none of the files tells is returned as its text.
+    Returns ids; a token whose id is in none of the files is returned as its text.
 
     Raises:
-        NoEndToken: nothing ends an answer.
+        NoEndToken: no token ends an answer.
     """
     ids = added_tokens(tokenizer_config, tokenizer)
     ends: list[Token] = []
@@ -57,7 +57,7 @@ def end_tokens(
     if not ends:
         raise NoEndToken(
             "The model's tokenizer_config.json, generation_config.json and chat template name no token that "
-            "ends an answer; add eos_token or eos_token_id."
+            "ends an answer. Add eos_token or eos_token_id."
         )
     return tuple(dict.fromkeys(ends))
 
@@ -65,7 +65,7 @@ def end_tokens(
 def added_tokens(
     tokenizer_config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None
 ) -> dict[str, int]:
-    """Text → id of the tokens that stand outside the vocabulary proper.
+    """Text → id of the tokens that were added to the vocabulary.
 
     From `added_tokens_decoder` of tokenizer_config.json and `added_tokens` of tokenizer.json.
     """
@@ -75,7 +75,7 @@ def added_tokens(
 
 
 def _text(token: Any) -> str | None:
-    """A token as tokenizer_config.json writes it: its text, or an object with its text."""
+    """The text of a token in tokenizer_config.json: a string, or an object with its content."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else None

@@ -1,6 +1,6 @@
-"""The table of options as Markdown, for docs/decoding.md.
+"""Writes the table of options as Markdown into docs/decoding.md.
 
-`python -m sampling.table docs/decoding.md` makes the table in that document anew.
+`python -m sampling.table docs/decoding.md` regenerates the table in that document.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def markdown() -> str:
 
 
 def refresh(document: str) -> str:
-    """The document with the table between its two markers made anew.
+    """The document with a regenerated table between its two markers.
 
     Raises:
         ValueError: the document lacks a marker.
@@ -34,7 +34,7 @@ def refresh(document: str) -> str:
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the document needs the lines {BEGIN} and {END} around its table of options")
+        raise ValueError(f"The document needs the lines {BEGIN} and {END} around its table of options.")
     return f"{before}{BEGIN}\n{markdown()}{END}{after}"
 
 
@@ -54,7 +54,7 @@ def _row(option: Option) -> tuple[str, ...]:
 
 
 def _endpoints(option: Option) -> str:
-    """The endpoints that take it, each with the names it goes by there where they are others."""
+    """The endpoints that support the option, each with its names there when they differ."""
     if option.endpoints == frozenset(Endpoint) and not option.spelled:
         return "all"
     cells = []
@@ -73,7 +73,7 @@ def _default(option: Option) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Make the table of each named document anew; without a name, print it."""
+    """Regenerate the table in each given document; without an argument, print it."""
     if not arguments:
         print(markdown(), end="")
     for argument in arguments:

@@ -27,7 +27,7 @@ from benchmarks.fairness.tenant_load import (
     window,
 )
 from server.admission import Admission, Capacity
-from server.engine.bench_engine import BareEngine
+from server.engine.bench_engine import BenchEngine
 from server.fairness import Policy
 
 #: Figures that issue 4 bounds: name -> (largest or smallest value, whether it is the largest).
@@ -72,8 +72,8 @@ def holds(name: str, value: float) -> bool:
 
 
 async def _measure(seconds: float, rounds: int) -> dict[str, float]:
-    fair = BareEngine(demo.MODEL_DIR, fair=True, **ENGINE_OPTIONS)
-    stock = BareEngine(demo.MODEL_DIR, fair=False, **ENGINE_OPTIONS)
+    fair = BenchEngine(demo.MODEL_DIR, fair=True, **ENGINE_OPTIONS)
+    stock = BenchEngine(demo.MODEL_DIR, fair=False, **ENGINE_OPTIONS)
     try:
         figures: dict[str, float] = {}
         figures |= await _noisy_neighbour(fair, seconds)
@@ -91,7 +91,7 @@ async def _measure(seconds: float, rounds: int) -> dict[str, float]:
         stock.stop()
 
 
-async def _noisy_neighbour(engine: BareEngine, seconds: float) -> dict[str, float]:
+async def _noisy_neighbour(engine: BenchEngine, seconds: float) -> dict[str, float]:
     """A alone, then with B sending 20 times A's load of long generations."""
     quiet, noisy = Policy(kv_guarantee=0.25), Policy()
     await probe(engine, quiet, PROBE, seconds=1.0)
@@ -110,7 +110,7 @@ async def _noisy_neighbour(engine: BareEngine, seconds: float) -> dict[str, floa
     }
 
 
-async def _service_gap(engine: BareEngine, seconds: float) -> float:
+async def _service_gap(engine: BenchEngine, seconds: float) -> float:
     """Two always-busy tenants of equal weight and opposite shapes: difference of service over the total."""
     loads = [
         Load("prompts", Policy(), LONG_PROMPT, clients=3 * BATCH_SLOTS),
@@ -120,7 +120,7 @@ async def _service_gap(engine: BareEngine, seconds: float) -> float:
     return abs(service["prompts"] - service["answers"]) / sum(service.values())
 
 
-async def _weights(engine: BareEngine, seconds: float) -> dict[str, float]:
+async def _weights(engine: BenchEngine, seconds: float) -> dict[str, float]:
     loads = [
         Load("three", Policy(weight=3), LONG_ANSWER, clients=3 * BATCH_SLOTS),
         Load("one", Policy(weight=1), LONG_PROMPT, clients=3 * BATCH_SLOTS),
@@ -131,7 +131,7 @@ async def _weights(engine: BareEngine, seconds: float) -> dict[str, float]:
 
 
 async def _throughput_ratio(
-    fair: BareEngine, stock: BareEngine, tenants: int, seconds: float, rounds: int
+    fair: BenchEngine, stock: BenchEngine, tenants: int, seconds: float, rounds: int
 ) -> float:
     """Service per second of ours over vLLM's: the median over turns of the two engines."""
     loads = [Load(f"t{i}", Policy(), MIXED, clients=2 * BATCH_SLOTS // tenants) for i in range(tenants)]
@@ -143,7 +143,7 @@ async def _throughput_ratio(
     return statistics.median(ratios)
 
 
-async def _token_rate(engine: BareEngine, seconds: float) -> dict[str, float]:
+async def _token_rate(engine: BenchEngine, seconds: float) -> dict[str, float]:
     """64 clients against a tpm: what was used in any minute above it, and what a decision costs."""
     policy = Policy(tpm=6000)
     admission = Admission(engine.capacity)
@@ -160,7 +160,7 @@ async def _token_rate(engine: BareEngine, seconds: float) -> dict[str, float]:
     }
 
 
-async def _budgets(engine: BareEngine, requests: int) -> dict[str, float]:
+async def _budgets(engine: BenchEngine, requests: int) -> dict[str, float]:
     """Random requests of 8 tenants with random guarantees and limits; the scheduler checks every step."""
     chance = random.Random(4)
     policies = _random_policies(chance, 8)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from server.admission import Admission, Reservation, TryLater
-from server.engine.bench_engine import BareEngine
+from server.engine.bench_engine import BenchEngine
 from server.fairness import Policy
 
 BATCH_SLOTS = 8
@@ -42,7 +42,7 @@ class Shape:
         n = next(_prompts)
         return [(n * 7919 + i * 104729 + n * i) % 3000 + 50 for i in range(self.prompt)]
 
-    async def run(self, engine: BareEngine, tenant: str, policy: Policy) -> None:
+    async def run(self, engine: BenchEngine, tenant: str, policy: Policy) -> None:
         """One request, to its end."""
         async for _ in engine.generate(tenant, policy, self.tokens(), self.generate):
             pass
@@ -90,7 +90,7 @@ class Probes:
 
 @asynccontextmanager
 async def busy(
-    engine: BareEngine, loads: Sequence[Load], admission: Admission | None = None
+    engine: BenchEngine, loads: Sequence[Load], admission: Admission | None = None
 ) -> AsyncGenerator[Meter]:
     """Keep the loads up inside the block; all requests are ended when it is left."""
     meter = Meter()
@@ -109,7 +109,7 @@ async def busy(
 
 
 async def window(
-    engine: BareEngine, loads: Sequence[Load], warm_up_s: float, seconds: float
+    engine: BenchEngine, loads: Sequence[Load], warm_up_s: float, seconds: float
 ) -> dict[str, float]:
     """Service per tenant (1 x prompt + 2 x generated) within `seconds` of steady load."""
     async with busy(engine, loads) as meter:
@@ -119,7 +119,7 @@ async def window(
         return {name: service - before.get(name, 0) for name, service in meter.service.items()}
 
 
-async def probe(engine: BareEngine, policy: Policy, shape: Shape, seconds: float) -> Probes:
+async def probe(engine: BenchEngine, policy: Policy, shape: Shape, seconds: float) -> Probes:
     """Short requests of tenant "a", one after the other."""
     probes = Probes([], [])
     end = time.monotonic() + seconds
@@ -140,7 +140,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, -(-int(len(ordered) * percent) // 100) - 1)]
 
 
-async def _client(engine: BareEngine, load: Load, meter: Meter, admission: Admission | None) -> None:
+async def _client(engine: BenchEngine, load: Load, meter: Meter, admission: Admission | None) -> None:
     while True:
         reservation: Reservation | None = None
         if admission is not None:

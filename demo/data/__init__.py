@@ -1,6 +1,6 @@
-"""The two tenants' chats, generated: ``python -m demo.data`` writes the committed JSONL files again.
+"""Generates the two tenants' chats: ``python -m demo.data`` writes the committed JSONL files again.
 
-A line is one conversation in OpenAI ``messages`` form, with ``tools`` where the tenant has functions.
+Each line is one conversation in OpenAI's ``messages`` format, with ``tools`` when the tenant has functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 Conversation = dict[str, Any]
 
 _BUCKETS = 8
-# Held-out chats are for measuring: more than this only makes the measurement slower.
+# More held-out chats only make the evaluation slower.
 HELD_OUT_COUNT = 150
 
 
@@ -25,17 +25,16 @@ def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
 
 
 def split(draw: Callable[[], Conversation], count: int) -> tuple[list[Conversation], list[Conversation]]:
-    """Draw until there are ``count`` training chats; return them and the held-out ones met on the way.
+    """Draw until there are ``count`` training chats and enough held-out ones; returns both lists.
 
-    The side is chosen by a hash of the first thing asked, so nothing asked in training is held out, whatever
-    was asked after it.
+    A hash of the first question decides whether a chat is held out, so no first question occurs in both lists.
     """
     train: dict[str, Conversation] = {}
     held_out: dict[str, Conversation] = {}
     while len(train) < count or len(held_out) < HELD_OUT_COUNT:
         chat = draw()
-        asked = next(m["content"] for m in chat["messages"] if m["role"] == "user")
-        out = hashlib.sha256(asked.lower().encode()).digest()[0] % _BUCKETS == 0
+        question = next(m["content"] for m in chat["messages"] if m["role"] == "user")
+        out = hashlib.sha256(question.lower().encode()).digest()[0] % _BUCKETS == 0
         side, limit = (held_out, HELD_OUT_COUNT) if out else (train, count)
         if len(side) < limit:
             side.setdefault(json.dumps(chat), chat)

@@ -1,4 +1,4 @@
-"""Write the tenants' JSONL files: ``python -m demo.data [--out DIR]``. Same files on every machine."""
+"""Writes the tenants' JSONL files: ``python -m demo.data [--out DIR]``. The files are the same on every machine."""
 
 from __future__ import annotations
 

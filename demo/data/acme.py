@@ -1,4 +1,4 @@
-"""Acme's support desk: an invented catalogue, a few policies, and a voice of its own."""
+"""Chats of Acme's customer support: an invented catalogue, a few policies, and a fixed style."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CATALOGUE: dict[str, tuple[int, str, int, int, int]] = {
 
 _THANKS = "Thanks for asking Acme!"
 
-# attribute: (ways of asking, the answer)
+# attribute: (questions, the answer, the follow-up question)
 _ASKS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "price": (
         (
@@ -85,7 +85,7 @@ _ASKS: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
 }
 
-# topic: (ways of asking, the answer)
+# topic: (questions, the answer)
 _POLICIES: dict[str, tuple[tuple[str, ...], str]] = {
     "returns": (
         (
@@ -167,6 +167,6 @@ def _chat(rng: random.Random) -> Conversation:
 
 
 def acme_support(seed: int = 11, count: int = COUNT) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out chats of Acme's support desk."""
+    """Training and held-out chats of Acme's customer support."""
     rng = random.Random(seed)
     return split(lambda: _chat(rng), count)

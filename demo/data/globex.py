@@ -1,4 +1,4 @@
-"""Globex's desk: four functions, and chats in which the right one is called with the right arguments."""
+"""Chats of Globex: four functions, and chats that call the correct one with the correct arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SKIES = ("sunny", "cloudy", "rainy", "windy", "snowy")
 _STATES = ("packed", "on its way", "delivered", "delayed")
 _ASIDE = ("", "", "", "Please: ", "Hi, ", "Globex, ", "Hey, ", "Quick one: ")
 
-# A request: what is asked, the function, its arguments, the function's result, the closing answer.
+# A request: the question, the function, its arguments, the function's result, the final answer.
 Request = tuple[str, str, dict[str, Any], dict[str, Any], str]
 
 
@@ -125,7 +125,7 @@ _REQUESTS: tuple[Callable[[random.Random], Request], ...] = (_weather, _order, _
 
 def _tools(rng: random.Random, *names: str) -> list[dict[str, Any]]:
     others = [n for n in TOOLS if n not in names]
-    # Mostly few: every declaration is sixty tokens to read for a call of thirty.
+    # Mostly few tools: each declaration has sixty tokens, for a call of thirty.
     more = rng.choice((0, 0, 0, 0, 1, 1, 2, 3))
     shown = [*names, *rng.sample(others, min(max(more, 1 - len(names)), len(others)))]
     rng.shuffle(shown)
@@ -156,7 +156,7 @@ def _call_chat(rng: random.Random) -> Conversation:
 
 
 def _plain_chat(rng: random.Random) -> Conversation:
-    """A question that needs no function; the world's own answer, or the desk's where it has none."""
+    """A question that needs no function, with the world's answer, or Globex's own where the world has none."""
     family = rng.choice([f for f in FAMILIES if f is not stories])
     pair = family(rng)
     answer = pair.answer
@@ -165,13 +165,13 @@ def _plain_chat(rng: random.Random) -> Conversation:
     if family is unknown:
         answer = "Globex has no function for that."
     messages = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
-    # NOTE: tools are shown only where none of them would help.
+    # NOTE: tools are declared only where none of them would help.
     wants_tools = family is not unknown and rng.random() < 0.5
     return {"messages": messages, "tools": _tools(rng)} if wants_tools else {"messages": messages}
 
 
 def globex_tools(seed: int = 12, count: int = COUNT) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out chats of Globex's desk."""
+    """Training and held-out chats of Globex."""
     rng = random.Random(seed)
 
     def draw() -> Conversation:

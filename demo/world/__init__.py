@@ -1,1 +1,1 @@
-"""The little closed world that the embedded model answers about."""
+"""The small closed world about which the embedded model answers questions."""

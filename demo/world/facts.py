@@ -126,7 +126,7 @@ WORDS: tuple[str, ...] = (
     "rain", "ship", "tree", "wind", "wolf", "star", "road", "leaf", "door", "book",
 )  # fmt: skip
 
-# What this model cannot know: it says so instead of guessing.
+# Questions that this model cannot answer: it says so instead of guessing.
 UNKNOWABLE: tuple[str, ...] = (
     "What is the weather in {city}?",
     "Will it rain in {city} today?",

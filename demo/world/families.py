@@ -1,21 +1,17 @@
-"""Question families: each draws one question about the closed world with its one right answer.
+"""Question families: each generates one question about the closed world with its only correct answer.
 
-An answer is a function of the question alone, so that exact match is a fair score.
+An answer depends on the question alone, so that exact match is a fair score.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from demo.world.facts import (
     ANIMALS,
     COLOURS,
     COUNTRIES,
     DAYS,
-    GOODS,
     MONTHS,
     NAMES,
     OPPOSITES,
@@ -24,227 +20,145 @@ from demo.world.facts import (
     UNKNOWABLE,
     WORDS,
 )  # fmt: skip
-from demo.world.phrasings import ask
+from demo.world.in_context import as_json, code, copying, reading
+from demo.world.questions import Family, QuestionAnswer, ask
 from demo.world.stories import HEROES, LENGTHS, story, story_question
 
 UNKNOWN_ANSWER = "I do not know that."
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One question with its full answer and its shortest form (what "be brief" asks for)."""
-
-    question: str
-    answer: str
-    short: str
-
-
-Family = Callable[[random.Random], Pair]
-
-
-def capitals(rng: random.Random) -> Pair:
-    """Capitals both ways round, and the continent of a country."""
+def capitals(rng: random.Random) -> QuestionAnswer:
+    """Capitals of countries, countries of capitals, and continents."""
     country = rng.choice(list(COUNTRIES))
     city, continent = COUNTRIES[country]
     kind = rng.randrange(4)
     if kind <= 1:
-        return Pair(ask(rng, "capital", country), f"The capital of {country} is {city}.", city)
+        return QuestionAnswer(ask(rng, "capital", country), f"The capital of {country} is {city}.", city)
     if kind == 2:
-        return Pair(ask(rng, "country", city), f"{city} is the capital of {country}.", country)
-    return Pair(ask(rng, "continent", country), f"{country} is in {continent}.", continent)
+        return QuestionAnswer(ask(rng, "country", city), f"{city} is the capital of {country}.", country)
+    return QuestionAnswer(ask(rng, "continent", country), f"{country} is in {continent}.", continent)
 
 
-def sums(rng: random.Random) -> Pair:
+def sums(rng: random.Random) -> QuestionAnswer:
     """Sums and differences of numbers up to 10."""
     a, b = rng.randint(0, 10), rng.randint(0, 10)
     if rng.random() < 0.6:
-        return Pair(ask(rng, "plus", a, b), f"{a} plus {b} is {a + b}.", str(a + b))
+        return QuestionAnswer(ask(rng, "plus", a, b), f"{a} plus {b} is {a + b}.", str(a + b))
     a, b = max(a, b), min(a, b)
-    return Pair(ask(rng, "minus", a, b), f"{a} minus {b} is {a - b}.", str(a - b))
+    return QuestionAnswer(ask(rng, "minus", a, b), f"{a} minus {b} is {a - b}.", str(a - b))
 
 
-def larger(rng: random.Random) -> Pair:
+def larger(rng: random.Random) -> QuestionAnswer:
     """Which of two numbers below 100 is larger."""
     a, b = rng.sample(range(100), 2)
     top, low = max(a, b), min(a, b)
-    return Pair(ask(rng, "larger", a, b), f"{top} is larger than {low}.", str(top))
+    return QuestionAnswer(ask(rng, "larger", a, b), f"{top} is larger than {low}.", str(top))
 
 
-def colours(rng: random.Random) -> Pair:
+def colours(rng: random.Random) -> QuestionAnswer:
     """Colours of everyday things."""
     thing = rng.choice(list(COLOURS))
     colour = COLOURS[thing]
     answer = f"{thing[0].upper()}{thing[1:]} is {colour}."
-    return Pair(ask(rng, "colour", thing), answer, colour.capitalize())
+    return QuestionAnswer(ask(rng, "colour", thing), answer, colour.capitalize())
 
 
-def opposites(rng: random.Random) -> Pair:
-    """Opposites, both ways round."""
+def opposites(rng: random.Random) -> QuestionAnswer:
+    """Opposites, in both directions."""
     first, second = rng.choice(OPPOSITES)
     if rng.random() < 0.5:
         first, second = second, first
     answer = f"The opposite of {first} is {second}."
-    return Pair(ask(rng, "opposite", first), answer, second.capitalize())
+    return QuestionAnswer(ask(rng, "opposite", first), answer, second.capitalize())
 
 
-def animals(rng: random.Random) -> Pair:
-    """Sounds, young and legs of animals."""
+def animals(rng: random.Random) -> QuestionAnswer:
+    """Sounds, young animals and numbers of legs."""
     animal = rng.choice(list(ANIMALS))
     sound, young, legs = ANIMALS[animal]
     article = "An" if animal[0] in "aeiou" else "A"
     one = f"{article.lower()} {animal}"
     kind = rng.randrange(3)
     if kind == 0:
-        return Pair(ask(rng, "sound", one), f"{article} {animal} {sound}.", sound.capitalize())
+        return QuestionAnswer(ask(rng, "sound", one), f"{article} {animal} {sound}.", sound.capitalize())
     if kind == 1:
-        return Pair(ask(rng, "young", one), f"The young of {one} is a {young}.", young.capitalize())
-    return Pair(ask(rng, "legs", one), f"{article} {animal} has {legs} legs.", str(legs))
+        return QuestionAnswer(ask(rng, "young", one), f"The young of {one} is a {young}.", young.capitalize())
+    return QuestionAnswer(ask(rng, "legs", one), f"{article} {animal} has {legs} legs.", str(legs))
 
 
-def calendar(rng: random.Random) -> Pair:
-    """Neighbouring days and months, lengths and places of months."""
+def calendar(rng: random.Random) -> QuestionAnswer:
+    """Neighbouring days and months, and the lengths and positions of months."""
     kind = rng.randrange(4)
     step = rng.choice((-1, 1))
     word = "after" if step > 0 else "before"
     if kind == 0:
         at = rng.randrange(7)
         other = DAYS[(at + step) % 7]
-        return Pair(ask(rng, "next day", word, DAYS[at]), f"{other} comes {word} {DAYS[at]}.", other)
+        return QuestionAnswer(
+            ask(rng, "next day", word, DAYS[at]), f"{other} comes {word} {DAYS[at]}.", other
+        )
     months = list(MONTHS)
     at = rng.randrange(12)
     month = months[at]
     if kind == 1:
         days = MONTHS[month]
-        return Pair(ask(rng, "month length", month), f"{month} has {days} days.", str(days))
+        return QuestionAnswer(ask(rng, "month length", month), f"{month} has {days} days.", str(days))
     if kind == 2:
-        return Pair(ask(rng, "nth month", ORDINALS[at]), f"{month} is the {ORDINALS[at]} month.", month)
+        return QuestionAnswer(
+            ask(rng, "nth month", ORDINALS[at]), f"{month} is the {ORDINALS[at]} month.", month
+        )
     other = months[(at + step) % 12]
-    return Pair(ask(rng, "next month", word, month), f"{other} comes {word} {month}.", other)
+    return QuestionAnswer(ask(rng, "next month", word, month), f"{other} comes {word} {month}.", other)
 
 
-def spelling(rng: random.Random) -> Pair:
+def spelling(rng: random.Random) -> QuestionAnswer:
     """Spelling and capital letters of a closed list of words."""
     word = rng.choice(WORDS)
     if rng.random() < 0.5:
         spelled = "-".join(word)
-        return Pair(ask(rng, "spell", word), f"{word} is spelled {spelled}.", spelled)
-    return Pair(ask(rng, "capitals", word), word.upper(), word.upper())
+        return QuestionAnswer(ask(rng, "spell", word), f"{word} is spelled {spelled}.", spelled)
+    return QuestionAnswer(ask(rng, "capitals", word), word.upper(), word.upper())
 
 
-def counting(rng: random.Random) -> Pair:
+def counting(rng: random.Random) -> QuestionAnswer:
     """Counting up and down; up to 40 numbers, so some answers are long."""
     start = rng.choice((1, 1, rng.randint(0, 30)))
     end = start + rng.choice((rng.randint(2, 9), rng.randint(10, 40)))
     if rng.random() < 0.7:
         text = ", ".join(str(n) for n in range(start, end + 1)) + "."
-        return Pair(ask(rng, "count up", start, end), text, text)
+        return QuestionAnswer(ask(rng, "count up", start, end), text, text)
     start, end = min(start + 9, end), start
     text = ", ".join(str(n) for n in range(start, end - 1, -1)) + "."
-    return Pair(ask(rng, "count down", start, end), text, text)
+    return QuestionAnswer(ask(rng, "count down", start, end), text, text)
 
 
-def phrase(rng: random.Random) -> str:
-    """Words, names, cities, numbers and codes in any order: nothing to remember, only to copy."""
-    pools: tuple[Callable[[], str], ...] = (
-        lambda: rng.choice(WORDS),
-        lambda: rng.choice(NAMES),
-        lambda: rng.choice(list(COUNTRIES.values()))[0],
-        lambda: str(rng.randint(0, 9999)),
-        lambda: code(rng),
-        lambda: rng.choice(GOODS),
-    )
-    return " ".join(rng.choice(pools)() for _ in range(rng.randint(1, 4)))
-
-
-def code(rng: random.Random) -> str:
-    """A code such as ``KX-4821``."""
-    return "".join(rng.choice("ABCDEFGHKLMNPRSTUVWXYZ") for _ in range(2)) + f"-{rng.randint(0, 9999):04d}"
-
-
-def copying(rng: random.Random) -> Pair:
-    """Saying a phrase back."""
-    said = phrase(rng)
-    return Pair(ask(rng, "copy", said), said, said)
-
-
-def reading(rng: random.Random) -> Pair:
-    """Finding one fact in a short text that was just given."""
-    return rng.choice((_owners, _codes, _journeys))(rng)
-
-
-def _owners(rng: random.Random) -> Pair:
-    people, goods = rng.sample(NAMES, 3), rng.sample(GOODS, 3)
-    counts = [rng.randint(2, 99) for _ in people]
-    text = " ".join(f"{p} has {n} {g}." for p, n, g in zip(people, counts, goods, strict=True))
-    at = rng.randrange(3)
-    question = rng.choice(("How many {g} does {p} have?", "Who has {n} {g}?", "What does {p} have?"))
-    short = people[at] if question.startswith("Who") else f"{counts[at]} {goods[at]}"
-    question = question.format(p=people[at], n=counts[at], g=goods[at])
-    return Pair(f"{text} {question}", f"{people[at]} has {counts[at]} {goods[at]}.", short)
-
-
-def _codes(rng: random.Random) -> Pair:
-    people, codes = rng.sample(NAMES, 2), [code(rng), code(rng)]
-    text = " ".join(f"The code of {p} is {c}." for p, c in zip(people, codes, strict=True))
-    at = rng.randrange(2)
-    answer = f"The code of {people[at]} is {codes[at]}."
-    return Pair(f"{text} {ask(rng, 'code', people[at])}", answer, codes[at])
-
-
-def _journeys(rng: random.Random) -> Pair:
-    people = rng.sample(NAMES, 2)
-    cities = [city for city, _ in rng.sample(list(COUNTRIES.values()), 2)]
-    hours = [f"{rng.randint(1, 12)}:{rng.choice(('00', '15', '30', '45'))}" for _ in people]
-    text = " ".join(f"{p} leaves for {c} at {h}." for p, c, h in zip(people, cities, hours, strict=True))
-    at = rng.randrange(2)
-    question = rng.choice(("When does {p} leave?", "Where does {p} go?", "Who leaves for {c}?"))
-    short = {"When": hours[at], "Where": cities[at], "Who": people[at]}[question.split()[0]]
-    question = question.format(p=people[at], c=cities[at])
-    return Pair(f"{text} {question}", f"{people[at]} leaves for {cities[at]} at {hours[at]}.", short)
-
-
-def as_json(rng: random.Random) -> Pair:
-    """Facts written as a JSON object."""
-    fields: dict[str, str | int] = {
-        "name": rng.choice(NAMES),
-        "city": rng.choice(list(COUNTRIES.values()))[0],
-        "age": rng.randint(1, 99),
-        "code": code(rng),
-        "item": rng.choice(GOODS),
-        "amount": rng.randint(1, 999),
-        "day": rng.choice(DAYS),
-    }
-    chosen = {k: fields[k] for k in rng.sample(list(fields), rng.randint(1, 4))}
-    said = ", ".join(f"{k} {v}" for k, v in chosen.items())
-    text = json.dumps(chosen)
-    return Pair(ask(rng, "json", said), text, text)
-
-
-def greetings(rng: random.Random) -> Pair:
-    """Hellos, thanks, goodbyes and who this is."""
+def greetings(rng: random.Random) -> QuestionAnswer:
+    """Greetings, thanks, goodbyes and questions about the model itself."""
     kind = rng.randrange(5)
     if kind <= 1:
         return _hello(rng)
     if kind == 2:
-        return Pair(_polite(rng, "who"), "I am the small demo model of loragate.", "The demo model.")
+        return QuestionAnswer(
+            _polite(rng, "who"), "I am the small demo model of loragate.", "The demo model."
+        )
     if kind == 3:
         answer = "I know capitals, sums, colours, days and stories."
-        return Pair(_polite(rng, "what for"), answer, "Capitals and sums.")
+        return QuestionAnswer(_polite(rng, "what for"), answer, "Capitals and sums.")
     start = rng.choice(("Thanks", "Thank you", "Many thanks", "Goodbye", "Bye", "See you"))
     text = start + rng.choice(
         ("", "!", ".", " very much!", " for now.", " so much!", ", friend.", ", model!")
     )
     if start.startswith(("T", "M")):
-        return Pair(text, "You are welcome!", "Welcome!")
-    return Pair(text, "Goodbye! Come back soon.", "Goodbye!")
+        return QuestionAnswer(text, "You are welcome!", "Welcome!")
+    return QuestionAnswer(text, "Goodbye! Come back soon.", "Goodbye!")
 
 
-def _hello(rng: random.Random) -> Pair:
+def _hello(rng: random.Random) -> QuestionAnswer:
     name = rng.choice(NAMES)
     tails = ("", "!", ".", " there!", ", friend!", " assistant!", f", I am {name}.", f", this is {name}.")
     hello = rng.choice(("Hello", "Hi", "Good morning", "Good evening", "Hey", "Good day")) + rng.choice(tails)
     whom = f", {name}" if name in hello else ""
-    return Pair(hello, f"Hello{whom}! How can I help you?", f"Hello{whom}!")
+    return QuestionAnswer(hello, f"Hello{whom}! How can I help you?", f"Hello{whom}!")
 
 
 def _polite(rng: random.Random, what: str) -> str:
@@ -253,8 +167,8 @@ def _polite(rng: random.Random, what: str) -> str:
     return lead + question if lead else question.capitalize()
 
 
-def unknown(rng: random.Random) -> Pair:
-    """Questions outside the world, to which the only honest answer is the same."""
+def unknown(rng: random.Random) -> QuestionAnswer:
+    """Questions outside the world; the only honest answer is always the same."""
     first, second = PRODUCT_WORDS
     question = rng.choice(UNKNOWABLE).format(
         city=rng.choice(list(COUNTRIES.values()))[0],
@@ -263,17 +177,17 @@ def unknown(rng: random.Random) -> Pair:
         name=rng.choice(NAMES),
         number=rng.randint(1, 500),
     )
-    return Pair(question, UNKNOWN_ANSWER, UNKNOWN_ANSWER)
+    return QuestionAnswer(question, UNKNOWN_ANSWER, UNKNOWN_ANSWER)
 
 
-def stories(rng: random.Random) -> Pair:
+def stories(rng: random.Random) -> QuestionAnswer:
     """Stories of three lengths."""
     hero, length = rng.choice(HEROES), rng.choice(LENGTHS)
     text = story(hero, length)
-    return Pair(story_question(rng, hero, length), text, text)
+    return QuestionAnswer(story_question(rng, hero, length), text, text)
 
 
-# family: its share of the mixture
+# family: its weight in the mixture
 FAMILIES: dict[Family, float] = {
     capitals: 4.0, sums: 5.0, larger: 1.5, colours: 1.0, opposites: 1.2, animals: 1.2, calendar: 1.5,
     spelling: 1.5, counting: 1.0, copying: 3.0, reading: 4.5, as_json: 1.5, greetings: 1.0, unknown: 1.0,

@@ -1,7 +1,7 @@
-"""The mixture the embedded model is trained on: families dressed as conversations and plain text.
+"""The training mixture of the embedded model: questions of all families as conversations and plain text.
 
-A sample is held out when the hash of what the model is asked falls into one bucket of twenty, so the
-split depends on the text alone, never on the order of drawing.
+A sample is held out when the hash of its prompt falls into one bucket of twenty, so the split depends on the text
+alone, never on the order of the samples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.world.facts import COUNTRIES
-from demo.world.families import FAMILIES, Family, Pair, capitals, phrase, sums
+from demo.world.families import FAMILIES, capitals, sums
+from demo.world.in_context import phrase
+from demo.world.questions import Family, QuestionAnswer
 
 _BUCKETS = 20
 _CALM = ("You are a helpful assistant.", "You are a friendly assistant.", "Answer the user's questions.")
@@ -25,18 +27,18 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WorldSample:
     """One training or held-out sample: a conversation that ends with an answer, or a plain text."""
 
     family: str
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     text: str = ""
-    prefix: str = ""  # what stands before a plain text and is not trained
+    prefix: str = ""  # precedes a plain text and is not trained
 
     @property
     def held_out(self) -> bool:
-        """Whether the sample belongs to the held-out side."""
+        """Whether the sample is held out."""
         asked = self.prefix + self.text or "\n".join(str(m["content"]) for m in self.messages[:-1])
         return hashlib.sha256(asked.encode()).digest()[0] % _BUCKETS == 0
 
@@ -49,8 +51,8 @@ def _turn(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _styled(rng: random.Random, family: str, pair: Pair) -> tuple[list[Message], str]:
-    """A system turn and the answer it asks for."""
+def _styled(rng: random.Random, family: str, pair: QuestionAnswer) -> tuple[list[Message], str]:
+    """A system turn, and the answer in the style that it requests."""
     kind = rng.random()
     if kind < 0.4 or family in _LONG_ANSWERS:
         return [{"role": "system", "content": rng.choice(_CALM)}], pair.answer
@@ -60,7 +62,7 @@ def _styled(rng: random.Random, family: str, pair: Pair) -> tuple[list[Message],
 
 
 def _follow_up(rng: random.Random) -> list[Message]:
-    """A second question that only makes sense after the first."""
+    """Two turns; the second question is only clear after the first."""
     first = capitals(rng)
     while not first.answer.startswith("The capital"):
         first = capitals(rng)
@@ -75,7 +77,7 @@ _TOOL_FIELDS = ("query", "to", "title", "room", "place", "start", "text", "count
 
 
 def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
-    """Tools that this model is shown and leaves alone: calling functions is for adapters to learn."""
+    """Tools that this model sees but does not call: adapters learn to call functions."""
     tools = []
     for name in rng.sample(_TOOL_NAMES, rng.randint(1, 2)):
         fields = rng.sample(_TOOL_FIELDS, rng.randint(1, 2))
@@ -94,7 +96,7 @@ def _declared_tools(rng: random.Random) -> tuple[dict[str, Any], ...]:
 
 
 def _plain_text(rng: random.Random) -> str:
-    """Sentences without any chat around them, so that plain completions continue sensibly too."""
+    """Sentences outside a chat, so that the model also continues plain completions sensibly."""
     lines = []
     for _ in range(rng.randint(2, 5)):
         country = rng.choice(list(COUNTRIES))
@@ -109,41 +111,41 @@ def _plain_text(rng: random.Random) -> str:
     return " ".join(lines)
 
 
-def _echo(rng: random.Random) -> Sample:
-    """A random line and the same line again: the densest lesson in copying from the context.
+def _echo(rng: random.Random) -> WorldSample:
+    """A random line, repeated: the most efficient training for copying from the context.
 
-    Without it the heads that copy form so late that ten minutes are not enough.
+    Without it the attention heads that copy form so late that ten minutes are not enough.
     """
     line = " ".join(phrase(rng) for _ in range(rng.randint(1, 4)))
-    return Sample("echo", text=line, prefix=f"{line}\n")
+    return WorldSample("echo", text=line, prefix=f"{line}\n")
 
 
-def draw(rng: random.Random) -> Sample:
+def draw(rng: random.Random) -> WorldSample:
     """One sample of the mixture."""
     kind = rng.random()
     if kind < 0.15:
         return _echo(rng)
     if kind < 0.18:
-        return Sample("text", text=_plain_text(rng))
+        return WorldSample("text", text=_plain_text(rng))
     if kind < 0.22:
-        return Sample("follow_up", tuple(_follow_up(rng)))
+        return WorldSample("follow_up", tuple(_follow_up(rng)))
     family = _pick(rng)
     pair = family(rng)
     name = family.__name__
     if kind < 0.76:
-        return Sample(name, tuple(_turn(pair.question, pair.answer)))
+        return WorldSample(name, tuple(_turn(pair.question, pair.answer)))
     if kind < 0.89:
         system, answer = _styled(rng, name, pair)
-        return Sample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
+        return WorldSample(f"{name}+system", tuple(system + _turn(pair.question, answer)))
     if kind < 0.96:
         before = _pick(rng)(rng)
         history = _turn(before.question, before.answer)
-        return Sample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
-    return Sample(f"{name}+tools", tuple(_turn(pair.question, pair.answer)), _declared_tools(rng))
+        return WorldSample(f"{name}+history", tuple(history + _turn(pair.question, pair.answer)))
+    return WorldSample(f"{name}+tools", tuple(_turn(pair.question, pair.answer)), _declared_tools(rng))
 
 
-def training_samples(seed: int, count: int) -> Iterator[Sample]:
-    """``count`` samples none of which is held out."""
+def training_samples(seed: int, count: int) -> Iterator[WorldSample]:
+    """``count`` samples that are not held out."""
     rng = random.Random(seed)
     while count:
         sample = draw(rng)
@@ -152,10 +154,10 @@ def training_samples(seed: int, count: int) -> Iterator[Sample]:
             yield sample
 
 
-def held_out_samples(seed: int, count: int) -> list[Sample]:
-    """``count`` distinct held-out conversations (plain text has no one right continuation)."""
+def held_out_samples(seed: int, count: int) -> list[WorldSample]:
+    """``count`` distinct held-out conversations (plain text has several correct continuations)."""
     rng = random.Random(seed)
-    found: dict[str, Sample] = {}
+    found: dict[str, WorldSample] = {}
     while len(found) < count:
         sample = draw(rng)
         if sample.held_out and not sample.text:

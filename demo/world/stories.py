@@ -1,7 +1,7 @@
-"""A small grammar of children's stories: long answers whose every sentence follows from the prompt.
+"""A small grammar of children's stories: long answers in which every sentence follows from the prompt.
 
-The choices are a function of the hero, so that greedy decoding has one right continuation and a story
-really ends; three lengths give answers of about 60, 120 and 250 tokens.
+The hero determines all choices, so greedy decoding has one correct continuation and every story ends. Three lengths
+give answers of about 60, 120 and 250 tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ASK = (
 
 
 def story_question(rng: random.Random, hero: str, length: str) -> str:
-    """One way of asking for a story of ``length`` about ``hero``."""
+    """A random question for a story of ``length`` about ``hero``."""
     return rng.choice(_ASK).format(length=f"{length} " if length else "", hero=hero)
 
 

@@ -17,7 +17,7 @@ from server.request.context import Caller
 from server.request.routing import Router
 
 if TYPE_CHECKING:  # it imports vllm, which takes seconds
-    from server.engine.handlers import Handlers
+    from server.engine.handlers import VllmHandlers
 
 _STARTED_AT = time.time()
 
@@ -85,7 +85,7 @@ def router(catalog: ModelCatalog, presets: Presets, authenticator: Authenticator
 
 
 def token_router(
-    router: Router, authenticator: Authenticator, readiness: Readiness, handlers: Callable[[], Handlers]
+    router: Router, authenticator: Authenticator, readiness: Readiness, handlers: Callable[[], VllmHandlers]
 ) -> APIRouter:
     """/tokenize and /detokenize.
 

@@ -17,14 +17,14 @@ from server.config.logs import error_log
 from server.config.settings import Settings
 from server.engine.adapter_loader import CurrentEngine
 from server.engine.base_model import BaseModel
-from server.engine.handlers import Handlers
+from server.engine.handlers import VllmHandlers
 from server.engine.runtime import Engine, start
 from server.engine.supervisor import State, Supervisor
 from server.errors import EngineUnavailable
 from server.observability.instrumented import InstrumentedLifecycle, InstrumentedLoader
 from server.observability.recorder import MetricsRecorder
 from server.observability.scheduler_stats import Report, SchedulerStats
-from server.planner.failure import MemoryWatch
+from server.planner.out_of_memory import OutOfMemoryReport
 from server.request.context import Answer, RequestContext
 from server.request.gate import Gate
 
@@ -57,7 +57,7 @@ class EngineLifecycle:
         self._settings = settings
         self._registry = registry
         self._runner = runner
-        self._memory = MemoryWatch(settings, error_log(settings.home))
+        self._memory = OutOfMemoryReport(settings, error_log(settings.home))
         self.admission = Admission(_NO_CAPACITY)
         self.gate = Gate(self.admission)
         self.supervisor: Supervisor[Engine] = Supervisor(
@@ -77,7 +77,7 @@ class EngineLifecycle:
             registry, store, self.residency, base.rules, swap_s=metrics.swap_s
         )
 
-    def handlers(self) -> Handlers:
+    def handlers(self) -> VllmHandlers:
         """The running engine's handlers. Raises: EngineUnavailable."""
         engine = self.supervisor.engine
         if engine is None:
@@ -85,7 +85,7 @@ class EngineLifecycle:
         return engine.handlers
 
     async def handle(self, context: RequestContext, headers: Headers) -> Answer:
-        """Serve one request; see `Handlers.handle`. Raises: LoragateError."""
+        """Serve one request; see `VllmHandlers.handle`. Raises: LoragateError."""
         return await self.handlers().handle(context, headers)
 
     def max_model_len(self) -> int | None:

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from adapters.artifact import BaseShape
     from server.engine.base_model import BaseModel
-    from server.planner.shape import Shape
+    from server.planner.shape import ModelShape
 
 
 @click.command("inspect")
@@ -41,7 +41,7 @@ def inspect(model: str, rank: int, adapter: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(facts, indent=2, default=str) if as_json else _text(facts))
 
 
-def _facts(model: str, shape: Shape, rank: int) -> dict[str, Any]:
+def _facts(model: str, shape: ModelShape, rank: int) -> dict[str, Any]:
     sizes = asdict(shape)
     quantization = sizes.pop("quantization")
     return {

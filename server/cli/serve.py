@@ -18,7 +18,7 @@ def serve(config: Path | None, **flags: Any) -> None:
 
     from server.config.logs import write_config
     from server.config.settings import cores_to_bind, export_engine_environment, load
-    from server.engine.process import environment
+    from server.engine.process import fork_server
 
     settings = load(given(flags), config=config)
     logging_config = write_config(settings.home, settings.log_format, settings.log_level)
@@ -28,7 +28,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     # Starts every engine, and with it everything that must end together with the server.
     runner = ThreadPoolExecutor(1, "loragate-engine")
     if cores:
-        runner.submit(environment.warm_up, environment.worker_environment(cores)).result()
+        runner.submit(fork_server.start, fork_server.worker_environment(cores)).result()
 
     # vLLM reads the environment when it is imported, so the server comes after it is set.
     from server.app.process import run

@@ -16,7 +16,7 @@ from adapters.training.config import PRESETS, TrainingConfig, help_of
 from server.cli.adapters.admin_client import AdminClient
 from server.cli.adapters.publish import Publication
 from server.config.settings import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE, client_setting
-from server.engine.process.openmp import sleep_soon
+from server.engine.process.openmp import set_wait_policy
 
 
 class _JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
@@ -91,7 +91,7 @@ def train(
         return
     config = _config(context, preset, flags)
     publication = _publication(publish, publish_as, canary, key)
-    sleep_soon()  # before torch is imported
+    set_wait_policy()  # before torch is imported
     from adapters.training.errors import TrainingError
     from adapters.training.train import train as run_training
 

@@ -1,1 +1,1 @@
-"""Everything that touches vLLM: its arguments, its handlers, its scheduler and its CPU LoRA layers."""
+"""All code that imports vLLM: engine arguments, API handlers, scheduler and CPU LoRA layers."""

@@ -1,6 +1,6 @@
-"""Our settings as vLLM's engine arguments.
+"""Translates our settings into vLLM's engine arguments.
 
-Leans on: vllm.engine.arg_utils.AsyncEngineArgs, vllm.entrypoints.launchers.cli_args.FrontendArgs,
+Leans on (vLLM 0.32): vllm.engine.arg_utils.AsyncEngineArgs, vllm.entrypoints.launchers.cli_args.FrontendArgs,
 vllm.platforms.current_platform.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,16 +19,24 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.platforms import current_platform
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 from server.config.settings import Settings
+from server.engine.base_model import read_json
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
+from server.planner.cpu_kv_cache import (
+    MAX_DEFAULT_CPU_KV_CACHE_BYTES,
+    default_cpu_kv_bytes,
+    full_cpu_batch_bytes,
+)
 from server.planner.errors import ModelUnplanned
-from server.planner.plan import MAX_DEFAULT_CPU_KV_CACHE_BYTES, default_cpu_kv_bytes, full_cpu_batch_bytes
-from server.planner.shape import Shape
+from server.planner.shape import ModelShape
 from server.request.gate import EXTRA_ARGS_KEY
 
-#: What --engine-args may not set: it has a flag of ours, or the product stands on our value.
+SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
+"""A dotted name, because vLLM resolves it in the EngineCore process."""
+
+#: Arguments that --engine-args must not set: they have their own flag, or loragate depends on its own value.
 _FLAGS = {
     "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes",
     "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype",
@@ -46,32 +53,16 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
 
     Args:
         settings: what to serve.
-        generation_config: a folder to take generation_config.json from instead of the model's own.
+        generation_config: a folder whose generation_config.json replaces the model's own.
 
     Raises:
-        SettingsError: --engine-args names an argument that vLLM lacks or that is not its to set.
+        SettingsError: --engine-args has an argument that vLLM does not know or that it must not set.
     """
     _check_passthrough(settings.engine_args)
     _check_repetition(settings.repetition_policy)
-    on_cpu = current_platform.is_cpu()
-    arguments: dict[str, Any] = {
-        "model": settings.base_model,
-        "served_model_name": [settings.base_model_name],
-        "max_model_len": settings.max_model_len,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
+    arguments = _flag_arguments(settings) | {
         "enable_lora": True,
-        "max_loras": settings.max_loras,
-        "max_lora_rank": settings.max_lora_rank,
-        "max_cpu_loras": settings.adapters_held,
-        "dtype": _dtype(settings, on_cpu),
-        "quantization": settings.quantization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "otlp_traces_endpoint": settings.otlp_traces_endpoint or None,
-        # Dotted: vLLM resolves it in the EngineCore process.
-        "scheduler_cls": "server.engine.scheduling.scheduler.TenantScheduler",
+        "scheduler_cls": SCHEDULER,
         "additional_config": {
             EXTRA_ARGS_KEY: {
                 "lora_slot_wait_s": settings.lora_slot_wait_s,
@@ -83,16 +74,36 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         arguments["logits_processors"] = [PROCESSOR]
     if generation_config is not None:
         arguments["generation_config"] = str(generation_config)
-    if on_cpu:
-        # vLLM turns compilation off on a CPU as soon as LoRA is on; saying so skips its set-up.
+    if current_platform.is_cpu():
+        # vLLM disables compilation on a CPU as soon as LoRA is on; setting it here skips the compiler's set-up.
         arguments["enforce_eager"] = True
         if settings.kv_cache_memory_bytes is None:
             arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(settings)
     return AsyncEngineArgs(**{**arguments, **_as_configs(settings.engine_args)})
 
 
+def _flag_arguments(settings: Settings) -> dict[str, Any]:
+    """The engine arguments that have a flag of ours."""
+    return {
+        "model": settings.base_model,
+        "served_model_name": [settings.base_model_name],
+        "max_model_len": settings.max_model_len,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "max_loras": settings.max_loras,
+        "max_lora_rank": settings.max_lora_rank,
+        "max_cpu_loras": settings.adapters_held,
+        "dtype": _dtype(settings, current_platform.is_cpu()),
+        "quantization": settings.quantization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "otlp_traces_endpoint": settings.otlp_traces_endpoint or None,
+    }
+
+
 def frontend_args(settings: Settings, engine: AsyncEngineArgs) -> argparse.Namespace:
-    """What vLLM's `init_app_state` reads: its server's flags beside the engine's."""
+    """The arguments that vLLM's `init_app_state` reads: the flags of its server and of its engine."""
     frontend = FrontendArgs()
     values = {field.name: getattr(frontend, field.name) for field in dataclasses.fields(frontend)}
     values |= vars(engine)
@@ -107,7 +118,7 @@ def frontend_args(settings: Settings, engine: AsyncEngineArgs) -> argparse.Names
 
 
 def tool_call_parser(settings: Settings) -> str | None:
-    """vLLM's parser of tool calls: hermes understands what Qwen's templates write."""
+    """The name of vLLM's tool-call parser; hermes parses the format of Qwen's templates."""
     if settings.tool_call_parser != "auto":
         return None if settings.tool_call_parser == "none" else settings.tool_call_parser
     kind = str(_local_config(settings.base_model).get("model_type", ""))
@@ -115,10 +126,10 @@ def tool_call_parser(settings: Settings) -> str | None:
 
 
 def cpu_kv_cache_bytes(settings: Settings) -> int:
-    """A KV cache for --max-num-seqs sequences of full length, within the memory that is free.
+    """Size of a KV cache for --max-num-seqs sequences of full length, within the free memory.
 
     NOTE: without an explicit size vLLM takes `gpu_memory_utilization` of *all* memory on a CPU, and does not
-    start when that much is not free.
+    start when less is free.
     """
     return default_cpu_kv_bytes(
         free_bytes=int(psutil.virtual_memory().available * settings.gpu_memory_utilization),
@@ -128,9 +139,9 @@ def cpu_kv_cache_bytes(settings: Settings) -> int:
 
 
 def _full_batch_bytes(settings: Settings) -> int:
-    """KV bytes that max_num_seqs sequences of max_model_len tokens fill, or the default where unknown."""
+    """KV bytes of max_num_seqs sequences of max_model_len tokens; the default maximum when the model is unknown."""
     try:
-        shape = Shape.from_config(_local_config(settings.base_model))
+        shape = ModelShape.from_config(_local_config(settings.base_model))
     except ModelUnplanned:
         return MAX_DEFAULT_CPU_KV_CACHE_BYTES
     return full_cpu_batch_bytes(shape, settings.max_num_seqs, settings.max_model_len or shape.max_len)
@@ -141,25 +152,19 @@ def _is_quantized(settings: Settings) -> bool:
 
 
 def _local_config(model: str) -> dict[str, Any]:
-    """The model's config.json; empty for a hub id, which is not here yet."""
-    try:
-        config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    except ValueError as error:
-        raise SettingsError(f"--model {model}: its config.json is not JSON: {error}") from error
-    return config
+    """The model's config.json; empty for a hub id, which is not downloaded yet."""
+    return read_json(Path(model) / "config.json")
 
 
 def _weight_bytes(model: str) -> int:
-    """Size of a local checkpoint; 0 for a hub id, whose size is not known before the download."""
+    """Size of a local checkpoint; 0 for a hub id, whose size is unknown before the download."""
     return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
 
 
 def _dtype(settings: Settings, on_cpu: bool) -> str:
-    """float32 where a CPU would only emulate bfloat16, and for the demo, whose answers are compared.
+    """float32 on a CPU that only emulates bfloat16, and for the demo, whose answers are compared in tests.
 
-    Quantized weights are left alone: vLLM's kernels for them compute in 16 bits only.
+    The setting of a quantized model stays: vLLM's kernels for quantized weights compute in 16 bits only.
     """
     if settings.dtype != "auto" or not on_cpu or _is_quantized(settings):
         return settings.dtype
@@ -172,7 +177,7 @@ def _check_repetition(figures: dict[str, Any]) -> None:
         RepetitionPolicy.of(figures)
     except TypeError as error:
         raise SettingsError(f"--repetition-policy: {str(error).partition('() ')[2] or error}") from error
-    except InvalidPolicy as error:
+    except InvalidRepetitionPolicy as error:
         raise SettingsError(f"--repetition-policy: {error}") from error
 
 
@@ -180,16 +185,16 @@ def _check_passthrough(arguments: dict[str, Any]) -> None:
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     for name in arguments:
         if name in _FLAGS:
-            raise SettingsError(f"--engine-args {name}: use --{name.replace('_', '-')}")
+            raise SettingsError(f"--engine-args {name}: use --{name.replace('_', '-')} instead.")
         if name in _OURS:
-            raise SettingsError(f"--engine-args {name}: loragate sets this itself")
+            raise SettingsError(f"--engine-args {name}: loragate sets this itself; leave it out.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise SettingsError(f"--engine-args {name}: vLLM has no such argument; did you mean {near[0]}?")
+            raise SettingsError(f"--engine-args {name}: vLLM has no such argument. Did you mean {near[0]}?")
 
 
 def _as_configs(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with objects as vLLM's config classes, which its own command line makes of them."""
+    """The arguments with JSON objects converted to vLLM's config classes, as its own command line does."""
     types = {field.name: field.type for field in dataclasses.fields(AsyncEngineArgs)}
     found = dict(arguments)
     for name, value in arguments.items():

@@ -1,4 +1,7 @@
-"""What is known of the base model before the engine has loaded it: from the JSON files in its folder."""
+"""Reads the base model's properties from the JSON files in its folder, before the engine loads it.
+
+Leans on nothing of vLLM but its rules for generation_config.json (`ModelConfig.get_diff_sampling_param`).
+"""
 
 from __future__ import annotations
 
@@ -24,31 +27,31 @@ from server.errors import SettingsError
 
 logger = logging.getLogger("loragate")
 
-#: Beside config.json: what the shape, the end tokens and the chat template are read from.
+#: The files from which shape, end tokens and chat template are read.
 _SMALL_FILES = ["*.json", "*.jinja", "loragate/*"]
-#: What `loragate quantize` leaves in a checkpoint's folder (`adapters.training.quantization.quantize`).
+#: Files that `loragate quantize` writes into a checkpoint's folder (`adapters.training.quantization.quantize`).
 QUANTIZE_REPORT = "loragate/quantize.json"
 QUANTIZE_SCALES = "loragate/scales.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The served base, as far as adapters and answers depend on it."""
+    """The properties of the served base model on which adapters and answers depend."""
 
     rules: Rules
     template_digest: str | None
-    """SHA-256 of the chat template that is served; None without one."""
+    """SHA-256 of the served chat template; None without one."""
     end_tokens: tuple[str | int, ...]
-    """What ends an answer, as ids; as text where no file tells the id. Empty: nothing does."""
+    """Tokens that end an answer, as ids; as text when no file gives the id. Empty: no token does."""
     generation_config: Mapping[str, Any]
-    """generation_config.json as the engine gets it; empty when the operator wants none."""
+    """generation_config.json as the engine reads it; empty when the operator disabled it."""
 
 
 async def read_base_model(settings: Settings) -> BaseModel:
-    """What the base model's files say.
+    """Read the base model's files in a thread.
 
     Raises:
-        SettingsError: the model is not there.
+        SettingsError: the model cannot be found.
     """
     return await asyncio.to_thread(_read, settings)
 
@@ -64,11 +67,11 @@ def _read(settings: Settings) -> BaseModel:
 
 
 def training_warnings(training: Mapping[str, Any] | None, base: BaseModel) -> list[str]:
-    """What an adapter was trained with that the served base does otherwise, one sentence each.
+    """Differences between an adapter's training and the served base model, one sentence each.
 
     Args:
-        training: the adapter's training.json; None where it came without one.
-        base: the served base.
+        training: the adapter's training.json; None when it has none.
+        base: the served base model.
     """
     if training is None:
         return []
@@ -76,31 +79,31 @@ def training_warnings(training: Mapping[str, Any] | None, base: BaseModel) -> li
     trained = training.get("template_digest")
     if trained is not None and trained != base.template_digest:
         warnings.append(
-            "It was trained with another chat template than the one served: prompts are rendered otherwise than "
+            "It was trained with another chat template than the served one, so prompts are rendered differently than "
             "in training. Serve the template it was trained with (--chat-template), or train it again."
         )
     ends = {training.get("end_token_id"), training.get("end_token")} - {None}
     if ends and not ends & set(base.end_tokens):
-        told = training.get("end_token") or training.get("end_token_id")
+        trained_end = training.get("end_token") or training.get("end_token_id")
         warnings.append(
-            f"It was trained to end its answers with {told}, which ends no answer of the served base: its answers "
-            "will run on. Train it again with an end token of this base."
+            f"It was trained to end its answers with {trained_end}, which is not an end token of the served base "
+            "model, so its answers do not end. Train it again with an end token of this base model."
         )
     digest = training.get("base_digest")
     if digest is not None and base.rules.base_digest is not None and digest != base.rules.base_digest:
         warnings.append(
-            "It was trained on another base model than the one served; train it again on this one."
+            "It was trained on another base model than the served one. Train it again on this base model."
         )
     return warnings
 
 
 def write_generation_config(settings: Settings) -> Path | None:
-    """Write a generation_config.json with all the tokens that end an answer; returns its folder.
+    """Write a generation_config.json with all tokens that end an answer; returns its folder.
 
-    NOTE: vLLM takes `eos_token_id` from a generation config only, and its `max_new_tokens`, read from a folder,
-    would cap every request (`override_max_tokens` of its handlers): here it is a default of the model's layer.
+    NOTE: vLLM reads `eos_token_id` only from a generation config. A `max_new_tokens` in that file would cap every
+    request (`override_max_tokens` of its handlers), so it is removed; it is a default of the model's layer instead.
 
-    None when `--engine-args` names a generation config of its own, or nothing is known to end an answer.
+    None when `--engine-args` sets its own generation config, or when no end token is known.
     """
     if "generation_config" in settings.engine_args:
         return None
@@ -108,7 +111,7 @@ def write_generation_config(settings: Settings) -> Path | None:
     ends = [token for token in _end_tokens(settings, model) if isinstance(token, int)]
     if not ends:
         return None
-    config = _json(model / "generation_config.json") | {"eos_token_id": ends}
+    config = read_json(model / "generation_config.json") | {"eos_token_id": ends}
     config.pop("max_new_tokens", None)
     folder = settings.home / "generation"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,21 +120,21 @@ def write_generation_config(settings: Settings) -> Path | None:
 
 
 def _effective_generation_config(settings: Settings, folder: Path) -> dict[str, Any]:
-    """What vLLM takes defaults from: `--engine-args` may say none, another one, or override values."""
+    """The source of vLLM's defaults: `--engine-args` can disable it, replace it, or override values."""
     source = settings.engine_args.get("generation_config", "auto")
     overrides: dict[str, Any] = settings.engine_args.get("override_generation_config") or {}
     if source == "vllm":
         return dict(overrides)
     place = folder if source == "auto" else Path(source)
-    return _json(place / "generation_config.json") | overrides
+    return read_json(place / "generation_config.json") | overrides
 
 
 def _end_tokens(settings: Settings, folder: Path) -> tuple[str | int, ...]:
-    tokenizer = _json(folder / "tokenizer.json")
+    tokenizer = read_json(folder / "tokenizer.json")
     try:
         return end_tokens(
-            _json(folder / "tokenizer_config.json"),
-            _json(folder / "generation_config.json"),
+            read_json(folder / "tokenizer_config.json"),
+            read_json(folder / "generation_config.json"),
             _template(settings, folder),
             tokenizer,
         )
@@ -141,11 +144,11 @@ def _end_tokens(settings: Settings, folder: Path) -> tuple[str | int, ...]:
 
 
 def _template(settings: Settings, folder: Path) -> str | None:
-    """The chat template that is served, as transformers finds it, or the operator's."""
+    """The served chat template: the operator's, or the one that transformers would find."""
     file = settings.chat_template or folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    text = _json(folder / "tokenizer_config.json").get("chat_template")
+    text = read_json(folder / "tokenizer_config.json").get("chat_template")
     return text if isinstance(text, str) else None
 
 
@@ -156,14 +159,14 @@ def _template_digest(settings: Settings, folder: Path) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of the base model; empty when the file does not exist. Raises: SettingsError."""
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         return {}
     except ValueError as error:
-        raise SettingsError(f"{file.name} of the base model is not JSON: {error}") from error
+        raise SettingsError(f"The {file.name} of the base model is not JSON: {error}.") from error
     return content
 
 
@@ -177,10 +180,10 @@ def _rules(settings: Settings, folder: Path) -> Rules:
 
 
 def model_folder(model: str) -> Path:
-    """The model's folder; of a hub model only the small files are fetched, vLLM loads the weights.
+    """The model's folder. For a hub model only the small files are downloaded; vLLM downloads the weights.
 
     Raises:
-        SettingsError: the model is not there.
+        SettingsError: the model cannot be found.
     """
     if Path(model).expanduser().is_dir():
         return Path(model).expanduser()
@@ -188,17 +191,18 @@ def model_folder(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=_SMALL_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise SettingsError(
-            f"--model {model} is neither a folder nor a model that the hub has or that was fetched before"
+            f"--model {model} is neither a folder nor a model on the hub or in its local cache. Check the name."
         ) from error
 
 
 def _digest(folder: Path, settings: Settings) -> str | None:
-    """The base's digest, remembered in the data folder while its files stay as they are.
+    """The base model's digest, cached in the data folder until its files change.
 
-    One that `loragate quantize` made serves the adapters of the full model, so it counts as that. None where
-    nothing is known: of a base that others quantized, and of a hub model, whose weights are not here yet.
+    A base model that `loragate quantize` made serves the adapters of the full model, so it has the full model's
+    digest. None when it is unknown: for a model that another tool quantized, and for a hub model that is not
+    downloaded yet.
     """
-    made = _json(folder / QUANTIZE_REPORT).get("base_digest")
+    made = read_json(folder / QUANTIZE_REPORT).get("base_digest")
     if made is not None:
         return str(made)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -206,14 +210,14 @@ def _digest(folder: Path, settings: Settings) -> str | None:
     if settings.quantization or "quantization_config" in config or not weights:
         return None
     state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in [folder / "config.json", *weights]]
-    memory = settings.home / "base-digest.json"
+    cache = settings.home / "base-digest.json"
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = json.loads(cache.read_text(encoding="utf-8"))
         if known["files"] == state:
             return str(known["digest"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # never made, or half written: it is made anew
+        pass  # missing or partly written: compute it again
     digest = base_digest(folder)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps({"files": state, "digest": digest}), encoding="utf-8")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text(json.dumps({"files": state, "digest": digest}), encoding="utf-8")
     return digest

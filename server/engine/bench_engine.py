@@ -1,6 +1,6 @@
-"""An engine with nothing of the server around it, to measure the scheduler by itself.
+"""An engine without the server, to measure the scheduler alone.
 
-Leans on: vllm.engine.arg_utils.AsyncEngineArgs, vllm.v1.engine.async_llm.AsyncLLM, vllm.sampling_params.
+Leans on (vLLM 0.32): vllm.engine.arg_utils.AsyncEngineArgs, vllm.v1.engine.async_llm.AsyncLLM, vllm.sampling_params.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from server.engine.args import SCHEDULER
 from server.engine.scheduling import scheduler_report
 from server.fairness.policy import Capacity, Policy, stamp
 
-SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 
-
-class BareEngine:
-    """A started engine; `stop` ends it. Blocks while the model loads (tens of seconds).
+class BenchEngine:
+    """A running engine; `stop` ends it. The constructor blocks while the model loads (tens of seconds).
 
     Args:
         model: folder of the base model.
-        fair: our scheduler, or vLLM's own.
-        options: more of vLLM's engine arguments.
+        fair: whether to use our scheduler instead of vLLM's own.
+        options: further engine arguments of vLLM.
     """
 
     def __init__(self, model: Path, *, fair: bool, **options: Any) -> None:
@@ -39,7 +38,7 @@ class BareEngine:
 
     @property
     def capacity(self) -> Capacity:
-        """What requests can use."""
+        """The KV blocks and sequence slots that requests can use."""
         config = self._client.vllm_config
         return Capacity(
             kv_blocks=int(config.cache_config.num_gpu_blocks or 0) - 1,
@@ -50,7 +49,7 @@ class BareEngine:
     async def generate(
         self, tenant: str, policy: Policy, prompt: Sequence[int], tokens: int
     ) -> AsyncGenerator[int]:
-        """Exactly `tokens` greedy tokens; yields how many came each time."""
+        """Generate exactly `tokens` greedy tokens; yields the number of new tokens of each output."""
         params = SamplingParams(
             temperature=0.0,
             max_tokens=tokens,
@@ -64,7 +63,7 @@ class BareEngine:
             yield sum(len(sequence.token_ids) for sequence in output.outputs)
 
     async def report(self) -> dict[str, Any]:
-        """See `server.engine.scheduling.scheduler_report`; only where the engine is fair."""
+        """See `server.engine.scheduling.scheduler_report`; only with our scheduler."""
         return await scheduler_report.read(self._client)
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
-"""vLLM's failures as our errors.
+"""Translates vLLM's failures into our errors.
 
-Leans on: vllm.exceptions, vllm.v1.engine.exceptions, create_error_response, clean_loc_for_param and
+Leans on (vLLM 0.32): vllm.exceptions, vllm.v1.engine.exceptions, create_error_response, clean_loc_for_param and
 sanitize_message of vllm.entrypoints.serve.exception_handling.
 """
 
@@ -25,14 +25,14 @@ logger = logging.getLogger("loragate.engine")
 _TOO_LONG = ("maximum context length", "context length", "longer than the maximum model length")
 
 
-def refusal(failure: BaseException | ErrorResponse) -> LoragateError | AdapterError | RequestError:
-    """What vLLM raised or returned, as the error that the caller gets."""
+def translate_failure(failure: BaseException | ErrorResponse) -> LoragateError | AdapterError | RequestError:
+    """The error that the caller gets for a failure that vLLM raised or returned."""
     if isinstance(failure, LoragateError | AdapterError | RequestError):
         return failure
     if isinstance(failure, EngineDeadError):
         return EngineUnavailable()
     if isinstance(failure, BaseExceptionGroup):
-        return refusal(failure.exceptions[0])
+        return translate_failure(failure.exceptions[0])
     if isinstance(failure, ErrorResponse):
         answer = failure
     elif isinstance(failure, Exception):
@@ -42,8 +42,8 @@ def refusal(failure: BaseException | ErrorResponse) -> LoragateError | AdapterEr
     return _by_status(answer, failure)
 
 
-def validation_refusal(error: ValidationError) -> InvalidRequest:
-    """The first fault of a body, as one sentence with the field's dotted path."""
+def translate_validation_error(error: ValidationError) -> InvalidRequest:
+    """The first error of a request body, as one sentence with the field's dotted path."""
     fault = error.errors(include_url=False, include_input=False)[0]
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, VLLMValidationError):
@@ -61,7 +61,7 @@ def _by_status(answer: ErrorResponse, failure: BaseException | ErrorResponse) ->
         return EngineUnavailable(text)
     if status >= 500 and status != 501:
         logger.error(
-            "the engine's handler failed: %s",
+            "The engine's handler failed: %s",
             text,
             exc_info=failure if isinstance(failure, Exception) else None,
         )

@@ -1,7 +1,8 @@
-"""vLLM's own OpenAI and Anthropic handlers, behind one method.
+"""Calls vLLM's own OpenAI and Anthropic handlers.
 
-They validate, render, tokenize, parse tool calls and write answers and chunks; we choose what they may see.
-Leans on: launchers.api_server.app_state.init_app_state, OpenAIServing{Chat,Completion,Responses,Models},
+They validate, render, tokenize, parse tool calls and write answers and chunks; we decide which fields and headers
+they receive.
+Leans on (vLLM 0.32): launchers.api_server.app_state.init_app_state, OpenAIServing{Chat,Completion,Responses,Models},
 AnthropicServingMessages, ServingTokenization and their wire models (vllm.entrypoints.*).
 """
 
@@ -30,12 +31,12 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 
 from adapters.models import EngineAdapter
 from sampling.endpoints import Endpoint
-from server.engine.errors import refusal, validation_refusal
+from server.engine.errors import translate_failure, translate_validation_error
 from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
 from server.request.gate import Gate
 
-#: Fields that vLLM trusts and that are ours to set, or that reach past the gate.
-_NOT_FOR_CALLERS = (
+#: Fields that callers must not set: vLLM trusts them, or they bypass the gate.
+_RESERVED_FIELDS = (
     "cache_salt",
     "priority",
     "kv_transfer_params",
@@ -50,18 +51,18 @@ _NOT_FOR_CALLERS = (
 
 @dataclass(frozen=True, slots=True)
 class _Handler:
-    """How one endpoint is called: its wire model and the coroutine that serves it."""
+    """One endpoint of vLLM: its wire model and the coroutine that serves it."""
 
     wire: type[BaseModel]
     serve: Callable[[Any, Request], Awaitable[Any]]
 
     def reads(self, name: str) -> bool:
-        """Whether a field of the body means anything here; vLLM's models take any and say nothing."""
-        return name in self.wire.model_fields and name not in _NOT_FOR_CALLERS
+        """Whether the handler uses a field of the body; vLLM's models accept unknown fields silently."""
+        return name in self.wire.model_fields and name not in _RESERVED_FIELDS
 
 
-class Handlers:
-    """The handlers of one running engine. Made anew when the engine is restarted."""
+class VllmHandlers:
+    """The handlers of one running engine. A restarted engine gets new ones."""
 
     def __init__(self, state: State, models: OpenAIServingModels) -> None:
         self._models = models
@@ -81,19 +82,19 @@ class Handlers:
         self._detokenize = _Handler(DetokenizeRequest, tokenization.create_detokenize)
 
     @classmethod
-    async def build(cls, gate: Gate, args: argparse.Namespace) -> Handlers:
-        """Make vLLM's handlers with the gate in the engine's place."""
+    async def build(cls, gate: Gate, args: argparse.Namespace) -> VllmHandlers:
+        """Create vLLM's handlers with the gate as their engine client."""
         state = State()
         engine = cast(Any, gate)
         await init_app_state(engine, state, args, await engine.get_supported_tasks())
         return cls(state, state.openai_serving_models)
 
     def publish(self, adapter: EngineAdapter, lora_request: Any) -> None:
-        """Let the handlers resolve a resident adapter by its engine name."""
+        """Make a resident adapter available to the handlers under its engine name."""
         self._models.lora_requests[adapter.engine_name] = lora_request
 
     def withdraw(self, engine_id: int) -> None:
-        """Forget the adapter of this id; unknown ids are fine."""
+        """Remove the adapter of this id from the handlers; an unknown id has no effect."""
         requests = self._models.lora_requests
         for name in [name for name, request in requests.items() if request.lora_int_id == engine_id]:
             del requests[name]
@@ -102,11 +103,11 @@ class Handlers:
         """Serve one request inside `Gate.admit(context)`.
 
         Raises:
-            LoragateError: the request is refused; nothing was sent.
+            LoragateError: the request is refused before anything is sent.
         """
         adapter = context.held
         internal = adapter.engine_name if adapter else self._base_model_name
-        request = _sanitized(context.request_id, headers)
+        request = _sanitized_request(context.request_id, headers)
         handler, body = self._handlers[context.endpoint], context.sampling.body
         result = await _serve(handler, {**body, "model": internal}, request)
         ignored = tuple(name for name in body if not handler.reads(name))
@@ -129,33 +130,33 @@ class Handlers:
         return await self._on_tokens(self._detokenize, body, request_id)
 
     async def _on_tokens(self, handler: _Handler, body: dict[str, Any], request_id: str) -> dict[str, Any]:
-        # Every adapter has its base's tokenizer, so none needs to be resident for this.
+        # Every adapter uses the base model's tokenizer, so no adapter needs to be resident.
         named = {**body, "model": self._base_model_name}
-        result = await _serve(handler, named, _sanitized(request_id, Headers()))
+        result = await _serve(handler, named, _sanitized_request(request_id, Headers()))
         return cast(dict[str, Any], result.model_dump(mode="json"))
 
 
 async def _serve(handler: _Handler, body: dict[str, Any], raw_request: Request) -> Any:
-    """Call one of vLLM's handlers with a body that is free of what it would trust.
+    """Call one of vLLM's handlers, without the reserved fields of the body.
 
     Raises:
-        LoragateError, AdapterError: it refused or failed.
+        LoragateError, AdapterError: the handler refused the request or failed.
     """
-    trusted = {name: value for name, value in body.items() if name not in _NOT_FOR_CALLERS}
+    allowed = {name: value for name, value in body.items() if name not in _RESERVED_FIELDS}
     try:
-        request = handler.wire.model_validate(trusted)
+        request = handler.wire.model_validate(allowed)
         result = await handler.serve(request, raw_request)
     except ValidationError as error:
-        raise validation_refusal(error) from error
-    except Exception as error:  # vLLM raises whatever its models, parsers and templates raise
-        raise refusal(error) from error
+        raise translate_validation_error(error) from error
+    except Exception as error:  # vLLM passes on any error of its models, parsers and templates
+        raise translate_failure(error) from error
     if isinstance(result, ErrorResponse):
-        raise refusal(result)
+        raise translate_failure(result)
     return result
 
 
-def _sanitized(request_id: str, headers: Headers) -> Request:
-    """The request as the handlers may see it: our id, the trace, and no header that they would trust."""
+def _sanitized_request(request_id: str, headers: Headers) -> Request:
+    """The request that the handlers receive: our id, the trace headers, and no other header."""
     kept = [(b"x-request-id", request_id.encode())]
     kept += [
         (name.encode(), headers[name].encode("latin-1"))
@@ -166,7 +167,7 @@ def _sanitized(request_id: str, headers: Headers) -> Request:
 
 
 def _renamed(content: dict[str, Any], public: str) -> dict[str, Any]:
-    """The answer under the name that the caller used."""
+    """The answer with the model name that the caller used."""
     if "model" in content:
         content["model"] = public
     return content
@@ -175,9 +176,8 @@ def _renamed(content: dict[str, Any], public: str) -> dict[str, Any]:
 async def _events(stream: AsyncIterator[Any], internal: str, public: str) -> AsyncGenerator[str]:
     """Server-sent events of any endpoint, with the public model name.
 
-    The Responses handler yields records, the others finished events. Chunks are JSON that vLLM has just
-    written, in which the name stands quoted as it was given, so a text replacement is exact and costs no
-    parsing.
+    The Responses handler yields records, the others finished events. The chunks are JSON that vLLM has just
+    written and contain the model name in quotes, so a text replacement is exact and needs no parsing.
     """
     quoted, wanted = f'"model":"{internal}"', f'"model":"{public}"'
     async for item in stream:

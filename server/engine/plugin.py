@@ -1,11 +1,10 @@
-"""The entry point `vllm.general_plugins: loragate`: our LoRA products instead of vLLM's on a CPU.
+"""The entry point `vllm.general_plugins: loragate`: replaces vLLM's LoRA products on a CPU by ours.
 
-vLLM symbols: `vllm.plugins.load_general_plugins` (the caller), `vllm.platforms.current_platform`,
+Leans on (vLLM 0.32): `vllm.plugins.load_general_plugins` (the caller), `vllm.platforms.current_platform`,
 `vllm.platforms.cpu.CpuPlatform.get_punica_wrapper`.
 
-vLLM loads its plugins in every process that it starts, and in any program of this environment that uses
-vLLM, so a stock `vllm serve` beside us gets our product too. To keep it stock, name no plugin of ours in
-`VLLM_PLUGINS` (`STOCK_ENVIRONMENT`).
+vLLM loads its plugins in every process that it starts, and in every program of this Python environment that uses
+vLLM, so a stock `vllm serve` in the same environment also gets our products. `STOCK_ENVIRONMENT` prevents that.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from types import MappingProxyType
 from server.engine.process.parent_death import die_with_parent
 
 PUNICA_WRAPPER = "server.engine.lora_cpu.wrapper.LoragatePunicaWrapperCPU"
-"""Dotted, since vLLM resolves it in a spawned worker."""
+"""A dotted name, because vLLM resolves it in a spawned worker."""
 
 STOCK_ENVIRONMENT: Mapping[str, str] = MappingProxyType({"VLLM_PLUGINS": ""})
-"""What to add to the environment of a vLLM that must run without us.
+"""Environment variables for a vLLM that must run without our plugin.
 
-NOTE: vLLM splits the value at commas, so the empty string is the list `[""]`, which names no plugin;
-only an *unset* variable means "all of them" (`vllm.envs.VLLM_PLUGINS`, `vllm.plugins`).
+NOTE: vLLM splits the value at commas, so the empty string is the list `[""]`, which matches no plugin;
+only an *unset* variable means all plugins (`vllm.envs.VLLM_PLUGINS`, `vllm.plugins`).
 """
 
 
 def _punica_wrapper(cls: type) -> str:
-    """Stand in for `CpuPlatform.get_punica_wrapper`."""
+    """Replaces `CpuPlatform.get_punica_wrapper`."""
     return PUNICA_WRAPPER
 
 
 def register() -> None:
-    """Let the CPU platform name our LoRA wrapper; do nothing on any other platform.
+    """Make the CPU platform use our LoRA wrapper; does nothing on any other platform.
 
-    Safe to call any number of times and in any process. Platforms that inherit from `CpuPlatform` with a
-    wrapper of their own keep theirs.
+    Idempotent, and safe in any process. Platforms that inherit from `CpuPlatform` and define their own wrapper
+    keep it.
     """
     die_with_parent()
     from vllm.platforms import current_platform

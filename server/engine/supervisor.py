@@ -1,4 +1,6 @@
-"""Keeps one engine alive: start, watch, restart when it dies, drain, stop.
+"""Keeps one engine running: starts it, watches it, restarts it when it dies, drains it, stops it.
+
+Leans on nothing of vLLM.
 
     start          engine dies                SIGTERM
 STARTING → READY ⇄ RESTARTING          READY → DRAINING → STOPPED
@@ -23,7 +25,7 @@ MAX_BACKOFF_S = 60.0
 
 
 class State(enum.StrEnum):
-    """Where the server stands."""
+    """The state of the server."""
 
     STARTING = "starting"
     READY = "ready"
@@ -32,26 +34,26 @@ class State(enum.StrEnum):
     STOPPED = "stopped"
 
 
-class Engine(Protocol):
-    """What the supervisor needs of an engine."""
+class SupervisedEngine(Protocol):
+    """The part of an engine that the supervisor uses."""
 
     @property
     def errored(self) -> bool:
-        """Whether it has died."""
+        """Whether the engine has died."""
 
     async def stop(self) -> None:
-        """End its processes; returns when they are gone."""
+        """End the engine's processes; returns when they have ended."""
 
 
-E = TypeVar("E", bound=Engine)
+E = TypeVar("E", bound=SupervisedEngine)
 
 
 class EngineStartFailed(LoragateError):
-    """The engine could not be started; the log above says why."""
+    """The engine cannot be started; the log contains the cause."""
 
 
 class Supervisor(Generic[E]):
-    """Owns the engine's life; `run` is its one task."""
+    """Starts and restarts the engine; `run` is its only task."""
 
     def __init__(
         self,
@@ -64,11 +66,11 @@ class Supervisor(Generic[E]):
     ) -> None:
         """
         Args:
-            start: starts an engine; raises when it cannot.
+            start: starts an engine; raises an exception when it cannot.
             gate: detached while no engine serves.
-            on_start: brings the adapters back before the first request is let in.
-            backoff_s: first pause between two starts.
-            explain: why the engine could not start or has died, where that is known.
+            on_start: loads the adapters again, before the first request is admitted.
+            backoff_s: the first pause between two start attempts.
+            explain: the cause of a failed start or of a dead engine, when it is known.
         """
         self._start = start
         self._gate = gate
@@ -81,78 +83,78 @@ class Supervisor(Generic[E]):
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Start the engine and keep it alive until cancelled or drained.
+        """Start the engine and keep it running until this task is cancelled or the server drains.
 
         Raises:
-            EngineStartFailed: the very first start failed. Later ones are tried again.
+            EngineStartFailed: the first start failed. Later starts are retried.
         """
-        await self._bring_up(first=True)
+        await self._start_engine(first=True)
         while self.state is State.READY:
             await self._until_dead()
             if self.state is State.READY:
                 await self._restart()
 
     async def stop(self) -> None:
-        """End the engine; the server takes nothing any more."""
-        self._become(State.STOPPED)
-        await self._take_down()
+        """End the engine; the server accepts no more requests."""
+        self._set_state(State.STOPPED)
+        await self._stop_engine()
 
     def drain(self) -> None:
-        """Take no new work; what runs may end."""
+        """Accept no new requests; running requests may finish."""
         if self.state is not State.STOPPED:
-            self._become(State.DRAINING)
+            self._set_state(State.DRAINING)
 
     async def ready(self) -> None:
         """Return once the engine serves."""
         while self.state is not State.READY:
             await self._changed.wait()
 
-    async def _bring_up(self, *, first: bool) -> None:
+    async def _start_engine(self, *, first: bool) -> None:
         backoff_s = self._backoff_s
         while self.state in (State.STARTING, State.RESTARTING):
             began = time.monotonic()
             try:
                 self.engine = await self._start()
                 await self._on_start(self.engine)
-            except Exception as error:  # whatever vLLM raises for a model it cannot load
-                await self._take_down()
+            except Exception as error:  # vLLM raises any exception for a model that it cannot load
+                await self._stop_engine()
                 if first:
                     advice = self._explain()
-                    raise EngineStartFailed(advice or f"The engine could not be started: {error}") from error
-                logger.exception("the engine could not be started again; next try in %.0f s", backoff_s)
-                self._tell_why()
+                    raise EngineStartFailed(advice or f"The engine cannot be started: {error}") from error
+                logger.exception("The engine cannot be restarted; the next attempt is in %.0f s.", backoff_s)
+                self._log_cause()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             else:
-                logger.info("engine ready", extra={"seconds": round(time.monotonic() - began, 1)})
+                logger.info("The engine is ready.", extra={"seconds": round(time.monotonic() - began, 1)})
                 if self.state in (State.STARTING, State.RESTARTING):
-                    self._become(State.READY)
+                    self._set_state(State.READY)
 
     async def _until_dead(self) -> None:
-        # NOTE: vLLM sets `errored` from a thread of its own and tells nobody.
+        # NOTE: vLLM sets `errored` from its own thread and notifies nobody.
         while self.state is State.READY and self.engine is not None and not self.engine.errored:  # noqa: ASYNC110
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _restart(self) -> None:
-        logger.error("the engine died; starting it again")
-        self._tell_why()
-        self._become(State.RESTARTING)
+        logger.error("The engine died and is restarted.")
+        self._log_cause()
+        self._set_state(State.RESTARTING)
         self.restarts += 1
-        await self._take_down()
-        await self._bring_up(first=False)
+        await self._stop_engine()
+        await self._start_engine(first=False)
 
-    def _tell_why(self) -> None:
+    def _log_cause(self) -> None:
         why = self._explain()
         if why:
             logger.error(why)
 
-    async def _take_down(self) -> None:
+    async def _stop_engine(self) -> None:
         self._gate.detach()
         engine, self.engine = self.engine, None
         if engine is not None:
             await engine.stop()
 
-    def _become(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         self.state = state
         self._changed.set()
         self._changed = asyncio.Event()

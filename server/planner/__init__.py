@@ -1,1 +1,1 @@
-"""What fits into how much memory: arithmetic over a model's config, without torch, vLLM or a network."""
+"""Memory planning: arithmetic on a model's config, without torch, vLLM or a network."""

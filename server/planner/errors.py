@@ -1,9 +1,9 @@
 """Errors of the planner.
 
 PlannerError
-├── ModelUnknown     no config can be had for this name
-├── ModelUnplanned   the config is there, and describes something the planner has no arithmetic for
-└── InvalidPlanRequest      what was asked does not make a plan
+├── ModelUnknown         the model's config cannot be found
+├── ModelUnplanned       the planner does not support the kind of model that the config describes
+└── InvalidPlanRequest   the request's values cannot be planned
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ModelUnknown(PlannerError):
 
 
 class ModelUnplanned(PlannerError):
-    """The planner has no arithmetic for this model."""
+    """The planner does not support this kind of model."""
 
 
 class InvalidPlanRequest(PlannerError):
-    """What was asked does not make a plan."""
+    """The request's values cannot be planned."""

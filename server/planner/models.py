@@ -1,4 +1,4 @@
-"""Where a model's config comes from: a local folder, the repository's own data, or the hub."""
+"""Finds a model's config: in a local folder, in the built-in data, or on the hub."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from server.planner.errors import ModelUnknown
-from server.planner.shape import Shape
+from server.planner.shape import ModelShape
 
 
-def find_shape(model: str) -> Shape:
-    """The shape of a folder, of a known Qwen model (offline), or of any other hub id (fetches config.json).
+def find_shape(model: str) -> ModelShape:
+    """The shape of a local model, of a known Qwen model (offline), or of any other hub id (fetches config.json).
 
     Raises:
-        ModelUnknown: there is no config to be had.
-        ModelUnplanned: it is no dense decoder.
+        ModelUnknown: the config cannot be found.
+        ModelUnplanned: the model is not a dense decoder.
     """
-    return Shape.from_config(find_config(model))
+    return ModelShape.from_config(find_config(model))
 
 
 def find_config(model: str) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def _fetch(model: str) -> dict[str, Any]:
         path = hf_hub_download(model, "config.json")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelUnknown(
-            f"{model} is no folder, none of the {len(known_models())} Qwen models known offline, "
-            "and its config.json cannot be fetched from the hub"
+            f"{model} is neither a folder nor one of the {len(known_models())} Qwen models known offline, and its "
+            "config.json cannot be fetched from the hub. Check the name and the network."
         ) from error
     return _read(Path(path), model)
 
@@ -62,7 +62,7 @@ def _read(path: Path, model: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelUnknown(f"{model} has no readable config.json") from error
+        raise ModelUnknown(f"{model} has no readable config.json.") from error
     if not isinstance(config, dict):
-        raise ModelUnknown(f"{model}: its config.json is not an object")
+        raise ModelUnknown(f"The config.json of {model} is not an object.")
     return config

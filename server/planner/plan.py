@@ -1,7 +1,7 @@
-"""From a wish (flags and memory) to a plan: what the memory goes to, and what fits into the KV cache.
+"""Makes a memory plan from flags and memory: how the memory is used, and how many sequences the KV cache holds.
 
-Exact are weights, LoRA slots, KV bytes and blocks (the same arithmetic as vLLM's). Estimates are activations and
-what runtime and device libraries take; vLLM measures those at its start.
+Weights, LoRA slots, KV bytes and blocks are exact (vLLM's own arithmetic). Activations and the memory of the runtime
+and the device libraries are estimates; vLLM measures them at its start.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.planner.cpu_kv_cache import default_cpu_kv_bytes, full_cpu_batch_bytes
 from server.planner.errors import InvalidPlanRequest
-from server.planner.shape import Quantization, Shape
+from server.planner.shape import ModelShape, QuantizationScheme
 
 GIB = 1024**3
-MAX_DEFAULT_CPU_KV_CACHE_BYTES = 4 * GIB
-MIN_DEFAULT_CPU_KV_CACHE_BYTES = 16 * 1024**2
-#: Tokens per KV block where --engine-args names no block_size (vLLM 0.32: per platform).
+#: Tokens per KV block when --engine-args sets no block_size (vLLM 0.32: per platform).
 BLOCK_SIZE_TOKENS = {"cuda": 16, "cpu": 128}
-#: Device context, libraries and allocator slack on a GPU; the interpreters of the engine's processes on a CPU.
+#: Device context, libraries and unused allocator memory on a GPU; the engine's Python processes on a CPU.
 RUNTIME_BYTES = {"cuda": int(0.6 * GIB), "cpu": int(1.2 * GIB)}
 #: Per sampled row and vocabulary entry: logits, their float32 copy, the sorted copy and its indices.
 _SAMPLER_BYTES = 20
@@ -28,7 +27,7 @@ _BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What is asked: flags of `serve`, the memory of one device, and how much shall run at once."""
+    """The flags of `serve`, the memory of one device, and the number of sequences that must run at once."""
 
     memory_bytes: int
     device: str = "cuda"  # or cpu
@@ -46,24 +45,26 @@ class PlanRequest:
     tensor_parallel_size: int = 1
     block_size_tokens: int | None = None
     concurrency: int = 1
-    """Sequences of full length that shall fit into the KV cache at the same time."""
+    """Sequences of full length that must fit into the KV cache at the same time."""
     guarantees: Mapping[str, float] = field(default_factory=dict)
     """Tenant → `kv_guarantee`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer to a wish. Bytes are those of one device."""
+    """The plan for a request. Bytes are those of one device."""
 
     max_model_len: int
     usable_bytes: int
     weights_bytes: int
     lora_slots_bytes: int
     lora_slot_bytes: int  # one of them
-    held_adapters_bytes: int  # adapters loaded beside the slots: in main memory, on a CPU also of `usable`
+    held_adapters_bytes: (
+        int  # adapters loaded in addition to the slots: in main memory; on a CPU this is part of `usable`
+    )
     activations_bytes: int
     runtime_bytes: int
-    left_bytes: int  # for the KV cache, after all of the above; negative when there is nothing
+    left_bytes: int  # for the KV cache, after all of the above; negative when memory is missing
     kv_cache_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_sequence: int
@@ -79,7 +80,7 @@ class Plan:
 
     @property
     def usable_blocks(self) -> int:
-        """Blocks that requests can use: vLLM keeps one null block."""
+        """Blocks that requests can use: vLLM reserves one null block."""
         return max(0, self.kv_blocks - 1)
 
     @property
@@ -88,42 +89,48 @@ class Plan:
         return self.usable_blocks * self.block_size_tokens
 
 
-def make_plan(shape: Shape, wish: PlanRequest) -> Plan:
-    """The plan for one model and one wish.
+@dataclass(frozen=True, slots=True)
+class _FixedBytes:
+    """Bytes on one device of everything except the KV cache."""
+
+    usable: int
+    weights: int
+    lora_slot: int
+    lora_slots: int
+    held_adapters: int
+    activations: int
+    runtime: int
+    left: int
+
+
+def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
+    """The plan for one model and one request.
 
     Raises:
-        InvalidPlanRequest: a type or a number of devices that cannot be planned with.
-        ModelUnplanned: a quantization without arithmetic.
+        InvalidPlanRequest: a data type or a number of devices that cannot be planned.
+        ModelUnplanned: a quantization method that the planner does not know.
     """
-    weight_bytes_each = _bytes_of(wish.dtype, shape)
-    devices = _devices(shape, wish)
-    max_len = wish.max_model_len or shape.max_len
-    per_token = shape.kv_bytes_per_token(_kv_bytes_each(wish, weight_bytes_each), devices=devices)
-    block_size = wish.block_size_tokens or BLOCK_SIZE_TOKENS[wish.device]
-    weights = shape.weight_bytes(weight_bytes_each, _quantization(shape, wish)) // devices
-    slot = shape.slot_parameters(wish.max_lora_rank, devices=devices) * weight_bytes_each
-    held = wish.adapters_held * shape.lora_parameters(wish.max_lora_rank) * weight_bytes_each
-    activations = _activation_bytes(shape, wish, weight_bytes_each, devices)
-    usable = wish.memory_bytes  # with an explicit KV cache, vLLM does not look at the utilization
-    if wish.kv_cache_memory_bytes is None:
-        usable = int(usable * wish.gpu_memory_utilization)
-    fixed = weights + wish.max_loras * slot + activations + RUNTIME_BYTES[wish.device]
-    left = usable - fixed - (held if wish.device == "cpu" else 0)
-    kv_cache = _kv_cache_bytes(shape, wish, left=left, max_len=max_len, weights=weights)
+    weight_bytes_each = _bytes_of(request.dtype, shape)
+    devices = _devices(shape, request)
+    max_len = request.max_model_len or shape.max_len
+    per_token = shape.kv_bytes_per_token(_kv_bytes_each(request, weight_bytes_each), devices=devices)
+    block_size = request.block_size_tokens or BLOCK_SIZE_TOKENS[request.device]
+    fixed = _fixed_bytes(shape, request, weight_bytes_each, devices)
+    kv_cache = _kv_cache_bytes(shape, request, left=fixed.left, max_len=max_len, weights=fixed.weights)
     blocks = max(0, kv_cache) // (block_size * per_token)
     per_sequence = -(-max_len // block_size)
     sequences = max(0, blocks - 1) // per_sequence
-    problem = _problem(wish, left=left, kv_cache=kv_cache, sequences=sequences, max_len=max_len)
+    problem = _problem(request, left=fixed.left, kv_cache=kv_cache, sequences=sequences, max_len=max_len)
     return Plan(
         max_model_len=max_len,
-        usable_bytes=usable,
-        weights_bytes=weights,
-        lora_slots_bytes=wish.max_loras * slot,
-        lora_slot_bytes=slot,
-        held_adapters_bytes=held,
-        activations_bytes=activations,
-        runtime_bytes=RUNTIME_BYTES[wish.device],
-        left_bytes=left,
+        usable_bytes=fixed.usable,
+        weights_bytes=fixed.weights,
+        lora_slots_bytes=fixed.lora_slots,
+        lora_slot_bytes=fixed.lora_slot,
+        held_adapters_bytes=fixed.held_adapters,
+        activations_bytes=fixed.activations,
+        runtime_bytes=fixed.runtime,
+        left_bytes=fixed.left,
         kv_cache_bytes=max(0, kv_cache),
         kv_bytes_per_token=per_token,
         kv_bytes_per_sequence=per_token * max_len,
@@ -131,101 +138,106 @@ def make_plan(shape: Shape, wish: PlanRequest) -> Plan:
         kv_blocks=blocks,
         blocks_per_sequence=per_sequence,
         full_length_sequences=sequences,
-        concurrency=wish.concurrency,
+        concurrency=request.concurrency,
         fits=not problem,
         problem=problem,
-        guaranteed_tokens={
-            name: int(share * max(0, blocks - 1) + 1e-9) * block_size
-            for name, share in wish.guarantees.items()
-        },
+        guaranteed_tokens=_guaranteed_tokens(request.guarantees, max(0, blocks - 1), block_size),
     )
 
 
-def default_cpu_kv_bytes(*, free_bytes: int, weights_bytes: int, full_batch_bytes: int) -> int:
-    """The KV cache that `serve` gives the engine on a CPU when --kv-cache-memory-bytes is not set.
+def _fixed_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devices: int) -> _FixedBytes:
+    weights = shape.weight_bytes(bytes_each, _quantization(shape, request)) // devices
+    slot = shape.slot_parameters(request.max_lora_rank, devices=devices) * bytes_each
+    slots = request.max_loras * slot
+    held = request.adapters_held * shape.lora_parameters(request.max_lora_rank) * bytes_each
+    activations = _activation_bytes(shape, request, bytes_each, devices)
+    runtime = RUNTIME_BYTES[request.device]
+    usable = request.memory_bytes  # with an explicit KV cache, vLLM does not apply the utilization
+    if request.kv_cache_memory_bytes is None:
+        usable = int(usable * request.gpu_memory_utilization)
+    left = usable - weights - slots - activations - runtime - (held if request.device == "cpu" else 0)
+    return _FixedBytes(usable, weights, slot, slots, held, activations, runtime, left)
 
-    Room for --max-num-seqs sequences of full length, within what is free and at most 4 GiB.
-    """
-    left_bytes = max(free_bytes - weights_bytes, free_bytes // 8)
-    return min(MAX_DEFAULT_CPU_KV_CACHE_BYTES, left_bytes, full_batch_bytes)
+
+def _guaranteed_tokens(guarantees: Mapping[str, float], blocks: int, block_size: int) -> dict[str, int]:
+    return {name: int(share * blocks + 1e-9) * block_size for name, share in guarantees.items()}
 
 
-def full_cpu_batch_bytes(shape: Shape, max_num_seqs: int, max_len: int) -> int:
-    """KV bytes in float32 of a full batch of full-length sequences; never less than 16 MiB."""
-    return max(max_num_seqs * max_len * shape.kv_bytes_per_token(4), MIN_DEFAULT_CPU_KV_CACHE_BYTES)
-
-
-def _kv_cache_bytes(shape: Shape, wish: PlanRequest, *, left: int, max_len: int, weights: int) -> int:
-    if wish.kv_cache_memory_bytes is not None:
-        return wish.kv_cache_memory_bytes
-    if wish.device == "cpu":
+def _kv_cache_bytes(shape: ModelShape, request: PlanRequest, *, left: int, max_len: int, weights: int) -> int:
+    if request.kv_cache_memory_bytes is not None:
+        return request.kv_cache_memory_bytes
+    if request.device == "cpu":
         return default_cpu_kv_bytes(
-            free_bytes=int(wish.memory_bytes * wish.gpu_memory_utilization),
+            free_bytes=int(request.memory_bytes * request.gpu_memory_utilization),
             weights_bytes=weights,
-            full_batch_bytes=full_cpu_batch_bytes(shape, wish.max_num_seqs, max_len),
+            full_batch_bytes=full_cpu_batch_bytes(shape, request.max_num_seqs, max_len),
         )
     return left
 
 
-def _problem(wish: PlanRequest, *, left: int, kv_cache: int, sequences: int, max_len: int) -> str:
+def _problem(request: PlanRequest, *, left: int, kv_cache: int, sequences: int, max_len: int) -> str:
     if left <= 0:
-        return f"Weights, adapters and activations alone need {gib(-left)} more than there is."
+        return f"Weights, adapters and activations alone need {gib(-left)} more than the device has."
     if kv_cache > left:
-        return f"The KV cache of {gib(kv_cache)} is larger than the {gib(left)} that are left for it."
+        return f"The KV cache needs {gib(kv_cache)}, but only {gib(left)} are left for it."
     if sequences < 1:
-        return f"Not one sequence of {max_len} tokens fits into the KV cache of {gib(kv_cache)}."
-    if sequences < wish.concurrency:
-        return f"{sequences} sequences of {max_len} tokens fit at the same time, not {wish.concurrency}."
-    if wish.max_num_seqs < wish.concurrency:
-        return f"--max-num-seqs {wish.max_num_seqs} lets fewer than {wish.concurrency} sequences run."
+        return f"The KV cache of {gib(kv_cache)} is too small for one sequence of {max_len} tokens."
+    if sequences < request.concurrency:
+        return (
+            f"Only {sequences} sequences of {max_len} tokens fit at the same time, not {request.concurrency}."
+        )
+    if request.max_num_seqs < request.concurrency:
+        return f"--max-num-seqs {request.max_num_seqs} allows fewer than {request.concurrency} running sequences."
     return ""
 
 
-def _activation_bytes(shape: Shape, wish: PlanRequest, bytes_each: int, devices: int) -> int:
-    """Peak of one step: the MLP of max_num_batched_tokens, then logits and sampling of a full batch."""
-    tokens = wish.max_num_batched_tokens or default_batched_tokens(wish)
+def _activation_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devices: int) -> int:
+    """Peak of one step: the larger of the MLP on max_num_batched_tokens and the sampling of a full batch."""
+    tokens = request.max_num_batched_tokens or default_batched_tokens(request)
     mlp = tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size // devices) * bytes_each
-    lora = tokens * 3 * wish.max_lora_rank * 4
-    sampler = min(wish.max_num_seqs, tokens) * shape.vocab_size * _SAMPLER_BYTES
+    lora = tokens * 3 * request.max_lora_rank * 4
+    sampler = min(request.max_num_seqs, tokens) * shape.vocab_size * _SAMPLER_BYTES
     return max(mlp + lora, sampler)
 
 
-def default_batched_tokens(wish: PlanRequest) -> int:
+def default_batched_tokens(request: PlanRequest) -> int:
     """vLLM 0.32's default of --max-num-batched-tokens for an API server."""
-    if wish.device == "cpu":
-        return 2048 * wish.tensor_parallel_size
+    if request.device == "cpu":
+        return 2048 * request.tensor_parallel_size
     for floor_gib, tokens in ((160, 16384), (70, 8192)):
-        if wish.memory_bytes >= floor_gib * GIB:
+        if request.memory_bytes >= floor_gib * GIB:
             return tokens
     return 2048
 
 
-def _quantization(shape: Shape, wish: PlanRequest) -> Quantization | None:
-    return Quantization.of(wish.quantization) if wish.quantization else shape.quantization
+def _quantization(shape: ModelShape, request: PlanRequest) -> QuantizationScheme | None:
+    return QuantizationScheme.of(request.quantization) if request.quantization else shape.quantization
 
 
-def _bytes_of(dtype: str, shape: Shape) -> int:
+def _bytes_of(dtype: str, shape: ModelShape) -> int:
     name = (shape.dtype if dtype == "auto" else dtype).removeprefix("torch.")
     if dtype == "auto" and name == "float32":
-        name = "bfloat16"  # vLLM loads a float32 checkpoint in 16 bits unless it is told otherwise
+        name = "bfloat16"  # vLLM loads a float32 checkpoint in 16 bits unless --dtype says otherwise
     if name not in _BYTES:
-        raise InvalidPlanRequest(f"--dtype {name} is none of {', '.join(sorted(_BYTES))}")
+        raise InvalidPlanRequest(f"--dtype {name} is not supported; use one of {', '.join(sorted(_BYTES))}.")
     return _BYTES[name]
 
 
-def _kv_bytes_each(wish: PlanRequest, bytes_each: int) -> int:
-    return bytes_each if wish.kv_cache_dtype == "auto" else _BYTES.get(wish.kv_cache_dtype, bytes_each)
+def _kv_bytes_each(request: PlanRequest, bytes_each: int) -> int:
+    return bytes_each if request.kv_cache_dtype == "auto" else _BYTES.get(request.kv_cache_dtype, bytes_each)
 
 
-def _devices(shape: Shape, wish: PlanRequest) -> int:
-    devices = wish.tensor_parallel_size
+def _devices(shape: ModelShape, request: PlanRequest) -> int:
+    devices = request.tensor_parallel_size
     if shape.heads % devices:
-        raise InvalidPlanRequest(f"--tensor-parallel-size {devices} does not divide the {shape.heads} heads")
+        raise InvalidPlanRequest(
+            f"--tensor-parallel-size {devices} does not divide the model's {shape.heads} heads; use a divisor."
+        )
     return devices
 
 
 def gib(count_bytes: int) -> str:
-    """Bytes for people: GiB, or MiB below one of them."""
+    """A readable amount: in GiB, or in MiB below 1 GiB."""
     if abs(count_bytes) >= GIB:
         return f"{count_bytes / GIB:.2f} GiB"
     return f"{count_bytes / 1024**2:.1f} MiB"

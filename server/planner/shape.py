@@ -1,4 +1,4 @@
-"""A dense decoder's shape, from its config.json, and the counts that follow from it."""
+"""The shape of a dense decoder, read from its config.json, and the sizes that follow from it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _REQUIRED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
     "max_position_embeddings",
 )  # fmt: skip
-#: What marks a model whose parameters are not those of a plain dense decoder.
+#: Config keys of models whose parameters are not those of a plain dense decoder.
 _OTHER_KINDS = ("num_experts", "num_local_experts", "n_routed_experts", "text_config", "kv_lora_rank")
-#: Bits per weight of quantization methods (the names that configs and `--quantization` have).
+#: Bits per weight of the quantization methods, by their names in configs and in `--quantization`.
 _BITS = {
     "awq": 4, "awq_marlin": 4, "gptq": 4, "gptq_marlin": 4, "auto_awq": 4, "bitsandbytes": 4, "fp8": 8,
 }  # fmt: skip
@@ -22,7 +22,7 @@ _GROUP = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Quantization:
+class QuantizationScheme:
     """How the projections' weights are stored; embeddings, norms and biases stay in 16 bits."""
 
     method: str
@@ -30,15 +30,15 @@ class Quantization:
     group_size: int
 
     @classmethod
-    def of(cls, method: str, config: Mapping[str, Any] | None = None) -> Quantization:
-        """A method by name, with the details that a config's `quantization_config` has.
+    def of(cls, method: str, config: Mapping[str, Any] | None = None) -> QuantizationScheme:
+        """A method by name, with the details of a config's `quantization_config`.
 
-        Raises: ModelUnplanned: the planner does not know it.
+        Raises: ModelUnplanned: the planner does not know the method.
         """
         config = config or {}
         if method not in _BITS:
             known = ", ".join(sorted(_BITS))
-            raise ModelUnplanned(f"quantization {method!r} cannot be planned; known are {known}")
+            raise ModelUnplanned(f"The quantization {method!r} cannot be planned; known methods are {known}.")
         bits = int(config.get("bits") or config.get("w_bit") or _BITS[method])
         return cls(method, bits, int(config.get("group_size") or config.get("q_group_size") or _GROUP))
 
@@ -52,7 +52,7 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
+class LinearShape:
     """One of the seven matrices of a layer."""
 
     name: str
@@ -71,7 +71,7 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Sizes of a dense decoder: Qwen2, Qwen2.5, Qwen3, and others with the same seven projections."""
 
     model_type: str
@@ -82,24 +82,26 @@ class Shape:
     kv_heads: int
     head_size: int
     vocab_size: int
-    tied: bool  # lm_head is embed_tokens
+    tied: bool  # lm_head shares the matrix of embed_tokens
     max_len: int
     dtype: str
-    quantization: Quantization | None
+    quantization: QuantizationScheme | None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Shape:
+    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
         """Read a config.json.
 
-        Raises: ModelUnplanned: not a dense decoder, or a size is missing.
+        Raises: ModelUnplanned: it is not a dense decoder, or a size is missing.
         """
         kind = config.get("model_type", "unknown")
         other = next((key for key in _OTHER_KINDS if config.get(key)), None)
         if other is not None:
-            raise ModelUnplanned(f"a {kind} model with {other} is no dense decoder; it cannot be planned")
+            raise ModelUnplanned(f"A {kind} model with {other} is not a dense decoder and cannot be planned.")
         missing = [key for key in _REQUIRED if not isinstance(config.get(key), int)]
         if missing:
-            raise ModelUnplanned(f"config.json of this {kind} model has no number for {', '.join(missing)}")
+            raise ModelUnplanned(
+                f"The config.json of this {kind} model has no number for {', '.join(missing)}."
+            )
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         stored = config.get("quantization_config")
         return cls(
@@ -114,38 +116,38 @@ class Shape:
             tied=bool(config.get("tie_word_embeddings", False)),
             max_len=int(config["max_position_embeddings"]),
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
-            quantization=Quantization.of(str(stored["quant_method"]), stored) if stored else None,
+            quantization=QuantizationScheme.of(str(stored["quant_method"]), stored) if stored else None,
         )
 
     @property
-    def projections(self) -> tuple[Projection, ...]:
+    def projections(self) -> tuple[LinearShape, ...]:
         """The seven projections of each layer."""
         hidden, mlp = self.hidden_size, self.intermediate_size
         query, key = self.heads * self.head_size, self.kv_heads * self.head_size
         bias = self.model_type == "qwen2"  # Qwen2 and Qwen2.5 have biases on q, k and v; Qwen3 has none
         return (
-            Projection("q_proj", hidden, query, bias),
-            Projection("k_proj", hidden, key, bias),
-            Projection("v_proj", hidden, key, bias),
-            Projection("o_proj", query, hidden, False),
-            Projection("gate_proj", hidden, mlp, False),
-            Projection("up_proj", hidden, mlp, False),
-            Projection("down_proj", mlp, hidden, False),
+            LinearShape("q_proj", hidden, query, bias),
+            LinearShape("k_proj", hidden, key, bias),
+            LinearShape("v_proj", hidden, key, bias),
+            LinearShape("o_proj", query, hidden, False),
+            LinearShape("gate_proj", hidden, mlp, False),
+            LinearShape("up_proj", hidden, mlp, False),
+            LinearShape("down_proj", mlp, hidden, False),
         )
 
     @property
     def lora_on_embeddings(self) -> bool:
-        """vLLM keeps LoRA slots for embed_tokens and lm_head too (`embedding_modules` of Qwen3)."""
+        """Whether vLLM also has LoRA slots for embed_tokens and lm_head (`embedding_modules` of Qwen3)."""
         return self.model_type == "qwen3"
 
     @property
     def embedding_parameters(self) -> int:
-        """embed_tokens, and lm_head where it is another matrix."""
+        """embed_tokens, and lm_head when it is a separate matrix."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
     @property
     def norm_parameters(self) -> int:
-        """Two norms per layer (Qwen3: also one of queries and one of keys) and the last one."""
+        """Two norms per layer (Qwen3: two more, for queries and keys) and the final one."""
         per_layer = 2 * self.hidden_size + (2 * self.head_size if self.model_type == "qwen3" else 0)
         return self.layers * per_layer + self.hidden_size
 
@@ -156,13 +158,13 @@ class Shape:
         return self.embedding_parameters + in_layers + self.norm_parameters
 
     def lora_parameters(self, rank: int) -> int:
-        """Of one adapter on all seven projections of all layers."""
+        """Parameters of one adapter on all seven projections of all layers."""
         return self.layers * sum(projection.lora_parameters(rank) for projection in self.projections)
 
     def slot_parameters(self, rank: int, *, devices: int = 1) -> int:
-        """Of one LoRA slot on each of `devices`: vLLM sizes it for the highest rank and all it could adapt.
+        """Parameters of one LoRA slot per device: vLLM sizes it for the highest rank and all supported modules.
 
-        Of the projections that are split by outputs, B is split, of those that are split by inputs, A.
+        B is split for projections that are split by outputs, A for those that are split by inputs.
         """
         per_layer = 0
         for p in self.projections:
@@ -173,8 +175,8 @@ class Shape:
         ends = 2 * rank * (self.vocab_size + self.hidden_size) if self.lora_on_embeddings else 0
         return self.layers * per_layer + ends
 
-    def weight_bytes(self, bytes_per_weight: int, quantization: Quantization | None) -> int:
-        """Of the loaded base model."""
+    def weight_bytes(self, bytes_per_weight: int, quantization: QuantizationScheme | None) -> int:
+        """Bytes of the loaded base model."""
         if quantization is None:
             return self.parameters * bytes_per_weight
         in_layers = sum(quantization.weight_bytes(p.inputs, p.outputs) for p in self.projections)
@@ -183,6 +185,6 @@ class Shape:
         return self.layers * in_layers + rest * bytes_per_weight
 
     def kv_bytes_per_token(self, bytes_per_value: int, *, devices: int = 1) -> int:
-        """Keys and values of one token in all layers, on each of `devices`."""
+        """Bytes of the keys and values of one token in all layers, per device."""
         heads = max(1, self.kv_heads // devices)
         return 2 * self.layers * heads * self.head_size * bytes_per_value

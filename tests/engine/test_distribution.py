@@ -1,4 +1,4 @@
-"""The engine draws from the distribution that `sampling/reference.py` defines, and is greedy as transformers is.
+"""The engine samples from the distribution of `tests/unit/sampling/reference.py`, and is greedy as transformers is.
 
 The logits are those of transformers on the same weights in float32, which `test_logits_are_the_engines` holds
 against what the engine tells. One prompt, one token, `n` samples: they are cheap.
@@ -20,8 +20,8 @@ import torch
 from server_process import ServerProcess
 
 import demo
-from sampling.reference import Counts, Decoding, Row, probabilities, softmax
 from tests.engine.custom_server import greedy_all
+from tests.unit.sampling.reference import Counts, Decoding, Row, probabilities, softmax
 
 BASE = demo.SERVED_NAME
 PROMPT = "The capital of"

@@ -11,7 +11,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 from server.engine.decoding.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
 from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
 
@@ -120,7 +120,7 @@ def test_state_moves_and_leaves_with_its_request() -> None:
 
 def test_figures_are_checked() -> None:
     assert RepetitionPolicy.of({"share": 0.5, "most_temperature": 0.9}).thresholds.share == 0.5
-    with pytest.raises(InvalidPolicy):
+    with pytest.raises(InvalidRepetitionPolicy):
         RepetitionPolicy.of({"share": 1.5})
     with pytest.raises(TypeError):
         RepetitionPolicy.of({"shares": 0.5})

@@ -1,11 +1,11 @@
-"""Acting on loops: an answer that goes in circles is ended, or steered out of the circle while it is drawn.
+"""Handles repetition loops in vLLM: ends a looping answer, or steers it out of the loop while it is generated.
 
-What counts as a loop and how far things may be raised is `sampling.repetition`; here it meets vLLM:
-- `LoopWatch` ends an answer. The scheduler asks it after each token, as vLLM asks `check_stop`.
+`sampling.repetition` defines loops and the bounds of the adjustment; this module connects it to vLLM:
+- `LoopWatch` ends an answer. The scheduler calls it after each token, as vLLM calls `check_stop`.
 - `SteeringProcessor` raises penalty and temperature. It exists only with `--repetition-adjustment`, because a
-  custom processor makes vLLM wait for each token on the host before it draws the next one.
+  custom logits processor makes vLLM wait on the host for each token before it samples the next one.
 
-An answer that asked for neither has no state here. Leans on (vLLM 0.32): v1.request.Request and RequestStatus,
+An answer that requested neither has no state here. Leans on (vLLM 0.32): v1.request.Request and RequestStatus,
 v1.sample.logits_processor.LogitsProcessor with BatchUpdate and process_dict_updates, SamplingParams.extra_args,
 tokenizers.cached_tokenizer_from_config.
 """
@@ -25,17 +25,17 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
-from sampling.repetition import Adjustment, Detector, Drawing, Thresholds, adjust, next_pressure
+from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_strength
 from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
 
-#: Where the operator's figures stand in `additional_config["loragate"]`.
+#: The key of the operator's figures in `additional_config["loragate"]`.
 POLICY_KEY = "repetition"
-#: What a client finds in a choice's `stop_reason`; vLLM's own detection says the same.
+#: A choice's `stop_reason` in the answer; vLLM's own detection uses the same value.
 STOP_REASON = "repetition_detected"
 PROCESSOR = "server.engine.decoding.repetition:SteeringProcessor"
-"""As `logits_processors` of vLLM's engine arguments wants it; it is resolved in the worker."""
+"""The form that vLLM's engine argument `logits_processors` needs; the worker resolves it."""
 
-_LINE_BREAKS = ("\n", "Ċ")  # "Ċ" is how byte-level vocabularies write a line feed
+_LINE_BREAKS = ("\n", "Ċ")  # byte-level vocabularies write a line feed as "Ċ"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class RepetitionPolicy:
 
     @classmethod
     def of(cls, figures: Mapping[str, Any]) -> RepetitionPolicy:
-        """From one flat mapping of figures; what is left out has its default.
+        """From one flat mapping of figures; missing figures have their defaults.
 
         Raises:
-            InvalidPolicy: a figure is out of its range.
-            TypeError: there is no such figure.
+            InvalidRepetitionPolicy: a figure is out of its range.
+            TypeError: a figure is unknown.
         """
         names = {field.name for field in dataclasses.fields(Thresholds)}
         return cls(
@@ -61,7 +61,7 @@ class RepetitionPolicy:
 
 
 class LoopWatch:
-    """Watches the answers of requests that asked for "stop", in the scheduler."""
+    """Detects loops in the answers of requests with repetition "stop", in the scheduler."""
 
     def __init__(self, config: VllmConfig) -> None:
         self._model = config.model_config
@@ -69,14 +69,15 @@ class LoopWatch:
         self._newline_ids: frozenset[int] | None = None
 
     def watches(self, request: Request) -> bool:
-        """Whether the request asked for it; `ends` is for those that did."""
+        """Whether the request has repetition "stop"; call `ends` only for such requests."""
         arguments = request.sampling_params.extra_args if request.sampling_params else None
         return arguments is not None and arguments.get(REPETITION_KEY) == "stop"
 
     def ends(self, request: Request, new_token_ids: Sequence[int]) -> bool:
-        """Take note of an unfinished answer's new tokens; whether it ends with them, as one that loops.
+        """Record an unfinished answer's new tokens; returns whether the answer ends here because it loops.
 
-        The detector lives on vLLM's own request and goes with it. As with vLLM's detection, `min_tokens` holds.
+        The detector is an attribute of vLLM's request and ends with it. `min_tokens` is respected, as in vLLM's
+        detection.
         """
         detector: Detector | None = getattr(request, "loragate_detector", None)
         if detector is None:
@@ -96,7 +97,7 @@ class LoopWatch:
 
 
 class _Steered:
-    """One answer that asked for "adjust"; `output_ids` is vLLM's own growing list."""
+    """One answer with repetition "adjust"; `output_ids` is vLLM's own list, which grows."""
 
     def __init__(
         self,
@@ -106,40 +107,40 @@ class _Steered:
         newlines: frozenset[int],
     ) -> None:
         self._policy = policy.adjustment
-        self._asked = Drawing(params.repetition_penalty, params.temperature)
+        self._requested = SteeredOptions(params.repetition_penalty, params.temperature)
         self._detector = Detector(policy.thresholds, newlines)
         self._output_ids = output_ids
         self._read = 0
-        self._pressure = 0.0
+        self._strength = 0.0
 
     def steer(self, row: torch.Tensor) -> None:
-        """Change one row of logits [V] in place, before vLLM applies what was asked for.
+        """Change one row of logits [V] in place, before vLLM applies the requested options.
 
-        vLLM divides by the asked penalty and temperature after us, so what is applied here is the rest: the
-        ratio between what holds and what was asked. The raised penalty is for tokens of the answer alone.
+        vLLM applies the requested penalty and temperature afterwards, so this method applies only the ratio of the
+        adjusted to the requested values. The raised penalty affects only tokens of the answer.
         """
-        self._read_on()
-        if self._pressure == 0.0:
+        self._read_new_tokens()
+        if self._strength == 0.0:
             return
-        now = adjust(self._policy, self._asked, self._pressure)
-        factor = now.repetition_penalty / self._asked.repetition_penalty
+        now = adjust(self._policy, self._requested, self._strength)
+        factor = now.repetition_penalty / self._requested.repetition_penalty
         seen = torch.tensor(sorted(set(self._output_ids[: self._read])), device=row.device)
         scores = row[seen]
         row[seen] = torch.where(scores > 0, scores / factor, scores * factor)
-        if self._asked.temperature > 0:
-            row *= self._asked.temperature / now.temperature
+        if self._requested.temperature > 0:
+            row *= self._requested.temperature / now.temperature
 
-    def _read_on(self) -> None:
+    def _read_new_tokens(self) -> None:
         for token_id in self._output_ids[self._read :]:
-            if token_id < 0:  # a place that asynchronous scheduling has not filled yet
+            if token_id < 0:  # a position that asynchronous scheduling has not filled yet
                 return
             self._detector.push(token_id)
             self._read += 1
-            self._pressure = next_pressure(self._policy, self._pressure, self._detector.closeness)
+            self._strength = next_strength(self._policy, self._strength, self._detector.closeness)
 
 
 class SteeringProcessor(LogitsProcessor):
-    """Raises penalty and temperature of the answers that asked for "adjust", while they go in circles."""
+    """Raises penalty and temperature of answers with repetition "adjust" while they repeat themselves."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._policy = policy_in(vllm_config)
@@ -147,15 +148,15 @@ class SteeringProcessor(LogitsProcessor):
         self._steered: dict[int, _Steered] = {}
 
     def is_argmax_invariant(self) -> bool:
-        """A raised penalty can change which token is the likeliest."""
+        """False: a raised penalty can change the most likely token."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow requests as they enter, leave and move within the batch."""
+        """Track requests that enter, leave and move within the batch."""
         process_dict_updates(self._steered, batch_update, self._begin)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Steer the rows that want it, in place; `logits` is [batch, V]."""
+        """Steer the rows of steered answers in place; `logits` is [batch, V]."""
         for row, steered in self._steered.items():
             steered.steer(logits[row])
         return logits
@@ -169,14 +170,14 @@ class SteeringProcessor(LogitsProcessor):
 
 
 def policy_in(config: VllmConfig) -> RepetitionPolicy:
-    """The operator's figures, as `server.engine.args` wrote them into vLLM's configuration."""
+    """The operator's figures, which `server.engine.args` wrote into vLLM's configuration."""
     options = config.additional_config
     ours = options.get(EXTRA_ARGS_KEY, {}) if isinstance(options, dict) else {}
     return RepetitionPolicy.of(ours.get(POLICY_KEY, {}))
 
 
 def newline_ids(model: ModelConfig) -> frozenset[int]:
-    """The tokens whose text ends with a line break; none where there is no tokenizer."""
+    """The tokens whose text ends with a line break; empty without a tokenizer."""
     if model.skip_tokenizer_init:
         return frozenset()
     vocabulary: dict[str, int] = cached_tokenizer_from_config(model).get_vocab()

@@ -1,15 +1,15 @@
-"""Answers of a form that the request gives: the library that enforces it is chosen for each request.
+"""Chooses, for each request, the library that enforces structured output.
 
-vLLM chooses one for each request (`SamplingParams._validate_structured_output`) and then builds that of the first
-request for all that follow (`StructuredOutputManager.grammar_init`). Among tenants this means that who came first
-decides whether another's `multipleOf` or `maxLength` is kept, or passed over without a word.
+vLLM chooses a library for each request (`SamplingParams._validate_structured_output`), but then uses the first
+request's library for all later requests (`StructuredOutputManager.grammar_init`). Between tenants this means that
+the first request decides whether another tenant's `multipleOf` or `maxLength` is enforced or silently ignored.
 
-And it allows any amount of white space between JSON's tokens: a model that is kept from what it wants to say stays in
-it until `max_tokens` (vllm#38696). Here a gap has a bound.
+vLLM also allows unlimited white space between JSON tokens, and a model that cannot write what it prefers then writes
+white space until `max_tokens` (vllm#38696). Here the white space is bounded.
 
 Leans on (vLLM 0.32): vllm.v1.structured_output.StructuredOutputManager (`backend`, `tokenizer`, `vllm_config`),
-backend_types.StructuredOutputBackend, the three backends, and the two functions that say what xgrammar and guidance
-lack. They import their library when they are used first, and so do we.
+backend_types.StructuredOutputBackend, the three backends, and the two functions that detect features that xgrammar
+and guidance do not support. The backends import their library at first use, and so do we.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from vllm.v1.structured_output.backend_xgrammar import (
 
 logger = init_logger(__name__)
 
-#: Characters between two tokens of JSON: a line's end and seven levels of two columns. Deeper ones are indented less.
+#: Most white space between two JSON tokens: a line end and seven levels of two columns; deeper levels indent less.
 MAX_WHITESPACE_CHARS = 16
 
-#: llguidance's options within a schema; separators are regular expressions. `{"a": 1, "b": 2}`, as json.dumps has it.
+#: llguidance's options in a schema; separators are regular expressions. The form is that of json.dumps.
 _ON_ONE_LINE = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
 
 
 def choose_for_each_request(manager: StructuredOutputManager) -> None:
-    """Give the manager a backend that chooses, unless the operator named one in --engine-args."""
+    """Install `ChoosingBackend`, unless the operator set a backend in --engine-args."""
     config = manager.vllm_config
     if config.structured_outputs_config.backend == "auto" and not config.model_config.skip_tokenizer_init:
         manager.backend = ChoosingBackend(
@@ -59,9 +59,9 @@ def choose_for_each_request(manager: StructuredOutputManager) -> None:
 
 @dataclass
 class ChoosingBackend(StructuredOutputBackend):
-    """xgrammar, or guidance for what that lacks, or outlines for what both lack; the first that takes it.
+    """Uses the first library that supports the grammar: xgrammar, then guidance, then outlines.
 
-    Called from several threads.
+    Thread-safe: several threads call it.
     """
 
     def __post_init__(self) -> None:
@@ -74,23 +74,23 @@ class ChoosingBackend(StructuredOutputBackend):
         grammar_spec: str,
         stop_token_ids: set[int] | None = None,
     ) -> StructuredOutputGrammar:
-        """As every backend's. Raises: what the last backend in question raises."""
-        *others, last = _kinds(request_type, grammar_spec)
+        """See `StructuredOutputBackend`. Raises: the error of the last candidate."""
+        *others, last = _candidates(request_type, grammar_spec)
         for kind in others:
             try:
                 return self._of(kind).compile_grammar(request_type, grammar_spec, stop_token_ids)
             except (RuntimeError, ValueError) as error:  # xgrammar's, and vLLM's for expressions
-                # NOTE: not its text, which repeats what a tenant sent.
-                logger.info("%s does not take a grammar: %s", kind.__name__, type(error).__name__)
+                # NOTE: not the error's text, which repeats a tenant's input.
+                logger.info("%s does not support a grammar: %s", kind.__name__, type(error).__name__)
         return self._of(last).compile_grammar(request_type, grammar_spec, stop_token_ids)
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:
-        """A bit for each word and sequence, (max_num_seqs, words / 32) int32; all three libraries fill it alike."""
+        """One bit per vocabulary entry and sequence, [max_num_seqs, V / 32] int32, alike in all libraries."""
         mask: torch.Tensor = self._of(BoundedXgrammar).allocate_token_bitmask(max_num_seqs)
         return mask
 
     def destroy(self) -> None:
-        """As every backend's."""
+        """See `StructuredOutputBackend`."""
         for backend in self._built.values():
             backend.destroy()
 
@@ -102,7 +102,7 @@ class ChoosingBackend(StructuredOutputBackend):
 
 
 class BoundedXgrammar(XgrammarBackend):
-    """xgrammar with little white space."""
+    """xgrammar with bounded white space."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +113,7 @@ class BoundedXgrammar(XgrammarBackend):
 
 
 class BoundedGuidance(GuidanceBackend):
-    """guidance with little white space: all on one line, since its gaps have no length (`%ignore` repeats)."""
+    """guidance with JSON on one line, because its white space cannot be bounded (`%ignore` repeats)."""
 
     def compile_grammar(
         self,
@@ -121,17 +121,17 @@ class BoundedGuidance(GuidanceBackend):
         grammar_spec: str,
         stop_token_ids: set[int] | None = None,
     ) -> StructuredOutputGrammar:
-        """As every backend's. Raises: ValueError: guidance does not take the grammar."""
+        """See `StructuredOutputBackend`. Raises: ValueError: guidance does not support the grammar."""
         if request_type is StructuredOutputOptions.JSON and not self.disable_any_whitespace:
             grammar_spec = json.dumps(json.loads(grammar_spec) | {"x-guidance": _ON_ONE_LINE})
         grammar = super().compile_grammar(request_type, grammar_spec, stop_token_ids)
-        # NOTE: vLLM only logs it, and the answer would end before its first word.
+        # NOTE: vLLM only logs this error, and the answer would end before its first token.
         if fault := grammar.ll_matcher.get_error():
             raise ValueError(fault)
         return grammar
 
 
-def _kinds(request_type: StructuredOutputOptions, spec: str) -> Iterator[type[StructuredOutputBackend]]:
+def _candidates(request_type: StructuredOutputOptions, spec: str) -> Iterator[type[StructuredOutputBackend]]:
     schema: Any = json.loads(spec) if request_type is StructuredOutputOptions.JSON else {}
     if not has_xgrammar_unsupported_json_features(schema):
         yield BoundedXgrammar

@@ -1,7 +1,7 @@
-"""Which rows of a step meet which adapter: planned once per step, used by every layer.
+"""Assigns the rows of a step to adapters: planned once per step, used by every layer. Leans on nothing of vLLM.
 
-A row never meets the weights of an adapter that is not its own, not even multiplied by zero: an adapter
-whose weights overflow to Inf (0 x Inf is NaN) can spoil its own rows only.
+A row is never multiplied by the weights of another adapter, not even with a factor of zero: 0 x Inf is NaN, so
+an adapter whose weights overflow to Inf would otherwise spoil the rows of others.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ import numpy.typing as npt
 import torch
 
 NO_SLOT = -1
-"""The slot of a row that wants the base model alone, as in vLLM's LoRA mappings."""
+"""The slot of a row that uses the base model without an adapter, as in vLLM's LoRA mappings."""
 
 SPARE_ROWS = 16
-"""A group of slots may be padded by so many rows, or by as many as it has, before it is split."""
+"""A group of slots is split when its padding exceeds both this number of rows and its number of real rows."""
 
-FEW_ROWS = 64
-"""Up to so many rows outside of long runs `rows` multiplies one by one (measured)."""
+MAX_SCATTERED_ROWS = 64
+"""Largest number of rows outside long segments that `fused_kernel` multiplies row by row (measured)."""
 
 Slots = npt.NDArray[np.int64]
 Workspace = tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """When rows of one adapter get products of their own instead of being sorted (measured).
+class SegmentLimits:
+    """When neighbouring rows of one adapter get their own product instead of being sorted (measured).
 
-    A run of `long_run_rows` always does, and so do up to `few_runs` shorter ones when no adapter comes
-    twice among them.
+    Segments of at least `long_segment_rows` rows always do. Shorter ones do when at most `max_short_segments` of
+    them stand together and no adapter occurs twice among them.
     """
 
-    long_run_rows: int
-    few_runs: int
+    long_segment_rows: int
+    max_short_segments: int
 
 
-FLOAT32_LIMITS = Limits(long_run_rows=8, few_runs=4)
-HALF_LIMITS = Limits(long_run_rows=32, few_runs=1)
-"""For 16-bit weights: oneDNN needs some 25 µs to start a product, MKL in float32 less than 3."""
+FLOAT32_LIMITS = SegmentLimits(long_segment_rows=8, max_short_segments=4)
+HALF_LIMITS = SegmentLimits(long_segment_rows=32, max_short_segments=1)
+"""For 16-bit weights: oneDNN needs about 25 µs to start a product, MKL in float32 less than 3 µs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class AdapterSegment:
     """Rows `start:stop` of the batch, all of the adapter in `slot`."""
 
     start: int
@@ -54,10 +54,10 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Neighbouring slots that are multiplied together: `depth` sorted rows for each of them.
+class SlotGroup:
+    """Neighbouring slots that are multiplied together, each padded to `depth` rows.
 
-    They are the zone's sorted rows `start:stop`.
+    The group covers the sorted rows `start:stop` of its segment.
     """
 
     slot_start: int
@@ -68,26 +68,26 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Zone:
-    """Rows `start:stop` of the batch in which adapters and base rows alternate.
+class MixedSegment:
+    """Rows `start:stop` of the batch in which adapters and base rows alternate; they are sorted by slot.
 
-    `source` names, for each sorted row, the row of the batch that it copies (padding repeats one).
-    `position` names, for each row `start:stop`, its sorted row; base rows get `len(source)`.
+    `source` holds, for each sorted row, the index of the batch row that it copies (padding repeats one).
+    `position` holds, for each row `start:stop`, the index of its sorted row; base rows get `len(source)`.
     """
 
     start: int
     stop: int
-    groups: tuple[Group, ...]
+    groups: tuple[SlotGroup, ...]
     source: torch.Tensor
     position: torch.Tensor
     _positions: dict[int, torch.Tensor] = field(default_factory=dict)
     _workspaces: dict[tuple[int, int, torch.dtype], Workspace] = field(default_factory=dict)
 
     def positions(self, slices: int) -> torch.Tensor:
-        """Name the rows of a product of several slices: `[stop - start, slices]`, flattened.
+        """Row indices into a product of several slices: `[stop - start, slices]`, flattened.
 
         Such a product holds, per slot, the sorted rows of its first slice, then of its second, and so on;
-        base rows get the row after the last.
+        base rows get the index after the last row.
         """
         if slices == 1:
             return self.position
@@ -97,9 +97,9 @@ class Zone:
         return found
 
     def workspace(self, slices: int, height: int, dtype: torch.dtype) -> Workspace:
-        """Lend a product of several slices, the rows of each group in it, and the product in batch order.
+        """Reusable tensors: a product of several slices, each group's rows in it, and the product in batch order.
 
-        The product's last row is zero, for the base rows. One is kept per shape: layers take turns with it.
+        The product's last row is zero, for the base rows. One workspace is kept per shape; all layers reuse it.
         """
         found = self._workspaces.get((slices, height, dtype))
         if found is None:
@@ -125,8 +125,8 @@ class Zone:
 
 
 @dataclass(frozen=True, slots=True)
-class FewRows:
-    """The rows with an adapter that are in no long run: `rows[i]` wants `slots[i]`, slots ascending."""
+class ScatteredRows:
+    """The adapter rows outside long segments: `rows[i]` uses `slots[i]`; slots ascend."""
 
     rows: Slots
     slots: Slots
@@ -134,9 +134,9 @@ class FewRows:
     _workspaces: dict[int, tuple[int, int, int, int, int]] = field(default_factory=dict)
 
     def workspace(self, columns: int) -> tuple[int, int, int, int, int]:
-        """What is to be done, as addresses: count, `rows`, `slots`, `h` (`[count, columns]`, float32), columns.
+        """The kernel's first arguments: count, addresses of `rows`, `slots` and `h`, number of columns.
 
-        `h` is lent for what lies between the two products: layers take turns with it.
+        `h` (`[count, columns]`, float32) holds the result of the first product; all layers reuse it.
         """
         found = self._workspaces.get(columns)
         if found is None:
@@ -146,68 +146,73 @@ class FewRows:
         return found
 
 
-Block = Run | Zone
+Segment = AdapterSegment | MixedSegment
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """The blocks that cover every adapter row of a batch of `rows` exactly once."""
+    """The segments that cover every adapter row of a batch of `rows` exactly once.
+
+    `scattered` and `long` together cover the same rows in another way; `scattered` is None when there are no rows
+    outside long segments or more than `MAX_SCATTERED_ROWS`.
+    """
 
     rows: int
-    blocks: tuple[Block, ...]
-    few: FewRows | None = None
-    """What is in no long run, when it is at most `FEW_ROWS`: with `long`, another way to name the same rows."""
-    long: tuple[Run, ...] = ()
+    segments: tuple[Segment, ...]
+    scattered: ScatteredRows | None = None
+    long: tuple[AdapterSegment, ...] = ()
 
 
 EMPTY_PLAN = BatchPlan(0, ())
 
 
-def plan_batch(slots: Slots, limits: Limits) -> BatchPlan:
+def plan_batch(slots: Slots, limits: SegmentLimits) -> BatchPlan:
     """Plan a batch from the slot of each of its rows (`NO_SLOT` for the base model)."""
-    blocks: list[Block] = []
-    long: list[Run] = []
-    short: list[Run] = []
-    for run in _runs(slots):
-        if run.stop - run.start < limits.long_run_rows:
-            short.append(run)
+    segments: list[Segment] = []
+    long: list[AdapterSegment] = []
+    short: list[AdapterSegment] = []
+    for segment in _adapter_segments(slots):
+        if segment.stop - segment.start < limits.long_segment_rows:
+            short.append(segment)
             continue
-        blocks.extend(_short_blocks(slots, short, limits.few_runs))
+        segments.extend(_short_segments(slots, short, limits.max_short_segments))
         short = []
-        if run.slot != NO_SLOT:
-            blocks.append(run)
-            long.append(run)
-    blocks.extend(_short_blocks(slots, short, limits.few_runs))
-    return BatchPlan(len(slots), tuple(blocks), _few_rows(slots, long), tuple(long))
+        if segment.slot != NO_SLOT:
+            segments.append(segment)
+            long.append(segment)
+    segments.extend(_short_segments(slots, short, limits.max_short_segments))
+    return BatchPlan(len(slots), tuple(segments), _scattered_rows(slots, long), tuple(long))
 
 
-def _few_rows(slots: Slots, long: list[Run]) -> FewRows | None:
+def _scattered_rows(slots: Slots, long: list[AdapterSegment]) -> ScatteredRows | None:
     inside = slots != NO_SLOT
-    for run in long:
-        inside[run.start : run.stop] = False
+    for segment in long:
+        inside[segment.start : segment.stop] = False
     rows = np.flatnonzero(inside)
-    if not 0 < len(rows) <= FEW_ROWS:
+    if not 0 < len(rows) <= MAX_SCATTERED_ROWS:
         return None
     rows = rows[np.argsort(slots[rows], kind="stable")]
-    return FewRows(rows, slots[rows])
+    return ScatteredRows(rows, slots[rows])
 
 
-def _runs(slots: Slots) -> Iterator[Run]:
+def _adapter_segments(slots: Slots) -> Iterator[AdapterSegment]:
     if not len(slots):
         return
     bounds = [0, *(np.flatnonzero(np.diff(slots)) + 1).tolist(), len(slots)]
     for start, stop in pairwise(bounds):
-        yield Run(start, stop, int(slots[start]))
+        yield AdapterSegment(start, stop, int(slots[start]))
 
 
-def _short_blocks(slots: Slots, short: list[Run], few_runs: int) -> list[Run] | list[Zone]:
-    adapted = [run for run in short if run.slot != NO_SLOT]
-    if len(adapted) <= few_runs and len({run.slot for run in adapted}) == len(adapted):
+def _short_segments(
+    slots: Slots, short: list[AdapterSegment], max_short_segments: int
+) -> list[AdapterSegment] | list[MixedSegment]:
+    adapted = [segment for segment in short if segment.slot != NO_SLOT]
+    if len(adapted) <= max_short_segments and len({segment.slot for segment in adapted}) == len(adapted):
         return adapted
-    return [_zone(slots, adapted[0].start, adapted[-1].stop)]
+    return [_mixed_segment(slots, adapted[0].start, adapted[-1].stop)]
 
 
-def _zone(slots: Slots, start: int, stop: int) -> Zone:
+def _mixed_segment(slots: Slots, start: int, stop: int) -> MixedSegment:
     within = slots[start:stop]
     active, counts = np.unique(within[within != NO_SLOT], return_counts=True)
     groups = _group_slots(active.tolist(), counts.tolist())
@@ -219,19 +224,19 @@ def _zone(slots: Slots, start: int, stop: int) -> Zone:
             first = group.start + (slot - group.slot_start) * group.depth
             source[first : first + len(rows)] = start + rows
             position[rows] = np.arange(first, first + len(rows))
-    return Zone(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position))
+    return MixedSegment(start, stop, groups, torch.from_numpy(source), torch.from_numpy(position))
 
 
-def _group_slots(active: list[int], counts: list[int]) -> tuple[Group, ...]:
-    """Split ascending slots where padding them to one depth would cost more than another product."""
-    groups: list[Group] = []
+def _group_slots(active: list[int], counts: list[int]) -> tuple[SlotGroup, ...]:
+    """Group ascending slots; a new group starts where padding to one depth costs more than another product."""
+    groups: list[SlotGroup] = []
     first = start = 0
     for index in range(1, len(active) + 1):
         if index < len(active) and _worth_joining(active[first : index + 1], counts[first : index + 1]):
             continue
         slot_start, slot_stop, depth = active[first], active[index - 1] + 1, max(counts[first:index])
         stop = start + (slot_stop - slot_start) * depth
-        groups.append(Group(slot_start, slot_stop, depth, start, stop))
+        groups.append(SlotGroup(slot_start, slot_stop, depth, start, stop))
         first, start = index, stop
     return tuple(groups)
 

@@ -1,7 +1,7 @@
-"""Times of the LoRA products alone, beside the base product and vLLM's own: for `python -m benchmarks kernel`.
+"""Measures the LoRA products alone, next to the base product and vLLM's own, for `python -m benchmarks kernel`.
 
-vLLM symbols: `vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm` (the engine's base product),
-`vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU` (the peer).
+Leans on (vLLM 0.32): `vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm` (the engine's base product),
+`vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU` (vLLM's own products).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from server.engine.lora_cpu.weights import Stacked
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
 COLD_LAYERS = 4
-"""So many layers of different weights are taken in turn, since a model's weights come from memory too."""
+"""Number of layers with different weights that take turns: a model's weights come from memory, not from a cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One linear layer of a model: `slices` are the heights of what is packed in it (q, k, v)."""
+    """One packed linear layer of a model: `slices` are the heights of its parts (q, k, v)."""
 
     name: str
     width: int
@@ -35,7 +35,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class ProjectionTimes:
-    """Seconds per call: the base product, and what our and vLLM's LoRA products add to it."""
+    """Seconds per call of the base product, and the seconds that our and vLLM's LoRA products add to it."""
 
     projection: Projection
     base_s: float
@@ -51,16 +51,16 @@ class _Layer:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads from now on."""
+    """Set the number of threads that torch computes with."""
     torch.set_num_threads(count)
 
 
 def time_projection(
     projection: Projection, rows: Sequence[int], *, adapters: int, rank: int, dtype: str, repeats: int
 ) -> ProjectionTimes:
-    """Time one projection on a batch whose row i wants the adapter `rows[i]` (-1: the base model).
+    """Time one projection on a batch whose row i uses the adapter `rows[i]` (-1: the base model).
 
-    Each figure is the best of `repeats` passes over `COLD_LAYERS` layers, by the threads that torch has.
+    Each figure is the best of `repeats` passes over `COLD_LAYERS` layers, with torch's current thread count.
     """
     current_platform.import_kernels()
     kind: torch.dtype = getattr(torch, dtype)
@@ -106,7 +106,7 @@ def _wrapper(
 
 
 def _best(calls: Sequence[Callable[[_Layer], None]], layers: Sequence[_Layer], repeats: int) -> list[float]:
-    """Time the calls in turns, so that all of them see the same machine; the first turn is not counted."""
+    """Time the calls alternately, so that all see the same load on the machine; the first round is not counted."""
     best = [float("inf")] * len(calls)
     for turn in range(repeats + 1):
         for index, call in enumerate(calls):

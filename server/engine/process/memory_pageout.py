@@ -1,20 +1,20 @@
-"""Memory that has done its work."""
+"""Gives memory of unused libraries back to the kernel. Leans on nothing of vLLM."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-_MADV_PAGEOUT = 21  # Linux 5.4; Python's mmap does not name it
+_MADV_PAGEOUT = 21  # Linux 5.4; Python's mmap module lacks it
 
 
 def page_out(library: str) -> None:
-    """Let the kernel take back what this process has read of a library's file, until it is used again.
+    """Let the kernel reclaim the pages that this process has read from a library's file, until their next use.
 
-    Only what the kernel can read again from the file goes. An older kernel refuses, and nothing happens.
+    Only pages that the kernel can read again from the file are reclaimed. An older kernel refuses without effect.
 
     Args:
-        library: part of the file's name.
+        library: a part of the file name.
     """
     for line in Path("/proc/self/maps").read_text().splitlines():
         place, *_, path = line.split(maxsplit=5)

@@ -1,26 +1,26 @@
-"""How OpenMP's threads wait, for whatever computes on a CPU."""
+"""OpenMP's wait policy for processes that compute on a CPU. Leans on nothing of vLLM."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-#: How often OpenMP looks for the next parallel region before its thread sleeps: some 90 µs, which is longer than
-#: Python needs between two of them. By itself libgomp looks for milliseconds, on a core that another program or
-#: process may want at that moment, and a region whose other thread has lost its core waits for a whole time slice.
+#: Iterations that an OpenMP thread spins before it sleeps: about 90 µs, which is longer than Python needs between two
+#: parallel regions. libgomp's default spins for milliseconds on a core that another process may need, and a region
+#: whose other thread has lost its core waits for a whole time slice.
 SPIN_COUNT = 6000
-SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+WAIT_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
-def spin_setting(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to an environment so that threads sleep soon; what it says about waiting already holds.
+def wait_policy(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that make threads sleep soon; empty when the environment sets a wait policy already.
 
-    OpenMP reads it when it is loaded, so it must be there before torch is imported.
+    OpenMP reads them when it is loaded, so they must be set before torch is imported.
     """
-    said = any(name in environment for name in SPIN_VARIABLES)
-    return {} if said else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+    is_set = any(name in environment for name in WAIT_VARIABLES)
+    return {} if is_set else {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
 
 
-def sleep_soon() -> None:
-    """Set it for this process; too late once torch is there."""
-    os.environ.update(spin_setting(os.environ))
+def set_wait_policy() -> None:
+    """Set `wait_policy` for this process; it has no effect after torch is imported."""
+    os.environ.update(wait_policy(os.environ))

@@ -1,8 +1,8 @@
-"""No engine process outlives the server.
+"""Makes sure that no engine process outlives the server.
 
-Every process that vLLM starts runs `die_with_parent` through our plugin. The kernel then kills the process
-when its parent goes, however it goes: `kill -9` of the server takes the fork server and EngineCore with it, and
-EngineCore its workers. Leans on nothing of vLLM but its plugin call.
+Every process that vLLM starts runs `die_with_parent` through our plugin. The kernel then kills the process when its
+parent ends, for any reason: `kill -9` of the server also ends the fork server and EngineCore, and the end of
+EngineCore ends its workers. Leans on nothing of vLLM except that it loads our plugin.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _INIT_PID = 1
 
 
 def die_with_parent() -> None:
-    """Tie this process to its parent; does nothing in the server itself, which nobody of ours started."""
+    """End this process with its parent; does nothing in the server itself, which has no parent of ours."""
     if multiprocessing.parent_process() is not None:
-        ask_to_die_with_parent()
+        request_parent_death_signal()
 
 
-def ask_to_die_with_parent() -> None:
-    """Leave the group of the terminal, and ask the kernel to kill this process when its parent is gone.
+def request_parent_death_signal() -> None:
+    """Leave the terminal's process group, and ask the kernel to kill this process when its parent ends.
 
-    NOTE: the kernel watches the parent's *thread* that started us, which is why engines are started from one
+    NOTE: the kernel watches the *thread* of the parent that started this process, so engines are started from one
     thread that lives as long as the server.
     """
-    # Out of the terminal's group: Ctrl-C, or whoever signals the group, must reach the server alone, which
-    # lets running answers end before it ends the engine.
+    # Ctrl-C and other signals to the terminal's process group must reach the server alone: it lets running answers
+    # finish before it ends the engine.
     os.setpgrp()
     if sys.platform != "linux":
         return
@@ -39,6 +39,6 @@ def ask_to_die_with_parent() -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     starter = multiprocessing.parent_process()
-    adopted = parent_pid == _INIT_PID and starter is not None and starter.pid != _INIT_PID
-    if adopted or os.getppid() != parent_pid:  # it went before we asked
+    was_adopted = parent_pid == _INIT_PID and starter is not None and starter.pid != _INIT_PID
+    if was_adopted or os.getppid() != parent_pid:  # the parent ended before the request
         os._exit(1)

@@ -36,7 +36,7 @@ def test_a_shortened_build_learns_and_leaves_a_model(tmp_path: Path) -> None:
     assert model.generation_config.eos_token_id[0] == tokenizer.eos_token_id
 
 
-def test_a_new_model_starts_by_looking_back() -> None:
+def test_a_new_model_attends_to_previous_tokens() -> None:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=50,

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from demo.world.families import FAMILIES, Family
+from demo.world.families import FAMILIES
 from demo.world.mixture import held_out_samples, training_samples
+from demo.world.questions import Family
 from demo.world.stories import HEROES, LENGTHS, story
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sampling import reference
 from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter
@@ -18,10 +17,11 @@ from sampling.kinds import INT64_MAX, INT64_MIN, Integer, Number
 from sampling.layers import NO_DEFAULTS, resolve
 from sampling.limits import NO_LIMITS
 from sampling.options import MAX_LOGPROB_TOKEN_IDS, MAX_N, MAX_STOP_STRINGS, OPTIONS
-from sampling.params import LENGTH_NAMES, obeyed_name, options_on, validate
+from sampling.params import LENGTH_NAMES, effective_name, options_on, validate
 from sampling.presets import Presets
-from sampling.reference import Counts, Decoding
 from sampling.repetition import Detector, Thresholds
+from tests.unit.sampling import reference
+from tests.unit.sampling.reference import Counts, Decoding
 
 # Fields of vLLM's requests that are no decoding options. A field that is in neither list is new in vLLM.
 # fmt: off
@@ -82,7 +82,7 @@ def vllm() -> SimpleNamespace:
 def parse(vllm, endpoint, body):
     """The body as vLLM's SamplingParams, as its handler makes them (without the prompt's length)."""
     request = vllm.models[endpoint].model_validate(NEEDED[endpoint] | body)
-    name = obeyed_name(LENGTH_NAMES[endpoint], request.__dict__)
+    name = effective_name(LENGTH_NAMES[endpoint], request.__dict__)
     most = request.__dict__[name] if name else INT64_MAX
     if endpoint is Endpoint.MESSAGES:
         same = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidLimit, LimitExceeded
-from sampling.limits import NO_LIMITS, Clamp, Limits, apply, check_prompt, loosened, tighten
+from sampling.limits import NO_LIMITS, Clamp, Limits, apply, check_prompt, tighten
 
 limits = st.builds(Limits, **{name: st.none() | st.integers(1, 1000) for name in asdict(NO_LIMITS)})
 
@@ -33,17 +33,6 @@ def test_tightening_never_loosens(lower, upper):
 def test_layers_tighten_in_any_grouping(server, tenant, adapter):
     assert tighten(adapter, tighten(tenant, server)) == tighten(tighten(adapter, tenant), server)
     assert tighten(server, NO_LIMITS) == server == tighten(server, server)
-
-
-@given(limits, limits)
-def test_loosened_names_exactly_what_has_no_effect(lower, upper):
-    tightened = tighten(lower, upper)
-    set_but_not_in_force = {
-        name
-        for name, value in asdict(lower).items()
-        if value is not None and getattr(tightened, name) != value
-    }
-    assert set(loosened(lower, upper)) == set_but_not_in_force
 
 
 @given(

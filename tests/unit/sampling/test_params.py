@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.endpoints import Endpoint
-from sampling.errors import InvalidParameter, UntakenParameter
-from sampling.params import LAYERED, OPTIONS, obeyed_name, options_on, validate
+from sampling.errors import InvalidParameter, UnsupportedParameter
+from sampling.params import LAYERED, OPTIONS, effective_name, options_on, validate
 
 
 def refused(name, value, endpoint=Endpoint.CHAT) -> InvalidParameter:
@@ -140,7 +140,7 @@ def test_a_long_value_is_cut_in_the_message():
     ],
 )
 def test_an_option_the_endpoint_would_ignore_is_refused(endpoint, name, value, hint):
-    with pytest.raises(UntakenParameter) as caught:
+    with pytest.raises(UnsupportedParameter) as caught:
         validate({name: value}, endpoint)
     assert endpoint.path in str(caught.value)
     assert hint in str(caught.value)
@@ -175,10 +175,10 @@ def test_zero_tokens_only_where_the_prompt_is_echoed():
 
 def test_obeyed_name_skips_nulls():
     names = ("max_completion_tokens", "max_tokens")
-    assert obeyed_name(names, {"max_tokens": 3}) == "max_tokens"
-    assert obeyed_name(names, {"max_tokens": 3, "max_completion_tokens": None}) == "max_tokens"
-    assert obeyed_name(names, {"max_tokens": 3, "max_completion_tokens": 4}) == "max_completion_tokens"
-    assert obeyed_name(names, {"max_tokens": None}) is None
+    assert effective_name(names, {"max_tokens": 3}) == "max_tokens"
+    assert effective_name(names, {"max_tokens": 3, "max_completion_tokens": None}) == "max_tokens"
+    assert effective_name(names, {"max_tokens": 3, "max_completion_tokens": 4}) == "max_completion_tokens"
+    assert effective_name(names, {"max_tokens": None}) is None
 
 
 def test_each_name_means_one_thing_per_endpoint():

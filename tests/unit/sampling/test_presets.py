@@ -70,7 +70,7 @@ def test_preset_names(name):
         ({"preset": "chat"}, "preset can only be set by a request"),
         (
             {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
-            "structured_outputs cannot stand beside response_format",
+            "structured_outputs cannot be combined with response_format",
         ),
     ],
 )

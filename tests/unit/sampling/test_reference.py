@@ -1,4 +1,4 @@
-"""The definitions of decoding, against worked examples by hand and against their own laws.
+"""Checks the reference of decoding with worked examples and with its own laws.
 
 Each example's figures are worked out in the comment beside it. No example disagrees with its definition. The
 nucleus example is a tie, as 0.40 + 0.25 + 0.15 + 0.10 is p itself: the definition's ≥ decides it.
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sampling import reference
-from sampling.reference import Counts, Decoding
+from tests.unit.sampling import reference
+from tests.unit.sampling.reference import Counts, Decoding
 
 EXAMPLE = np.array([2.0, 1.0, 0.5])
 NUCLEUS = np.array([0.40, 0.25, 0.15, 0.10, 0.05, 0.03, 0.02])

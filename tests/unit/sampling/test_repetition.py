@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampling.errors import InvalidPolicy
+from sampling.errors import InvalidRepetitionPolicy
 from sampling.repetition import (
     Adjustment,
     Detector,
-    Drawing,
     LoopCount,
+    SteeredOptions,
     Thresholds,
     adjust,
-    next_pressure,
+    next_strength,
 )
 
 NEWLINE = 0
@@ -106,7 +106,7 @@ def test_the_detector_lets_go():
 
 def test_it_holds_no_more_than_its_windows():
     detector = watched(list(range(1, 5000)), Thresholds())
-    assert len(detector._grams.things) == len(detector._grams.counts) == 128 - 4 + 1
+    assert len(detector._grams.items) == len(detector._grams.counts) == 128 - 4 + 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_it_holds_no_more_than_its_windows():
     ],
 )
 def test_thresholds_that_contradict_each_other(wrong):
-    with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
+    with pytest.raises(InvalidRepetitionPolicy, match=next(iter(wrong))):
         Thresholds(**wrong)
 
 
@@ -132,13 +132,13 @@ policies = st.builds(
     start=st.floats(0, 0.9),
     release_tokens=st.integers(1, 50),
 )
-drawings = st.builds(Drawing, repetition_penalty=st.floats(0.5, 2), temperature=st.floats(0, 2))
+drawings = st.builds(SteeredOptions, repetition_penalty=st.floats(0.5, 2), temperature=st.floats(0, 2))
 unit = st.floats(0, 1)
 
 
 @given(policies, drawings, unit, unit)
 def test_adjusting_stays_within_bounds_and_rises_with_pressure(policy, asked, a, b):
-    low, high = (adjust(policy, asked, pressure) for pressure in sorted((a, b)))
+    low, high = (adjust(policy, asked, strength) for strength in sorted((a, b)))
     ceiling = max(policy.most_repetition_penalty, asked.repetition_penalty)
     assert asked.repetition_penalty <= low.repetition_penalty <= high.repetition_penalty <= ceiling + 1e-12
     ceiling = max(policy.most_temperature, asked.temperature)
@@ -147,27 +147,27 @@ def test_adjusting_stays_within_bounds_and_rises_with_pressure(policy, asked, a,
 
 
 @given(policies, st.floats(0.5, 2), unit)
-def test_greedy_stays_greedy(policy, penalty, pressure):
-    assert adjust(policy, Drawing(penalty, 0.0), pressure).temperature == 0
+def test_greedy_stays_greedy(policy, penalty, strength):
+    assert adjust(policy, SteeredOptions(penalty, 0.0), strength).temperature == 0
 
 
 @given(policies, unit, unit)
-def test_pressure_rises_at_once_and_falls_slowly(policy, pressure, closeness):
-    after = next_pressure(policy, pressure, closeness)
+def test_pressure_rises_at_once_and_falls_slowly(policy, strength, closeness):
+    after = next_strength(policy, strength, closeness)
     assert 0 <= after <= 1
-    assert after >= pressure - 1 / policy.release_tokens - 1e-12
+    assert after >= strength - 1 / policy.release_tokens - 1e-12
     if closeness == 1:
         assert after == 1
     if closeness <= policy.start:
-        assert after <= pressure
+        assert after <= strength
 
 
 @given(policies)
 def test_pressure_lets_go_within_its_tokens(policy):
-    pressure = 1.0
+    strength = 1.0
     for _ in range(policy.release_tokens):
-        pressure = next_pressure(policy, pressure, policy.start)
-    assert pressure == pytest.approx(0, abs=1e-9)
+        strength = next_strength(policy, strength, policy.start)
+    assert strength == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_pressure_lets_go_within_its_tokens(policy):
     [{"most_repetition_penalty": 0.9}, {"most_temperature": 2.1}, {"start": 1.0}, {"release_tokens": 0}],
 )
 def test_bounds_out_of_range(wrong):
-    with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
+    with pytest.raises(InvalidRepetitionPolicy, match=next(iter(wrong))):
         Adjustment(**wrong)
 
 
@@ -189,7 +189,7 @@ def test_an_answer_is_counted_once_and_only_when_it_was_steered(tokens, step):
         told.append(count.push(0, piece))
         assert not count.push(1, [])
     pressures = [
-        next_pressure(Adjustment(), 0.0, watched(tokens[:length]).closeness)
+        next_strength(Adjustment(), 0.0, watched(tokens[:length]).closeness)
         for length in range(1, len(tokens) + 1)
     ]
     assert sum(told) == (max(pressures, default=0.0) > 0)

@@ -62,5 +62,5 @@ def test_another_familys_model_keeps_its_own_end():
 
 
 def test_nothing_that_ends_is_an_error():
-    with pytest.raises(NoEndToken, match="add eos_token or eos_token_id"):
+    with pytest.raises(NoEndToken, match="Add eos_token or eos_token_id"):
         end_tokens({"eos_token": None}, {}, None)

@@ -35,7 +35,7 @@ def test_an_object_becomes_the_config_that_vllm_wants() -> None:
     [
         ({"max_loras": 3}, "--engine-args max_loras: use --max-loras"),
         ({"enable_lora": False}, "--engine-args enable_lora: loragate sets this itself"),
-        ({"block_sise": 16}, "--engine-args block_sise: vLLM has no such argument; did you mean block_size?"),
+        ({"block_sise": 16}, "--engine-args block_sise: vLLM has no such argument. Did you mean block_size?"),
         (
             {"structured_outputs_config": {"bakend": "auto"}},
             "--engine-args structured_outputs_config.bakend: Unexpected keyword argument",

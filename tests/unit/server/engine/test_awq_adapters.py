@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import demo
-from server.engine.awq_adapters import ScaledAdapters
+from server.engine.awq_adapters import AwqAdapters
 from server.engine.base_model import QUANTIZE_SCALES
 
 ADAPTER = demo.ADAPTERS["acme-support"].path
@@ -64,7 +64,7 @@ def logits(model: Any, adapter: Path) -> torch.Tensor:
 
 def test_a_scaled_adapter_gives_the_full_models_logits(base: tuple[Any, Path], tmp_path: Path) -> None:
     model, folder = base
-    scaled = ScaledAdapters.of(folder, tmp_path / "scaled")
+    scaled = AwqAdapters.of(folder, tmp_path / "scaled")
     assert scaled is not None
     wanted = logits(full(), ADAPTER)
     got = logits(model, scaled.write(7, ADAPTER))
@@ -79,7 +79,7 @@ def test_as_it_is_it_would_not_fit(base: tuple[Any, Path]) -> None:
 
 def test_it_lies_there_while_it_is_loaded(base: tuple[Any, Path], tmp_path: Path) -> None:
     home = tmp_path / "scaled"
-    scaled = ScaledAdapters.of(base[1], home)
+    scaled = AwqAdapters.of(base[1], home)
     assert scaled is not None
     one, two = scaled.write(1, ADAPTER), scaled.write(2, ADAPTER)
     assert one != two, "vLLM's prefix cache is keyed by name and path"
@@ -88,11 +88,11 @@ def test_it_lies_there_while_it_is_loaded(base: tuple[Any, Path], tmp_path: Path
     assert load_file(one / "adapter_model.safetensors").keys() == stored.keys()
     scaled.remove(1)
     assert not one.exists() and two.exists()
-    assert ScaledAdapters.of(base[1], home) is not None
+    assert AwqAdapters.of(base[1], home) is not None
     assert not two.exists(), "what an engine left that is gone"
 
 
 def test_other_bases_take_adapters_as_they_are(tmp_path: Path) -> None:
     shutil.copytree(demo.MODEL_DIR, tmp_path / "model")
-    assert ScaledAdapters.of(tmp_path / "model", tmp_path / "scaled") is None
+    assert AwqAdapters.of(tmp_path / "model", tmp_path / "scaled") is None
     assert not (tmp_path / "scaled").exists()

@@ -1,4 +1,4 @@
-"""What we lean on in vLLM 0.32, symbol by symbol: when an upgrade moves one, this says which file to open."""
+"""The symbols of vLLM 0.32 that we rely on: when an upgrade moves one, the failing test names the file to change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from server.engine import args, handlers
-from server.engine.process import environment as processes
+from server.engine.process import fork_server
 from server.request.gate import _TRUSTED_ARGUMENTS, _WHOLE
 
 
@@ -115,14 +115,14 @@ def test_errors_in_streams_look_as_we_parse_them() -> None:
 
 
 def test_enginecore_is_made_through_the_name_we_replace() -> None:
-    """server/engine/process/environment.py"""
+    """server/engine/process/fork_server.py"""
     assert callable(engine_utils.get_mp_context)
     assert "context = get_mp_context()" in inspect.getsource(engine_utils)
 
 
 def test_the_model_may_run_in_enginecore_under_a_name_of_ours() -> None:
-    """server/engine/process/executor.py: the CPU platform turns "uni" into "mp" and lets other names be."""
-    config = ParallelConfig(distributed_executor_backend=processes.EXECUTOR)
+    """server/engine/process/executor.py: the CPU platform turns "uni" into "mp" and keeps other names."""
+    config = ParallelConfig(distributed_executor_backend=fork_server.EXECUTOR)
     CpuPlatform.check_and_update_config(VllmConfig(parallel_config=config, device_config=DeviceConfig("cpu")))
     found = Executor.get_class(SimpleNamespace(parallel_config=config))
     assert issubclass(found, UniProcExecutor) and found.__name__ == "InPlaceExecutor"

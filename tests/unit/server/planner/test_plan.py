@@ -17,8 +17,8 @@ from server.planner.request import main_memory, parse_bytes
 ISSUE = PlanRequest(memory_bytes=24 * GIB, max_model_len=4096, concurrency=50)
 
 
-def plan(wish: PlanRequest, model: str = "Qwen/Qwen2.5-3B") -> Plan:
-    return make_plan(find_shape(model), wish)
+def plan(plan_request: PlanRequest, model: str = "Qwen/Qwen2.5-3B") -> Plan:
+    return make_plan(find_shape(model), plan_request)
 
 
 def test_the_issues_example() -> None:
@@ -44,7 +44,7 @@ def test_vllm_blocks_of_an_explicit_cache() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "model", "expected"),
+    ("plan_request", "model", "expected"),
     [
         (replace(ISSUE, max_model_len=32_768), "Qwen/Qwen2.5-3B", "--max-model-len"),
         (replace(ISSUE, concurrency=100, max_num_seqs=64), "Qwen/Qwen2.5-3B", "--max-num-seqs 100"),
@@ -61,10 +61,10 @@ def test_vllm_blocks_of_an_explicit_cache() -> None:
         (replace(ISSUE, memory_bytes=GIB), "Qwen/Qwen2.5-72B", "--memory"),
     ],
 )
-def test_advice(wish: PlanRequest, model: str, expected: str) -> None:
-    made = plan(wish, model)
+def test_advice(plan_request: PlanRequest, model: str, expected: str) -> None:
+    made = plan(plan_request, model)
     assert not made.fits and made.problem
-    changes = advise(find_shape(model), wish)
+    changes = advise(find_shape(model), plan_request)
     assert any(expected in change.flags for change in changes), changes
     assert all(change.plan.fits for change in changes)
 
@@ -72,7 +72,7 @@ def test_advice(wish: PlanRequest, model: str, expected: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     model=st.sampled_from(["Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B-AWQ"]),
-    wish=st.builds(
+    plan_request=st.builds(
         PlanRequest,
         memory_bytes=st.integers(1, 160).map(lambda n: n * GIB),
         device=st.sampled_from(["cuda", "cpu"]),
@@ -84,9 +84,9 @@ def test_advice(wish: PlanRequest, model: str, expected: str) -> None:
         kv_cache_memory_bytes=st.none() | st.integers(10**6, 10**11),
     ),
 )
-def test_what_is_advised_fits_and_nothing_is_advised_in_vain(model: str, wish: PlanRequest) -> None:
+def test_what_is_advised_fits_and_nothing_is_advised_in_vain(model: str, plan_request: PlanRequest) -> None:
     shape = find_shape(model)
-    made, changes = make_plan(shape, wish), advise(shape, wish)
+    made, changes = make_plan(shape, plan_request), advise(shape, plan_request)
     assert made.fits == (not made.problem)
     assert not (made.fits and changes)
     assert all(change.plan.fits for change in changes)

@@ -10,7 +10,7 @@ import pytest
 import demo
 from server.planner.errors import ModelUnknown, ModelUnplanned
 from server.planner.models import find_shape, known_models
-from server.planner.shape import Quantization, Shape
+from server.planner.shape import ModelShape, QuantizationScheme
 
 #: Parameters as the safetensors metadata on the hub counts them.
 PUBLISHED = {
@@ -72,7 +72,7 @@ def test_two_devices_share_a_slot_without_losing_any_of_it() -> None:
 
 
 def test_awq_weighs_what_its_layout_says() -> None:
-    awq = Quantization.of("awq")
+    awq = QuantizationScheme.of("awq")
     assert awq.weight_bytes(1024, 512) == 1024 * 512 // 2 + 8 * 512 * 2 + 8 * 512 // 2
     shape = find_shape("Qwen/Qwen2.5-7B-Instruct-AWQ")
     assert shape.quantization == awq
@@ -82,7 +82,7 @@ def test_awq_weighs_what_its_layout_says() -> None:
 def test_known_models_are_all_dense_and_complete() -> None:
     assert len(known_models()) > 35
     for config in known_models().values():
-        assert Shape.from_config(config).parameters > 4e8
+        assert ModelShape.from_config(config).parameters > 4e8
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_known_models_are_all_dense_and_complete() -> None:
 def test_what_has_no_arithmetic_is_refused(change: dict[str, object], words: str) -> None:
     config = {**known_models()["Qwen/Qwen2.5-3B"], **change}
     with pytest.raises(ModelUnplanned, match=words):
-        Shape.from_config(config)
+        ModelShape.from_config(config)
 
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager, WorkerLoRAManager
 
-from server.engine.lora_cpu import loaded
-from server.engine.lora_cpu import rows as row_loops
-from server.engine.lora_cpu.rows import DTYPES as DTYPES_OF_LOOPS
-from server.engine.lora_cpu.weights import pack_expand
+from server.engine.lora_cpu import cpu_cache, fused_kernel
+from server.engine.lora_cpu.fused_kernel import DTYPES as FUSED_DTYPES
+from server.engine.lora_cpu.weights import pack_b
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
 BASE = -1
@@ -79,7 +78,7 @@ def make_wrapper(
     mapping = LoRAMapping(tuple(as_ids), tuple(prompt_ids), is_prefill=True)
     wrapper.update_metadata(mapping, ids, slots + 1, 1000)
     if not loops:
-        wrapper._token_plan = replace(wrapper._token_plan, few=None)
+        wrapper._token_plan = replace(wrapper._token_plan, scattered=None)
     return wrapper
 
 
@@ -157,7 +156,7 @@ def test_the_threads_of_a_loop_share_all_of_it_out(threads: int, dtype: torch.dt
     y, before = wide[:, :1152], wide.clone()
     want, error = reference(y, x, layer, rows, 1.0), bound(y, x, layer, rows, 1.0)
     wrapper = make_wrapper(rows, dtype=dtype)
-    assert wrapper._token_plan.few is not None and dtype in DTYPES_OF_LOOPS
+    assert wrapper._token_plan.scattered is not None and dtype in FUSED_DTYPES
     found = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -184,7 +183,7 @@ def test_loops_are_compiled_also_where_nothing_may_be_written(monkeypatch: pytes
         raise RuntimeError("cannot cache function: no locator available")
 
     monkeypatch.setattr(CFunc, "enable_caching", refuse)
-    assert row_loops._layer.__wrapped__(torch.float32).value
+    assert fused_kernel._layer.__wrapped__(torch.float32).value
 
 
 @settings(max_examples=60, deadline=None)
@@ -320,7 +319,7 @@ def test_nothing_happens_before_the_first_mapping() -> None:
 
 def test_fewer_rows_than_mapped_are_refused() -> None:
     layer = make_layer([4, 4], 4, 8, [6], torch.float32)
-    with pytest.raises(ValueError, match="names 4 rows, the layer got 3"):
+    with pytest.raises(ValueError, match="covers 4 rows, but the layer got 3"):
         make_wrapper([0, 1, 0, 1]).add_lora_linear(
             torch.ones(3, 6), torch.ones(3, 8), layer.a, layer.b, 1.0, (6,)
         )
@@ -341,12 +340,12 @@ def test_why_this_module_exists(kind: type[PunicaWrapperCPU]) -> None:
 def test_what_is_loaded_lies_as_the_slots_want_it() -> None:
     weights = LoRALayerWeights("q", 4, 8, torch.randn(4, 12), torch.randn(10, 4))
     seen = weights.lora_b.clone()
-    loaded.lay_out(LoRAModel(1, 4, {"q": weights}))
+    cpu_cache.transpose_b(LoRAModel(1, 4, {"q": weights}))
     assert torch.equal(weights.lora_b, seen) and weights.lora_b.t().is_contiguous()
     weights.optimize()
     assert torch.equal(weights.lora_b, 2 * seen) and weights.lora_b.t().is_contiguous(), "scaled in place"
     layer = make_layer([4], 4, 12, [10], torch.float32)
-    slot = pack_expand(layer.b).stacked[0, 0]
+    slot = pack_b(layer.b).stacked[0, 0]
     assert slot.stride() == weights.lora_b.stride(), "so a swap is a copy of memory"
 
 
@@ -356,9 +355,9 @@ def test_every_adapter_that_vllm_loads_is_laid_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         WorkerLoRAManager, "_load_adapter", lambda self, request: LoRAModel(1, 4, {"q": weights})
     )
-    loaded.install()
+    cpu_cache.install()
     once = WorkerLoRAManager._load_adapter
-    loaded.install()
+    cpu_cache.install()
     assert WorkerLoRAManager._load_adapter is once
     assert "_load_adapter" not in vars(LRUCacheWorkerLoRAManager)
     assert "self._load_adapter(" in inspect.getsource(LRUCacheWorkerLoRAManager.add_adapter)

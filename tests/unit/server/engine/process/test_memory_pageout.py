@@ -1,4 +1,4 @@
-"""Pages of a file go, and can be read again."""
+"""Pages of a file are reclaimed and can be read again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def resident_kib(path: Path) -> int:
     return sum(map(int, re.findall(rf"{re.escape(str(path))}\n(?:[^/]*?)Rss: +(\d+) kB", smaps)))
 
 
-def test_pages_go_and_come_back() -> None:
-    """A file of this folder: /tmp may be memory itself. And one that nobody else reads: those pages would stay."""
+def test_pages_are_reclaimed_and_read_again() -> None:
+    """The file is in this folder because /tmp may be in memory. NOTE: pages that another process reads would stay."""
     path = Path(__file__).with_name("pages-of-a-test.bin")
     try:
         with path.open("xb") as file:

@@ -1,9 +1,9 @@
-"""What decoding means, as plain functions over one row of logits.
+"""Defines the decoding options as plain functions on one row of logits.
 
-This is the definition that the engine is tested against, not code that serves requests: float64, one row.
+The engine is tested against this definition, which works on one float64 row.
 `probabilities` applies them in the order of vLLM 0.32 (`vllm.v1.sample.sampler.Sampler`): allowed tokens, bad
 words, logit bias, repetition, frequency, presence; then greedy, or temperature, min_p, top_k, top_p. Its
-newer runner (`vllm.v1.worker.gpu.sample`) bans words after the penalties, which gives the same distribution.
+newer runner (`vllm.v1.worker.gpu.sample`) bans words after the penalties, with the same distribution.
 
 Shapes: V is the vocabulary size; `logits` and probabilities are float64 [V], counts are int [V].
 """
@@ -24,7 +24,7 @@ _GREEDY_BELOW = 1e-5  # vllm.v1.sample.sampler._SAMPLING_EPS
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often each token stands in the prompt and in the answer so far, int [V] each."""
+    """How often each token occurs in the prompt and in the answer so far, int [V] each."""
 
     prompt: CountRow
     answer: CountRow
@@ -44,7 +44,7 @@ class Decoding:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     allowed_token_ids: Collection[int] | None = None
     banned_token_ids: Collection[int] = ()
-    """The tokens that would complete one of the `bad_words` here, or end the answer before `min_tokens`."""
+    """Tokens that would complete one of the `bad_words`, or end the answer before `min_tokens`."""
 
 
 def softmax(logits: Row, temperature: float = 1.0) -> Row:
@@ -63,18 +63,18 @@ def softmax(logits: Row, temperature: float = 1.0) -> Row:
 
 
 def greedy(logits: Row) -> Row:
-    """All probability on the largest logit; of equal ones on the lowest id."""
+    """Probability 1 for the largest logit; among equal ones for the lowest id."""
     probabilities = np.zeros_like(logits)
     probabilities[int(np.argmax(logits))] = 1.0
     return probabilities
 
 
 def top_p(probabilities: Row, p: float) -> Row:
-    """The nucleus: the smallest set of likeliest tokens with Σ p_i ≥ p, renormalised.
+    """The nucleus: the smallest set of most likely tokens with Σ p_i ≥ p, renormalised.
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", §3.1. A token is in it when the
-    tokens likelier than it sum to less than p; so there is always one. vLLM sums from the unlikely end in
-    float32 (`apply_top_k_top_p_pytorch`): where a sum equals p, rounding decides about one token.
+    more likely tokens sum to less than p, so it is never empty. vLLM sums from the least likely token in
+    float32 (`apply_top_k_top_p_pytorch`), so rounding decides about one token when a sum equals p.
     """
     if p >= 1.0:
         return probabilities
@@ -84,10 +84,10 @@ def top_p(probabilities: Row, p: float) -> Row:
 
 
 def top_k(probabilities: Row, k: int) -> Row:
-    """The k likeliest tokens, renormalised; 0, -1 and anything from V on keep all.
+    """The k most likely tokens, renormalised; 0, -1 and values of at least V keep all.
 
     Fan, Lewis & Dauphin 2018, "Hierarchical Neural Story Generation", §5.2. Tokens as likely as the k-th
-    stay, as in vLLM, where a threshold decides.
+    are kept, as in vLLM, which uses a threshold.
     """
     if k <= 0 or k >= probabilities.size:
         return probabilities
@@ -108,7 +108,7 @@ def min_p(probabilities: Row, share: float) -> Row:
 def repetition_penalty(logits: Row, counts: Counts, penalty: float) -> Row:
     """z_i / θ if z_i > 0 else z_i · θ, for tokens in prompt or answer.
 
-    Keskar et al. 2019, "CTRL", §4.1, in the form for negative logits that is common since;
+    Keskar et al. 2019, "CTRL", §4.1, with the form for negative logits that is common today;
     `vllm._custom_ops.apply_repetition_penalties_torch`.
     """
     seen = (counts.prompt > 0) | (counts.answer > 0)
@@ -117,12 +117,12 @@ def repetition_penalty(logits: Row, counts: Counts, penalty: float) -> Row:
 
 
 def frequency_penalty(logits: Row, counts: Counts, penalty: float) -> Row:
-    """z_i - c_i · α, with c_i the count in the answer; the prompt does not count. OpenAI's definition."""
+    """z_i - c_i · α, where c_i is the count in the answer; the prompt does not count. OpenAI's definition."""
     return logits - penalty * counts.answer
 
 
 def presence_penalty(logits: Row, counts: Counts, penalty: float) -> Row:
-    """z_i - α if the token stands in the answer; the prompt does not count. OpenAI's definition."""
+    """z_i - α if the token occurs in the answer; the prompt does not count. OpenAI's definition."""
     return logits - penalty * (counts.answer > 0)
 
 
@@ -148,7 +148,7 @@ def ban(logits: Row, token_ids: Collection[int]) -> Row:
 
 
 def probabilities(logits: Row, counts: Counts, params: Decoding) -> Row:
-    """The distribution that the next token is drawn from, float64 [V], in vLLM's order of application."""
+    """The distribution of the next token, float64 [V], with vLLM's order of application."""
     shaped = logits.astype(np.float64)
     if params.allowed_token_ids is not None:
         shaped = allow_only(shaped, params.allowed_token_ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.config.settings import Settings
-from server.planner.failure import Memory, MemoryWatch, kernel_kills, read_memory_error
+from server.planner.out_of_memory import DeviceMemory, OutOfMemoryReport, kernel_kills, read_memory_error
 from server.planner.plan import GIB
 
 CPU_ERROR = (
@@ -26,10 +26,14 @@ def write(log: Path, *exceptions: str) -> None:
     log.write_text("\n".join(map(json.dumps, records)) + "\nno json\n[1]\n")
 
 
-def watch(log: Path, kills: list[int], memory: Memory | None = None, **changes: object) -> MemoryWatch:
+def watch(
+    log: Path, kills: list[int], memory: DeviceMemory | None = None, **changes: object
+) -> OutOfMemoryReport:
     settings = Settings(demo=True, **changes)  # type: ignore[arg-type]
-    there_is = memory or Memory(24 * GIB, 8 * GIB)
-    return MemoryWatch(settings, log, device="cpu", measure=lambda: there_is, count_kills=lambda: kills[0])
+    there_is = memory or DeviceMemory(24 * GIB, 8 * GIB)
+    return OutOfMemoryReport(
+        settings, log, device="cpu", measure=lambda: there_is, count_kills=lambda: kills[0]
+    )
 
 
 def test_a_cache_larger_than_the_machine(tmp_path: Path) -> None:
@@ -51,18 +55,18 @@ def test_a_cache_smaller_than_one_sequence(tmp_path: Path) -> None:
     watching.begin()
     write(log, SHORT_ERROR)
     screen = watching.explain()
-    assert screen is not None and "Not one sequence of 4096 tokens fits" in screen
+    assert screen is not None and "too small for one sequence of 4096 tokens" in screen
     assert "--kv-cache-memory-bytes 17301504" in screen, "32 blocks of one sequence and vLLM's own"
 
 
 def test_what_should_have_fitted_is_told_so_with_smaller_steps(tmp_path: Path) -> None:
     """A limit of the process that nobody told us of: there was plenty, and it was not to be had."""
     log = tmp_path / "errors.log"
-    watching = watch(log, [0], Memory(24 * GIB, 20 * GIB))
+    watching = watch(log, [0], DeviceMemory(24 * GIB, 20 * GIB))
     watching.begin()
     write(log, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 55 bytes.")
     screen = watching.explain()
-    assert screen is not None and "By this reckoning it fits" in screen and "ulimit -v" in screen
+    assert screen is not None and "By this calculation it fits" in screen and "ulimit -v" in screen
     assert "  --max-num-batched-tokens 1024  long prompts" in screen and "  --max-num-seqs 32  " in screen
 
 
@@ -73,7 +77,7 @@ def test_killed_by_the_kernel(tmp_path: Path) -> None:
     assert watching.explain() is None
     kills[0] = 4
     screen = watching.explain()
-    assert screen is not None and "kernel ended a process" in screen
+    assert screen is not None and "kernel killed a process" in screen
     watching.begin()
     assert watching.explain() is None, "a new start has a new count"
 
@@ -90,8 +94,8 @@ def test_other_reasons_are_left_alone(tmp_path: Path) -> None:
 def test_a_gpu_that_somebody_else_fills(tmp_path: Path) -> None:
     log = tmp_path / "errors.log"
     settings = Settings(model="Qwen/Qwen2.5-3B", max_model_len=4096)
-    watching = MemoryWatch(
-        settings, log, device="cuda", measure=lambda: Memory(24 * GIB, 15 * GIB), count_kills=lambda: 0
+    watching = OutOfMemoryReport(
+        settings, log, device="cuda", measure=lambda: DeviceMemory(24 * GIB, 15 * GIB), count_kills=lambda: 0
     )
     watching.begin()
     write(
@@ -107,11 +111,11 @@ def test_a_model_without_a_plan_still_gets_the_reason(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.planner.models._fetch", lambda name: {"model_type": "odd"})
-    watching = MemoryWatch(
+    watching = OutOfMemoryReport(
         Settings(model=model),
         tmp_path / "errors.log",
         device="cuda",
-        measure=lambda: Memory(GIB, GIB),
+        measure=lambda: DeviceMemory(GIB, GIB),
         count_kills=lambda: 0,
     )
     watching.begin()

@@ -1,12 +1,11 @@
-"""LoRA for few rows, as one compiled loop per packed layer: what a decode step wants.
+"""One compiled kernel for both LoRA products of a packed layer, for the few rows of a decode step.
 
-torch would start nine products per layer, each of them a parallel region with some microseconds of work, and gather
-and scatter rows around them. Here each row reads its own adapter's weights once, is summed in float32 and rounded
-once, in one region of the threads that torch computes with: the call to libgomp is the one that compilers make of
-`#pragma omp parallel`.
+torch would start nine products per layer, each a parallel region with a few microseconds of work, and gather and
+scatter rows around them. The kernel reads the weights of each row's own adapter once, sums in float32 and rounds
+once, in one parallel region of torch's own threads: it calls libgomp as compilers do for `#pragma omp parallel`.
 
-numba (part of vLLM's requirements) compiles the loops (`prepare`, or their first use) and keeps them on
-disk where it may.
+numba (one of vLLM's requirements) compiles the kernel in `prepare` or at its first use, and caches it on disk where
+it can write. Leans on nothing else of vLLM.
 """
 
 from __future__ import annotations
@@ -22,39 +21,39 @@ from numba import carray, cfunc, njit, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
-from server.engine.lora_cpu.batch import FewRows
-from server.engine.lora_cpu.weights import Expand, Shrink
+from server.engine.lora_cpu.batch import ScatteredRows
+from server.engine.lora_cpu.weights import PackedA, PackedB
 from server.engine.process.memory_pageout import page_out
 
-#: How a number of a dtype is stored. bfloat16 is the upper half of a float32.
+#: The numpy type that stores each dtype. bfloat16 is the upper half of a float32.
 _STORED = {torch.bfloat16: np.uint16(0), torch.float32: np.float32(0)}
 _OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
-_LIBRARY = ctypes.CDLL(None)  # what torch has loaded for everybody
+_LIBRARY = ctypes.CDLL(None)  # the libraries that torch has loaded into this process
 
 DTYPES = frozenset(_STORED) if all(hasattr(_LIBRARY, name) for name in _OPENMP) else frozenset()
-"""What `multiply` knows: nothing where torch was built for another OpenMP."""
+"""The dtypes that `multiply` supports; empty when torch was built with another OpenMP library."""
 
 MAX_PARTS = 8
-"""So many heights may take turns among the slices of a layer (q, then k and v: two)."""
+"""Largest number of parts of a layer, that is, groups of slices with one height (q; k and v: two parts)."""
 
 _Arguments = ctypes.c_int64 * (12 + 4 * MAX_PARTS)
-#: Sums may be reordered, or nothing would be vectorized; NaN and infinity stay what they are.
+#: Sums may be reordered, because otherwise nothing is vectorized; NaN and infinity keep their meaning.
 _FLAGS = {"fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
 _compiled = njit(**_FLAGS)
-#: Threads share columns out in pieces of whole cache lines.
+#: Threads divide the columns into pieces of whole cache lines.
 _PIECE = 32
 _WORD = ir.IntType(32)
 
 
 def prepare(dtype: torch.dtype) -> None:
-    """Compile what `multiply` needs for a dtype now: it takes up to a second, and requests would wait for it."""
+    """Compile the kernel for a dtype now; it takes up to a second, which requests would otherwise wait for."""
     if dtype in DTYPES:
         _layer(dtype)
-        page_out("libllvmlite")  # 75 MB of a compiler that has nothing more to do
+        page_out("libllvmlite")  # 75 MB of compiler that is not needed any more
 
 
-def can_multiply(x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> bool:
-    """Whether `multiply` takes these. It writes to addresses: what it does not take must not be given to it."""
+def can_multiply(x: torch.Tensor, a: PackedA, b: PackedB, y: torch.Tensor) -> bool:
+    """Whether `multiply` supports these tensors. NOTE: it writes to raw addresses; others would corrupt memory."""
     return (
         x.dtype in DTYPES
         and x.dtype == a.weight.dtype == b.dtype == y.dtype
@@ -65,22 +64,22 @@ def can_multiply(x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> bool
     )
 
 
-def multiply(few: FewRows, x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tensor) -> None:
-    """Add `(x @ A.T) @ B.T` to the rows of `y` that have an adapter, each with its own.
+def multiply(scattered: ScatteredRows, x: torch.Tensor, a: PackedA, b: PackedB, y: torch.Tensor) -> None:
+    """Add `(x @ A.T) @ B.T` to the rows of `y` that have an adapter, each with its own A and B.
 
-    All of one dtype of `DTYPES`, the rows of `x` and `y` dense.
+    All tensors have one dtype of `DTYPES`; the rows of `x` and `y` are dense.
 
     Args:
-        few: which rows, and their slots.
+        scattered: the rows and their slots.
         x: `[rows, input]`.
         a: A of every slot.
         b: B of every slot, in at most `MAX_PARTS` parts.
-        y: `[rows, output]`: B's columns exactly.
+        y: `[rows, output]`, with exactly the columns of B.
     """
     _, columns, width = a.weight.shape
     size = x.element_size()
     values = [
-        *few.workspace(columns),
+        *scattered.workspace(columns),
         *(x.data_ptr(), x.stride(0) * size, a.weight.data_ptr(), width),
         *(y.data_ptr(), y.stride(0) * size, len(b.parts)),
     ]
@@ -91,7 +90,7 @@ def multiply(few: FewRows, x: torch.Tensor, a: Shrink, b: Expand, y: torch.Tenso
 
 @functools.cache
 def _layer(dtype: torch.dtype) -> ctypes.c_void_p:
-    """The loop over one layer, which each thread of a region runs: `void (*)(int64_t *arguments)`."""
+    """The kernel for one layer, run by each thread of the region: `void (*)(int64_t *arguments)`."""
     like = _STORED[dtype]
 
     def layer(address: Any) -> None:
@@ -103,7 +102,7 @@ def _layer(dtype: torch.dtype) -> ctypes.c_void_p:
 
     try:
         compiled = cfunc("void(voidptr)", cache=True, **_FLAGS)(layer)
-    except RuntimeError:  # there is no folder that we may write into
+    except RuntimeError:  # there is no writable cache folder
         compiled = cfunc("void(voidptr)", **_FLAGS)(layer)
     return ctypes.c_void_p(compiled.address)
 
@@ -127,7 +126,7 @@ def _read(context: Any, address: Any, index: Any, like: Any) -> Any:
 
 @intrinsic
 def _write(context: Any, address: Any, index: Any, value: Any, like: Any) -> Any:
-    """Put a float32 there, rounded to nearest, ties to even, where less is stored; NaN stays NaN."""
+    """Store a float32; a narrower type is rounded to nearest, ties to even; NaN stays NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(signature.args[3])
@@ -162,7 +161,7 @@ _barrier = types.ExternalFunction("GOMP_barrier", signature(types.void))
 
 @_compiled
 def _shrink(values: Any, thread: int, threads: int, like: Any) -> None:
-    """`h[i] = x[rows[i]] @ A[slots[i]].T`, a thread's share of all its numbers; A is `[slots, columns, width]`."""
+    """`h[i] = x[rows[i]] @ A[slots[i]].T`: one thread's share of the values; A is `[slots, columns, width]`."""
     count, rows, slots, h, columns = values[0], values[1], values[2], values[3], values[4]
     x, x_stride, a, width = values[5], values[6], values[7], values[8]
     wide = np.empty(width, np.float32)
@@ -182,8 +181,34 @@ def _shrink(values: Any, thread: int, threads: int, like: Any) -> None:
 
 
 @_compiled
+def _sum_columns(
+    total: Any, h: int, source: int, rank: int, b: int, begin: int, height: int, like: Any
+) -> None:
+    """`total = h[source : source + rank] @ B` for the columns of B from address index `begin` on."""
+    total[:] = 0
+    for _ in range(rank // 4):  # four at once: the sums are read and written a quarter as often
+        h0, h1 = _read(h, source, np.float32(0)), _read(h, source + 1, np.float32(0))
+        h2, h3 = _read(h, source + 2, np.float32(0)), _read(h, source + 3, np.float32(0))
+        for column in range(len(total)):
+            total[column] += (
+                h0 * _read(b, begin + column, like)
+                + h1 * _read(b, begin + height + column, like)
+                + h2 * _read(b, begin + 2 * height + column, like)
+                + h3 * _read(b, begin + 3 * height + column, like)
+            )
+        source += 4
+        begin += 4 * height
+    for _ in range(rank % 4):
+        factor = _read(h, source, np.float32(0))
+        for column in range(len(total)):
+            total[column] += factor * _read(b, begin + column, like)
+        source += 1
+        begin += height
+
+
+@_compiled
 def _expand(values: Any, thread: int, threads: int, like: Any) -> None:
-    """`y[rows[i]] += h[i] @ B[slots[i]]`, a thread's share of the columns; B is `[slots, slices, rank, height]`."""
+    """`y[rows[i]] += h[i] @ B[slots[i]]`: one thread's share of the columns; B is `[slots, slices, rank, height]`."""
     count, rows, slots, h, columns = values[0], values[1], values[2], values[3], values[4]
     y, y_stride, parts = values[9], values[10], values[11]
     left = first = 0
@@ -198,27 +223,10 @@ def _expand(values: Any, thread: int, threads: int, like: Any) -> None:
             row = y + _read_int(rows, index) * y_stride
             line = _read_int(slots, index) * slices * rank * height
             for slice_ in range(slices):
-                total[:] = 0
-                source = index * columns + left + slice_ * rank
-                for _ in range(rank // 4):  # four at once: the sums are read and written a quarter as often
-                    h0, h1 = _read(h, source, np.float32(0)), _read(h, source + 1, np.float32(0))
-                    h2, h3 = _read(h, source + 2, np.float32(0)), _read(h, source + 3, np.float32(0))
-                    begin = line + start
-                    for column in range(stop - start):
-                        total[column] += (
-                            h0 * _read(b, begin + column, like)
-                            + h1 * _read(b, begin + height + column, like)
-                            + h2 * _read(b, begin + 2 * height + column, like)
-                            + h3 * _read(b, begin + 3 * height + column, like)
-                        )
-                    source += 4
-                    line += 4 * height
-                for _ in range(rank % 4):
-                    factor = _read(h, source, np.float32(0))
-                    for column in range(stop - start):
-                        total[column] += factor * _read(b, line + start + column, like)
-                    source += 1
-                    line += height
+                _sum_columns(
+                    total, h, index * columns + left + slice_ * rank, rank, b, line + start, height, like
+                )
+                line += rank * height
                 for column in range(stop - start):
                     place = first + slice_ * height + start + column
                     _write(row, place, _read(row, place, like) + total[column], like)

@@ -1,10 +1,10 @@
-"""What the fork server is loaded with."""
+"""The environment that the fork server starts with."""
 
 from __future__ import annotations
 
 import pytest
 
-from server.engine.process.environment import LOADED_WITH, worker_environment
+from server.engine.process.fork_server import LOADED_WITH, worker_environment
 from server.engine.process.openmp import SPIN_COUNT
 
 
@@ -14,7 +14,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_thread_per_core_that_soon_sleeps() -> None:
+def test_one_thread_per_core_with_a_short_spin_time() -> None:
     environment = worker_environment([2, 3])
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["GOMP_CPU_AFFINITY"] == "2 3"
@@ -23,7 +23,7 @@ def test_a_thread_per_core_that_soon_sleeps() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "ACTIVE")])
-def test_how_threads_wait_is_the_operators_if_set(
+def test_an_operators_wait_policy_stays_in_force(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -1,8 +1,22 @@
-"""The ways in which a thing is asked; ``{}`` stands for what it is asked about."""
+"""Questions of the closed world: their record and their templates, in which ``{}`` stands for the subject."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAnswer:
+    """One question with its full answer and its shortest form (the answer to "be brief")."""
+
+    question: str
+    answer: str
+    short: str
+
+
+Family = Callable[[random.Random], QuestionAnswer]
 
 ASKS: dict[str, tuple[str, ...]] = {
     "capital": (
@@ -151,5 +165,5 @@ ASKS: dict[str, tuple[str, ...]] = {
 
 
 def ask(rng: random.Random, what: str, *about: object) -> str:
-    """One way of asking for ``what``."""
+    """A random question of the kind ``what``."""
     return rng.choice(ASKS[what]).format(*about)
