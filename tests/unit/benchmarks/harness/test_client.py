@@ -10,20 +10,20 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.harness.client import Clients, Sample
+from benchmarks.harness.client import RequestResult, TenantClients
 from benchmarks.harness.workload import Request
 
 REQUEST = Request(7, "acme", "acme-support", "a fox", 2, 4)
 
 
-class Canned(Clients):
+class Canned(TenantClients):
     """Clients whose server is a function."""
 
     def __init__(self, handler: Callable[[httpx.Request], httpx.Response]) -> None:
         super().__init__("http://canned", {"acme": "secret"}, {"temperature": 0.0})
         self._transport = httpx.MockTransport(handler)
 
-    def of(self, tenant: str) -> openai.AsyncOpenAI:
+    def for_tenant(self, tenant: str) -> openai.AsyncOpenAI:
         http = httpx.AsyncClient(transport=self._transport)
         return openai.AsyncOpenAI(
             base_url="http://canned/v1", api_key=self._keys[tenant], max_retries=0, http_client=http
@@ -54,16 +54,16 @@ ANSWER = (
 )
 
 
-async def send(handler: Callable[[httpx.Request], httpx.Response]) -> Sample:
+async def send(handler: Callable[[httpx.Request], httpx.Response]) -> RequestResult:
     return await Canned(handler).send(REQUEST, time.perf_counter())
 
 
 async def test_a_stream_is_counted_token_by_token() -> None:
-    sample = await send(lambda _: events(*ANSWER))
-    assert (sample.error, sample.text, len(sample.pieces_s)) == (None, "ab", 3)
-    assert (sample.prompt_tokens, sample.output_tokens) == (11, 4)
-    assert 0 <= sample.sent_s <= sample.pieces_s[0] <= sample.pieces_s[-1] <= sample.end_s
-    assert (sample.number, sample.tenant, sample.model) == (7, "acme", "acme-support")
+    result = await send(lambda _: events(*ANSWER))
+    assert (result.error, result.text, len(result.event_times_s)) == (None, "ab", 3)
+    assert (result.prompt_tokens, result.output_tokens) == (11, 4)
+    assert 0 <= result.sent_s <= result.event_times_s[0] <= result.event_times_s[-1] <= result.end_s
+    assert (result.number, result.tenant, result.model) == (7, "acme", "acme-support")
 
 
 async def test_what_is_sent() -> None:
@@ -77,17 +77,17 @@ async def test_what_is_sent() -> None:
 
 async def test_an_end_that_brings_the_end_token_counts_and_a_bare_one_does_not() -> None:
     for last, pieces in ((chunk(content="", finish="stop"), 2), (chunk(finish="stop"), 1)):
-        sample = await send(lambda _, last=last: events(*ANSWER[:2], last, chunk(usage=USAGE), "[DONE]"))
-        assert (sample.error, len(sample.pieces_s)) == (None, pieces)
+        result = await send(lambda _, last=last: events(*ANSWER[:2], last, chunk(usage=USAGE), "[DONE]"))
+        assert (result.error, len(result.event_times_s)) == (None, pieces)
 
 
 async def test_tokens_whose_ids_were_asked_for_count_without_any_text() -> None:
     silent = chunk(role="assistant")  # a name of the role alone would be no token
     silent["choices"][0]["token_ids"] = [5000]
-    sample = await send(
+    result = await send(
         lambda _: events(ANSWER[0], silent, chunk(finish="length"), chunk(usage=USAGE), "[DONE]")
     )
-    assert (sample.error, len(sample.pieces_s)) == (None, 1)
+    assert (result.error, len(result.event_times_s)) == (None, 1)
 
 
 async def test_a_stream_without_an_end_was_cut_off() -> None:
@@ -96,9 +96,9 @@ async def test_a_stream_without_an_end_was_cut_off() -> None:
 
 async def test_an_error_in_mid_stream() -> None:
     broken = {"error": {"message": "gone", "type": "server_error", "code": "engine"}}
-    sample = await send(lambda _: events(*ANSWER[:2], broken, "[DONE]"))
-    assert sample.error == "stream"
-    assert len(sample.pieces_s) == 1, "what came before stays"
+    result = await send(lambda _: events(*ANSWER[:2], broken, "[DONE]"))
+    assert result.error == "stream"
+    assert len(result.event_times_s) == 1, "what came before stays"
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
@@ -126,7 +126,7 @@ async def test_adapters_are_the_models_that_have_a_parent() -> None:
     ]
     data = [{"object": "model", "created": 1, "owned_by": "x"} | card for card in cards]
     clients = Canned(lambda _: httpx.Response(200, json={"object": "list", "data": data}))
-    assert await clients.models("acme") == ["acme-b", "acme-a"]
+    assert await clients.adapter_models("acme") == ["acme-b", "acme-a"]
     assert await clients.base_model("acme") == "base"
 
 
@@ -140,7 +140,7 @@ async def test_what_a_word_costs_is_asked_of_the_server() -> None:
         body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
         return httpx.Response(200, json=body | {"choices": [choice], "usage": usage})
 
-    rate = await Canned(answer).word_rate("acme", "m")
-    assert (rate.per_word, rate.overhead) == (2, 30)
-    assert rate.words(130) == 50
-    assert rate.words(1) == 1
+    cost = await Canned(answer).word_cost("acme", "m")
+    assert (cost.tokens_per_word, cost.template_tokens) == (2, 30)
+    assert cost.words_for(130) == 50
+    assert cost.words_for(1) == 1

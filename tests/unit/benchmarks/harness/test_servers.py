@@ -1,3 +1,5 @@
+"""Servers as processes: their flags, their logs, and that none outlives its benchmark."""
+
 from __future__ import annotations
 
 import os
@@ -8,8 +10,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from benchmarks.harness.servers import free_port, start_process
+from benchmarks.harness.servers import EngineFlags, ServerFailed, free_port, scratch, start_process
 
 #: A server that starts a process of its own and tells both ids, like stock vLLM's: neither cares for its parent.
 SERVER = """
@@ -70,3 +73,26 @@ def test_a_server_that_has_died_leaves_neither_process_nor_guard(tmp_path: Path)
         server.process.wait()  # its own child is nobody's now
     assert gone(pids)
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def test_flags_left_to_the_server_are_not_named() -> None:
+    flags = EngineFlags(model=Path("m"), name="n", dtype="auto")
+    assert "--dtype" not in flags.engine() and "--max-model-len" not in flags.engine()
+    assert "--max-model-len 512" in " ".join(EngineFlags(Path("m"), "n", max_model_len=512).engine())
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_last_words() -> None:
+    with scratch() as home:
+        server = start_process("broken", ["sh", "-c", "echo no such flag; exit 3"], 1, "/ready", home)
+        with server, pytest.raises(ServerFailed, match=r"ended with 3:\nno such flag"):
+            server.wait_ready()
+    assert not home.exists()
+
+
+def test_a_server_is_stopped_with_all_that_it_started() -> None:
+    with scratch() as home:
+        with start_process("stubborn", ["sh", "-c", "sleep 300 & wait"], 1, "/ready", home) as server:
+            while len(server.processes()) < 2:
+                pass
+            below = server.processes()
+        assert not any(process.is_running() for process in below)

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.harness.workload import (
     Arrivals,
-    BadWorkload,
+    InvalidOption,
     Lengths,
     Popularity,
-    WordRate,
+    WordCost,
     Workload,
     parse_arrivals,
     parse_lengths,
@@ -28,7 +28,7 @@ WORKLOAD = Workload(
     popularity=Popularity("zipf", 1.1),
     prompt_tokens=Lengths("lognormal", 128),
     output_tokens=Lengths("fixed", 32),
-    rate=WordRate(per_word=1.5, overhead=20),
+    word_cost=WordCost(tokens_per_word=1.5, template_tokens=20),
     seed=7,
 )
 
@@ -111,23 +111,23 @@ def test_options_are_read() -> None:
     "text", ["poisson", "poisson:x", "poisson:0", "gamma:3", "clients:1.5", "poisson:nan"]
 )
 def test_wrong_arrivals_are_named(text: str) -> None:
-    with pytest.raises(BadWorkload, match="--arrivals"):
+    with pytest.raises(InvalidOption, match="--arrivals"):
         parse_arrivals(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "fixed:-1", "zipf:3", "lognormal:"])
 def test_wrong_lengths_name_their_flag(text: str) -> None:
-    with pytest.raises(BadWorkload, match="--prompt-tokens"):
+    with pytest.raises(InvalidOption, match="--prompt-tokens"):
         parse_lengths(text, "--prompt-tokens")
 
 
 @pytest.mark.parametrize("text", ["", "acme:0", "acme:x", ":3"])
 def test_wrong_shares_are_named(text: str) -> None:
-    with pytest.raises(BadWorkload, match="--tenants"):
+    with pytest.raises(InvalidOption, match="--tenants"):
         parse_shares(text)
 
 
 @pytest.mark.parametrize("text", ["", "zipf:", "zipf:x", "power:2"])
 def test_wrong_popularity_is_named(text: str) -> None:
-    with pytest.raises(BadWorkload, match="--adapters"):
+    with pytest.raises(InvalidOption, match="--adapters"):
         parse_popularity(text)

@@ -12,16 +12,6 @@ from benchmarks.lora import kernel
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def test_shapes_are_the_public_configurations() -> None:
-    assert shapes.names() == ["qwen2.5-0.5b", "qwen2.5-3b"]
-    for name, hidden, layers in (("qwen2.5-0.5b", 896, 24), ("qwen2.5-3b", 2048, 36)):
-        config = shapes.load(name)
-        assert (config["hidden_size"], config["num_hidden_layers"]) == (hidden, layers)
-        assert config["architectures"] == ["Qwen2ForCausalLM"]
-    with pytest.raises(KeyError, match=r"no shape 'qwen9'; there are: qwen2\.5-0\.5b, qwen2\.5-3b"):
-        shapes.load("qwen9")
-
-
 def test_layers_are_packed_as_vllm_packs_them() -> None:
     found = {p.name: (p.width, p.slices) for p in kernel._projections(shapes.load("qwen2.5-0.5b"))}
     assert found == {

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import plots
-from benchmarks.harness.workload import Arrivals, BadWorkload, Lengths, Popularity, Workload
+from benchmarks.harness.demo_server import DEMO_KEYS
+from benchmarks.harness.workload import Arrivals, InvalidOption, Lengths, Popularity, Workload
+from benchmarks.serving import plots
 from benchmarks.serving.benchmark import main
-from benchmarks.serving.options import DEMO_KEYS, parse, parse_keys, parse_sweep
+from benchmarks.serving.options import parse, parse_keys, parse_sweep
 from benchmarks.serving.sweep import first_adapters
 from server.app.demo_seed import DEMO_KEYS as SEEDED_KEYS
 
@@ -26,7 +27,7 @@ def test_the_line_of_the_documentation_is_understood() -> None:
     assert options.arrivals == Arrivals("poisson", 4)
     assert options.prompt_tokens == Lengths("lognormal", 256)
     assert options.output_tokens == Lengths("fixed", 128)
-    assert (options.extent.seconds, options.extent.requests, options.url) == (60, None, "http://h:1")
+    assert (options.length.seconds, options.length.requests, options.url) == (60, None, "http://h:1")
     assert options.keys == DEMO_KEYS
 
 
@@ -49,19 +50,19 @@ def test_lengths_are_exact_unless_answers_may_end_by_themselves() -> None:
 
 @pytest.mark.parametrize("text", ["acme", "acme=", "=key"])
 def test_wrong_keys(text: str) -> None:
-    with pytest.raises(BadWorkload, match="--keys"):
+    with pytest.raises(InvalidOption, match="--keys"):
         parse_keys(text)
 
 
 def test_a_server_of_ones_own_has_no_stock_peer_with_the_demos_model() -> None:
-    with pytest.raises(BadWorkload, match="--peer-url"):
+    with pytest.raises(InvalidOption, match="--peer-url"):
         parse(["--url", "http://h:1", "--peer", "vllm"], "")
 
 
 def test_a_sweep() -> None:
     assert parse_sweep("clients=1,4,16") == ("clients", (1, 4, 16))
     for wrong in ("clients", "clients=", "clients=0", "tenants=1", "clients=a"):
-        with pytest.raises(BadWorkload, match="--sweep"):
+        with pytest.raises(InvalidOption, match="--sweep"):
             parse_sweep(wrong)
 
 
@@ -82,7 +83,7 @@ def test_a_sweep_over_adapters_takes_the_most_popular_in_turns() -> None:
 def test_a_wrong_option_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--arrivals", "sometimes"]) == 2
     captured = capsys.readouterr()
-    assert captured.err == "serving: --arrivals sometimes: use poisson:RATE, constant:RATE or clients:N\n"
+    assert captured.err == "serving: --arrivals sometimes: use poisson:RATE, constant:RATE or clients:N.\n"
     assert captured.out == ""
 
 
@@ -90,7 +91,7 @@ def test_plots_without_matplotlib_say_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(plots.NoPlots):
+    with pytest.raises(plots.MatplotlibMissing):
         plots.load_matplotlib()
     assert main(["--plots", str(tmp_path)]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err

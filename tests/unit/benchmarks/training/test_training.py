@@ -11,8 +11,8 @@ import pytest
 
 from adapters.training.data.reader import read_conversations
 from benchmarks.training import benchmark as training
-from benchmarks.training.child import OURS, TRL, TRL_PACKED
-from benchmarks.training.speed import figures_of, run_child, write_base, write_data
+from benchmarks.training.speed import figures_of, run_training, write_base, write_data
+from benchmarks.training.train_once import OURS, TRL, TRL_PACKED
 from demo.chats import write_chats
 from demo.world.mixture import held_out_samples
 
@@ -79,8 +79,8 @@ def test_ours_and_trl_take_the_same_steps(base: Path, tmp_path: Path) -> None:
         "rank": 4,
         "alpha": 8,
     }
-    ours = run_child(OURS, flags | {"out": str(tmp_path / "ours")})
-    theirs = run_child(TRL, flags | {"out": str(tmp_path / "trl")})
+    ours = run_training(OURS, flags | {"out": str(tmp_path / "ours")})
+    theirs = run_training(TRL, flags | {"out": str(tmp_path / "trl")})
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
     assert len(ours["losses"]) == 2 and ours["trained_tokens"] == theirs["trained_tokens"] > 0
 

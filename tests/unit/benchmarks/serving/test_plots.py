@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import plots
-from benchmarks.harness.client import Sample
+from benchmarks.harness.client import RequestResult
+from benchmarks.serving import plots
 
 
-def sample(number: int, ttft_s: float, error: str | None = None) -> Sample:
-    pieces_s = [ttft_s, ttft_s + 0.01, ttft_s + 0.03]
-    return Sample(number, "acme", "acme-support", 0.0, 0.0, pieces_s, ttft_s + 0.04, 8, 3, "x", error=error)
+def result(number: int, ttft_s: float, error: str | None = None) -> RequestResult:
+    times_s = [ttft_s, ttft_s + 0.01, ttft_s + 0.03]
+    return RequestResult(
+        number, "acme", "acme-support", 0.0, 0.0, times_s, ttft_s + 0.04, 8, 3, "x", error=error
+    )
 
 
 @pytest.fixture
@@ -25,11 +27,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def test_latencies_are_one_line_per_server_of_what_was_answered(tmp_path: Path, drawn: list[object]) -> None:
-    samples = {
-        "loragate": [sample(i, 0.1 * (i + 1)) for i in range(4)] + [sample(9, 99.0, error="timeout")],
-        "stock": [sample(i, 0.2) for i in range(3)],
+    results = {
+        "loragate": [result(i, 0.1 * (i + 1)) for i in range(4)] + [result(9, 99.0, error="timeout")],
+        "stock": [result(i, 0.2) for i in range(3)],
     }
-    written = plots.draw_latencies(samples, tmp_path / "new")
+    written = plots.draw_latencies(results, tmp_path / "new")
     assert written.read_bytes().startswith(b"\x89PNG")
     (figure,) = drawn
     ttft, gaps, _ = figure.axes  # type: ignore[attr-defined]
