@@ -11,29 +11,23 @@ BENCHMARKS = {
     "kernel": ("lora.kernel", "The CPU LoRA layer alone: ours, vLLM's and no LoRA."),
     "lora": (
         "lora.benchmark",
-        "Multi-LoRA throughput on a real model's shape, against stock vLLM and against no adapter.",
+        "Multi-LoRA throughput on a real model's shape, against stock vLLM and no adapter.",
     ),
-    "serving": (
-        "serving.benchmark",
-        "Load from the official SDK: latency and throughput per tenant, against a peer in the same run.",
-    ),
+    "serving": ("serving.benchmark", "Load from the official SDK: latency and throughput, against a peer."),
     "fairness": (
         "fairness.benchmark",
         "Noisy neighbours, weights and budgets, against vLLM's own scheduler.",
     ),
     "swap": (
         "hot_swap.benchmark",
-        "Adapter versions swapped under load: failed and mixed answers, delays of other tenants.",
+        "Versions swapped under load: failed and mixed answers, delays of others.",
     ),
     "training": ("training.benchmark", "The trainer against TRL, and the scores of the demo adapters."),
     "soak": (
         "soak.benchmark",
-        "Swaps, rate limits and disconnects for minutes: errors, memory growth, resources not released.",
+        "Swaps, rate limits and disconnects for minutes: errors, memory growth, leaks.",
     ),
-    "startup": (
-        "startup.benchmark",
-        "Time from the command to the first answer, against stock vLLM.",
-    ),
+    "startup": ("startup.benchmark", "Time from the command to the first answer, against stock vLLM."),
 }
 
 

@@ -26,7 +26,7 @@ from benchmarks.fairness.tenant_load import (
     probe,
     under_load,
 )
-from benchmarks.harness.report import exit_code, print_figures, print_json, wide_console
+from benchmarks.harness.report import exit_code, print_figures, print_json
 from server.admission import Admission, Capacity
 from server.engine.bench_engine import BareEngine
 from server.fairness import Policy
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if options.quick:
         options.seconds, options.rounds = options.seconds / 10, 2
     figures = asyncio.run(_measure(options.seconds, options.rounds))
-    print_figures(wide_console(), figures, BOUNDS)
+    print_figures(figures, BOUNDS)
     print_json({name: round(value, 6) for name, value in figures.items()})
     return exit_code(figures, BOUNDS)
 

@@ -142,16 +142,10 @@ class TenantClients:
         if not finished:
             result.error = "cut_off"
 
-    async def adapter_models(self, tenant: str) -> list[str]:
-        """Names of the adapters that the tenant can call, in the server's order."""
-        return [card.id for card in await self._model_cards(tenant) if _parent(card)]
-
-    async def base_model(self, tenant: str) -> str:
-        """Name of the base model: the model without a parent."""
-        return str(next(card.id for card in await self._model_cards(tenant) if not _parent(card)))
-
-    async def _model_cards(self, tenant: str) -> list[Any]:
-        return [card async for card in self.for_tenant(tenant).models.list()]
+    async def models(self, tenant: str, *, adapters: bool) -> list[str]:
+        """Names of the adapters that the tenant can call, or else of the base models, in the server's order."""
+        cards = [card async for card in self.for_tenant(tenant).models.list()]
+        return [card.id for card in cards if bool((card.model_extra or {}).get("parent")) == adapters]
 
     async def word_cost(self, tenant: str, model: str) -> WordCost:
         """Measure the tokens of prompts of 16 and 144 words on the server. Raises: openai.APIError."""
@@ -165,12 +159,6 @@ class TenantClients:
             costs.append(answer.usage.prompt_tokens)
         tokens_per_word = (costs[1] - costs[0]) / 128
         return WordCost(tokens_per_word, costs[0] - 16 * tokens_per_word)
-
-
-def _parent(card: Any) -> str | None:
-    """The base model of an adapter's model card; None for the base model itself."""
-    parent: str | None = (card.model_extra or {}).get("parent")
-    return parent
 
 
 def carries_tokens(choice: Any) -> bool:

@@ -19,14 +19,6 @@ from benchmarks.harness.workload import Arrivals, Workload
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedServer:
-    """A server of the comparison, under the name that reports use."""
-
-    name: str
-    clients: TenantClients
-
-
-@dataclass(frozen=True, slots=True)
 class ComparisonConfig:
     """The load, the same for every server. Each round has other prompts, so that no prefix cache helps."""
 
@@ -38,25 +30,23 @@ class ComparisonConfig:
 
 
 async def compare(
-    servers: Sequence[ComparedServer], config: ComparisonConfig, progress: ProgressReporter
+    servers: dict[str, TenantClients], config: ComparisonConfig, progress: ProgressReporter
 ) -> dict[str, list[RunResult]]:
-    """Put the load on every server in every round. Returns: server name → results, one per round."""
-    for server in servers if config.warm_up_s > 0 else ():
-        await _run_round(server, replace(config, length=RunLength(config.warm_up_s)), -1, progress)
-    runs: dict[str, list[RunResult]] = {server.name: [] for server in servers}
+    """Put the load on every server in every round. Returns: server → results, one per round."""
+    runs: dict[str, list[RunResult]] = {name: [] for name in servers}
+
+    async def run_round(name: str, number: int, length: RunLength) -> RunResult:
+        workload = replace(config.workload, seed=config.workload.seed * 1000 + number)
+        title = f"{name}, {'warm-up' if number < 0 else f'round {number + 1} of {config.rounds}'}"
+        async with progress.bar(title, length) as on_result:
+            return await generate_load(servers[name], workload, config.arrivals, length, on_result)
+
+    for name in servers if config.warm_up_s > 0 else ():
+        await run_round(name, -1, RunLength(config.warm_up_s))
     for number in range(config.rounds):
-        for server in servers if number % 2 == 0 else reversed(servers):
-            runs[server.name].append(await _run_round(server, config, number, progress))
+        for name in servers if number % 2 == 0 else reversed(servers):
+            runs[name].append(await run_round(name, number, config.length))
     return runs
-
-
-async def _run_round(
-    server: ComparedServer, config: ComparisonConfig, number: int, progress: ProgressReporter
-) -> RunResult:
-    workload = replace(config.workload, seed=config.workload.seed * 1000 + number)
-    title = f"{server.name}, {'warm-up' if number < 0 else f'round {number + 1} of {config.rounds}'}"
-    async with progress.bar(title, config.length) as on_result:
-        return await generate_load(server.clients, workload, config.arrivals, config.length, on_result)
 
 
 def ratios(runs: Mapping[str, Sequence[RunResult]], peer: str, prefix: str) -> dict[str, float]:

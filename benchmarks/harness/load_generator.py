@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.harness.client import RequestResult, TenantClients
@@ -41,6 +41,10 @@ class RunLength:
     seconds: float
     requests: int | None = None
 
+    def is_over(self, at_s: float, number: int) -> bool:
+        """Whether request `number` is no longer sent at `at_s` seconds from the start."""
+        return at_s >= self.seconds if self.requests is None else number >= self.requests
+
 
 OnResult = Callable[[RequestResult], None]
 
@@ -61,92 +65,77 @@ async def generate_load(
         length: when the last one is sent.
         on_result: called with the result of every finished request.
     """
-    origin_s = time.perf_counter()
-    load = _LoadGenerator(clients, workload, length, origin_s, on_result)
+    load = _LoadGenerator(clients, workload, length, on_result)
     if arrivals.clients is None:
         await load.open_loop(arrivals.times_s(workload.seed))
     else:
         await load.closed_loop(arrivals.clients)
     await load.drain()
-    seconds = length.seconds if length.requests is None else time.perf_counter() - origin_s
-    return RunResult(load.results, seconds)
+    return RunResult(load.results, length.seconds if length.requests is None else load.now_s())
 
 
+@dataclass(slots=True)
 class _LoadGenerator:
     """The running requests of one run, and the results of the finished ones."""
 
-    def __init__(
-        self,
-        clients: TenantClients,
-        workload: Workload,
-        length: RunLength,
-        origin_s: float,
-        on_result: OnResult | None,
-    ) -> None:
-        self.results: list[RequestResult] = []
-        self._clients = clients
-        self._length = length
-        self._origin_s = origin_s
-        self._on_result = on_result
-        self._workload = workload
-        self._requests = self._until_end(workload.requests())
-        self._tasks: set[asyncio.Task[None]] = set()
+    clients: TenantClients
+    workload: Workload
+    length: RunLength
+    on_result: OnResult | None
+    origin_s: float = field(default_factory=time.perf_counter)
+    results: list[RequestResult] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open_loop(self, times_s: Iterator[float]) -> None:
         """Send each request when it is due, however many still run. A late one is sent all the same."""
-        limit = self._length.requests
-        for request, due_s in zip(self._workload.requests(), times_s, strict=False):
-            if due_s >= self._length.seconds if limit is None else request.number >= limit:
+        for request, due_s in zip(self.workload.requests(), times_s, strict=False):
+            if self.length.is_over(due_s, request.number):
                 return
-            await asyncio.sleep(due_s - self._now_s())
+            await asyncio.sleep(due_s - self.now_s())
             self._start(self._send(request, due_s))
 
     async def closed_loop(self, clients: int) -> None:
         """Run `clients` clients, each of which sends its next request when its last has ended."""
+        # All clients share one iterator: next() runs between two awaits, so no request is sent twice.
+        requests = self.workload.requests()
         for _ in range(clients):
-            self._start(self._client())
-        if self._length.requests is None:
-            await asyncio.sleep(self._length.seconds)
+            self._start(self._client(requests))
+        if self.length.requests is None:
+            await asyncio.sleep(self.length.seconds)
 
     async def drain(self) -> None:
         """Wait for the running requests; cancel those that take too long."""
-        if not self._tasks:
+        if not self.tasks:
             return
-        wait_s = DRAIN_S if self._length.requests is None else self._length.seconds + DRAIN_S
-        _, late = await asyncio.wait(self._tasks, timeout=wait_s)
+        wait_s = DRAIN_S if self.length.requests is None else self.length.seconds + DRAIN_S
+        _, late = await asyncio.wait(self.tasks, timeout=wait_s)
         for task in late:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*late)
 
-    def _until_end(self, requests: Iterator[Request]) -> Iterator[Request]:
+    async def _client(self, requests: Iterator[Request]) -> None:
         for request in requests:
-            limit = self._length.requests
-            over = self._now_s() >= self._length.seconds if limit is None else request.number >= limit
-            if over:
+            if self.length.is_over(self.now_s(), request.number):
                 return
-            yield request
-
-    async def _client(self) -> None:
-        # All clients share one iterator: next() runs between two awaits, so no request is sent twice.
-        for request in self._requests:
             await self._send(request, None)
 
     async def _send(self, request: Request, due_s: float | None) -> None:
         try:
-            result = await self._clients.send(request, self._origin_s, due_s)
+            result = await self.clients.send(request, self.origin_s, due_s)
         except asyncio.CancelledError:
-            now_s = self._now_s()
-            result = RequestResult(request.number, request.tenant, request.model, now_s, now_s, end_s=now_s)
-            result.error = "unfinished"
-            self.results.append(result)
+            now_s = self.now_s()
+            unfinished = RequestResult(request.number, request.tenant, request.model, now_s, now_s)
+            unfinished.end_s, unfinished.error = now_s, "unfinished"
+            self.results.append(unfinished)
             raise
         self.results.append(result)
-        if self._on_result is not None:
-            self._on_result(result)
+        if self.on_result is not None:
+            self.on_result(result)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.add(asyncio.create_task(work))
+        self.tasks.add(asyncio.create_task(work))
 
-    def _now_s(self) -> float:
-        return time.perf_counter() - self._origin_s
+    def now_s(self) -> float:
+        """Seconds since the start of the run."""
+        return time.perf_counter() - self.origin_s

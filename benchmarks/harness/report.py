@@ -96,13 +96,7 @@ def report(runs: Sequence[RunResult], slo: Slo) -> dict[str, Any]:
     }
 
 
-def wide_console() -> Console:
-    """stdout; if it is a file, wide enough for the tables (rich would take 80 columns)."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_FILE_COLUMNS)
-
-
-def print_table(console: Console, figures: Mapping[str, Any], title: str) -> None:
+def print_table(figures: Mapping[str, Any], title: str) -> None:
     """Print one row per tenant, per adapter and for all; latencies in milliseconds, p50 / p90 / p99."""
     table = Table(title=title, title_justify="left")
     table.add_column("who")
@@ -111,10 +105,10 @@ def print_table(console: Console, figures: Mapping[str, Any], title: str) -> Non
     rows = [*figures["tenants"].items(), *figures["adapters"].items(), ("all", figures["total"])]
     for name, row in rows:
         table.add_row(name, *_cells(row))
-    console.print(table)
+    _print(table)
 
 
-def print_figures(console: Console, figures: Mapping[str, float], bounds: Bounds) -> None:
+def print_figures(figures: Mapping[str, float], bounds: Bounds) -> None:
     """Print name and value of every figure, and its bound if it has one."""
     table = Table()
     table.add_column("figure")
@@ -124,7 +118,7 @@ def print_figures(console: Console, figures: Mapping[str, float], bounds: Bounds
         sign, bound = bounds.get(name, ("", 0.0))
         verdict = "" if not sign else f"{sign} {bound:g}  {'ok' if holds(value, sign, bound) else 'MISSED'}"
         table.add_row(name, f"{value:.4g}", verdict)
-    console.print(table)
+    _print(table)
 
 
 def holds(value: float, sign: str, bound: float) -> bool:
@@ -142,7 +136,7 @@ def publish(
     benchmark: str, figures: Mapping[str, float], bounds: Bounds, path: Path | None, **more: object
 ) -> int:
     """Print the table of figures and the JSON object with `more`; returns the exit code of the benchmark."""
-    print_figures(wide_console(), figures, bounds)
+    print_figures(figures, bounds)
     print_json({**figures, **more, "benchmark": benchmark, "machine": machine()}, path)
     return exit_code(figures, bounds)
 
@@ -165,6 +159,13 @@ def _grouped(
         )
         for name in names
     }
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_COLUMNS)  # rich would take 80 columns for a file
+    console.print(table)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

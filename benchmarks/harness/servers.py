@@ -67,22 +67,16 @@ class EngineFlags:
     def engine(self) -> list[str]:
         """Flags of the engine."""
         return _flags(
-            {
-                "--kv-cache-memory-bytes": self.kv_cache_bytes,
-                "--max-num-seqs": self.max_num_seqs,
-                "--dtype": None if self.dtype == "auto" else self.dtype,
-                "--max-model-len": self.max_model_len,
-            }
+            kv_cache_memory_bytes=self.kv_cache_bytes,
+            max_num_seqs=self.max_num_seqs,
+            dtype=None if self.dtype == "auto" else self.dtype,
+            max_model_len=self.max_model_len,
         )
 
     def adapters(self) -> list[str]:
         """Flags of its LoRA layers."""
         return _flags(
-            {
-                "--max-loras": self.max_loras,
-                "--max-cpu-loras": self.max_cpu_loras,
-                "--max-lora-rank": self.max_lora_rank,
-            }
+            max_loras=self.max_loras, max_cpu_loras=self.max_cpu_loras, max_lora_rank=self.max_lora_rank
         )
 
 
@@ -214,6 +208,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _flags(values: Mapping[str, int | str | None]) -> list[str]:
-    given = {flag: value for flag, value in values.items() if value is not None}
+def _flags(**values: int | str | None) -> list[str]:
+    given = {f"--{name.replace('_', '-')}": value for name, value in values.items() if value is not None}
     return [str(part) for pair in given.items() for part in pair]

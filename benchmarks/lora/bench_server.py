@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,23 +22,19 @@ RANK = 16
 _ADAPTER_SCALE = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class TaxLimits:
-    """The highest possible `lora_tax_*`: the work of the base divided by the work of base and adapters."""
+def tax_limits(shape: BaseShape, adapters: int, rank: int = RANK) -> dict[str, float]:
+    """The highest possible `lora_tax_*`: the work of the base divided by the work of base and adapters.
 
-    prefill: float
-    decode: float
-
-
-def tax_limits(shape: BaseShape, adapters: int, rank: int = RANK) -> TaxLimits:
-    """Prefill multiplies a row by its own adapter only; a decode step reads the weights of all adapters.
-
-    The output layer counts in decode only, because prefill needs it for one row per request.
+    Prefill multiplies a row by its own adapter only; a decode step reads the weights of all adapters. The output
+    layer counts in decode only, because prefill needs it for one row per request.
     """
     base = shape.layers * sum(a * b for a, b in shape.projections.values())
     lora = shape.layers * rank * sum(a + b for a, b in shape.projections.values())
     read = base + shape.vocab_size * shape.hidden_size
-    return TaxLimits(prefill=base / (base + lora), decode=read / (read + adapters * lora))
+    return {
+        "lora_tax_prefill_limit": base / (base + lora),
+        "lora_tax_decode_limit": read / (read + adapters * lora),
+    }
 
 
 def write_adapters(model: Path, folder: Path, number: int) -> dict[str, Path]:

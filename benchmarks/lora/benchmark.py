@@ -38,7 +38,6 @@ from benchmarks.harness.servers import (
 )
 from benchmarks.lora.bench_server import (
     NAME,
-    RANK,
     add_adapters,
     start_bench_server,
     tax_limits,
@@ -114,7 +113,8 @@ def _measure(options: argparse.Namespace, home: Path, progress: ProgressReporter
         if "speed" in options.parts:
             urls = {name: server.url for name, server in servers.items()}
             rates = uvloop.run(measure_bursts(urls, list(few), options, progress))
-            figures |= ratios(rates) | _limits(model)
+            shape = BaseShape.from_config(model / "config.json")
+            figures |= ratios(rates) | tax_limits(shape, ADAPTERS)
         for name in servers.keys() - {LORAGATE}:
             servers[name].stop()  # the next part needs its memory
         if "many" in options.parts:
@@ -155,8 +155,3 @@ def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, float]:
                 figures[f"{phase}_vs_{name}"] = ratio(ours, f"{name}_{phase}")
         figures[f"lora_tax_{phase}"] = ratio(ours, f"{ours}_base")
     return figures | {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
-
-
-def _limits(model: Path) -> dict[str, float]:
-    limits = tax_limits(BaseShape.from_config(model / "config.json"), ADAPTERS, RANK)
-    return {"lora_tax_prefill_limit": limits.prefill, "lora_tax_decode_limit": limits.decode}

@@ -22,13 +22,13 @@ import uvloop
 
 import demo
 from benchmarks.harness.client import TenantClients
-from benchmarks.harness.compare import ComparedServer, ComparisonConfig, compare, ratios
+from benchmarks.harness.compare import ComparisonConfig, compare, ratios
 from benchmarks.harness.demo_server import DEMO_FLAGS
 from benchmarks.harness.environment import machine
 from benchmarks.harness.load_generator import RunResult
 from benchmarks.harness.memory import MemorySampler
 from benchmarks.harness.progress import ProgressReporter
-from benchmarks.harness.report import print_figures, print_json, print_table, report, wide_console
+from benchmarks.harness.report import print_figures, print_json, print_table, report
 from benchmarks.harness.servers import (
     LORAGATE,
     STOCK,
@@ -107,12 +107,9 @@ def _servers(options: Options, progress: ProgressReporter) -> Iterator[dict[str,
 async def _measure(
     options: Options, urls: Mapping[str, str], progress: ProgressReporter
 ) -> tuple[Figures, Runs]:
-    servers = [
-        ComparedServer(name, TenantClients(url, options.keys, options.request)) for name, url in urls.items()
-    ]
-    servers.sort(key=lambda server: server.name != LORAGATE)
+    servers = {name: TenantClients(url, options.keys, options.request) for name, url in urls.items()}
     try:
-        workload = await _workload(options, servers[0].clients)
+        workload = await _workload(options, servers[LORAGATE])
         config = ComparisonConfig(
             workload, options.arrivals, options.length, options.rounds, options.warm_up_s
         )
@@ -121,8 +118,8 @@ async def _measure(
         for parameter, values in options.sweeps.items():
             sweeps[parameter] = await sweep(servers, config, parameter, values, progress)
     finally:
-        for server in servers:
-            await server.clients.aclose()
+        for clients in servers.values():
+            await clients.aclose()
     figures: Figures = {}
     if STOCK in runs:
         figures |= ratios(runs, STOCK, "gateway_vs_stock")
@@ -150,10 +147,8 @@ async def _workload(options: Options, clients: TenantClients) -> Workload:
 
 
 async def _models(options: Options, clients: TenantClients, tenant: str) -> list[str]:
-    if isinstance(options.adapters, Popularity):
-        models = await clients.adapter_models(tenant)
-    elif options.adapters == ("base",):
-        models = [await clients.base_model(tenant)]
+    if isinstance(options.adapters, Popularity) or options.adapters == ("base",):
+        models = await clients.models(tenant, adapters=options.adapters != ("base",))
     else:
         models = [name for name in options.adapters if name.startswith(f"{tenant}-")]
     if not models:
@@ -174,12 +169,11 @@ def _memory_figures(memory: MemorySampler) -> Figures:
 
 def show(figures: Figures) -> None:
     """Print the tables."""
-    console = wide_console()
     for name, server in figures["servers"].items():
-        print_table(console, server, name)
+        print_table(server, name)
     compared = {name: value for name, value in figures.items() if isinstance(value, float)}
     if compared:
-        print_figures(console, compared, BOUNDS)
+        print_figures(compared, BOUNDS)
 
 
 def draw(figures: Figures, runs: Runs, folder: Path) -> None:

@@ -110,15 +110,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=description)
     add = parser.add_argument
     add("--url", help="the server, without /v1 (default: start a demo server)")
-    add(
-        "--tenants", default="acme:8,globex:2", help="share of the requests per tenant (default: %(default)s)"
-    )
+    add("--tenants", default="acme:8,globex:2", help="shares of the requests (default: %(default)s)")
     add("--keys", help="TENANT=KEY,… (default: the demo's keys)")
-    add(
-        "--adapters",
-        default="zipf:1.1",
-        help="zipf:S, uniform, base, or names of models (default: %(default)s)",
-    )
+    add("--adapters", default="zipf:1.1", help="zipf:S, uniform, base or models (default: %(default)s)")
     add("--arrivals", default="clients:8", help="poisson:R, constant:R or clients:N (default: %(default)s)")
     add("--prompt-tokens", default="lognormal:128", help="N or lognormal:MEAN (default: %(default)s)")
     add("--output-tokens", default="64", help="N or lognormal:MEAN (default: %(default)s)")
@@ -126,25 +120,14 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--requests", type=int, help="a number of requests per round instead of a duration")
     add("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     add("--rounds", type=int, default=1, help="rounds on each server (default: %(default)s)")
-    add(
-        "--warm-up",
-        type=float,
-        default=2.0,
-        help="seconds of warm-up that are not measured (default: %(default)s)",
-    )
+    add("--warm-up", type=float, default=2.0, help="seconds of warm-up (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="(default: %(default)s)")
-    add(
-        "--stop-at-eos",
-        action="store_true",
-        help="let answers end early (default: answers have the exact length)",
-    )
+    add("--stop-at-eos", action="store_true", help="let answers end early (default: exact lengths)")
     add("--slo-ttft-ms", type=float, help="goodput: maximum time to the first token")
     add("--slo-itl-ms", type=float, help="goodput: maximum mean time per token after the first")
     add("--slo-e2e-ms", type=float, help="goodput: maximum time of the whole request")
     peers = parser.add_mutually_exclusive_group()
-    peers.add_argument(
-        "--peer", choices=["vllm", "vllm-without-lora"], help="also start stock vLLM and compare with it"
-    )
+    peers.add_argument("--peer", choices=["vllm", "vllm-without-lora"], help="also start stock vLLM")
     peers.add_argument("--peer-url", help="another OpenAI server to compare with, without /v1")
     add("--sweep", action="append", default=[], help="measure more values: clients=1,4,16 or adapters=1,2,4")
     add("--out", type=Path, help="also write the JSON to this file")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.harness.compare import ComparedServer, ComparisonConfig, compare
+from benchmarks.harness.client import TenantClients
+from benchmarks.harness.compare import ComparisonConfig, compare
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.workload import Arrivals, Workload
 
@@ -14,14 +15,14 @@ SweepPoints = dict[str, list[tuple[int, float]]]
 
 
 async def sweep(
-    servers: Sequence[ComparedServer],
+    servers: dict[str, TenantClients],
     config: ComparisonConfig,
     parameter: str,
     values: Sequence[int],
     progress: ProgressReporter,
 ) -> SweepPoints:
     """Run one round for each value of `parameter`, "clients" or "adapters"."""
-    points: SweepPoints = {server.name: [] for server in servers}
+    points: SweepPoints = {name: [] for name in servers}
     for value in values:
         seed = config.workload.seed + 1 + value  # other prompts than the other values have
         step = replace(config, rounds=1, warm_up_s=0.0, workload=replace(config.workload, seed=seed))

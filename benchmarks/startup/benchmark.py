@@ -49,18 +49,12 @@ StartTimes = tuple[float, float]
 def main(argv: Sequence[str]) -> int:
     """Start both repeatedly; 0 if every bound of a measured figure holds, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks startup", description="Start-up times.")
-    parser.add_argument("--times", type=int, default=5, help="starts of each server (default: %(default)s)")
-    parser.add_argument(
-        "--stock-binding",
-        choices=["ours", "default"],
-        default="ours",
-        help="cores that stock computes on: the same as ours, or its default (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--registered", type=int, default=0, help="also measure starts with N more adapters", metavar="N"
-    )
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    parser.add_argument("--quiet", action="store_true", help="print no progress")
+    add, bindings = parser.add_argument, ["ours", "default"]
+    add("--times", type=int, default=5, help="starts of each server (default: %(default)s)")
+    add("--stock-binding", choices=bindings, default="ours", help="cores of stock (default: %(default)s)")
+    add("--registered", type=int, default=0, help="also start with this number of adapters more")
+    add("--out", type=Path, help="also write the JSON to this file")
+    add("--quiet", action="store_true", help="print no progress")
     options = parser.parse_args(argv)
     try:
         with scratch() as home:
@@ -87,9 +81,7 @@ def measure(flags: EngineFlags, home: Path, times: int, progress: ProgressReport
         for name in starters if turn % 2 == 0 else reversed(starters):
             ready_s, first_s = start_once(starters[name])
             taken[name].append((ready_s, first_s))
-            progress.log(
-                f"{name}, start {turn}: ready after {ready_s:.2f} s, first token after {first_s:.2f} s"
-            )
+            progress.log(f"{name}, start {turn}: ready after {ready_s:.2f} s, first token {first_s:.2f} s")
     return figures_of(taken)
 
 
@@ -104,9 +96,7 @@ def measure_registered(
     for turn in range(times):
         without_s, with_s = (start_once(partial(start_ours, flags, at, demo=True))[0] for at in (home, many))
         added_s.append(with_s - without_s)
-        progress.log(
-            f"turn {turn}: ready after {without_s:.2f} s, with {count} more adapters after {with_s:.2f} s"
-        )
+        progress.log(f"turn {turn}: ready after {without_s:.2f} s, with the adapters {with_s:.2f} s")
     return {"registered": count, "registered_adds_s": round(statistics.median(added_s), 3)}
 
 

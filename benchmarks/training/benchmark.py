@@ -44,17 +44,12 @@ def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        print(
-            f"training: There is no part {', '.join(sorted(unknown))}; use {', '.join(PARTS)}.",
-            file=sys.stderr,
-        )
+        names = ", ".join(sorted(unknown))
+        print(f"training: There is no part {names}; use {', '.join(PARTS)}.", file=sys.stderr)
         return 2
     if "speed" in parts and importlib.util.find_spec("trl") is None:
-        print(
-            "training: The part speed needs TRL: pip install --no-deps -r requirements/bench-trl.txt, "
-            "or use --parts parity,demo.",
-            file=sys.stderr,
-        )
+        install = "pip install --no-deps -r requirements/bench-trl.txt"
+        print(f"training: speed needs TRL: {install}, or use --parts parity,demo.", file=sys.stderr)
         return 2
     try:
         with scratch() as home:
@@ -107,18 +102,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch", type=int, default=4, help="samples per step (default: %(default)s)")
     add("--rounds", type=int, default=2, help="trainings with each trainer (default: %(default)s)")
     add("--packs-too", action="store_true", help="also measure our own packing")
-    add(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16"],
-        default="auto",
-        help="dtype of the base's weights (default: %(default)s)",
-    )
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default: %(default)s)")
     add("--prompts", type=int, default=PROMPTS, help="held-out prompts for parity (default: %(default)s)")
-    add(
-        "--adapters",
-        default=",".join(demo.ADAPTERS),
-        help="adapters of the demo to train (default: %(default)s)",
-    )
+    add("--adapters", default=",".join(demo.ADAPTERS), help="to train for demo (default: %(default)s)")
     add("--epochs", type=float, help="epochs of the demo's trainings (default: their own)")
     add("--out", type=Path, help="also write the JSON to this file")
     add("--quiet", action="store_true", help="print no progress")

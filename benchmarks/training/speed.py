@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
 import demo
 from benchmarks.harness import shapes
 from benchmarks.harness.progress import ProgressReporter
@@ -111,43 +108,18 @@ def run_training(who: str, flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_base(shape: str, layers: int, folder: Path) -> Path:
     """Write a model of `shape` with `layers` layers and random weights, and the demo's tokenizer and template."""
-    shapes.write_model(shape, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    import torch
+    from safetensors.torch import save_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = shapes.write_model(shape, folder) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"num_hidden_layers": layers, "max_window_layers": layers}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    draw = np.random.default_rng(0)
-    hidden, wide = config["hidden_size"], config["intermediate_size"]
-    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-
-    def random(*size: int) -> Any:
-        # float16 halves the size on disk; the trainers load it in the dtype in which they train.
-        return (draw.standard_normal(size, dtype=np.float32) * 0.02).astype(np.float16)
-
-    def ones(size: int) -> Any:
-        return np.ones(size, dtype=np.float16)
-
-    tensors = {
-        "model.embed_tokens.weight": random(config["vocab_size"], hidden),
-        "model.norm.weight": ones(hidden),
-    }
-    if not config.get("tie_word_embeddings"):
-        tensors["lm_head.weight"] = random(config["vocab_size"], hidden)
-    sizes = {"q_proj": (hidden, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
-    for layer in (f"model.layers.{at}." for at in range(layers)):
-        for name, size in sizes.items():
-            tensors |= {
-                f"{layer}self_attn.{name}.weight": random(*size),
-                f"{layer}self_attn.{name}.bias": random(size[0]),
-            }
-        tensors |= {
-            f"{layer}self_attn.o_proj.weight": random(hidden, hidden),
-            f"{layer}mlp.gate_proj.weight": random(wide, hidden),
-            f"{layer}mlp.up_proj.weight": random(wide, hidden),
-            f"{layer}mlp.down_proj.weight": random(hidden, wide),
-            f"{layer}input_layernorm.weight": ones(hidden),
-            f"{layer}post_attention_layernorm.weight": ones(hidden),
-        }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    # float16 halves the size on disk; the trainers load it in the dtype in which they train.
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float16)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
 
 

@@ -126,8 +126,8 @@ async def test_adapters_are_the_models_that_have_a_parent() -> None:
     ]
     data = [{"object": "model", "created": 1, "owned_by": "x"} | card for card in cards]
     clients = Canned(lambda _: httpx.Response(200, json={"object": "list", "data": data}))
-    assert await clients.adapter_models("acme") == ["acme-b", "acme-a"]
-    assert await clients.base_model("acme") == "base"
+    assert await clients.models("acme", adapters=True) == ["acme-b", "acme-a"]
+    assert await clients.models("acme", adapters=False) == ["base"]
 
 
 async def test_what_a_word_costs_is_asked_of_the_server() -> None:

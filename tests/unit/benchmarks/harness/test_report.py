@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from benchmarks.harness.client import RequestResult
 from benchmarks.harness.compare import ratios
@@ -118,7 +117,7 @@ def test_a_report_has_totals_tenants_and_adapters() -> None:
 def test_a_run_without_any_request_can_be_reported(capsys: pytest.CaptureFixture[str]) -> None:
     figures = report([RunResult([], 1.0)], Slo())
     assert figures["total"]["ttft_ms"] == {"p50": None, "p90": None, "p99": None}
-    print_table(Console(), figures, "nothing")
+    print_table(figures, "nothing")
     assert "nothing" in capsys.readouterr().out
 
 
@@ -152,7 +151,7 @@ def test_bounds(sign: str, value: float, kept: bool) -> None:
 
 
 def test_a_missed_bound_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    print_figures(Console(), {"good": 0.5, "bad": 2.0}, {"good": ("<=", 1.0), "bad": ("<=", 1.0)})
+    print_figures({"good": 0.5, "bad": 2.0}, {"good": ("<=", 1.0), "bad": ("<=", 1.0)})
     lines = capsys.readouterr().out.splitlines()
     assert next("ok" in line for line in lines if "good" in line)
     assert next("MISSED" in line for line in lines if "bad" in line)
