@@ -65,26 +65,19 @@ async def reference_answers(
     clients: TenantClients, swapped: str, other: str, versions: tuple[int, int], output_tokens: int
 ) -> ReferenceAnswers:
     """Send every prompt to every version, one after the other. Raises: httpx.HTTPError if a request fails."""
-    answers: dict[str, dict[str, str]] = {}
-    names = [other, *(f"{swapped}@{version}" for version in versions)]
-    for prompt in held_out_prompts():
-        answers[prompt] = {}
-        for name in names:
+    names = {version: f"{swapped}@{version}" for version in versions}
+    answers: dict[str, dict[str, str]] = {name: {} for name in (other, *names.values())}
+    for name, texts in answers.items():
+        for prompt in held_out_prompts():
             request = Request(0, name.partition("-")[0], name, prompt, 0, output_tokens)
             result = await clients.send(request, time.perf_counter())
             if result.error is not None:
                 raise httpx.HTTPError(f"{name} did not answer on an idle server: {result.error}.")
-            answers[prompt][name] = result.text
-    differing = {prompt: texts for prompt, texts in answers.items() if texts[names[1]] != texts[names[2]]}
-    return ReferenceAnswers(
-        swapped,
-        other,
-        {
-            version: {prompt: texts[name] for prompt, texts in differing.items()}
-            for version, name in zip(versions, names[1:], strict=True)
-        },
-        {prompt: texts[other] for prompt, texts in differing.items()},
-    )
+            texts[prompt] = result.text
+    first, second = (answers[name] for name in names.values())
+    differing = [prompt for prompt in first if first[prompt] != second[prompt]]
+    kept = {name: {prompt: texts[prompt] for prompt in differing} for name, texts in answers.items()}
+    return ReferenceAnswers(swapped, other, {n: kept[name] for n, name in names.items()}, kept[other])
 
 
 def held_out_prompts() -> list[str]:

@@ -14,8 +14,6 @@ from benchmarks.harness.client import RequestResult, TenantClients
 from benchmarks.harness.workload import Request
 from benchmarks.hot_swap.answers import ReferenceAnswers
 
-_STAGGER_S = 2.0
-
 
 @dataclass(slots=True)
 class Traffic:
@@ -43,10 +41,6 @@ class Traffic:
         finally:
             self._stopped.set()
             await asyncio.gather(*tasks)
-
-    async def wait_staggered(self) -> None:
-        """Wait until the clients no longer send at the same moments."""
-        await asyncio.sleep(_STAGGER_S)
 
     async def probe(self, model: str, pause_s: float) -> RequestResult:
         """Send one more request, then pause."""

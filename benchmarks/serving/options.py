@@ -59,6 +59,7 @@ def parse(argv: Sequence[str], description: str) -> Options:
             "--peer starts the demo on both servers: with --url, name the other server with --peer-url."
         )
     extra: dict[str, Any] = {} if given.stop_at_eos else {"ignore_eos": True}
+    flags = {name: str(v) if isinstance(v, Path) else v for name, v in vars(given).items() if name != "keys"}
     return Options(
         url=given.url,
         tenants=parse_shares(given.tenants),
@@ -79,7 +80,7 @@ def parse(argv: Sequence[str], description: str) -> Options:
         out=given.out,
         plots=given.plots,
         quiet=given.quiet,
-        flags={name: _plain(value) for name, value in vars(given).items() if name != "keys"},
+        flags=flags,
     )
 
 
@@ -134,7 +135,3 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--plots", type=Path, help="write PNG plots into this folder (needs matplotlib)")
     add("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""What is uploaded of an adapter."""
+"""The archive that uploads an adapter."""
 
 from __future__ import annotations
 

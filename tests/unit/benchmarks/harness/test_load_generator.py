@@ -1,4 +1,4 @@
-"""Open and closed loops, against a server that only waits."""
+"""Open and closed loops against a server that answers after a fixed time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKLOAD = Workload(
 
 
 class Waiting(TenantClients):
-    """Answers after a while, and remembers how many were being answered at once."""
+    """Answers after `answer_s`, and counts the requests that run at the same time."""
 
     def __init__(self, answer_s: float) -> None:
         super().__init__("http://nowhere", {})
@@ -56,7 +56,7 @@ async def test_a_closed_loop_keeps_its_clients_busy_and_sends_no_request_twice()
     assert run.seconds == pytest.approx(max(result.end_s for result in run.results), abs=0.05)
 
 
-async def test_a_closed_loop_of_some_seconds_reads_its_last_answers() -> None:
+async def test_a_closed_loop_with_a_duration_reads_its_last_answers() -> None:
     run = await generate_load(Waiting(0.05), WORKLOAD, Arrivals("clients", 2), RunLength(0.12))
     assert run.seconds == 0.12
     assert all(result.sent_s < 0.12 for result in run.results)
@@ -72,12 +72,12 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
     assert all(result.sent_s >= result.due_s - 1e-3 for result in run.results)
 
 
-async def test_an_open_loop_of_some_requests() -> None:
+async def test_an_open_loop_with_a_number_of_requests() -> None:
     run = await generate_load(Waiting(0.01), WORKLOAD, Arrivals("poisson", 500), RunLength(0.001, requests=7))
     assert sorted(result.number for result in run.results) == list(range(7))
 
 
-async def test_what_never_ends_is_given_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_that_never_end_are_cancelled_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_generator, "DRAIN_S", 0.05)
     run = await generate_load(Waiting(60), WORKLOAD, Arrivals("clients", 3), RunLength(0.05))
     assert [result.error for result in run.results] == ["unfinished"] * 3

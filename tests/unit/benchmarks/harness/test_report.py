@@ -1,4 +1,4 @@
-"""The arithmetic of reports: percentiles, throughput within a window, goodput, groups, JSON."""
+"""The figures of reports: percentiles, throughput within the run, goodput, groups, JSON."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def result(
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(0, 100))
-def test_percentiles_are_numpys(values: list[float], percent: float) -> None:
+def test_percentiles_lie_between_the_two_nearest_ranks(values: list[float], percent: float) -> None:
     assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)), abs=1e-6)
 
 
-def test_no_values_have_no_percentile() -> None:
+def test_there_is_no_percentile_without_values() -> None:
     assert percentile([], 50) is None
 
 
-def test_a_sample_knows_its_times() -> None:
+def test_the_latencies_of_a_result() -> None:
     seen = result(sent_s=1.0, event_times_s=(1.5, 1.75, 2.25))
     assert (seen.ttft_s, seen.e2e_s, seen.tpot_s) == (0.5, 1.25, 0.375)
     assert seen.itl_s == [0.25, 0.5]
 
 
-def test_an_answer_of_one_token_has_no_time_per_token() -> None:
+def test_an_answer_of_one_token_has_no_time_per_output_token() -> None:
     assert result(event_times_s=(0.5,)).tpot_s is None
 
 
-def test_an_event_of_several_tokens_counts_for_all_of_them() -> None:
+def test_an_event_counts_for_all_its_tokens() -> None:
     assert result(event_times_s=(0.5, 1.5), output_tokens=8).tokens_within(0, 1.0) == 4
     assert RunResult([result(event_times_s=(0.5, 1.5), output_tokens=8)], 1.0).tokens_per_s == 4
 
@@ -76,7 +76,7 @@ def test_rounds_add_up() -> None:
     assert summary(rounds, Slo())["output_tokens_per_s"] == 1.5
 
 
-def test_goodput_counts_answers_in_time_only() -> None:
+def test_goodput_counts_only_answers_that_meet_the_slo() -> None:
     slo = Slo(ttft_ms=600, itl_ms=300, e2e_ms=2000)
     good = result(event_times_s=(0.5, 0.75))
     late = result(event_times_s=(0.7, 0.9))
@@ -89,7 +89,7 @@ def test_goodput_counts_answers_in_time_only() -> None:
     assert (figures["goodput_per_s"], figures["slo_kept"]) == (0.5, 0.3333)
 
 
-def test_errors_are_counted_by_kind_and_leave_latencies_alone() -> None:
+def test_errors_are_counted_by_kind_and_have_no_latencies() -> None:
     run = RunResult(
         [
             result(event_times_s=(0.5,)),
@@ -121,12 +121,12 @@ def test_a_run_without_any_request_can_be_reported(capsys: pytest.CaptureFixture
     assert "nothing" in capsys.readouterr().out
 
 
-def test_a_late_client_shows() -> None:
+def test_late_sending_is_reported() -> None:
     late = RequestResult(0, "acme", "m", sent_s=1.5, due_s=1.0)
     assert report([RunResult([late], 2.0)], Slo())["client_late_p99_ms"] == 500
 
 
-def test_ratios_are_ours_over_theirs_and_the_middle_of_the_rounds() -> None:
+def test_ratios_are_medians_of_ours_over_theirs() -> None:
     def run(tokens: int, ttft_s: float) -> RunResult:
         return RunResult([result(event_times_s=(ttft_s, *[0.9] * (tokens - 1)))], 1.0)
 
@@ -150,7 +150,7 @@ def test_bounds(sign: str, value: float, kept: bool) -> None:
     assert holds(value, sign, 1.0) is kept
 
 
-def test_a_missed_bound_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missed_bound_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_figures({"good": 0.5, "bad": 2.0}, {"good": ("<=", 1.0), "bad": ("<=", 1.0)})
     lines = capsys.readouterr().out.splitlines()
     assert next("ok" in line for line in lines if "good" in line)

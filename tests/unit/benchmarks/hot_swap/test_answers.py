@@ -1,4 +1,4 @@
-"""The judge of swapped answers: what counts as lost, mixed and stale."""
+"""Answers under swaps: which count as failed, mixed and stale."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ SWAPS = [swap(2, 10, 11), swap(1, 20, 21)]
         ("", 12, 0, 1, 0),
     ],
 )
-def test_answers_are_held_against_the_version_that_was_due(
+def test_answers_are_compared_with_the_versions_that_may_have_served(
     text: str, sent_s: float, failed: int, mixed: int, stale: int
 ) -> None:
     counts = check_answers([answer(text, sent_s, sent_s + 1)], ANSWERS, SWAPS)
     assert (counts.failed, counts.mixed, counts.stale) == (failed, mixed, stale)
 
 
-def test_failed_requests_are_no_answers() -> None:
+def test_failed_requests_are_not_compared() -> None:
     counts = check_answers([answer("", 12, 13, error="http_503")], ANSWERS, SWAPS)
     assert (counts.failed, counts.mixed, counts.stale) == (1, 0, 0)
 
 
-def test_only_answers_that_one_version_can_have_given_are_dated() -> None:
+def test_only_answers_with_one_possible_version_are_dated() -> None:
     answers = [answer("two", 12, 13), answer("two", 19, 22), answer("two", 10.5, 12), answer("one", 5, 6)]
     assert check_answers(answers, ANSWERS, SWAPS).dated == 1
 
 
-def test_the_other_tenant_must_get_its_own_answer_always() -> None:
+def test_the_other_adapter_must_always_give_its_own_answer() -> None:
     other = [answer(text, 12, 13, model="globex-tools") for text in ("other", "two")]
     assert check_answers(other, ANSWERS, SWAPS).mixed == 1
 

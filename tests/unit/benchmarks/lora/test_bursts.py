@@ -21,10 +21,10 @@ def test_prefill_ends_with_the_last_first_token() -> None:
     assert prefill_rate(burst([2.0, 9.0], [3.0, 9.0])) == 50
 
 
-def test_decode_counts_while_all_generate() -> None:
+def test_decode_counts_only_while_all_requests_generate() -> None:
     assert decode_rate(burst([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0])) == pytest.approx(2.0)
 
 
-def test_requests_that_never_ran_together_have_no_decode_rate() -> None:
+def test_requests_that_never_generate_together_have_no_decode_rate() -> None:
     with pytest.raises(BurstFailed, match="output-tokens"):
         decode_rate(burst([1.0, 2.0], [3.0, 4.0]))

@@ -1,4 +1,4 @@
-"""The kernel benchmark: its layers, its limits, and its last line."""
+"""The kernel benchmark: its layers, its limits and its last line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_run_ends_in_one_line_of_json(
         assert figures[f"kernel_{phase}_vs_stock"] > 0
 
 
-def test_fewer_rows_than_adapters_are_a_usage_error() -> None:
+def test_fewer_rows_than_adapters_is_a_usage_error() -> None:
     with pytest.raises(SystemExit) as stopped:
         kernel.main(["--adapters", "9", "--decode-rows", "8"])
     assert stopped.value.code == 2

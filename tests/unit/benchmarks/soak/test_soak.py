@@ -1,4 +1,4 @@
-"""What the soak counters as a kind, and as growth."""
+"""Errors of answers and growth of memory in the soak."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_errors_of_answers(status: int, text: str, stream: bool, kind: str | Non
     assert _error_kind(httpx.Response(status, text=text), stream=stream) == kind
 
 
-def test_growth_leaves_the_start_out() -> None:
-    climbing = [(float(s), 100 + s) for s in range(60)]  # warming up is no leak
+def test_growth_ignores_the_warm_up() -> None:
+    climbing = [(float(s), 100 + s) for s in range(60)]  # the warm-up is not a leak
     steady = [(float(s), 200) for s in range(60, 1200)]
     assert rss_growth(climbing + steady, 1200) == 0
     leaking = [(float(s), 200 + s // 10) for s in range(60, 1200)]
