@@ -54,13 +54,10 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks fairness", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, help="length of each timed part (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=12, help="rounds of the throughput parts (default: %(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the time: a smoke test")
+    add = parser.add_argument
+    add("--seconds", type=float, default=20.0, help="length of each timed part (default: %(default)s)")
+    add("--rounds", type=int, default=12, help="rounds of the throughput parts (default: %(default)s)")
+    add("--quick", action="store_true", help="a tenth of the time: a smoke test")
     options = parser.parse_args(argv)
     if options.quick:
         options.seconds, options.rounds = options.seconds / 10, 2
@@ -146,9 +143,8 @@ async def _token_rate(engine: BareEngine, seconds: float) -> dict[str, float]:
     """64 clients against a tpm limit: tokens used above it in any minute, and the time of a decision."""
     policy = Policy(tpm=6000)
     admission = Admission(engine.capacity)
-    async with under_load(
-        engine, [TenantLoad("capped", policy, MIXED, clients=64)], admission=admission
-    ) as counters:
+    load = TenantLoad("capped", policy, MIXED, clients=64)
+    async with under_load(engine, [load], admission) as counters:
         await asyncio.sleep(seconds)
     used = counters.used_tokens
     most = max((sum(n for at, n in used if 0 <= end - at <= 60) for end, _ in used), default=0)
@@ -163,33 +159,33 @@ async def _token_rate(engine: BareEngine, seconds: float) -> dict[str, float]:
 
 async def _budgets(engine: BareEngine, requests: int) -> dict[str, float]:
     """Random requests of 8 tenants with random guarantees and limits; the scheduler checks every step."""
-    chance = random.Random(4)
-    policies = _random_policies(chance, 8)
+    rng = random.Random(4)
+    policies = _random_policies(rng, 8)
     capacity = engine.capacity
     before = (await engine.report())["tally"]
     running = []
     for _ in range(requests):
-        tenant = chance.choice(list(policies))
-        shape = _fitting(chance, policies[tenant], capacity)
+        tenant = rng.choice(list(policies))
+        shape = _fitting(rng, policies[tenant], capacity)
         running.append(asyncio.create_task(shape.run(engine, tenant, policies[tenant])))
-        if chance.random() < 0.2:
-            await asyncio.sleep(chance.uniform(0, 0.1))
+        if rng.random() < 0.2:
+            await asyncio.sleep(rng.uniform(0, 0.1))
     await asyncio.gather(*running)
     after = (await engine.report())["tally"]
     return {"budget_requests": requests, **{name: after[name] - before[name] for name in after}}
 
 
-def _random_policies(chance: random.Random, tenants: int) -> dict[str, Policy]:
+def _random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
     left, policies = 1.0, {}
     for i in range(tenants):
-        guarantee = chance.choice([0.0, chance.uniform(0, left / 2)])
+        guarantee = rng.choice([0.0, rng.uniform(0, left / 2)])
         left -= guarantee
-        limit = min(1.0, max(guarantee, chance.uniform(0.15, 1.2)))
-        policies[f"r{i}"] = Policy(weight=chance.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
+        limit = min(1.0, max(guarantee, rng.uniform(0.15, 1.2)))
+        policies[f"r{i}"] = Policy(weight=rng.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
     return policies
 
 
-def _fitting(chance: random.Random, policy: Policy, capacity: Capacity) -> RequestShape:
+def _fitting(rng: random.Random, policy: Policy, capacity: Capacity) -> RequestShape:
     most = min(capacity.limit_blocks(policy.share) * capacity.block_size_tokens, 900)
-    prompt = chance.randint(4, most // 2)
-    return RequestShape(prompt, chance.randint(1, min(200, most - prompt)))
+    prompt = rng.randint(4, most // 2)
+    return RequestShape(prompt, rng.randint(1, min(200, most - prompt)))

@@ -145,8 +145,8 @@ def start_ours(flags: EngineFlags, home: Path, *, demo: bool = False) -> ServerP
     """Start `loragate serve` with its data in `home`; with `demo` it serves the embedded model and adapters."""
     port = free_port()
     model = ["--demo"] if demo else ["--model", str(flags.model), "--served-model-name", flags.name]
-    beside = Path(sys.executable).with_name("loragate")  # the command of this Python's environment
-    command = [str(beside) if beside.exists() else "loragate", "serve", *model, "--port", str(port)]
+    installed = Path(sys.executable).with_name("loragate")  # the command of this Python's environment
+    command = [str(installed) if installed.exists() else "loragate", "serve", *model, "--port", str(port)]
     command += ["--data-dir", str(home), *flags.engine(), *flags.adapters()]
     if flags.load_format != "auto":
         command += ["--engine-args", f'{{"load_format": "{flags.load_format}"}}']

@@ -41,10 +41,10 @@ class Arrivals:
 
     def times_s(self, seed: int) -> Iterator[float]:
         """Endless due times of an open loop, in seconds from its start."""
-        chance = random.Random(f"arrivals:{seed}")
+        rng = random.Random(f"arrivals:{seed}")
         at_s = 0.0
         while True:
-            at_s += chance.expovariate(self.value) if self.kind == "poisson" else 1 / self.value
+            at_s += rng.expovariate(self.value) if self.kind == "poisson" else 1 / self.value
             yield at_s
 
 
@@ -55,12 +55,12 @@ class Lengths:
     kind: str
     mean: float
 
-    def draw(self, chance: random.Random) -> int:
+    def draw(self, rng: random.Random) -> int:
         """One length, at least 1."""
         if self.kind == "fixed":
             return int(self.mean)
         log_mean = math.log(self.mean) - _LOGNORMAL_SIGMA**2 / 2
-        drawn = chance.lognormvariate(log_mean, _LOGNORMAL_SIGMA)
+        drawn = rng.lognormvariate(log_mean, _LOGNORMAL_SIGMA)
         return max(1, min(round(drawn), int(self.mean * _MAX_OVER_MEAN)))
 
 
@@ -71,10 +71,10 @@ class Popularity:
     kind: str
     exponent: float = 0.0
 
-    def draw(self, models: Sequence[str], chance: random.Random) -> str:
+    def draw(self, models: Sequence[str], rng: random.Random) -> str:
         """One of the models."""
         weights = [(place + 1) ** -self.exponent for place in range(len(models))]
-        return chance.choices(models, weights)[0]
+        return rng.choices(models, weights)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,17 @@ class Workload:
 
     def request(self, number: int) -> Request:
         """Request `number`. Each prompt starts differently, so that no prefix cache holds it."""
-        chance = random.Random(f"{self.seed}:{number}")
-        tenant = chance.choices(list(self.tenants), list(self.tenants.values()))[0]
-        model = self.popularity.draw(self.models[tenant], chance)
-        words = self.word_cost.words_for(self.prompt_tokens.draw(chance))
-        output_tokens = self.output_tokens.draw(chance)
-        return Request(number, tenant, model, random_words(chance, words), words, output_tokens)
+        rng = random.Random(f"{self.seed}:{number}")
+        tenant = rng.choices(list(self.tenants), list(self.tenants.values()))[0]
+        model = self.popularity.draw(self.models[tenant], rng)
+        words = self.word_cost.words_for(self.prompt_tokens.draw(rng))
+        output_tokens = self.output_tokens.draw(rng)
+        return Request(number, tenant, model, random_words(rng, words), words, output_tokens)
 
 
-def random_words(chance: random.Random, words: int) -> str:
+def random_words(rng: random.Random, words: int) -> str:
     """A text of `words` random words."""
-    return " ".join(chance.choices(WORDS, k=words))
+    return " ".join(rng.choices(WORDS, k=words))
 
 
 def parse_arrivals(text: str) -> Arrivals:

@@ -52,12 +52,12 @@ class SoakCounters:
 
 
 async def send_requests(http: httpx.AsyncClient, counters: SoakCounters, number: int) -> None:
-    """Request a stream or a whole answer from a random target, again and again; errors are counted."""
-    draw = random.Random(number)
+    """Request a stream or a whole answer from a random target, in a loop; count errors."""
+    rng = random.Random(number)
     while True:
-        key, model = draw.choice(_TARGETS)
-        stream = draw.random() < 0.5
-        body = _body(model, draw, stream=stream)
+        key, model = rng.choice(_TARGETS)
+        stream = rng.random() < 0.5
+        body = _body(model, rng, stream=stream)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer = await http.post("/v1/chat/completions", json=body, headers=_bearer(key))
@@ -72,17 +72,17 @@ async def send_requests(http: httpx.AsyncClient, counters: SoakCounters, number:
 
 
 async def disconnect_early(http: httpx.AsyncClient, counters: SoakCounters) -> None:
-    """Open a stream of a long answer and disconnect after a few events, again and again."""
-    draw = random.Random()
+    """Open a stream of a long answer and disconnect after a few events, in a loop."""
+    rng = random.Random()
     while True:
-        key, model = draw.choice(_TARGETS)
-        body = _body(model, draw, stream=True) | {"max_tokens": 500, "ignore_eos": True}
+        key, model = rng.choice(_TARGETS)
+        body = _body(model, rng, stream=True) | {"max_tokens": 500, "ignore_eos": True}
         headers = _bearer(key) | {"connection": "close"}
         try:
             async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
                 if answer.status_code != 200:
                     counters.errors[str(answer.status_code)] += 1
-                events = draw.randint(1, 20)
+                events = rng.randint(1, 20)
                 async for _ in answer.aiter_lines():
                     events -= 1
                     if events == 0:
@@ -125,12 +125,12 @@ def _error_kind(answer: httpx.Response, *, stream: bool) -> str | None:
     return "error event" if any("error" in json.loads(event) for event in events[:-1]) else None
 
 
-def _body(model: str, draw: random.Random, *, stream: bool) -> dict[str, Any]:
+def _body(model: str, rng: random.Random, *, stream: bool) -> dict[str, Any]:
     return {
         "model": model,
-        "messages": [{"role": "user", "content": draw.choice(_QUESTIONS)}],
-        "max_tokens": draw.choice((1, 8, 32, 96)),
-        "temperature": draw.choice((0.0, 0.8)),
+        "messages": [{"role": "user", "content": rng.choice(_QUESTIONS)}],
+        "max_tokens": rng.choice((1, 8, 32, 96)),
+        "temperature": rng.choice((0.0, 0.8)),
         "stream": stream,
     }
 

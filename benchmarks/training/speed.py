@@ -17,6 +17,7 @@ from benchmarks.harness.progress import ProgressReporter
 from benchmarks.training.train_once import OURS, OURS_PACKED, TRL, TRL_PACKED
 
 LOSS_EVERY = 10
+_TRAIN_ONCE = "benchmarks.training.train_once"
 _TIMEOUT_S = 1800
 #: When it is constructed, TRL sends telemetry and a request to the hub; these variables turn both off.
 _OFFLINE = ("HF_HUB_OFFLINE=1", "HF_HUB_DISABLE_TELEMETRY=1", "TRANSFORMERS_VERBOSITY=error")
@@ -48,18 +49,18 @@ def measure_speed(config: SpeedConfig, home: Path, progress: ProgressReporter) -
     base = write_base(config.shape, config.layers, home / "base")
     data = write_data(home / "data.jsonl", config.steps * config.batch)
     both = (OURS, OURS_PACKED) if config.packs_too else (OURS,)
-    runs: dict[str, list[dict[str, Any]]] = {who: [] for who in (*both, TRL, TRL_PACKED)}
+    runs: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in (*both, TRL, TRL_PACKED)}
     for turn in range(config.rounds):
-        for who in runs if turn % 2 == 0 else reversed(runs):
-            out = home / f"{who}-{turn}"
+        for trainer in runs if turn % 2 == 0 else reversed(runs):
+            out = home / f"{trainer}-{turn}"
             flags = {
                 "base": str(base), "data": str(data), "out": str(out), "batch_samples": config.batch,
                 "dtype": config.dtype, "rank": 16, "alpha": 32,
             }  # fmt: skip
-            found = run_training(who, flags)
-            runs[who].append(found)
+            found = run_training(trainer, flags)
+            runs[trainer].append(found)
             progress.log(
-                f"{who}, round {turn + 1}: {found['trained_tokens'] / found['seconds']:.1f} trained tokens/s "
+                f"{trainer}, round {turn + 1}: {found['trained_tokens'] / found['seconds']:.1f} trained tokens/s "
                 f"({found['tokens'] / found['seconds']:.0f} in all), {found['peak_bytes'] / 2**30:.2f} GiB"
             )
     return figures_of(runs)
@@ -67,10 +68,17 @@ def measure_speed(config: SpeedConfig, home: Path, progress: ProgressReporter) -
 
 def figures_of(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Ratios within rounds: our trainer with its own choice of packing, against the faster of TRL's two settings."""
-    rates = {who: [run["trained_tokens"] / run["seconds"] for run in found] for who, found in runs.items()}
-    best = [max(TRL, TRL_PACKED, key=lambda who: rates[who][turn]) for turn in range(len(rates[OURS]))]
-    speedups = [rates[OURS][turn] / rates[who][turn] for turn, who in enumerate(best)]
-    memory = [runs[OURS][turn]["peak_bytes"] / runs[who][turn]["peak_bytes"] for turn, who in enumerate(best)]
+    rates = {
+        trainer: [run["trained_tokens"] / run["seconds"] for run in found] for trainer, found in runs.items()
+    }
+    best = [
+        max(TRL, TRL_PACKED, key=lambda trainer: rates[trainer][turn]) for turn in range(len(rates[OURS]))
+    ]
+    speedups = [rates[OURS][turn] / rates[trainer][turn] for turn, trainer in enumerate(best)]
+    memory = [
+        runs[OURS][turn]["peak_bytes"] / runs[trainer][turn]["peak_bytes"]
+        for turn, trainer in enumerate(best)
+    ]
     # TRL without packing has the same samples in the same order; with packing, its steps have other samples.
     pairs = list(zip(runs[OURS][0]["losses"], runs[TRL][0]["losses"], strict=True))
     every = pairs[LOSS_EVERY - 1 :: LOSS_EVERY]
@@ -79,29 +87,25 @@ def figures_of(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
         "peak_memory_vs_trl": round(statistics.median(memory), 4),
         "loss_difference_vs_trl": round(max(abs(a - b) / b for a, b in every), 6),
         "losses_compared": len(every),
-        "trained_tokens_per_s": {who: round(statistics.median(found), 2) for who, found in rates.items()},
+        "trained_tokens_per_s": {
+            trainer: round(statistics.median(found), 2) for trainer, found in rates.items()
+        },
         "peak_gib": {
-            who: round(statistics.median(run["peak_bytes"] for run in found) / 2**30, 3)
-            for who, found in runs.items()
+            trainer: round(statistics.median(run["peak_bytes"] for run in found) / 2**30, 3)
+            for trainer, found in runs.items()
         },
         "dtype": runs[OURS][0]["dtype"],
     }
 
 
-def run_training(who: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+def run_training(trainer: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Run one training in a process of its own. Raises: TrainingFailed."""
-    command = [
-        "env",
-        *_OFFLINE,
-        sys.executable,
-        "-m",
-        "benchmarks.training.train_once",
-        who,
-        json.dumps(flags),
-    ]
+    command = ["env", *_OFFLINE, sys.executable, "-m", _TRAIN_ONCE, trainer, json.dumps(flags)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
     if done.returncode:
-        raise TrainingFailed(f"The training with {who} failed:\n" + "\n".join(done.stderr.splitlines()[-15:]))
+        raise TrainingFailed(
+            f"The training with {trainer} failed:\n" + "\n".join(done.stderr.splitlines()[-15:])
+        )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
