@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--url", help="a server with the demo's tenants (default: start one)")
     add("--operator-key", default=OPERATOR_KEY, help="(default: the demo's key)")
-    add("--swaps", type=int, default=100, help="(default: %(default)s)")
+    add("--swaps", type=int, default=100, help="number of swaps (default: %(default)s)")
     add("--clients", type=int, default=16, help="half of them on each tenant (default: %(default)s)")
     add("--turns", type=int, default=5, help="phases without and with swaps (default: %(default)s)")
     add("--pause", type=float, default=0.3, help="seconds between two swaps (default: %(default)s)")

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bursts", type=int, default=3, help="bursts of each kind in a round (default: %(default)s)")
     add("--prompt-words", type=int, default=200, help="length of prefill's prompts (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="length of decode's answers (default: %(default)s)")
-    add("--seconds", type=float, default=30.0, help="length of a round of many (default: %(default)s)")
+    add("--seconds", type=float, default=30.0, help="per round of part many (default: %(default)s)")
     add("--without", action="append", default=[], choices=[STOCK, STOCK_F32], help="leave out a server")
     add("--out", type=Path, help="also write the JSON to this file")
     add("--quiet", action="store_true", help="print no progress")

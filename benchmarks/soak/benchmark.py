@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks soak", description="Swaps, rate limits and disconnects for minutes."
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=20.0, help="(default: %(default)s)")
-    add("--clients", type=int, default=8, help="a third as many more disconnect (default: %(default)s)")
+    add("--minutes", type=float, default=20.0, help="duration (default: %(default)s)")
+    add("--clients", type=int, default=8, help="a third as many others disconnect (default: %(default)s)")
     add("--out", type=Path, help="also write the JSON to this file")
     add("--quiet", action="store_true", help="print no progress")
     return parser

@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks startup", description="Start-up times.")
     add, bindings = parser.add_argument, ["ours", "default"]
     add("--times", type=int, default=5, help="starts of each server (default: %(default)s)")
-    add("--stock-binding", choices=bindings, default="ours", help="cores of stock (default: %(default)s)")
-    add("--registered", type=int, default=0, help="also start with this number of adapters more")
+    add("--stock-binding", choices=bindings, default="ours", help="cores for stock (default: %(default)s)")
+    add("--registered", type=int, default=0, metavar="N", help="also measure with N more adapters")
     add("--out", type=Path, help="also write the JSON to this file")
     add("--quiet", action="store_true", help="print no progress")
     options = parser.parse_args(argv)
