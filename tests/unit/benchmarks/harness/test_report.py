@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +40,13 @@ def result(
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(0, 100))
 def test_percentiles_lie_between_the_two_nearest_ranks(values: list[float], percent: float) -> None:
-    assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)), abs=1e-6)
+    found, ordered, rank = percentile(values, percent), sorted(values), (len(values) - 1) * percent / 100
+    assert found is not None
+    assert ordered[math.floor(rank)] - 1e-6 <= found <= ordered[math.ceil(rank)] + 1e-6
+
+
+def test_a_percentile_between_two_ranks_is_interpolated() -> None:
+    assert percentile([4.0, 1.0, 2.0, 3.0], 90) == pytest.approx(3.7)
 
 
 def test_there_is_no_percentile_without_values() -> None:
