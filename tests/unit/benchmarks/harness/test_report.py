@@ -15,6 +15,7 @@ from benchmarks.harness.compare import ratios
 from benchmarks.harness.load_generator import RunResult
 from benchmarks.harness.report import (
     Slo,
+    exit_code,
     holds,
     percentile,
     print_figures,
@@ -154,6 +155,11 @@ def test_a_ratio_without_figures_is_left_out() -> None:
 )
 def test_bounds(sign: str, value: float, kept: bool) -> None:
     assert holds(value, sign, 1.0) is kept
+
+
+def test_a_missing_figure_does_not_hold_its_bound() -> None:
+    bounds = {"ratio": ("<=", 1.0)}
+    assert [exit_code(figures, bounds) for figures in ({"ratio": 1.0}, {"ratio": 1.1}, {})] == [0, 1, 1]
 
 
 def test_a_missed_bound_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
