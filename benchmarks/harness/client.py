@@ -1,7 +1,12 @@
-"""One streamed request over the official OpenAI client, and what was seen of it."""
+"""One streamed request over the official OpenAI client, and what the client measures of it.
+
+`vllm.benchmarks` has request functions too, but they count a stream that is cut off, or that ends in an error event,
+as a success, they keep no HTTP status, and they take the chunk that only names the role as the first token.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Mapping
@@ -10,16 +15,16 @@ from typing import Any
 
 import openai
 
-from benchmarks.harness.workload import Request, WordRate, sentence
+from benchmarks.harness.workload import Request, WordCost, random_words
 
 TIMEOUT_S = 300.0
 
 
 @dataclass(slots=True)
-class Sample:
-    """What a client saw of one request; times are seconds from the start of the run.
+class RequestResult:
+    """What the client measured of one request; times are seconds from the start of the run.
 
-    `pieces_s` has one entry per event that brought tokens: a server may put several tokens into one event.
+    `event_times_s` has one entry per event that carried tokens: a server may put several tokens into one event.
     """
 
     number: int
@@ -27,7 +32,7 @@ class Sample:
     model: str
     sent_s: float
     due_s: float
-    pieces_s: list[float] = field(default_factory=list)
+    event_times_s: list[float] = field(default_factory=list)
     end_s: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -37,12 +42,12 @@ class Sample:
     @property
     def ttft_s(self) -> float | None:
         """Time to the first token."""
-        return self.pieces_s[0] - self.sent_s if self.pieces_s else None
+        return self.event_times_s[0] - self.sent_s if self.event_times_s else None
 
     @property
-    def gaps_s(self) -> list[float]:
-        """Times between events."""
-        return [b - a for a, b in zip(self.pieces_s, self.pieces_s[1:], strict=False)]
+    def itl_s(self) -> list[float]:
+        """Inter-token latencies: the times between events."""
+        return [later - earlier for earlier, later in itertools.pairwise(self.event_times_s)]
 
     @property
     def e2e_s(self) -> float:
@@ -50,25 +55,25 @@ class Sample:
         return self.end_s - self.sent_s
 
     @property
-    def per_token_s(self) -> float | None:
-        """Mean time per token after the first; None for answers of one."""
-        if self.output_tokens < 2 or not self.pieces_s:
+    def tpot_s(self) -> float | None:
+        """Mean time per output token after the first; None for answers of one token."""
+        if self.output_tokens < 2 or not self.event_times_s:
             return None
-        return (self.pieces_s[-1] - self.pieces_s[0]) / (self.output_tokens - 1)
+        return (self.event_times_s[-1] - self.event_times_s[0]) / (self.output_tokens - 1)
 
     def tokens_within(self, begin_s: float, end_s: float) -> float:
-        """Tokens that arrived in a span of time, each event standing for an equal part of the answer."""
-        inside = sum(begin_s <= at_s < end_s for at_s in self.pieces_s)
-        return self.output_tokens * inside / len(self.pieces_s) if self.pieces_s else 0.0
+        """Tokens that arrived in an interval; each event counts for an equal part of the answer."""
+        inside = sum(begin_s <= at_s < end_s for at_s in self.event_times_s)
+        return self.output_tokens * inside / len(self.event_times_s) if self.event_times_s else 0.0
 
 
-class Clients:
-    """Official clients of one server, one per tenant; `aclose` them.
+class TenantClients:
+    """Official clients of one server, one per tenant. The caller closes them with `aclose`.
 
     Args:
         url: the server, without `/v1`.
-        keys: tenant → bearer key; a tenant without one sends "none", for servers that ask for none.
-        options: what every request carries beside model, messages and length (`temperature`, `extra_body` …).
+        keys: tenant → bearer key; a tenant without one sends "none", for servers that need no key.
+        options: fields of every request besides model, messages and length (`temperature`, `extra_body` …).
     """
 
     def __init__(self, url: str, keys: Mapping[str, str], options: Mapping[str, Any] | None = None) -> None:
@@ -77,8 +82,8 @@ class Clients:
         self._options = dict(options or {})
         self._clients: dict[str, openai.AsyncOpenAI] = {}
 
-    def of(self, tenant: str) -> openai.AsyncOpenAI:
-        """A tenant's client, without retries: a benchmark counts what fails."""
+    def for_tenant(self, tenant: str) -> openai.AsyncOpenAI:
+        """The client of a tenant. It does not retry, because a benchmark counts what fails."""
         if tenant not in self._clients:
             self._clients[tenant] = openai.AsyncOpenAI(
                 base_url=f"{self.url}/v1",
@@ -93,27 +98,27 @@ class Clients:
         for client in self._clients.values():
             await client.close()
 
-    async def send(self, request: Request, origin_s: float, due_s: float | None = None) -> Sample:
-        """Send one request and read its stream to the end; failures are counted, never raised.
+    async def send(self, request: Request, origin_s: float, due_s: float | None = None) -> RequestResult:
+        """Send one request and read its stream to the end. Failures are recorded, never raised.
 
         Args:
             request: what to send.
             origin_s: `time.perf_counter()` at the start of the run.
-            due_s: when an open loop wanted it sent.
+            due_s: when an open loop planned to send it.
         """
         sent_s = time.perf_counter() - origin_s
-        sample = Sample(
+        result = RequestResult(
             request.number, request.tenant, request.model, sent_s, sent_s if due_s is None else due_s
         )
         try:
-            await self._stream(request, sample, origin_s)
+            await self._stream(request, result, origin_s)
         except openai.APIError as error:
-            sample.error = error_kind(error)
-        sample.end_s = time.perf_counter() - origin_s
-        return sample
+            result.error = error_kind(error)
+        result.end_s = time.perf_counter() - origin_s
+        return result
 
-    async def _stream(self, request: Request, sample: Sample, origin_s: float) -> None:
-        stream = await self.of(request.tenant).chat.completions.create(
+    async def _stream(self, request: Request, result: RequestResult, origin_s: float) -> None:
+        stream = await self.for_tenant(request.tenant).chat.completions.create(
             model=request.model,
             messages=[{"role": "user", "content": request.prompt}],
             max_tokens=request.output_tokens,
@@ -126,57 +131,52 @@ class Clients:
         async for chunk in stream:
             now_s = time.perf_counter() - origin_s
             if chunk.usage is not None:
-                sample.prompt_tokens = chunk.usage.prompt_tokens
-                sample.output_tokens = chunk.usage.completion_tokens
+                result.prompt_tokens = chunk.usage.prompt_tokens
+                result.output_tokens = chunk.usage.completion_tokens
             for choice in chunk.choices:
-                if brings_tokens(choice):
-                    sample.pieces_s.append(now_s)
+                if carries_tokens(choice):
+                    result.event_times_s.append(now_s)
                     text.append(choice.delta.content or "")
                 finished = finished or choice.finish_reason is not None
-        sample.text = "".join(text)
+        result.text = "".join(text)
         if not finished:
-            sample.error = "cut_off"
+            result.error = "cut_off"
 
-    async def models(self, tenant: str) -> list[str]:
-        """Names of the adapters that the tenant sees, in the server's order; the base has no parent."""
-        cards = [card async for card in self.of(tenant).models.list()]
-        return [card.id for card in cards if (card.model_extra or {}).get("parent")]
+    async def models(self, tenant: str, *, adapters: bool) -> list[str]:
+        """Names of the adapters that the tenant can call, or else of the base models, in the server's order."""
+        cards = [card async for card in self.for_tenant(tenant).models.list()]
+        return [card.id for card in cards if bool((card.model_extra or {}).get("parent")) == adapters]
 
-    async def base_model(self, tenant: str) -> str:
-        """Name of the base model."""
-        cards = [card async for card in self.of(tenant).models.list()]
-        return str(next(card.id for card in cards if not (card.model_extra or {}).get("parent")))
-
-    async def word_rate(self, tenant: str, model: str) -> WordRate:
-        """Ask the server what prompts of 16 and 144 words cost. Raises: openai.APIError."""
+    async def word_cost(self, tenant: str, model: str) -> WordCost:
+        """Measure the tokens of prompts of 16 and 144 words on the server. Raises: openai.APIError."""
         costs = []
         for words in (16, 144):
-            answer = await self.of(tenant).chat.completions.create(
+            answer = await self.for_tenant(tenant).chat.completions.create(
                 model=model,
-                messages=[{"role": "user", "content": sentence(random.Random(words), words)}],
+                messages=[{"role": "user", "content": random_words(random.Random(words), words)}],
                 max_tokens=1,
             )
             costs.append(answer.usage.prompt_tokens)
-        per_word = (costs[1] - costs[0]) / 128
-        return WordRate(per_word, costs[0] - 16 * per_word)
+        tokens_per_word = (costs[1] - costs[0]) / 128
+        return WordCost(tokens_per_word, costs[0] - 16 * tokens_per_word)
 
 
-def brings_tokens(choice: Any) -> bool:
-    """Whether a chunk's choice stands for generated tokens, and not only for the role or the end.
+def carries_tokens(choice: Any) -> bool:
+    """Whether a chunk's choice carries generated tokens, and not only the role or the finish reason.
 
-    NOTE: tokens may have no text (half a character, the end token), so an empty `content` counts where no role is
-    named; at the end OpenAI's own servers send no `content` at all.
+    NOTE: tokens may have no text (half a character, the end token), so an empty `content` counts unless the chunk
+    names the role. In their last chunk OpenAI's own servers send no `content` at all.
     """
     delta = choice.delta
     if delta.content or delta.tool_calls or (delta.model_extra or {}).get("reasoning"):
         return True
-    if (choice.model_extra or {}).get("token_ids"):  # asked for by `return_token_ids`, text or no text
+    if (choice.model_extra or {}).get("token_ids"):  # present with `return_token_ids`, even without text
         return True
     return delta.content is not None and delta.role is None
 
 
 def error_kind(error: openai.APIError) -> str:
-    """A short name: `http_429`, `timeout`, `connection`, or `stream` for an error in mid-stream."""
+    """A short name: `http_429`, `timeout`, `connection`, or `stream` for an error event in a stream."""
     if isinstance(error, openai.APIStatusError):
         return f"http_{error.status_code}"
     if isinstance(error, openai.APITimeoutError):

@@ -1,4 +1,4 @@
-"""Where a figure comes from: revision, versions, processor, load."""
+"""The machine and software of a run: revision, versions, processor, load."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 def machine() -> dict[str, Any]:
-    """What belongs beside every figure; what cannot be found out is None."""
+    """What is reported beside every figure; a value that cannot be determined is None."""
     return {
         "git_sha": _output("git", "-C", str(REPOSITORY), "rev-parse", "HEAD"),
         "git_dirty": bool(_output("git", "-C", str(REPOSITORY), "status", "--porcelain", "-uno")),
@@ -45,7 +45,7 @@ def _cpu_name() -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints; None where it is missing or fails."""
+    """The standard output of a program; None if the program is missing or fails."""
     program = shutil.which(command[0])
     if program is None:
         return None

@@ -1,4 +1,4 @@
-"""Put a workload on a server: open loop (requests come when they are due) or closed loop (clients wait)."""
+"""Sends a workload to a server: open loop (requests are sent when they are due) or closed loop (clients wait)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.harness.client import Clients, Sample
+from benchmarks.harness.client import RequestResult, TenantClients
 from benchmarks.harness.workload import Arrivals, Request, Workload
 
-#: After the end of a run: how long answers may still take. What then still runs counts as `unfinished`.
+#: How long answers may take after the end of a run. Requests that still run then count as `unfinished`.
 DRAIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What clients saw; tokens count towards the throughput while `seconds` have not passed."""
+class RunResult:
+    """The results of one run; tokens count towards the throughput until `seconds` have passed."""
 
-    samples: list[Sample]
+    results: list[RequestResult]
     seconds: float
 
     @property
     def tokens(self) -> float:
         """Generated tokens that arrived within the run."""
-        return sum(sample.tokens_within(0, self.seconds) for sample in self.samples)
+        return sum(result.tokens_within(0, self.seconds) for result in self.results)
 
     @property
     def tokens_per_s(self) -> float:
@@ -35,109 +35,107 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """When a run sends its last request: after so many seconds, or that many requests."""
+class RunLength:
+    """When a run sends its last request: after `seconds`, or after `requests` if that is given."""
 
     seconds: float
     requests: int | None = None
 
+    def is_over(self, at_s: float, number: int) -> bool:
+        """Whether request `number` is no longer sent at `at_s` seconds from the start."""
+        return at_s >= self.seconds if self.requests is None else number >= self.requests
 
-Watch = Callable[[Sample], None]
+
+OnResult = Callable[[RequestResult], None]
 
 
-async def run(
-    clients: Clients, workload: Workload, arrivals: Arrivals, extent: Extent, watch: Watch | None = None
-) -> Run:
-    """Send the workload's requests until the extent is reached; answers that still run are read to their end.
+async def generate_load(
+    clients: TenantClients,
+    workload: Workload,
+    arrivals: Arrivals,
+    length: RunLength,
+    on_result: OnResult | None = None,
+) -> RunResult:
+    """Send the requests of a workload for the length of a run, and read all answers to their end.
 
     Args:
-        clients: where to.
-        workload: what.
-        arrivals: when.
-        extent: until when.
-        watch: called with every finished request.
+        clients: the server to send to.
+        workload: the requests.
+        arrivals: when they are sent.
+        length: when the last one is sent.
+        on_result: called with the result of every finished request.
     """
-    origin_s = time.perf_counter()
-    load = _Load(clients, workload, extent, origin_s, watch)
+    load = _LoadGenerator(clients, workload, length, on_result)
     if arrivals.clients is None:
         await load.open_loop(arrivals.times_s(workload.seed))
     else:
         await load.closed_loop(arrivals.clients)
     await load.drain()
-    seconds = extent.seconds if extent.requests is None else time.perf_counter() - origin_s
-    return Run(load.samples, seconds)
+    return RunResult(load.results, length.seconds if length.requests is None else load.now_s())
 
 
-class _Load:
-    """The requests of one run that are under way, and those that have ended."""
+@dataclass(slots=True)
+class _LoadGenerator:
+    """The running requests of one run, and the results of the finished ones."""
 
-    def __init__(
-        self, clients: Clients, workload: Workload, extent: Extent, origin_s: float, watch: Watch | None
-    ) -> None:
-        self.samples: list[Sample] = []
-        self._clients = clients
-        self._extent = extent
-        self._origin_s = origin_s
-        self._watch = watch
-        self._workload = workload
-        self._requests = self._within(workload.requests())
-        self._tasks: set[asyncio.Task[None]] = set()
+    clients: TenantClients
+    workload: Workload
+    length: RunLength
+    on_result: OnResult | None
+    origin_s: float = field(default_factory=time.perf_counter)
+    results: list[RequestResult] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open_loop(self, times_s: Iterator[float]) -> None:
-        """Send each request when it is due, however many still run; a late one is sent all the same."""
-        most = self._extent.requests
-        for request, due_s in zip(self._workload.requests(), times_s, strict=False):
-            if due_s >= self._extent.seconds if most is None else request.number >= most:
+        """Send each request when it is due, however many still run. A late one is sent all the same."""
+        for request, due_s in zip(self.workload.requests(), times_s, strict=False):
+            if self.length.is_over(due_s, request.number):
                 return
-            await asyncio.sleep(due_s - self._now_s())
+            await asyncio.sleep(due_s - self.now_s())
             self._start(self._send(request, due_s))
 
     async def closed_loop(self, clients: int) -> None:
-        """So many clients, each sending its next request when its last has ended."""
+        """Run `clients` clients, each of which sends its next request when its last has ended."""
+        # All clients share one iterator: next() runs between two awaits, so no request is sent twice.
+        requests = self.workload.requests()
         for _ in range(clients):
-            self._start(self._client())
-        if self._extent.requests is None:
-            await asyncio.sleep(self._extent.seconds)
+            self._start(self._client(requests))
+        if self.length.requests is None:
+            await asyncio.sleep(self.length.seconds)
 
     async def drain(self) -> None:
-        """Wait for what still runs; give it up after a while."""
-        if not self._tasks:
+        """Wait for the running requests; cancel those that take too long."""
+        if not self.tasks:
             return
-        wait_s = DRAIN_S if self._extent.requests is None else self._extent.seconds + DRAIN_S
-        _, late = await asyncio.wait(self._tasks, timeout=wait_s)
+        wait_s = DRAIN_S if self.length.requests is None else self.length.seconds + DRAIN_S
+        _, late = await asyncio.wait(self.tasks, timeout=wait_s)
         for task in late:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*late)
 
-    def _within(self, requests: Iterator[Request]) -> Iterator[Request]:
+    async def _client(self, requests: Iterator[Request]) -> None:
         for request in requests:
-            most = self._extent.requests
-            over = self._now_s() >= self._extent.seconds if most is None else request.number >= most
-            if over:
+            if self.length.is_over(self.now_s(), request.number):
                 return
-            yield request
-
-    async def _client(self) -> None:
-        # One iterator for all clients: next() runs between two awaits, so no request is sent twice.
-        for request in self._requests:
             await self._send(request, None)
 
     async def _send(self, request: Request, due_s: float | None) -> None:
         try:
-            sample = await self._clients.send(request, self._origin_s, due_s)
+            result = await self.clients.send(request, self.origin_s, due_s)
         except asyncio.CancelledError:
-            now_s = self._now_s()
-            sample = Sample(request.number, request.tenant, request.model, now_s, now_s, end_s=now_s)
-            sample.error = "unfinished"
-            self.samples.append(sample)
+            now_s = self.now_s()
+            unfinished = RequestResult(request.number, request.tenant, request.model, now_s, now_s)
+            unfinished.end_s, unfinished.error = now_s, "unfinished"
+            self.results.append(unfinished)
             raise
-        self.samples.append(sample)
-        if self._watch is not None:
-            self._watch(sample)
+        self.results.append(result)
+        if self.on_result is not None:
+            self.on_result(result)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.add(asyncio.create_task(work))
+        self.tasks.add(asyncio.create_task(work))
 
-    def _now_s(self) -> float:
-        return time.perf_counter() - self._origin_s
+    def now_s(self) -> float:
+        """Seconds since the start of the run."""
+        return time.perf_counter() - self.origin_s

@@ -1,7 +1,8 @@
-"""A guard beside each server that a benchmark starts: when the benchmark is killed, so is the server, with all of it.
+"""Kills a server with all its processes when the program that started it is killed.
 
-Stock vLLM's processes outlive whoever started them. The guard is a shell that waits for a line on a pipe whose other
-end only the benchmark holds: a line means that the server was ended in order, the pipe's end that nobody will.
+The processes of stock vLLM outlive the process that started them. The guard is a shell that reads from a pipe; only
+the benchmark holds the other end. A line means that the server was stopped as planned. The end of the pipe means that
+the benchmark is gone, and the guard kills the server's process group.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _WAIT_OR_KILL = 'read -r _ || kill -s KILL -- "-$0"'
 
 
 class ProcessGuard:
-    """Watches over the process group `group`, which a server leads and all its processes are in."""
+    """Guards the process group `group`, which a server leads and which holds all its processes."""
 
     def __init__(self, group: int) -> None:
         self._shell = subprocess.Popen(  # noqa: S603
@@ -22,7 +23,7 @@ class ProcessGuard:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # what ends the benchmark's own group must not end the guard
+            start_new_session=True,  # a signal to the benchmark's own group must not end the guard
         )
 
     @classmethod
@@ -31,7 +32,7 @@ class ProcessGuard:
         return cls(process.pid)
 
     def dismiss(self) -> None:
-        """The server has ended. A second call does nothing."""
+        """End the guard, because the server has ended. A second call does nothing."""
         assert self._shell.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._shell.stdin.write(b"\n")

@@ -1,4 +1,4 @@
-"""A progress bar on stderr: stdout's last line belongs to the figures."""
+"""Progress on stderr, because the last line of stdout is the JSON object."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from collections.abc import AsyncIterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.harness.client import Sample
-from benchmarks.harness.load_generator import Watch
+from benchmarks.harness.client import RequestResult
+from benchmarks.harness.load_generator import OnResult, RunLength
 
-_TICK_S = 0.25
+_REFRESH_S = 0.25
 
 
-class Bars:
-    """One bar per run, while it lasts; `quiet` shows none."""
+class ProgressReporter:
+    """Log lines, and one progress bar per run while it lasts; `quiet` shows neither."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
 
-    def say(self, text: str) -> None:
-        """One line above the bars."""
+    def log(self, text: str) -> None:
+        """Print one line above the bar."""
         self.console.print(text, highlight=False)
 
     @contextlib.asynccontextmanager
-    async def run(self, title: str, seconds: float, requests: int | None = None) -> AsyncIterator[Watch]:
-        """A bar for one run; pass what it yields to `load.run`."""
+    async def bar(self, title: str, length: RunLength) -> AsyncIterator[OnResult]:
+        """Show a bar for one run. Yields the `on_result` for `generate_load`."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[done]} requests, {task.fields[failed]} failed"),
             TimeRemainingColumn(),
         )
+        requests = length.requests
         shown = self.console.is_terminal  # a log file gets no bars
         with Progress(*columns, console=self.console, transient=True, disable=not shown) as progress:
-            bar = progress.add_task(title, total=requests or seconds, done=0, failed=0)
+            bar = progress.add_task(title, total=requests or length.seconds, done=0, failed=0)
             counts = {"done": 0, "failed": 0}
 
-            def watch(sample: Sample) -> None:
+            def on_result(result: RequestResult) -> None:
                 counts["done"] += 1
-                counts["failed"] += sample.error is not None
+                counts["failed"] += result.error is not None
                 done, failed = counts["done"], counts["failed"]
                 progress.update(bar, completed=done if requests else None, done=done, failed=failed)
 
-            async def tick() -> None:
+            async def refresh() -> None:
                 began_s = time.perf_counter()
                 while requests is None:
                     progress.update(bar, completed=time.perf_counter() - began_s)
-                    await asyncio.sleep(_TICK_S)
+                    await asyncio.sleep(_REFRESH_S)
 
-            ticking = asyncio.create_task(tick())
+            refreshing = asyncio.create_task(refresh())
             try:
-                yield watch
+                yield on_result
             finally:
-                ticking.cancel()
+                refreshing.cancel()

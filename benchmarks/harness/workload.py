@@ -1,6 +1,6 @@
-"""What is sent and when, drawn from a seed: the same seed gives the same requests, on any machine.
+"""Which requests are sent and when. The same seed gives the same requests on any machine.
 
-Request n depends on the seed and on n alone, so that two servers see the same ones even when one is faster.
+Request n depends on the seed and on n only, so that two servers see the same requests even if one is faster.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-#: What prompts are made of: common words, so that any tokenizer needs about the same number of tokens per word.
+#: Prompts consist of common words, so that any tokenizer needs about the same number of tokens per word.
 _TEXT = (
     "the a fox river table green walk small king letter open bread winter city under light seven music train "
     "paper house garden blue stone water night morning friend road glass bird old tree story red summer door "
@@ -20,66 +20,66 @@ _TEXT = (
 )
 WORDS = tuple(_TEXT.split())
 _LOGNORMAL_SIGMA = 0.6
-_LONGEST = 8  # times the mean: the tail of a lognormal must not exceed a context
+_MAX_OVER_MEAN = 8  # the tail of a lognormal distribution must not exceed the context
 
 
-class BadWorkload(ValueError):
-    """A workload option that cannot be read; the message says what would be right."""
+class InvalidOption(ValueError):
+    """A command-line option is invalid; the message names the option and the values it accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """When requests come: `poisson` or `constant` at a rate (open loop), or from a number of `clients`."""
+    """When requests are sent: `poisson` or `constant` at a rate (open loop), or by a number of `clients`."""
 
     kind: str
     value: float
 
     @property
     def clients(self) -> int | None:
-        """Number of clients of a closed loop; None for an open one."""
+        """Number of clients of a closed loop; None for an open loop."""
         return int(self.value) if self.kind == "clients" else None
 
     def times_s(self, seed: int) -> Iterator[float]:
-        """Due times of an open loop, in seconds from its start, without an end."""
-        chance = random.Random(f"arrivals:{seed}")
+        """Endless due times of an open loop, in seconds from its start."""
+        rng = random.Random(f"arrivals:{seed}")
         at_s = 0.0
         while True:
-            at_s += chance.expovariate(self.value) if self.kind == "poisson" else 1 / self.value
+            at_s += rng.expovariate(self.value) if self.kind == "poisson" else 1 / self.value
             yield at_s
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How many tokens: `fixed` or `lognormal` around a mean, at most 8 times that."""
+    """Numbers of tokens: `fixed`, or `lognormal` around a mean and at most 8 times the mean."""
 
     kind: str
     mean: float
 
-    def draw(self, chance: random.Random) -> int:
+    def draw(self, rng: random.Random) -> int:
         """One length, at least 1."""
         if self.kind == "fixed":
             return int(self.mean)
-        location = math.log(self.mean) - _LOGNORMAL_SIGMA**2 / 2
-        drawn = chance.lognormvariate(location, _LOGNORMAL_SIGMA)
-        return max(1, min(round(drawn), int(self.mean * _LONGEST)))
+        log_mean = math.log(self.mean) - _LOGNORMAL_SIGMA**2 / 2
+        drawn = rng.lognormvariate(log_mean, _LOGNORMAL_SIGMA)
+        return max(1, min(round(drawn), int(self.mean * _MAX_OVER_MEAN)))
 
 
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """Which of a tenant's adapters: `zipf` with an exponent by place in the list, or `uniform`."""
+    """How requests spread over a tenant's adapters: `zipf` with an exponent, first in the list most, or `uniform`."""
 
     kind: str
     exponent: float = 0.0
 
-    def draw(self, models: Sequence[str], chance: random.Random) -> str:
+    def draw(self, models: Sequence[str], rng: random.Random) -> str:
         """One of the models."""
         weights = [(place + 1) ** -self.exponent for place in range(len(models))]
-        return chance.choices(models, weights)[0]
+        return rng.choices(models, weights)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to send: `prompt_words` is in words, since only the server knows its tokenizer."""
+    """One request to send. `prompt_words` is in words, because only the server knows its tokenizer."""
 
     number: int
     tenant: str
@@ -90,15 +90,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class WordRate:
-    """What the server's tokenizer makes of a prompt: `tokens = overhead + per_word * words`."""
+class WordCost:
+    """Tokens of a prompt on the server: `template_tokens + tokens_per_word * words`."""
 
-    per_word: float = 1.0
-    overhead: float = 0.0
+    tokens_per_word: float = 1.0
+    template_tokens: float = 0.0
 
-    def words(self, tokens: int) -> int:
-        """The number of words whose prompt comes nearest to so many tokens; at least one."""
-        return max(1, round((tokens - self.overhead) / self.per_word))
+    def words_for(self, tokens: int) -> int:
+        """The number of words whose prompt has nearest to `tokens` tokens; at least one."""
+        return max(1, round((tokens - self.template_tokens) / self.tokens_per_word))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,12 @@ class Workload:
 
     Args:
         tenants: tenant → share of the requests, in any unit.
-        models: tenant → the model names it calls, most popular first.
-        popularity: how a tenant's requests spread over its models.
+        models: tenant → the model names that it calls, most popular first.
+        popularity: how the requests of a tenant spread over its models.
         prompt_tokens: lengths of prompts, chat template included.
         output_tokens: lengths of answers.
-        rate: what a word costs on the server.
-        seed: everything follows from it.
+        word_cost: tokens per word on the server.
+        seed: determines every request.
     """
 
     tenants: Mapping[str, float]
@@ -120,7 +120,7 @@ class Workload:
     popularity: Popularity
     prompt_tokens: Lengths
     output_tokens: Lengths
-    rate: WordRate = WordRate()
+    word_cost: WordCost = WordCost()
     seed: int = 0
 
     def requests(self) -> Iterator[Request]:
@@ -128,55 +128,56 @@ class Workload:
         return map(self.request, itertools.count())
 
     def request(self, number: int) -> Request:
-        """Request `number`; its prompt starts like no other's, so that no prefix cache has it."""
-        chance = random.Random(f"{self.seed}:{number}")
-        tenant = chance.choices(list(self.tenants), list(self.tenants.values()))[0]
-        model = self.popularity.draw(self.models[tenant], chance)
-        words = self.rate.words(self.prompt_tokens.draw(chance))
-        output_tokens = self.output_tokens.draw(chance)
-        return Request(number, tenant, model, sentence(chance, words), words, output_tokens)
+        """Request `number`. Each prompt starts differently, so that no prefix cache holds it."""
+        rng = random.Random(f"{self.seed}:{number}")
+        tenant = rng.choices(list(self.tenants), list(self.tenants.values()))[0]
+        model = self.popularity.draw(self.models[tenant], rng)
+        words = self.word_cost.words_for(self.prompt_tokens.draw(rng))
+        output_tokens = self.output_tokens.draw(rng)
+        return Request(number, tenant, model, random_words(rng, words), words, output_tokens)
 
 
-def sentence(chance: random.Random, words: int) -> str:
-    """So many random words."""
-    return " ".join(chance.choices(WORDS, k=words))
+def random_words(rng: random.Random, words: int) -> str:
+    """A text of `words` random words."""
+    return " ".join(rng.choices(WORDS, k=words))
 
 
 def parse_arrivals(text: str) -> Arrivals:
-    """`poisson:4` and `constant:4` per second, `clients:16` in a closed loop. Raises: BadWorkload."""
-    kind, value = _pair(text, "--arrivals", "poisson:RATE, constant:RATE or clients:N")
+    """Parse `poisson:4` and `constant:4` (per second) or `clients:16` (closed loop). Raises: InvalidOption."""
+    expected = "poisson:RATE, constant:RATE or clients:N"
+    kind, value = _pair(text, "--arrivals", expected)
     if kind not in ("poisson", "constant", "clients"):
-        raise BadWorkload(f"--arrivals {text}: use poisson:RATE, constant:RATE or clients:N")
+        raise InvalidOption(f"--arrivals {text}: use {expected}.")
     if kind == "clients" and value != int(value):
-        raise BadWorkload(f"--arrivals {text}: the number of clients is a whole number")
+        raise InvalidOption(f"--arrivals {text}: the number of clients must be a whole number.")
     return Arrivals(kind, value)
 
 
 def parse_lengths(text: str, flag: str) -> Lengths:
-    """`128` or `fixed:128`, or `lognormal:MEAN`. Raises: BadWorkload."""
+    """Parse `128`, `fixed:128` or `lognormal:MEAN`. Raises: InvalidOption."""
     expected = "N, fixed:N or lognormal:MEAN"
     kind, value = _pair(text if ":" in text else f"fixed:{text}", flag, expected)
     if kind not in ("fixed", "lognormal") or value < 1:
-        raise BadWorkload(f"{flag} {text}: use {expected}, at least 1 token")
+        raise InvalidOption(f"{flag} {text}: use {expected}, with at least 1 token.")
     return Lengths(kind, value)
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """`acme:8,globex:2` → shares; a bare name counts 1. Raises: BadWorkload."""
+    """Parse `acme:8,globex:2`; a name without a share has 1. Raises: InvalidOption."""
     shares: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, value = _pair(part if ":" in part else f"{part}:1", "--tenants", "NAME:SHARE,NAME:SHARE")
         shares[name] = value
     if not shares:
-        raise BadWorkload("--tenants is empty; use NAME:SHARE,NAME:SHARE")
+        raise InvalidOption("--tenants is empty: use NAME:SHARE,NAME:SHARE.")
     return shares
 
 
 def parse_popularity(text: str) -> Popularity | tuple[str, ...]:
-    """`zipf:1.1` or `uniform` over what the server lists, or model names: `acme-support,globex-tools`.
+    """Parse `zipf:1.1` or `uniform` (over the adapters that the server lists), or names of models.
 
     Raises:
-        BadWorkload: neither.
+        InvalidOption: the text is none of these.
     """
     if text == "uniform":
         return Popularity("uniform")
@@ -184,7 +185,7 @@ def parse_popularity(text: str) -> Popularity | tuple[str, ...]:
         return Popularity("zipf", _pair(text, "--adapters", "zipf:EXPONENT")[1])
     names = tuple(filter(None, text.split(",")))
     if not names or ":" in text:
-        raise BadWorkload(f"--adapters {text}: use zipf:EXPONENT, uniform, base or names of models")
+        raise InvalidOption(f"--adapters {text}: use zipf:EXPONENT, uniform, base or names of models.")
     return names
 
 
@@ -193,7 +194,7 @@ def _pair(text: str, flag: str, expected: str) -> tuple[str, float]:
     try:
         value = float(number)
     except ValueError as error:
-        raise BadWorkload(f"{flag} {text}: use {expected}") from error
+        raise InvalidOption(f"{flag} {text}: use {expected}.") from error
     if not name or not math.isfinite(value) or value <= 0:
-        raise BadWorkload(f"{flag} {text}: use {expected}, above 0")
+        raise InvalidOption(f"{flag} {text}: use {expected}, with a number above 0.")
     return name, value

@@ -1,11 +1,12 @@
-"""Multi-LoRA on a real model's shape with random weights: ours against stock vLLM, and against no adapter at all.
+"""Multi-LoRA on a real model's shape with random weights: ours against stock vLLM, and against no adapter.
 
     python -m benchmarks lora [--shape qwen2.5-0.5b] [--rounds 3] [--parts speed,many]
 
-speed: bursts of one request per adapter (four, rank 16). Prefill is prompt tokens over the time until all had their
-first token; decode is tokens per second while all of them generate. Stock runs as it comes (its own dtype and
-threads), and in float32 on the same cores; all servers are up, one works at a moment, and they take turns.
-many: 64 adapters of Zipf(1.0) traffic in 8 slots against the same traffic on one. Prints a table, then JSON.
+speed: bursts of one request per adapter (four adapters of rank 16). Prefill is prompt tokens over the time until all
+requests had their first token; decode is tokens per second while all of them generate. Stock runs with its default
+dtype and threads, and also in float32 on the same cores. All servers are up, and they are measured in turn.
+many: Zipf(1.0) traffic on 64 adapters in 8 slots against the same traffic on one adapter.
+Prints a table, then one JSON object.
 """
 
 from __future__ import annotations
@@ -24,21 +25,26 @@ import uvloop
 
 from adapters.artifact import BaseShape
 from benchmarks.harness import shapes
-from benchmarks.harness.bursts import BurstFailed
-from benchmarks.harness.environment import machine
-from benchmarks.harness.progress import Bars
-from benchmarks.harness.report import holds, print_figures, print_json, wide_console
-from benchmarks.harness.servers import EngineFlags, ServerFailed, ServerProcess, scratch, start_stock
-from benchmarks.lora.rates import OURS, STOCK, STOCK_F32, many, speed
-from benchmarks.lora.servers import (
-    NAME,
-    RANK,
-    add_adapters,
-    floors,
-    start_bench_server,
-    write_adapters,
-    write_model,
+from benchmarks.harness.progress import ProgressReporter
+from benchmarks.harness.report import publish
+from benchmarks.harness.servers import (
+    LORAGATE,
+    STOCK,
+    EngineFlags,
+    ServerFailed,
+    ServerProcess,
+    scratch,
+    start_stock,
 )
+from benchmarks.lora.bench_server import (
+    NAME,
+    add_adapters,
+    start_bench_server,
+    tax_limits,
+    write_adapters,
+)
+from benchmarks.lora.bursts import BurstFailed
+from benchmarks.lora.throughput import measure_bursts, measure_many_adapters
 
 BOUNDS = {
     "prefill_vs_stock": (">=", 6.0),
@@ -49,43 +55,42 @@ BOUNDS = {
     "lora_tax_decode": (">=", 0.88),
     "adapters_64_vs_1": (">=", 0.75),
 }
+STOCK_F32 = "stock_f32"
 ADAPTERS, MANY = 4, 64
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure; 0 when every bound that was measured holds, else 1."""
+    """Measure; 0 if every bound of a measured figure holds, else 1."""
     options = _parser().parse_args(argv)
     try:
         with scratch() as home:
-            figures = _measure(options, home, Bars(quiet=options.quiet))
+            figures = _measure(options, home, ProgressReporter(quiet=options.quiet))
     except (ServerFailed, BurstFailed, openai.APIError, httpx.HTTPError) as error:
         print(f"lora: {error}", file=sys.stderr)
         return 1
-    print_figures(wide_console(), figures, BOUNDS)
+    bounds = {name: bound for name, bound in BOUNDS.items() if name in figures}
     flags = {name: str(value) for name, value in vars(options).items()}
-    print_json({**figures, "benchmark": "lora", "flags": flags, "machine": machine()}, options.out)
-    met = [holds(figures[name], *bound) for name, bound in BOUNDS.items() if name in figures]
-    return 0 if all(met) else 1
+    return publish("lora", figures, bounds, options.out, flags=flags)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks lora", description="Multi-LoRA throughput.")
     add = parser.add_argument
-    add("--shape", choices=shapes.names(), default="qwen2.5-0.5b")
+    add("--shape", choices=shapes.names(), default="qwen2.5-0.5b", help="(default: %(default)s)")
     add("--parts", default="speed,many", help="speed, many or both (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="turns of each server (default: %(default)s)")
-    add("--bursts", type=int, default=3, help="bursts of each kind in a turn (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="rounds on each server (default: %(default)s)")
+    add("--bursts", type=int, default=3, help="bursts of each kind in a round (default: %(default)s)")
     add("--prompt-words", type=int, default=200, help="length of prefill's prompts (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="length of decode's answers (default: %(default)s)")
-    add("--seconds", type=float, default=30.0, help="length of a turn with many adapters")
-    add("--without", action="append", default=[], choices=[STOCK, STOCK_F32], help="leave a server out")
-    add("--out", type=Path, help="write the JSON here, too")
-    add("--quiet", action="store_true", help="say nothing on the way")
+    add("--seconds", type=float, default=30.0, help="per round of part many (default: %(default)s)")
+    add("--without", action="append", default=[], choices=[STOCK, STOCK_F32], help="leave out a server")
+    add("--out", type=Path, help="also write the JSON to this file")
+    add("--quiet", action="store_true", help="print no progress")
     return parser
 
 
-def _measure(options: argparse.Namespace, home: Path, bars: Bars) -> dict[str, float]:
-    model = write_model(options.shape, home / "model")
+def _measure(options: argparse.Namespace, home: Path, progress: ProgressReporter) -> dict[str, float]:
+    model = shapes.write_model(options.shape, home / "model")
     adapters = write_adapters(model, home / "adapters", MANY if "many" in options.parts else ADAPTERS)
     few = dict(list(adapters.items())[:ADAPTERS])
     flags = EngineFlags(
@@ -98,23 +103,24 @@ def _measure(options: argparse.Namespace, home: Path, bars: Bars) -> dict[str, f
         max_model_len=2048,
         load_format="dummy",
     )
+    without = options.without if "speed" in options.parts else [STOCK, STOCK_F32]
     figures: dict[str, float] = {}
-    with _servers(
-        flags, home, few, options.without if "speed" in options.parts else [STOCK, STOCK_F32]
-    ) as up:
-        for name, server in up.items():
-            bars.say(f"{name} is ready after {server.wait_ready():.1f} s")
-        add_adapters(up[OURS].url, few)
+    with _servers(flags, home, few, without) as servers:
+        for name, server in servers.items():
+            progress.log(f"{name} is ready after {server.wait_ready():.1f} s")
+        url = servers[LORAGATE].url
+        add_adapters(url, few)
         if "speed" in options.parts:
-            rates = uvloop.run(speed({name: s.url for name, s in up.items()}, list(few), options, bars))
-            figures |= ratios(rates) | _floors(model)
-        for name in (STOCK, STOCK_F32):
-            if name in up:
-                up[name].stop()  # its memory is wanted
+            urls = {name: server.url for name, server in servers.items()}
+            rates = uvloop.run(measure_bursts(urls, list(few), options, progress))
+            shape = BaseShape.from_config(model / "config.json")
+            figures |= ratios(rates) | tax_limits(shape, ADAPTERS)
+        for name in servers.keys() - {LORAGATE}:
+            servers[name].stop()  # the next part needs its memory
         if "many" in options.parts:
-            bars.say(f"adding {MANY - ADAPTERS} more adapters")
-            add_adapters(up[OURS].url, {n: path for n, path in adapters.items() if n not in few})
-            figures |= uvloop.run(many(up[OURS].url, list(adapters), options, bars))
+            progress.log(f"adding {MANY - ADAPTERS} more adapters")
+            add_adapters(url, {name: path for name, path in adapters.items() if name not in few})
+            figures |= uvloop.run(measure_many_adapters(url, list(adapters), options, progress))
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -122,13 +128,13 @@ def _measure(options: argparse.Namespace, home: Path, bars: Bars) -> dict[str, f
 def _servers(
     flags: EngineFlags, home: Path, adapters: Mapping[str, Path], without: Sequence[str]
 ) -> Iterator[dict[str, ServerProcess]]:
-    """All that take part; stock as it comes chooses dtype and cores itself."""
+    """All servers of the comparison; plain stock chooses dtype and cores itself."""
     stock = {
         STOCK: replace(flags, dtype="auto", bind_cores=False),
         STOCK_F32: replace(flags, dtype="float32", bind_cores=True),
     }
     with contextlib.ExitStack() as stack:
-        servers = {OURS: stack.enter_context(start_bench_server(flags, home / OURS))}
+        servers = {LORAGATE: stack.enter_context(start_bench_server(flags, home / LORAGATE))}
         for name, its_flags in stock.items():
             if name not in without:
                 servers[name] = stack.enter_context(start_stock(its_flags, home / name, adapters))
@@ -143,14 +149,9 @@ def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
     figures: dict[str, float] = {}
     for phase in ("prefill", "decode"):
-        ours = f"{OURS}_{phase}"
+        ours = f"{LORAGATE}_{phase}"
         for name in (STOCK, STOCK_F32):
             if f"{name}_{phase}" in rates:
                 figures[f"{phase}_vs_{name}"] = ratio(ours, f"{name}_{phase}")
         figures[f"lora_tax_{phase}"] = ratio(ours, f"{ours}_base")
     return figures | {f"{name}_tokens_per_s": statistics.median(values) for name, values in rates.items()}
-
-
-def _floors(model: Path) -> dict[str, float]:
-    limit = floors(BaseShape.from_config(model / "config.json"), ADAPTERS, RANK)
-    return {"lora_tax_prefill_limit": limit.prefill, "lora_tax_decode_limit": limit.decode}

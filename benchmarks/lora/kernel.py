@@ -1,11 +1,11 @@
-"""The CPU LoRA layers alone: what they add to the base product, ours and vLLM's, in prefill and decode.
+"""The CPU LoRA layers alone: the time that ours and vLLM's add to the base product, in prefill and decode.
 
     python -m benchmarks kernel [--shape qwen2.5-0.5b] [--adapters 4] [--rank 16] [--dtype float32]
 
-All times are per layer of the model, the best of several passes over layers with different weights, so
-that weights come from memory as they do in a model. The limits say what nobody can beat: in prefill each
-row must be multiplied by its own adapter, in decode each adapter's weights must be read once per step.
-Attention, norms and the output head are left out; in a whole model they make both ratios better.
+All times are per layer of the model: the best of several passes over layers with different weights, so that weights
+come from memory as they do in a model. The limits are upper bounds of the ratios: prefill must multiply each row by
+its own adapter, and decode must read each adapter's weights once per step. Attention, norms and the output head are
+left out; in a whole model they make both ratios better.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A kind of batch: which adapter each row wants."""
+    """A kind of batch: the adapter of each row."""
 
     name: str
     rows: list[int]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Time both phases, print a table and one JSON object as the last line."""
+    """Time both phases; print tables on stderr and one JSON object as the last line of stdout."""
     options = _parser().parse_args(argv)
     if not 1 <= options.adapters <= options.decode_rows:
-        _parser().error("--adapters must be at least 1, and --decode-rows at least as many")
+        _parser().error(
+            f"--adapters {options.adapters}: use at least 1 and at most --decode-rows ({options.decode_rows})."
+        )
     phases = (
         Phase("prefill", [n for n in range(options.adapters) for _ in range(options.prompt_tokens)]),
         Phase("decode", [n % options.adapters for n in range(options.decode_rows)]),
@@ -50,8 +52,7 @@ def main(argv: Sequence[str]) -> int:
         times = _measure(phase, options)
         _print_table(console, phase, times)
         figures |= _figures(phase, times, options)
-    report = {"benchmark": "kernel", "figures": figures, "options": vars(options), "machine": machine()}
-    print_json(report)
+    print_json({"benchmark": "kernel", "figures": figures, "options": vars(options), "machine": machine()})
     return 0
 
 
@@ -59,19 +60,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks kernel", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--shape", choices=shapes.names(), default="qwen2.5-0.5b")
-    parser.add_argument("--adapters", type=int, default=4)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--prompt-tokens", type=int, default=256, help="prefill rows of each adapter")
-    parser.add_argument("--decode-rows", type=int, default=8, help="sequences that decode together")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--repeats", type=int, default=20)
+    add = parser.add_argument
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--shape", choices=shapes.names(), default="qwen2.5-0.5b", help="(default: %(default)s)")
+    add("--adapters", type=int, default=4, help="(default: %(default)s)")
+    add("--rank", type=int, default=16, help="rank of the adapters (default: %(default)s)")
+    add("--dtype", choices=dtypes, default="float32", help="(default: %(default)s)")
+    add("--prompt-tokens", type=int, default=256, help="prefill rows per adapter (default: %(default)s)")
+    add("--decode-rows", type=int, default=8, help="rows of a decode step (default: %(default)s)")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(default: all cores)")
+    add("--repeats", type=int, default=20, help="decode passes; prefill has a fifth (default: %(default)s)")
     return parser
 
 
 def _projections(config: dict[str, Any]) -> list[Projection]:
-    """List the linear layers of one Qwen2 layer, packed as vLLM packs them."""
+    """The linear layers of one Qwen2 layer, packed as vLLM packs them."""
     from server.engine.lora_cpu.timing import Projection
 
     hidden, inner = config["hidden_size"], config["intermediate_size"]
@@ -108,13 +111,13 @@ def _figures(phase: Phase, times: Sequence[ProjectionTimes], options: argparse.N
     base, ours, stock = (
         sum(getattr(time, name) for time in times) for name in ("base_s", "ours_s", "stock_s")
     )
-    met = 1 if phase.name == "prefill" else options.adapters
+    adapters_read = 1 if phase.name == "prefill" else options.adapters
     weights = sum(time.projection.width * sum(time.projection.slices) for time in times)
     lora = sum(_lora_weights(time.projection, options.rank) for time in times)
     return {
         f"kernel_tax_{phase.name}": round(base / (base + ours), 4),
         f"kernel_tax_{phase.name}_stock": round(base / (base + stock), 4),
-        f"kernel_tax_{phase.name}_limit": round(weights / (weights + met * lora), 4),
+        f"kernel_tax_{phase.name}_limit": round(weights / (weights + adapters_read * lora), 4),
         f"kernel_{phase.name}_vs_stock": round(stock / ours, 2),
     }
 
@@ -135,9 +138,3 @@ def _print_table(console: Console, phase: Phase, times: Sequence[ProjectionTimes
         ratios = (base / (base + ours), base / (base + stock))
         table.add_row(name, *(f"{1e6 * s:.0f}" for s in (base, ours, stock)), *(f"{r:.3f}" for r in ratios))
     console.print(table)
-
-
-if __name__ == "__main__":
-    import sys
-
-    raise SystemExit(main(sys.argv[1:]))

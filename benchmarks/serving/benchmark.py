@@ -1,4 +1,4 @@
-"""Load with the official SDK: latencies, throughput, goodput and errors per tenant and adapter.
+"""Load with the official SDK: latency, throughput, goodput and errors per tenant and adapter.
 
     python -m benchmarks serving --url http://127.0.0.1:8000 --tenants acme:8,globex:2 --adapters zipf:1.1 \\
         --arrivals poisson:4 --prompt-tokens lognormal:256 --output-tokens 128 --duration 60
@@ -21,47 +21,47 @@ import openai
 import uvloop
 
 import demo
-from benchmarks.harness import plots
-from benchmarks.harness.client import Clients
-from benchmarks.harness.compare import GATEWAY, Contender, Plan, compete, ratios
+from benchmarks.harness.client import TenantClients
+from benchmarks.harness.compare import ComparisonConfig, compare, ratios
+from benchmarks.harness.demo_server import DEMO_FLAGS
 from benchmarks.harness.environment import machine
-from benchmarks.harness.load_generator import Run
-from benchmarks.harness.progress import Bars
-from benchmarks.harness.report import print_figures, print_json, print_table, report, wide_console
+from benchmarks.harness.load_generator import RunResult
+from benchmarks.harness.memory import MemorySampler
+from benchmarks.harness.progress import ProgressReporter
+from benchmarks.harness.report import print_figures, print_json, print_table, report
 from benchmarks.harness.servers import (
-    EngineFlags,
-    MemoryWatch,
+    LORAGATE,
+    STOCK,
     ServerFailed,
     ServerProcess,
     scratch,
     start_ours,
     start_stock,
 )
-from benchmarks.harness.workload import BadWorkload, Popularity, Workload
+from benchmarks.harness.workload import InvalidOption, Popularity, Workload
+from benchmarks.serving import plots
 from benchmarks.serving.options import Options, parse
-from benchmarks.serving.sweep import Points, sweep
+from benchmarks.serving.sweep import SweepPoints, sweep
 
 BOUNDS = {
     "gateway_vs_stock_throughput": (">=", 1.0),
     "gateway_vs_stock_ttft_p50": ("<=", 1.05),
     "memory_vs_stock": ("<=", 1.05),
 }
-STOCK = "stock"
 PEER = "peer"
-DEMO_FLAGS = EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME, tool_parser="hermes")
 
-Runs = dict[str, list[Run]]
+Runs = dict[str, list[RunResult]]
 Figures = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure; 0 when requests were answered, 1 when none was or a server failed, 2 for a wrong option."""
+    """Measure; 0 if requests were answered, 1 if none was or a server failed, 2 for an invalid option."""
     try:
         options = parse(argv, description=str(__doc__).splitlines()[0])
         if options.plots is not None:
-            plots.load_matplotlib()  # before the minutes that a run takes
+            plots.load_matplotlib()  # fails now rather than after minutes of measuring
         figures, runs = measure(options)
-    except (BadWorkload, plots.NoPlots) as error:
+    except (InvalidOption, plots.MatplotlibMissing) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
     except (ServerFailed, openai.APIError) as error:
@@ -71,52 +71,55 @@ def main(argv: Sequence[str]) -> int:
     if options.plots is not None:
         draw(figures, runs, options.plots)
     print_json(figures, options.out)
-    return 0 if figures["servers"][GATEWAY]["total"]["output_tokens"] else 1
+    return 0 if figures["servers"][LORAGATE]["total"]["output_tokens"] else 1
 
 
 def measure(options: Options) -> tuple[Figures, Runs]:
-    """Start what is to be started, put the load on, and end it again. Raises: ServerFailed, BadWorkload."""
-    bars = Bars(quiet=options.quiet)
-    with _servers(options, bars) as servers:
+    """Start the servers, generate the load and stop the servers. Raises: ServerFailed, InvalidOption."""
+    progress = ProgressReporter(quiet=options.quiet)
+    with _servers(options, progress) as servers:
         urls = {name: server.url for name, server in servers.items()}
         if options.url is not None:
-            urls[GATEWAY] = options.url
+            urls[LORAGATE] = options.url
         if options.peer_url is not None:
             urls[PEER] = options.peer_url
-        with MemoryWatch(servers) as memory:
-            figures, runs = uvloop.run(_measure(options, urls, bars))
+        with MemorySampler(servers) as memory:
+            figures, runs = uvloop.run(_measure(options, urls, progress))
     return _memory_figures(memory) | figures, runs
 
 
 @contextlib.contextmanager
-def _servers(options: Options, bars: Bars) -> Iterator[dict[str, ServerProcess]]:
-    """Those that this benchmark starts itself."""
+def _servers(options: Options, progress: ProgressReporter) -> Iterator[dict[str, ServerProcess]]:
+    """The servers that this benchmark starts itself."""
     with scratch() as home, contextlib.ExitStack() as stack:
         servers: dict[str, ServerProcess] = {}
         if options.url is None:
-            servers[GATEWAY] = stack.enter_context(start_ours(DEMO_FLAGS, home, demo=True))
+            servers[LORAGATE] = stack.enter_context(start_ours(DEMO_FLAGS, home, demo=True))
         if options.peer is not None:
             adapters = {name: adapter.path for name, adapter in demo.ADAPTERS.items()}
             flags = replace(DEMO_FLAGS, lora=options.peer == "vllm")
             servers[STOCK] = stack.enter_context(start_stock(flags, home, adapters))
         for name, server in servers.items():
-            bars.say(f"{name} is ready after {server.wait_ready():.1f} s")
+            progress.log(f"{name} is ready after {server.wait_ready():.1f} s")
         yield servers
 
 
-async def _measure(options: Options, urls: Mapping[str, str], bars: Bars) -> tuple[Figures, Runs]:
-    contenders = [Contender(name, Clients(url, options.keys, options.request)) for name, url in urls.items()]
-    contenders.sort(key=lambda contender: contender.name != GATEWAY)
+async def _measure(
+    options: Options, urls: Mapping[str, str], progress: ProgressReporter
+) -> tuple[Figures, Runs]:
+    servers = {name: TenantClients(url, options.keys, options.request) for name, url in urls.items()}
     try:
-        workload = await _workload(options, contenders[0].clients)
-        plan = Plan(workload, options.arrivals, options.extent, options.rounds, options.warm_up_s)
-        runs = await compete(contenders, plan, bars)
-        sweeps: dict[str, Points] = {}
-        for over, values in options.sweeps.items():
-            sweeps[over] = await sweep(contenders, plan, over, values, bars)
+        workload = await _workload(options, servers[LORAGATE])
+        config = ComparisonConfig(
+            workload, options.arrivals, options.length, options.rounds, options.warm_up_s
+        )
+        runs = await compare(servers, config, progress)
+        sweeps: dict[str, SweepPoints] = {}
+        for parameter, values in options.sweeps.items():
+            sweeps[parameter] = await sweep(servers, config, parameter, values, progress)
     finally:
-        for contender in contenders:
-            await contender.clients.aclose()
+        for clients in servers.values():
+            await clients.aclose()
     figures: Figures = {}
     if STOCK in runs:
         figures |= ratios(runs, STOCK, "gateway_vs_stock")
@@ -128,8 +131,8 @@ async def _measure(options: Options, urls: Mapping[str, str], bars: Bars) -> tup
     return figures | {"benchmark": "serving", "flags": dict(options.flags), "machine": machine()}, runs
 
 
-async def _workload(options: Options, clients: Clients) -> Workload:
-    """The workload, with the models that the server lists, and what its tokenizer makes of a word."""
+async def _workload(options: Options, clients: TenantClients) -> Workload:
+    """The workload, with the models that the server lists and the tokens per word that it counts."""
     first = next(iter(options.tenants))
     models = {tenant: await _models(options, clients, tenant) for tenant in options.tenants}
     return Workload(
@@ -138,46 +141,44 @@ async def _workload(options: Options, clients: Clients) -> Workload:
         popularity=options.adapters if isinstance(options.adapters, Popularity) else Popularity("uniform"),
         prompt_tokens=options.prompt_tokens,
         output_tokens=options.output_tokens,
-        rate=await clients.word_rate(first, models[first][0]),
+        word_cost=await clients.word_cost(first, models[first][0]),
         seed=options.seed,
     )
 
 
-async def _models(options: Options, clients: Clients, tenant: str) -> list[str]:
-    if isinstance(options.adapters, Popularity):
-        models = await clients.models(tenant)
-    elif options.adapters == ("base",):
-        models = [await clients.base_model(tenant)]
+async def _models(options: Options, clients: TenantClients, tenant: str) -> list[str]:
+    if isinstance(options.adapters, Popularity) or options.adapters == ("base",):
+        models = await clients.models(tenant, adapters=options.adapters != ("base",))
     else:
         models = [name for name in options.adapters if name.startswith(f"{tenant}-")]
     if not models:
-        raise BadWorkload(f"tenant {tenant} has no adapter to call; add one, or use --adapters base")
+        raise InvalidOption(f"Tenant {tenant} has no adapter to call: add one, or use --adapters base.")
     return models
 
 
-def _memory_figures(memory: MemoryWatch) -> Figures:
-    """Peaks in MiB, and the ratios of those where both sides were started here."""
+def _memory_figures(memory: MemorySampler) -> Figures:
+    """Peaks in MiB, and the ratios if both servers were started here."""
     figures: Figures = {}
-    if {GATEWAY, STOCK} <= memory.peak_bytes.keys():
-        figures["memory_vs_stock"] = round(memory.peak_bytes[GATEWAY] / memory.peak_bytes[STOCK], 4)
-        figures["memory_pss_vs_stock"] = round(memory.pss_bytes[GATEWAY] / memory.pss_bytes[STOCK], 4)
-    peaks = {name: round(peak / 2**20) for name, peak in memory.peak_bytes.items()}
-    return figures | ({"peak_rss_mib": peaks} if peaks else {})
+    peaks = {name: memory.peak_bytes(name) for name in memory.rss_bytes}
+    if {LORAGATE, STOCK} <= peaks.keys():
+        figures["memory_vs_stock"] = round(peaks[LORAGATE] / peaks[STOCK], 4)
+        figures["memory_pss_vs_stock"] = round(memory.pss_bytes[LORAGATE] / memory.pss_bytes[STOCK], 4)
+    peaks_mib = {name: round(peak / 2**20) for name, peak in peaks.items()}
+    return figures | ({"peak_rss_mib": peaks_mib} if peaks_mib else {})
 
 
 def show(figures: Figures) -> None:
-    """The tables."""
-    console = wide_console()
+    """Print the tables."""
     for name, server in figures["servers"].items():
-        print_table(console, server, name)
+        print_table(server, name)
     compared = {name: value for name, value in figures.items() if isinstance(value, float)}
     if compared:
-        print_figures(console, compared, BOUNDS)
+        print_figures(compared, BOUNDS)
 
 
 def draw(figures: Figures, runs: Runs, folder: Path) -> None:
-    """The plots."""
-    samples = {name: [sample for run in done for sample in run.samples] for name, done in runs.items()}
-    plots.draw_latencies(samples, folder)
-    for over, points in figures.get("sweeps", {}).items():
-        plots.draw_throughput(points, over, folder)
+    """Write the plots."""
+    results = {name: [result for run in done for result in run.results] for name, done in runs.items()}
+    plots.draw_latencies(results, folder)
+    for parameter, points in figures.get("sweeps", {}).items():
+        plots.draw_throughput(points, parameter, folder)

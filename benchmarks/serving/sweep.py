@@ -5,37 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.harness.compare import Contender, Plan, compete
-from benchmarks.harness.progress import Bars
+from benchmarks.harness.client import TenantClients
+from benchmarks.harness.compare import ComparisonConfig, compare
+from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.workload import Arrivals, Workload
 
-#: Server → (how many, output tokens per second), in the order that was asked for.
-Points = dict[str, list[tuple[int, float]]]
+#: Server → (number of clients or adapters, output tokens per second), in the order of the option.
+SweepPoints = dict[str, list[tuple[int, float]]]
 
 
 async def sweep(
-    contenders: Sequence[Contender], plan: Plan, over: str, values: Sequence[int], bars: Bars
-) -> Points:
-    """One round for each value of `over`, "clients" or "adapters"."""
-    points: Points = {contender.name: [] for contender in contenders}
+    servers: dict[str, TenantClients],
+    config: ComparisonConfig,
+    parameter: str,
+    values: Sequence[int],
+    progress: ProgressReporter,
+) -> SweepPoints:
+    """Run one round for each value of `parameter`, "clients" or "adapters"."""
+    points: SweepPoints = {name: [] for name in servers}
     for value in values:
-        seed = plan.workload.seed + 1 + value  # prompts of their own
-        step = replace(plan, rounds=1, warm_up_s=0.0, workload=replace(plan.workload, seed=seed))
-        if over == "clients":
+        seed = config.workload.seed + 1 + value  # other prompts than the other values have
+        step = replace(config, rounds=1, warm_up_s=0.0, workload=replace(config.workload, seed=seed))
+        if parameter == "clients":
             step = replace(step, arrivals=Arrivals("clients", value))
         else:
             step = replace(step, workload=first_adapters(step.workload, value))
-        for name, runs in (await compete(contenders, step, bars)).items():
+        for name, runs in (await compare(servers, step, progress)).items():
             points[name].append((value, round(runs[0].tokens_per_s, 3)))
     return points
 
 
 def first_adapters(workload: Workload, number: int) -> Workload:
-    """The workload with only so many adapters: the tenants' most popular first, in turns."""
-    deepest = max(len(models) for models in workload.models.values())
+    """The workload with `number` adapters only: each tenant's most popular ones, the tenants in turn."""
+    most = max(len(models) for models in workload.models.values())
     order = [
         (tenant, models[place])
-        for place in range(deepest)
+        for place in range(most)
         for tenant, models in workload.models.items()
         if place < len(models)
     ][:number]

@@ -1,4 +1,4 @@
-"""The clients of `benchmarks.soak.benchmark`: those who ask, those who leave, and one who asks for too much."""
+"""The clients of the soak: some read their answers, some disconnect early, and one exceeds its rate limit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any
 import httpx
 
 import demo
+from benchmarks.harness.demo_server import DEMO_KEYS, OPERATOR_KEY
 
-OPERATOR_KEY = "demo-admin"
 _BASE = demo.SERVED_NAME
-#: (key, model): two tenants' adapters and the base model under both.
+#: (key, model): the adapters of two tenants, and the base model with both keys.
 _TARGETS = (
-    ("demo-acme", "acme-support"),
-    ("demo-globex", "globex-tools"),
-    ("demo-acme", _BASE),
-    ("demo-globex", _BASE),
+    *((DEMO_KEYS[adapter.tenant], name) for name, adapter in demo.ADAPTERS.items()),
+    *((key, _BASE) for key in DEMO_KEYS.values()),
 )
 _QUESTIONS = (
     "Hello!",
@@ -29,12 +27,12 @@ _QUESTIONS = (
     "Tell me a story about a fox.",
 )
 _LIMITED, _LIMITED_RPM = "limited", 30
-_TIMED_OUT_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
-class Counts:
-    """What happened."""
+class SoakCounters:
+    """Requests by outcome, and swaps."""
 
     answered: int = 0
     left: int = 0
@@ -43,7 +41,7 @@ class Counts:
     errors: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, float]:
-        """As numbers for the report."""
+        """The figures of the report."""
         return {
             "answered": self.answered,
             "left_early": self.left,
@@ -53,49 +51,49 @@ class Counts:
         }
 
 
-async def ask_for_ever(http: httpx.AsyncClient, counts: Counts, number: int) -> None:
-    """Stream, or wait for the whole answer, of all targets in turn."""
-    draw = random.Random(number)
+async def send_requests(http: httpx.AsyncClient, counters: SoakCounters, number: int) -> None:
+    """Request a stream or a whole answer from a random target, in a loop; count errors."""
+    rng = random.Random(number)
     while True:
-        key, model = draw.choice(_TARGETS)
-        stream = draw.random() < 0.5
-        body = _body(model, draw, stream=stream)
+        key, model = rng.choice(_TARGETS)
+        stream = rng.random() < 0.5
+        body = _body(model, rng, stream=stream)
         try:
-            async with asyncio.timeout(_TIMED_OUT_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 answer = await http.post("/v1/chat/completions", json=body, headers=_bearer(key))
         except (httpx.HTTPError, TimeoutError) as error:
-            counts.errors[type(error).__name__] += 1
+            counters.errors[type(error).__name__] += 1
             continue
-        fault = _fault(answer, stream=stream)
-        if fault is None:
-            counts.answered += 1
+        kind = _error_kind(answer, stream=stream)
+        if kind is None:
+            counters.answered += 1
         else:
-            counts.errors[fault] += 1
+            counters.errors[kind] += 1
 
 
-async def leave_for_ever(http: httpx.AsyncClient, counts: Counts) -> None:
-    """Open a stream of a long answer and leave it after a few events."""
-    draw = random.Random()
+async def disconnect_early(http: httpx.AsyncClient, counters: SoakCounters) -> None:
+    """Open a stream of a long answer and disconnect after a few events, in a loop."""
+    rng = random.Random()
     while True:
-        key, model = draw.choice(_TARGETS)
-        body = _body(model, draw, stream=True) | {"max_tokens": 500, "ignore_eos": True}
+        key, model = rng.choice(_TARGETS)
+        body = _body(model, rng, stream=True) | {"max_tokens": 500, "ignore_eos": True}
         headers = _bearer(key) | {"connection": "close"}
         try:
             async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
                 if answer.status_code != 200:
-                    counts.errors[str(answer.status_code)] += 1
-                wanted = draw.randint(1, 20)
+                    counters.errors[str(answer.status_code)] += 1
+                events = rng.randint(1, 20)
                 async for _ in answer.aiter_lines():
-                    wanted -= 1
-                    if wanted == 0:
+                    events -= 1
+                    if events == 0:
                         break
-            counts.left += 1
+            counters.left += 1
         except httpx.HTTPError as error:
-            counts.errors[type(error).__name__] += 1
+            counters.errors[type(error).__name__] += 1
 
 
-async def exceed_for_ever(http: httpx.AsyncClient, counts: Counts) -> None:
-    """A tenant that sends twice what it may: it must be refused with 429, and with nothing else."""
+async def exceed_rate_limit(http: httpx.AsyncClient, counters: SoakCounters) -> None:
+    """Send twice the requests that a new tenant may send; any refusal but a 429 is counted as an error."""
     admin = _bearer(OPERATOR_KEY)
     tenant = {"name": _LIMITED, "settings": {"rpm": _LIMITED_RPM}}
     (await http.post("/admin/v1/tenants", json=tenant, headers=admin)).raise_for_status()
@@ -106,17 +104,17 @@ async def exceed_for_ever(http: httpx.AsyncClient, counts: Counts) -> None:
         try:
             answer = await http.post("/v1/chat/completions", json=body, headers=_bearer(key))
         except httpx.HTTPError as error:
-            counts.errors[type(error).__name__] += 1
+            counters.errors[type(error).__name__] += 1
             continue
         if answer.status_code == 429 and 1 <= int(answer.headers.get("retry-after", 0)) <= 120:
-            counts.refused += 1
+            counters.refused += 1
         elif answer.status_code != 200:
-            counts.errors[str(answer.status_code)] += 1
+            counters.errors[str(answer.status_code)] += 1
         await asyncio.sleep(30.0 / _LIMITED_RPM)
 
 
-def _fault(answer: httpx.Response, *, stream: bool) -> str | None:
-    """What is wrong with an answer: its status, an error in its stream, or its end that is missing."""
+def _error_kind(answer: httpx.Response, *, stream: bool) -> str | None:
+    """The kind of error of an answer: its status, a missing end, or an error event in its stream; None if good."""
     if answer.status_code != 200:
         return str(answer.status_code)
     if not stream:
@@ -127,12 +125,12 @@ def _fault(answer: httpx.Response, *, stream: bool) -> str | None:
     return "error event" if any("error" in json.loads(event) for event in events[:-1]) else None
 
 
-def _body(model: str, draw: random.Random, *, stream: bool) -> dict[str, Any]:
+def _body(model: str, rng: random.Random, *, stream: bool) -> dict[str, Any]:
     return {
         "model": model,
-        "messages": [{"role": "user", "content": draw.choice(_QUESTIONS)}],
-        "max_tokens": draw.choice((1, 8, 32, 96)),
-        "temperature": draw.choice((0.0, 0.8)),
+        "messages": [{"role": "user", "content": rng.choice(_QUESTIONS)}],
+        "max_tokens": rng.choice((1, 8, 32, 96)),
+        "temperature": rng.choice((0.0, 0.8)),
         "stream": stream,
     }
 

@@ -1,11 +1,11 @@
-"""The trainer: against TRL's SFTTrainer, on the demo's adapters, and from training to serving.
+"""The trainer against TRL's SFTTrainer, the served demo against peft, and the demo's adapters trained again.
 
     python -m benchmarks training [--parts speed,parity,demo] [--shape qwen2.5-0.5b --layers 6]
 
-`speed` needs TRL (`pip install --no-deps -r requirements/bench-trl.txt`). Ours and TRL, packed and not, train the
-same samples with the same LoRA in turns, each in a process of its own; the ratios are of what ours does by itself on
-this machine, against the faster of TRL's two.
-Losses are compared at every 10th step with TRL unpacked, where steps hold the same samples.
+`speed` needs TRL (`pip install --no-deps -r requirements/bench-trl.txt`). Ours and TRL, with and without packing,
+train the same samples with the same LoRA in turn, each in a process of its own. The ratios compare ours, with its own
+choice of packing on this machine, with the faster of TRL's two settings. Losses are compared at every 10th step with
+TRL without packing, whose steps hold the same samples.
 `parity` serves the demo and compares it with peft. `demo` trains both adapters with and without replay (minutes).
 Prints a table, then one JSON object.
 """
@@ -21,13 +21,12 @@ from typing import Any
 
 import demo
 from benchmarks.harness import shapes
-from benchmarks.harness.environment import machine
-from benchmarks.harness.progress import Bars
-from benchmarks.harness.report import holds, print_figures, print_json, wide_console
+from benchmarks.harness.progress import ProgressReporter
+from benchmarks.harness.report import publish
 from benchmarks.harness.servers import ServerFailed, scratch
 from benchmarks.training.demo_adapters import measure_demo
 from benchmarks.training.parity import measure_parity
-from benchmarks.training.speed import ChildFailed, Speed, measure_speed
+from benchmarks.training.speed import SpeedConfig, TrainingFailed, measure_speed
 
 PARTS = ("speed", "parity", "demo")
 PROMPTS = 50
@@ -41,52 +40,48 @@ BOUNDS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure; 0 when every bound holds, else 1."""
+    """Measure; 0 if every bound of a measured figure holds, 1 if not, 2 for an invalid option."""
     options = _options(argv)
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        print(
-            f"training: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr
-        )
+        names = ", ".join(sorted(unknown))
+        print(f"training: There is no part {names}; use {', '.join(PARTS)}.", file=sys.stderr)
         return 2
     if "speed" in parts and importlib.util.find_spec("trl") is None:
-        print(
-            "training: pip install --no-deps -r requirements/bench-trl.txt, or --parts parity,demo",
-            file=sys.stderr,
-        )
+        install = "pip install --no-deps -r requirements/bench-trl.txt"
+        print(f"training: speed needs TRL: {install}, or use --parts parity,demo.", file=sys.stderr)
         return 2
     try:
         with scratch() as home:
-            figures, more = _measure(parts, options, home, Bars(quiet=options.quiet))
-    except (ServerFailed, ChildFailed) as error:
+            figures, more = _measure(parts, options, home, ProgressReporter(quiet=options.quiet))
+    except (ServerFailed, TrainingFailed) as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
     bounds = BOUNDS | {"served_equals_peft": (">=", float(options.prompts))}
-    print_figures(wide_console(), figures, bounds)
-    print_json({**figures, **more, "benchmark": "training", "machine": machine()}, options.out)
-    return 0 if all(holds(value, *bounds[name]) for name, value in figures.items() if name in bounds) else 1
+    measured = {name: bound for name, bound in bounds.items() if name in figures}
+    return publish("training", figures, measured, options.out, **more)
 
 
 def _measure(
-    parts: Sequence[str], options: argparse.Namespace, home: Path, bars: Bars
+    parts: Sequence[str], options: argparse.Namespace, home: Path, progress: ProgressReporter
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures of the table, and what is told beside them in the JSON alone."""
+    """The figures of the table, and the values that only the JSON has."""
     figures: dict[str, float] = {}
     more: dict[str, Any] = {}
     if "speed" in parts:
-        speed = Speed(
+        config = SpeedConfig(
             options.shape, options.layers, options.steps, options.batch, options.rounds, options.dtype,
             options.packs_too,
         )  # fmt: skip
-        found = measure_speed(speed, home, bars)
+        found = measure_speed(config, home, progress)
         figures |= {name: value for name, value in found.items() if isinstance(value, float)}
         more["speed"] = found
     if "parity" in parts:
         parity = measure_parity(home / "server", options.prompts)
         figures |= {"logprob_difference": parity.difference, "served_equals_peft": float(parity.equal)}
-        more["prompts"] = parity.asked
+        more["prompts"] = parity.prompts
     if "demo" in parts:
-        more["demo"] = measure_demo(options.adapters.split(","), home, options.epochs, bars)
+        more["demo"] = measure_demo(options.adapters.split(","), home, options.epochs, progress)
         for name, kinds in more["demo"].items():
             for kind, values in kinds.items():
                 figures |= {f"{name} {kind} {key}": value for key, value in values.items()}
@@ -100,17 +95,17 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--parts", default=",".join(PARTS), help="which, separated by commas (default: %(default)s)")
+    add("--parts", default=",".join(PARTS), help="parts, separated by commas (default: %(default)s)")
     add("--shape", choices=shapes.names(), default="qwen2.5-0.5b", help="(default: %(default)s)")
-    add("--layers", type=int, default=6, help="layers of it (default: %(default)s)")
+    add("--layers", type=int, default=6, help="layers of the model (default: %(default)s)")
     add("--steps", type=int, default=20, help="optimizer steps of each training (default: %(default)s)")
-    add("--batch", type=int, default=4, help="samples of a step (default: %(default)s)")
-    add("--rounds", type=int, default=2, help="trainings of each (default: %(default)s)")
-    add("--packs-too", action="store_true", help="measure our own packing, too")
-    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the base's weights")
+    add("--batch", type=int, default=4, help="samples per step (default: %(default)s)")
+    add("--rounds", type=int, default=2, help="trainings with each trainer (default: %(default)s)")
+    add("--packs-too", action="store_true", help="also measure our own packing")
+    add("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="(default: %(default)s)")
     add("--prompts", type=int, default=PROMPTS, help="held-out prompts for parity (default: %(default)s)")
-    add("--adapters", default=",".join(demo.ADAPTERS), help="which of the demo's (default: %(default)s)")
-    add("--epochs", type=float, help="of the demo's trainings, instead of their own")
-    add("--out", type=Path, help="write the JSON here, too")
-    add("--quiet", action="store_true", help="say nothing on the way")
+    add("--adapters", default=",".join(demo.ADAPTERS), help="to train for demo (default: %(default)s)")
+    add("--epochs", type=float, help="epochs of the demo's trainings (default: their own)")
+    add("--out", type=Path, help="also write the JSON to this file")
+    add("--quiet", action="store_true", help="print no progress")
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The demo's adapters trained anew: held-out score, time, and what is forgotten with and without replay."""
+"""Trains the demo's adapters again: held-out score, time, and forgetting with and without replay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.training.train import train
-from benchmarks.harness.progress import Bars
+from benchmarks.harness.progress import ProgressReporter
 from demo.chats import write_chats, write_replay
 from demo.tune import config_for
 from demo.world.mixture import held_out_samples
@@ -17,8 +17,10 @@ REPLAY_RATIO = 0.15
 _GENERAL_TURNS = 100
 
 
-def measure_demo(names: Iterable[str], home: Path, epochs: float | None, bars: Bars) -> dict[str, Any]:
-    """Per adapter, with and without replay: `score`, `forgotten` (shares of exact answers), `loss`, `train_s`."""
+def measure_demo(
+    names: Iterable[str], home: Path, epochs: float | None, progress: ProgressReporter
+) -> dict[str, Any]:
+    """Scores (shares of exact answers), loss and training time per adapter, with and without replay."""
     general = write_chats(home / "general.jsonl", held_out_samples(7, _GENERAL_TURNS))
     replay = write_replay(home / "replay.jsonl")
     found: dict[str, Any] = {}
@@ -34,7 +36,7 @@ def measure_demo(names: Iterable[str], home: Path, epochs: float | None, bars: B
                 evaluate_every=-1,
                 measure=_GENERAL_TURNS,
             )
-            report = train(config, bars.console)
+            report = train(config, progress.console)
             scores, forgetting = report.document["scores"], report.document["general"]
             found.setdefault(name, {})[kind] = {
                 "score": scores["adapter"]["exact"],

@@ -1,4 +1,4 @@
-"""Train → serve: the served adapter against peft in transformers, log-probabilities and greedy answers."""
+"""The served adapter against peft in transformers: log-probabilities and greedy answers."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import openai
 
 import demo
 from adapters.training.evaluation.peft_reference import Oracle, oracles
-from benchmarks.harness.servers import EngineFlags, start_ours
-from benchmarks.serving.options import DEMO_KEYS
+from benchmarks.harness.demo_server import DEMO_FLAGS, DEMO_KEYS
+from benchmarks.harness.servers import start_ours
 
 MAX_NEW_TOKENS = 96
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
-    """``difference``: the largest of any prompt token's log-probability; ``equal`` of ``asked`` greedy answers."""
+class ParityResult:
+    """`difference`: the largest of a prompt token's log-probability; `equal` of `prompts` greedy answers."""
 
     difference: float
     equal: int
-    asked: int
+    prompts: int
 
 
-def measure_parity(home: Path, prompts: int) -> Parity:
-    """Serve the demo in float32 and compare ``prompts`` held-out turns, shared out over its adapters.
+def measure_parity(home: Path, prompts: int) -> ParityResult:
+    """Serve the demo in float32 and compare `prompts` held-out turns, divided between its adapters.
 
     Raises:
-        ServerFailed: the server does not come up.
+        ServerFailed: the server does not start.
     """
     names = list(demo.ADAPTERS)
-    found: list[Parity] = []
-    with start_ours(EngineFlags(model=demo.MODEL_DIR, name=demo.SERVED_NAME), home, demo=True) as server:
+    found: list[ParityResult] = []
+    with start_ours(DEMO_FLAGS, home, demo=True) as server:
         server.wait_ready()
         for at, name in enumerate(names):
             adapter = demo.ADAPTERS[name]
@@ -43,17 +43,19 @@ def measure_parity(home: Path, prompts: int) -> Parity:
             )
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key=DEMO_KEYS[adapter.tenant]) as client:
                 found.append(compare(client, name, wanted))
-    return Parity(max(p.difference for p in found), sum(p.equal for p in found), sum(p.asked for p in found))
+    return ParityResult(
+        max(p.difference for p in found), sum(p.equal for p in found), sum(p.prompts for p in found)
+    )
 
 
-def compare(client: openai.OpenAI, model: str, wanted: Sequence[Oracle]) -> Parity:
-    """Ask the server for the same."""
+def compare(client: openai.OpenAI, model: str, wanted: Sequence[Oracle]) -> ParityResult:
+    """Request the log-probabilities and answers of the same prompts from the server, and compare them."""
     differences, equal = [], 0
     for oracle in wanted:
         served = _prompt_logprobs(client, model, oracle.ids)
         differences += [abs(a - b) for a, b in zip(served, oracle.logprobs, strict=True)]
         equal += _greedy(client, model, oracle.prompt) == oracle.answer
-    return Parity(max(differences), equal, len(wanted))
+    return ParityResult(max(differences), equal, len(wanted))
 
 
 def _prompt_logprobs(client: openai.OpenAI, model: str, ids: Sequence[int]) -> list[float]:

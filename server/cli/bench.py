@@ -1,4 +1,4 @@
-"""`loragate bench`: the same as `python -m benchmarks`."""
+"""`loragate bench` runs `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
     """Run a benchmark in a process of its own."""
-    # A process and not an import: benchmarks lean on the server, never the other way round.
+    # A process and not an import, because the server must not import the benchmarks.
     command = [sys.executable, "-m", "benchmarks", *arguments]
     raise SystemExit(subprocess.call(command))  # noqa: S603

@@ -1,4 +1,4 @@
-"""The load tester against a real server: what operators run."""
+"""`python -m benchmarks serving` against a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m benchmarks …`, to its end."""
+    """Run `python -m benchmarks` to its end."""
     command = [sys.executable, "-m", "benchmarks", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=240)
 
@@ -37,12 +37,12 @@ def test_serving_prints_tables_and_then_one_json_object(server: ServerProcess) -
     assert set(figures["servers"]["loragate"]["adapters"]) <= {"acme-support", "globex-tools"}
     assert figures["sweeps"]["clients"]["loragate"][0][1] > 0
     assert set(figures["servers"]) == {"loragate", "peer"}
-    assert figures["gateway_vs_peer_ttft_p50"] > 0, "the same server plays both parts"
+    assert figures["gateway_vs_peer_ttft_p50"] > 0, "the same server is also the peer"
     assert figures["machine"]["vllm"] and figures["machine"]["cpu"]
-    assert "demo-acme" not in done.stdout, "keys stay out of reports"
+    assert "demo-acme" not in done.stdout, "keys are not in reports"
 
 
-def test_what_a_server_refuses_is_counted_by_kind(server: ServerProcess) -> None:
+def test_refused_requests_are_counted_by_kind(server: ServerProcess) -> None:
     done = bench(
         "serving", "--url", server.url, "--tenants", "acme", "--adapters", "acme-support", "--duration", "2",
         "--warm-up", "0", "--arrivals", "constant:4", "--prompt-tokens", "6000", "--output-tokens", "4",
@@ -52,7 +52,7 @@ def test_what_a_server_refuses_is_counted_by_kind(server: ServerProcess) -> None
     assert total["errors"] == {"http_400": total["requests"]}
 
 
-def test_a_wrong_key_ends_in_one_sentence(server: ServerProcess) -> None:
+def test_a_wrong_key_ends_with_one_sentence(server: ServerProcess) -> None:
     done = bench("serving", "--url", server.url, "--tenants", "acme", "--keys", "acme=wrong", "--quiet")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "401" in done.stderr

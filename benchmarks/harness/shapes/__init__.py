@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+import demo
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def names() -> list[str]:
-    """The shapes there are, as `--shape` takes them."""
+    """The names that `--shape` accepts."""
     return sorted(
         file.name.removesuffix(".json")
         for file in files(__package__).iterdir()
@@ -17,12 +23,27 @@ def names() -> list[str]:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read a shape as the model's own `config.json`.
+    """The model's own `config.json`.
 
     Raises:
         KeyError: there is no shape of this name.
     """
     if name not in names():
-        raise KeyError(f"no shape {name!r}; there are: {', '.join(names())}")
+        raise KeyError(f"There is no shape {name!r}; use one of {', '.join(names())}.")
     config: dict[str, Any] = json.loads((files(__package__) / f"{name}.json").read_text(encoding="utf-8"))
     return config
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """Write a model folder without weights: the shape's config, and the demo's tokenizer and template.
+
+    NOTE: the shape's vocabulary is larger than the tokenizer's, so most random tokens have no text. A benchmark
+    therefore counts tokens by the server's usage and not by text.
+    """
+    folder.mkdir(parents=True)
+    for file in _TOKENIZER_FILES:
+        shutil.copy(demo.MODEL_DIR / file, folder / file)
+    demo_config: dict[str, Any] = json.loads((demo.MODEL_DIR / "config.json").read_text(encoding="utf-8"))
+    config = {**load(name), "eos_token_id": demo_config["eos_token_id"], "bos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.models import Key, Role
 from adapters.registry import Registry
-from benchmarks.startup.registry import copy_version
+from benchmarks.startup.seed_registry import copy_version
 from server.request.context import Caller
 from server.request.routing import Router
 from tests.unit.adapters.lifecycle.support import Plant, build_plant

@@ -1,4 +1,4 @@
-"""The client over canned answers: tokens, usage, and every way a request can fail."""
+"""The client with prepared answers: tokens, usage, and every kind of failure."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.harness.client import Clients, Sample
+from benchmarks.harness.client import RequestResult, TenantClients
 from benchmarks.harness.workload import Request
 
 REQUEST = Request(7, "acme", "acme-support", "a fox", 2, 4)
 
 
-class Canned(Clients):
+class Prepared(TenantClients):
     """Clients whose server is a function."""
 
     def __init__(self, handler: Callable[[httpx.Request], httpx.Response]) -> None:
-        super().__init__("http://canned", {"acme": "secret"}, {"temperature": 0.0})
+        super().__init__("http://prepared", {"acme": "secret"}, {"temperature": 0.0})
         self._transport = httpx.MockTransport(handler)
 
-    def of(self, tenant: str) -> openai.AsyncOpenAI:
+    def for_tenant(self, tenant: str) -> openai.AsyncOpenAI:
         http = httpx.AsyncClient(transport=self._transport)
         return openai.AsyncOpenAI(
-            base_url="http://canned/v1", api_key=self._keys[tenant], max_retries=0, http_client=http
+            base_url="http://prepared/v1", api_key=self._keys[tenant], max_retries=0, http_client=http
         )
 
 
@@ -47,26 +47,26 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 ANSWER = (
     chunk(role="assistant", content=""),
     chunk(content="a"),
-    chunk(content=""),  # half a character: a token all the same
+    chunk(content=""),  # half a character is still a token
     chunk(content="b", finish="length"),
     chunk(usage=USAGE),
     "[DONE]",
 )
 
 
-async def send(handler: Callable[[httpx.Request], httpx.Response]) -> Sample:
-    return await Canned(handler).send(REQUEST, time.perf_counter())
+async def send(handler: Callable[[httpx.Request], httpx.Response]) -> RequestResult:
+    return await Prepared(handler).send(REQUEST, time.perf_counter())
 
 
 async def test_a_stream_is_counted_token_by_token() -> None:
-    sample = await send(lambda _: events(*ANSWER))
-    assert (sample.error, sample.text, len(sample.pieces_s)) == (None, "ab", 3)
-    assert (sample.prompt_tokens, sample.output_tokens) == (11, 4)
-    assert 0 <= sample.sent_s <= sample.pieces_s[0] <= sample.pieces_s[-1] <= sample.end_s
-    assert (sample.number, sample.tenant, sample.model) == (7, "acme", "acme-support")
+    result = await send(lambda _: events(*ANSWER))
+    assert (result.error, result.text, len(result.event_times_s)) == (None, "ab", 3)
+    assert (result.prompt_tokens, result.output_tokens) == (11, 4)
+    assert 0 <= result.sent_s <= result.event_times_s[0] <= result.event_times_s[-1] <= result.end_s
+    assert (result.number, result.tenant, result.model) == (7, "acme", "acme-support")
 
 
-async def test_what_is_sent() -> None:
+async def test_the_body_and_headers_of_a_request() -> None:
     seen: list[httpx.Request] = []
     await send(lambda request: seen.append(request) or events(*ANSWER))
     body = json.loads(seen[0].content)
@@ -75,34 +75,34 @@ async def test_what_is_sent() -> None:
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("acme-support", 4, 0)
 
 
-async def test_an_end_that_brings_the_end_token_counts_and_a_bare_one_does_not() -> None:
+async def test_a_last_chunk_counts_only_if_it_carries_a_token() -> None:
     for last, pieces in ((chunk(content="", finish="stop"), 2), (chunk(finish="stop"), 1)):
-        sample = await send(lambda _, last=last: events(*ANSWER[:2], last, chunk(usage=USAGE), "[DONE]"))
-        assert (sample.error, len(sample.pieces_s)) == (None, pieces)
+        result = await send(lambda _, last=last: events(*ANSWER[:2], last, chunk(usage=USAGE), "[DONE]"))
+        assert (result.error, len(result.event_times_s)) == (None, pieces)
 
 
-async def test_tokens_whose_ids_were_asked_for_count_without_any_text() -> None:
-    silent = chunk(role="assistant")  # a name of the role alone would be no token
+async def test_tokens_with_ids_count_even_without_text() -> None:
+    silent = chunk(role="assistant")  # the role alone would not be a token
     silent["choices"][0]["token_ids"] = [5000]
-    sample = await send(
+    result = await send(
         lambda _: events(ANSWER[0], silent, chunk(finish="length"), chunk(usage=USAGE), "[DONE]")
     )
-    assert (sample.error, len(sample.pieces_s)) == (None, 1)
+    assert (result.error, len(result.event_times_s)) == (None, 1)
 
 
-async def test_a_stream_without_an_end_was_cut_off() -> None:
+async def test_a_stream_without_a_finish_reason_is_cut_off() -> None:
     assert (await send(lambda _: events(*ANSWER[:2]))).error == "cut_off"
 
 
-async def test_an_error_in_mid_stream() -> None:
+async def test_an_error_event_in_a_stream() -> None:
     broken = {"error": {"message": "gone", "type": "server_error", "code": "engine"}}
-    sample = await send(lambda _: events(*ANSWER[:2], broken, "[DONE]"))
-    assert sample.error == "stream"
-    assert len(sample.pieces_s) == 1, "what came before stays"
+    result = await send(lambda _: events(*ANSWER[:2], broken, "[DONE]"))
+    assert result.error == "stream"
+    assert len(result.event_times_s) == 1, "tokens before the error stay"
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
-async def test_a_refusal_is_named_by_its_status(status: int) -> None:
+async def test_an_error_status_is_the_error_kind(status: int) -> None:
     answer = httpx.Response(status, json={"error": {"message": "no", "type": "t", "code": "c"}})
     assert (await send(lambda _: answer)).error == f"http_{status}"
 
@@ -125,12 +125,12 @@ async def test_adapters_are_the_models_that_have_a_parent() -> None:
         {"id": "acme-a", "parent": "base"},
     ]
     data = [{"object": "model", "created": 1, "owned_by": "x"} | card for card in cards]
-    clients = Canned(lambda _: httpx.Response(200, json={"object": "list", "data": data}))
-    assert await clients.models("acme") == ["acme-b", "acme-a"]
-    assert await clients.base_model("acme") == "base"
+    clients = Prepared(lambda _: httpx.Response(200, json={"object": "list", "data": data}))
+    assert await clients.models("acme", adapters=True) == ["acme-b", "acme-a"]
+    assert await clients.models("acme", adapters=False) == ["base"]
 
 
-async def test_what_a_word_costs_is_asked_of_the_server() -> None:
+async def test_the_cost_of_a_word_is_measured_on_the_server() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         words = len(json.loads(request.content)["messages"][0]["content"].split())
         tokens = 30 + 2 * words
@@ -140,7 +140,7 @@ async def test_what_a_word_costs_is_asked_of_the_server() -> None:
         body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
         return httpx.Response(200, json=body | {"choices": [choice], "usage": usage})
 
-    rate = await Canned(answer).word_rate("acme", "m")
-    assert (rate.per_word, rate.overhead) == (2, 30)
-    assert rate.words(130) == 50
-    assert rate.words(1) == 1
+    cost = await Prepared(answer).word_cost("acme", "m")
+    assert (cost.tokens_per_word, cost.template_tokens) == (2, 30)
+    assert cost.words_for(130) == 50
+    assert cost.words_for(1) == 1

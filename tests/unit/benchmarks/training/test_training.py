@@ -1,4 +1,4 @@
-"""The trainer's benchmark: what it compares, and that both sides are given the same."""
+"""The benchmark of the trainer: its ratios, and that both trainers get the same data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from adapters.training.data.reader import read_conversations
 from benchmarks.training import benchmark as training
-from benchmarks.training.child import OURS, TRL, TRL_PACKED
-from benchmarks.training.speed import figures_of, run_child, write_base, write_data
+from benchmarks.training.speed import figures_of, run_training, write_base, write_data
+from benchmarks.training.train_once import OURS, TRL, TRL_PACKED
 from demo.chats import write_chats
 from demo.world.mixture import held_out_samples
 
@@ -29,7 +29,7 @@ def run(seconds: float, peak: int, losses: list[float] | None = None) -> dict[st
     }  # fmt: skip
 
 
-def test_ratios_are_against_trls_better_setting_of_each_round() -> None:
+def test_ratios_compare_with_the_faster_setting_of_trl_in_each_round() -> None:
     found = figures_of(
         {
             OURS: [run(10.0, 80), run(10.0, 80)],
@@ -58,11 +58,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write_base("qwen2.5-0.5b", 2, tmp_path_factory.mktemp("bench") / "base")
 
 
-def test_the_random_base_is_whole(base: Path) -> None:
+def test_the_random_base_has_all_weights(base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model, told = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    model, info = AutoModelForCausalLM.from_pretrained(base, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
     assert model.config.num_hidden_layers == 2
 
 
@@ -79,8 +79,8 @@ def test_ours_and_trl_take_the_same_steps(base: Path, tmp_path: Path) -> None:
         "rank": 4,
         "alpha": 8,
     }
-    ours = run_child(OURS, flags | {"out": str(tmp_path / "ours")})
-    theirs = run_child(TRL, flags | {"out": str(tmp_path / "trl")})
+    ours = run_training(OURS, flags | {"out": str(tmp_path / "ours")})
+    theirs = run_training(TRL, flags | {"out": str(tmp_path / "trl")})
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
     assert len(ours["losses"]) == 2 and ours["trained_tokens"] == theirs["trained_tokens"] > 0
 
@@ -91,7 +91,7 @@ def test_general_chats_are_read_by_the_trainer(tmp_path: Path) -> None:
     assert [list(c.messages) for c in chats] == [list(s.messages) for s in samples]
 
 
-def test_unknown_parts_and_a_missing_trl_are_told(
+def test_unknown_parts_and_a_missing_trl_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert training.main(["--parts", "speed,luck"]) == 2
@@ -101,7 +101,7 @@ def test_unknown_parts_and_a_missing_trl_are_told(
     assert "requirements/bench-trl.txt" in capsys.readouterr().err
 
 
-def test_the_last_line_is_json_and_a_missed_bound_is_an_exit_code(
+def test_the_last_line_is_json_and_a_missed_bound_sets_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures: dict[str, float] = {"served_equals_peft": 49.0}

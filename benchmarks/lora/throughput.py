@@ -1,4 +1,4 @@
-"""The loads of `benchmarks lora`: bursts of few adapters on several servers, steady traffic of many on ours."""
+"""The loads of `benchmarks lora`: bursts on few adapters of each server, steady traffic on many adapters of ours."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 
-from benchmarks.harness.bursts import Burst, decode_rate, prefill_rate
-from benchmarks.harness.client import Clients
-from benchmarks.harness.load_generator import Extent, run
-from benchmarks.harness.progress import Bars
+from benchmarks.harness.client import TenantClients
+from benchmarks.harness.load_generator import RunLength, generate_load
+from benchmarks.harness.progress import ProgressReporter
+from benchmarks.harness.servers import LORAGATE
 from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Workload
-from benchmarks.lora.servers import KEY, NAME, TENANT
+from benchmarks.lora.bench_server import KEY, NAME, TENANT
+from benchmarks.lora.bursts import Burst, decode_rate, prefill_rate
 
-OURS, STOCK, STOCK_F32 = "loragate", "stock", "stock_f32"
 _CLIENTS = Arrivals("clients", 16)
 _PROMPT_TOKENS, _OUTPUT_TOKENS = Lengths("lognormal", 64), Lengths("fixed", 16)
-# The ids are asked for because a random token mostly has no text, and a server may send no event for such a one.
+# The ids are requested because a random token mostly has no text, and a server may send no event for such a token.
 _REQUEST = {"temperature": 0.0, "extra_body": {"ignore_eos": True, "return_token_ids": True}}
 _WARM_UP = Burst(prompt_words=8, output_tokens=4)
 _SHORT_PROMPT_WORDS = 8
 
 
-async def speed(
-    urls: Mapping[str, str], models: Sequence[str], options: argparse.Namespace, bars: Bars
+async def measure_bursts(
+    urls: Mapping[str, str], models: Sequence[str], options: argparse.Namespace, progress: ProgressReporter
 ) -> dict[str, list[float]]:
     """Rates per round: `{server}_prefill`, `{server}_decode`, and `…_base` for ours without adapters."""
-    clients = {name: Clients(url, {TENANT: KEY}, _REQUEST) for name, url in urls.items()}
+    clients = {name: TenantClients(url, {TENANT: KEY}, _REQUEST) for name, url in urls.items()}
     cases: list[tuple[str, Sequence[str]]] = [(name, models) for name in urls]
-    cases.append((OURS, [NAME] * len(models)))
+    cases.append((LORAGATE, [NAME] * len(models)))
     rates: dict[str, list[float]] = {}
     try:
         for server, called in cases:
@@ -36,20 +36,20 @@ async def speed(
         for number in range(options.rounds):
             for server, called in cases if number % 2 == 0 else reversed(cases):
                 suffix = "_base" if called[0] == NAME else ""
-                prefill, decode = await _one(clients[server], called, options, number)
+                prefill, decode = await _median_rates(clients[server], called, options, number)
                 rates.setdefault(f"{server}_prefill{suffix}", []).append(prefill)
                 rates.setdefault(f"{server}_decode{suffix}", []).append(decode)
-                bars.say(f"{server}{suffix}: prefill {prefill:.1f}, decode {decode:.1f} tokens/s")
+                progress.log(f"{server}{suffix}: prefill {prefill:.1f}, decode {decode:.1f} tokens/s")
     finally:
-        for one in clients.values():
-            await one.aclose()
+        for each in clients.values():
+            await each.aclose()
     return rates
 
 
-async def _one(
-    clients: Clients, models: Sequence[str], options: argparse.Namespace, number: int
+async def _median_rates(
+    clients: TenantClients, models: Sequence[str], options: argparse.Namespace, number: int
 ) -> tuple[float, float]:
-    """Prefill and decode rate of one server in this round: medians of some bursts."""
+    """Prefill and decode rate of one server in this round: medians over the bursts."""
     long = Burst(options.prompt_words, output_tokens=2)
     short = Burst(_SHORT_PROMPT_WORDS, options.output_tokens)
     prefill, decode = [], []
@@ -60,12 +60,15 @@ async def _one(
     return statistics.median(prefill), statistics.median(decode)
 
 
-async def many(url: str, models: Sequence[str], options: argparse.Namespace, bars: Bars) -> dict[str, float]:
-    """Throughput of Zipf(1.0) traffic on all the adapters over the same traffic on the first alone."""
-    clients = Clients(url, {TENANT: KEY}, _REQUEST)
+async def measure_many_adapters(
+    url: str, models: Sequence[str], options: argparse.Namespace, progress: ProgressReporter
+) -> dict[str, float]:
+    """Throughput of Zipf(1.0) traffic on all adapters divided by that of the same traffic on the first only."""
+    clients = TenantClients(url, {TENANT: KEY}, _REQUEST)
+    length = RunLength(options.seconds)
     rates: dict[int, list[float]] = {len(models): [], 1: []}
     try:
-        rate = await clients.word_rate(TENANT, models[0])
+        word_cost = await clients.word_cost(TENANT, models[0])
         for number in range(options.rounds):
             for adapters in rates if number % 2 == 0 else reversed(rates):
                 workload = Workload(
@@ -74,13 +77,13 @@ async def many(url: str, models: Sequence[str], options: argparse.Namespace, bar
                     Popularity("zipf", 1.0),
                     _PROMPT_TOKENS,
                     _OUTPUT_TOKENS,
-                    rate,
+                    word_cost,
                     seed=number,
                 )
-                async with bars.run(f"{adapters} adapters, round {number + 1}", options.seconds) as watch:
-                    done = await run(clients, workload, _CLIENTS, Extent(options.seconds), watch)
-                rates[adapters].append(done.tokens_per_s)
-                bars.say(f"{adapters} adapters: {done.tokens_per_s:.1f} tokens/s")
+                async with progress.bar(f"{adapters} adapters, round {number + 1}", length) as on_result:
+                    run = await generate_load(clients, workload, _CLIENTS, length, on_result)
+                rates[adapters].append(run.tokens_per_s)
+                progress.log(f"{adapters} adapters: {run.tokens_per_s:.1f} tokens/s")
     finally:
         await clients.aclose()
     ratio = statistics.median(a / b for a, b in zip(rates[len(models)], rates[1], strict=True))

@@ -1,0 +1,63 @@
+"""A client of the admin API for one adapter: upload a version, promote it, remove it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_TIMEOUT_S = 300
+
+
+class AdapterAdmin:
+    """One adapter over the admin API. Methods raise httpx.HTTPStatusError if the server refuses the call."""
+
+    def __init__(self, url: str, operator_key: str, tenant: str, adapter: str) -> None:
+        self._path = f"/admin/v1/adapters/{tenant}/{adapter}"
+        headers = {"authorization": f"Bearer {operator_key}"}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def version(self) -> int:
+        """The version that receives the traffic."""
+        row = await self._call("GET", "")
+        return int(row["alias"]["targets"][0]["version"])
+
+    async def add(self, folder: Path) -> int:
+        """Upload a version without promoting it; returns its number."""
+        headers = {"content-type": "application/x-tar"}
+        body = pack(folder)
+        row = await self._call("POST", "/versions", params={"promote": False}, content=body, headers=headers)
+        return int(row["number"])
+
+    async def promote(self, version: int) -> None:
+        """Send all traffic to a version."""
+        await self._call("POST", "/promote", json={"version": version})
+
+    async def restore(self, first: int, second: int) -> None:
+        """Promote `first` and remove `second`, as it was before `second` was added."""
+        await self.promote(first)
+        await self._call("DELETE", f"/versions/{second}")
+
+    async def _call(self, method: str, path: str, **request: Any) -> Any:
+        answer = await self._http.request(method, self._path + path, **request)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def pack(folder: Path) -> bytes:
+    """The files of an adapter as a tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in _ADAPTER_FILES:
+            tar.add(folder / name, arcname=name)
+    return buffer.getvalue()
