@@ -31,8 +31,9 @@ from server.auth.authenticator import Authenticator
 from server.auth.throttle import Attempts
 from server.background.canary_rollback import CanaryRollback, limits_of, rating_limits_of
 from server.background.maintenance import MaintenanceLoop
+from server.config.environment import otlp_protocol
 from server.config.logs import error_log
-from server.config.settings import Settings, otlp_protocol
+from server.config.settings import Settings
 from server.engine.adapter_loader import CurrentEngine
 from server.engine.base_model import BaseModel
 from server.engine.runtime import Engine, start

@@ -104,8 +104,8 @@ def test_a_trained_version_serves_and_the_next_is_its_canary(team: Team, data: P
     [
         (["--key", "demo-acme"], "this key may only call models"),
         (["--key", "wrong"], "key"),
-        (["--publish", "http://127.0.0.1:9"], "cannot reach"),
-        (["--key", "demo-admin", "--publish-as", "nobody/support"], "there is no tenant 'nobody'"),
+        (["--publish", "http://127.0.0.1:9"], "cannot be reached"),
+        (["--key", "demo-admin", "--publish-as", "nobody/support"], "There is no tenant 'nobody'"),
         (["--publish-as", "acme"], "is not TENANT/NAME"),
         (["--canary", "100"], "not between 0 and 100"),
     ],

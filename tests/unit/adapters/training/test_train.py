@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adapters.artifact.digests import base_digest, file_digest, template_digest
-from adapters.training.config import PROJECTIONS, TrainingConfig, help_of
+from adapters.training.config import FIELDS, PROJECTIONS, TrainingConfig
 from adapters.training.errors import BaseModelError, DataError, OutputError, UnservableError
 from adapters.training.export.adapter_folder import check_tensors
 from adapters.training.model.lora import check_servable
@@ -139,8 +139,8 @@ def test_broken_tensors_are_refused(change: dict, says: str) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for name in TrainingConfig.__slots__:
-        assert help_of(name).endswith("."), name
+    for name, field in FIELDS.items():
+        assert field.description and field.description.endswith("."), name
 
 
 def test_impossible_settings_are_refused(configure: Configure) -> None:

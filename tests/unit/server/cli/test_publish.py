@@ -46,9 +46,9 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
         (["--canary", "5"], "--publish-as and --canary need --publish URL"),
         (["--publish-as", "acme/support"], "need --publish URL"),
         (["--publish", "http://127.0.0.1:9", "--key", "k"], "--publish needs --publish-as"),
-        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "no key"),
-        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot reach"),
-        (["--keep", "worst"], "keep is 'worst'; it must be one of best, last"),
+        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "There is no key"),
+        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot be reached"),
+        (["--keep", "worst"], "Invalid value for '--keep': 'worst' is not one of 'best', 'last'."),
         (["--judge", "http://127.0.0.1:9/v1"], "judge and judge_model belong together"),
     ],
 )

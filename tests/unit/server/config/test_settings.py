@@ -59,7 +59,7 @@ def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_key_of_the_file_names_the_nearest(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('modell = "m"\n')
-    with pytest.raises(SettingsError, match=r"modell .*did you mean model"):
+    with pytest.raises(SettingsError, match=r"modell .*Did you mean model\?"):
         load({}, config=config)
 
 
