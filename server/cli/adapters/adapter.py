@@ -75,7 +75,7 @@ def add(
 @server_options
 @JSON_FLAG
 def list_(url: str | None, key: str | None, as_json: bool) -> None:
-    """List adapters."""
+    """List the adapters that the key may manage."""
     data = AdminClient(url, key).call("GET", "/adapters")["data"]
     show(data if as_json else [_summary(row) for row in data], as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""Where a finished adapter goes: what is refused at once, and what a canary leaves to the others."""
+"""Publishing a finished adapter: refusals before the training, and the weights beside a canary."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--canary", "5"], "--publish-as and --canary need --publish URL"),
         (["--publish-as", "acme/support"], "need --publish URL"),
@@ -53,11 +53,11 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
     ],
 )
 def test_a_training_that_could_not_be_published_or_judged_does_not_start(
-    tmp_path: Path, flags: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LORAGATE_KEY", raising=False)
     command = ["train", "--base", "demo", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, [*command, *flags])
     assert done.exit_code in (1, 2)
-    assert told in done.output
+    assert message in done.output
     assert not (tmp_path / "out").exists()
