@@ -49,9 +49,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     kind = _plain(field.annotation)
     text = f"{field.description}{_default_text(field)}"
-    if kind is bool:
-        return click.Option([flag], is_flag=True, default=None, help=text)
-    return click.Option([flag], type=_click_type(kind), default=None, help=text)
+    return click.Option([flag], type=_click_type(kind), is_flag=kind is bool, default=None, help=text)
 
 
 def _default_text(field: FieldInfo) -> str:
@@ -72,26 +70,14 @@ def _plain(annotation: Any) -> Any:
 
 def _click_type(kind: Any) -> Any:
     if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        return _IntChoice(choices) if isinstance(choices[0], int) else click.Choice([str(c) for c in choices])
+        return click.Choice(get_args(kind))
     if get_origin(kind) is dict:
         return JsonObjectParam()
     if get_origin(kind) is tuple:
-        return _Names()
+        return names
     if kind is Path:
         return click.Path(path_type=Path)
-    return {int: click.INT, float: click.FLOAT}.get(kind, click.STRING)
-
-
-class _IntChoice(click.Choice[int]):
-    """One of a few whole numbers."""
-
-    def __init__(self, choices: tuple[int, ...]) -> None:
-        super().__init__(choices)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number, not its text."""
-        return int(super().convert(str(value), param, ctx))
+    return kind
 
 
 class JsonObjectParam(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
@@ -107,13 +93,6 @@ class JsonObjectParam(click.ParamType):  # type: ignore[type-arg]  # generic in 
             self.fail(str(error), param, ctx)
 
 
-class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
-    """Names, separated by commas."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """The names without spaces."""
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+def names(text: str) -> tuple[str, ...]:
+    """The names in comma-separated text. click shows this function's name as the metavar."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

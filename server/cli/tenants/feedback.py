@@ -45,16 +45,10 @@ def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]
 @settings_options(*STORAGE_FIELDS)
 @feedback.command("list")
 @_filters("all")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    help="Maximum number of entries, newest first.",
-)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum entries.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(limit: int, as_json: bool, **filters: Any) -> None:
-    """List the feedback on TENANT's adapters, or on all adapters."""
+    """List the feedback on TENANT's adapters, or on all adapters; the newest first."""
     entries = _read(limit=limit, with_messages=False, **filters)
     show([_row(entry) for entry in entries], as_json=as_json)
 
@@ -62,9 +56,7 @@ def list_(limit: int, as_json: bool, **filters: Any) -> None:
 @settings_options(*STORAGE_FIELDS)
 @feedback.command()
 @_filters("up")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: stdout]"
-)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write, not stdout.")
 def export(out: Path | None, **filters: Any) -> None:
     """Write the chats that clients sent with feedback as JSONL for `loragate train`."""
     from server.usage.feedback import training_lines

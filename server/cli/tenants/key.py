@@ -29,11 +29,7 @@ def key() -> None:
     help="inference calls models; tenant_admin also manages its tenant's adapters; operator manages all.",
 )
 @click.option("--model", "models", multiple=True, help="Allow only this model; repeat for several models.")
-@click.option(
-    "--expires-in-days",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Days until the key expires.  [default: never]",
-)
+@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires.")
 @click.option("--note", default="", help="Purpose of the key, for `loragate key list`.")
 def add(
     tenant: str | None,
@@ -86,10 +82,7 @@ def revoke(key_id: str, in_s: float, config: Path | None, **flags: Any) -> None:
 @key.command()
 @click.argument("key_id")
 @click.option(
-    "--overlap-s",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    help="Seconds for which the old key still works.",
+    "--overlap-s", type=click.FloatRange(min=0), default=0.0, help="Seconds until the old key is revoked."
 )
 def rotate(key_id: str, overlap_s: float, config: Path | None, **flags: Any) -> None:
     """Create a key with the same rights, print it once, and revoke the old key."""
