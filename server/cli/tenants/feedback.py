@@ -45,7 +45,9 @@ def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]
 @settings_options(*STORAGE_FIELDS)
 @feedback.command("list")
 @_filters("all")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum entries.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number of entries."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(limit: int, as_json: bool, **filters: Any) -> None:
     """List the feedback on TENANT's adapters, or on all adapters; the newest first."""
@@ -56,7 +58,9 @@ def list_(limit: int, as_json: bool, **filters: Any) -> None:
 @settings_options(*STORAGE_FIELDS)
 @feedback.command()
 @_filters("up")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write, not stdout.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: stdout]"
+)
 def export(out: Path | None, **filters: Any) -> None:
     """Write the chats that clients sent with feedback as JSONL for `loragate train`."""
     from server.usage.feedback import training_lines
