@@ -134,7 +134,7 @@ def test_a_finished_training_is_not_lost_when_publishing_fails(
     monkeypatch.setattr(Publication, "publish", broken)
     done = run(*team.flags(data, tmp_path / "out"))
     assert done.exit_code == 1
-    assert "adapter_config.json" in done.output and "`loragate adapter add` sends it again" in done.output
+    assert "adapter_config.json" in done.output and "`loragate adapter add` uploads it again" in done.output
     sent = run(
         "adapter", "add", team.name, "support", str(tmp_path / "kept"), "--url", team.url, "--key", team.admin_key
     )  # fmt: skip
