@@ -1,44 +1,34 @@
-"""What a training is told: one frozen record, each field documented for the command line."""
-# ruff: noqa: RUF009  (_flag and _object make dataclass fields)
+"""The configuration of a training: one frozen record; the text under a field is its `--help`."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from adapters.artifact.digests import file_digest
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-DTYPES = ("auto", "float32", "bfloat16")
-PACKING = ("auto", "on", "off")
-ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
-OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
-KEPT = ("best", "last")
-BEST_BY = ("loss", "exact")
 
-# Named by what they hold, not by where they lie.
+# A fingerprint has the digests of these files, not their paths.
 _FILES = ("data", "held_out", "replay", "then")
-_PLACES = ("base", "out", "start_from", *_FILES)
+_PATHS = ("base", "out", "start_from", *_FILES)
 
 T = TypeVar("T")
+_NO_EFFECT: Final = object()
+#: A field that the trained weights do not depend on; it is left out of hyperparameters and fingerprint.
+NoEffect = Annotated[T, _NO_EFFECT]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _flag(default: T, text: str, *, weights: bool = True) -> T:
-    """A field with the sentence for its flag; ``weights``: the trained weights depend on it."""
-    made: T = field(default=default, metadata={"help": text, "weights": weights})
-    return made
-
-
-def _object(text: str, *, weights: bool = True) -> dict[str, Any]:
-    """A field that takes a JSON object."""
-    made: dict[str, Any] = field(default_factory=dict, metadata={"help": text, "weights": weights})
-    return made
-
-
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Preset:
     """A starting point for rank, alpha and learning rate."""
 
@@ -48,7 +38,7 @@ class Preset:
     why: str
 
     def values(self) -> dict[str, int | float]:
-        """The fields of ``TrainingConfig`` it sets."""
+        """The fields of `TrainingConfig` that it sets."""
         return {"rank": self.rank, "alpha": self.alpha, "learning_rate": self.learning_rate}
 
     @property
@@ -58,113 +48,147 @@ class Preset:
 
 
 PRESETS = {
-    "conservative": Preset(16, 16, 2e-4, "little data, stay near the base"),
-    "capacity": Preset(32, 32, 2e-4, "much or varied data"),
-    "aggressive": Preset(16, 32, 2e-4, "a style or format to be taken over fully"),
+    "conservative": Preset(16, 16, 2e-4, "for little data; stays close to the base"),
+    "capacity": Preset(32, 32, 2e-4, "for much or varied data"),
+    "aggressive": Preset(16, 32, 2e-4, "for a style or format that must replace the base's"),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# A dataclass and not a BaseModel: `dataclasses.replace` checks the changed copy, `model_copy` does not.
+# Errors hide their input because it contains `judge_key`.
+@dataclass(
+    frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True, hide_input_in_errors=True)
+)
 class TrainingConfig:
-    """Everything a training depends on. ``help_of(name)`` gives the sentence for a flag."""
+    """Everything that a training depends on.
 
-    base: Path = field(metadata={"help": "Folder of the base model that the server serves."})
-    data: Path = field(metadata={"help": "JSONL of chats: OpenAI messages, prompt/completion, or ShareGPT."})
-    out: Path = field(metadata={"help": "Folder the adapter is written into; checkpoints lie in it too."})
+    Raises:
+        pydantic.ValidationError: a ValueError; a field has an impossible value, or two fields contradict each other.
+    """
 
-    # What is trained on.
-    held_out: Path | None = _flag(None, "JSONL to measure on; without it a part of --data is held out.")
-    held_out_share: float = _flag(0.05, "Share of --data held out by a hash of the first question.")
-    max_length_tokens: int = _flag(2048, "Turns that end beyond this many tokens are left out whole.")
-    end_token: str = _flag("<|im_end|>", "Token that ends a turn in the base's chat template.")
-    template_kwargs: dict[str, Any] = _object(
-        "JSON of extra chat-template arguments, the same as will be served."
-    )
-    replay: Path | None = _flag(None, "JSONL of general chats mixed in against forgetting.")
-    replay_ratio: float = _flag(0.15, "Share of the samples that come from --replay.")
-    augment: bool = _flag(
-        False, "Ask half of the chats in other words and layouts; answers stay as they are."
-    )
-    then: Path | None = _flag(None, "JSONL of a second stage (function calls, say) for the same adapter.")
-    then_rate: float = _flag(0.5, "Learning rate of the second stage, as a share of the first's.")
-    start_from: Path | None = _flag(None, "Adapter folder to train on further, instead of a fresh adapter.")
+    base: Path
+    """Folder of the base model that the server serves."""
+    data: Path
+    """JSONL file of chats: OpenAI messages, prompt/completion, or ShareGPT."""
+    out: Path
+    """Folder for the adapter and the checkpoints."""
+
+    # Data.
+    held_out: Path | None = None
+    """JSONL file for evaluation. Default: a part of --data is held out."""
+    held_out_share: Share = 0.05
+    """Share of --data that is held out, chosen by a hash of the first question."""
+    max_length_tokens: int = 2048
+    """Maximum length in tokens; turns that end beyond it are left out completely."""
+    end_token: str = "<|im_end|>"  # noqa: S105  (no password)
+    """Token that ends a turn in the base's chat template."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the chat template, as a JSON object; the server must use the same."""
+    replay: Path | None = None
+    """JSONL file of general chats that are mixed in to reduce forgetting."""
+    replay_ratio: Share = 0.15
+    """Share of the samples that come from --replay."""
+    augment: bool = False
+    """Rephrase the questions of half of the chats; the answers do not change."""
+    then: Path | None = None
+    """JSONL file for a second stage of the same adapter, for example with function calls."""
+    then_rate: Annotated[float, Field(gt=0)] = 0.5
+    """Learning rate of the second stage, as a share of the first stage's."""
+    start_from: Path | None = None
+    """Adapter folder to continue from, instead of a new adapter."""
 
     # The adapter.
-    rank: int = _flag(16, "LoRA rank; at most the server's --max-lora-rank.")
-    alpha: int = _flag(32, "LoRA alpha; the update is scaled by alpha / rank.")
-    dropout: float = _flag(0.0, "LoRA dropout.")
-    targets: tuple[str, ...] = _flag(PROJECTIONS, "Projections that get an adapter.")
-    rslora: bool = _flag(False, "Scale by alpha / sqrt(rank) instead.")
-    lora_options: dict[str, Any] = _object(
-        "JSON of further fields of peft's LoraConfig; what cannot be served is refused."
-    )
-    max_lora_rank: int = _flag(16, "The server's --max-lora-rank; a higher rank is refused.")
+    rank: int = 16
+    """LoRA rank; at most the server's --max-lora-rank."""
+    alpha: int = 32
+    """LoRA alpha; the update is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    """LoRA dropout."""
+    targets: tuple[str, ...] = PROJECTIONS
+    """Comma-separated projections that get an adapter."""
+    rslora: bool = False
+    """Scale the update by alpha / sqrt(rank) instead."""
+    lora_options: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of peft's LoraConfig, as a JSON object; options that cannot be served are refused."""
+    max_lora_rank: int = 16
+    """The server's --max-lora-rank; a higher rank is refused."""
 
     # The loop.
-    epochs: float = _flag(3.0, "Times every sample is seen.")
-    max_steps: int = _flag(-1, "Stop after this many optimizer steps; -1 goes by --epochs.")
-    batch_samples: int = _flag(16, "Samples of one optimizer step.")
-    micro_batch_samples: int = _flag(1, "Samples of one forward pass; 1 needs no padding and is best on CPU.")
-    packing: str = _flag(
-        "auto", "Join the samples of a forward pass to one row: on, off, or auto (on a GPU)."
-    )
-    learning_rate: float = _flag(2e-4, "Peak learning rate; cosine decay to zero.")
-    warmup_share: float = _flag(0.05, "Share of the steps over which the learning rate rises.")
-    max_grad_norm: float = _flag(1.0, "Gradient norm above which a step is scaled down.")
-    optimizer: str = _flag("adamw", "adamw, or adamw_8bit / paged_adamw_8bit on a GPU.")
-    seed: int = _flag(0, "Seed of the adapter's first weights and of the order of samples.")
+    epochs: float = 3.0
+    """Number of passes over all samples."""
+    max_steps: int = -1
+    """Stop after this number of optimizer steps; -1: --epochs decides."""
+    batch_samples: Annotated[int, Field(ge=1)] = 16
+    """Number of samples in one optimizer step."""
+    micro_batch_samples: Annotated[int, Field(ge=1)] = 1
+    """Number of samples in one forward pass; 1 needs no padding and is fastest on a CPU."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Join the samples of a forward pass into one row. auto: on a GPU only."""
+    learning_rate: float = 2e-4
+    """Peak learning rate; a cosine schedule decays it to zero."""
+    warmup_share: float = 0.05
+    """Share of the steps in which the learning rate rises to its peak."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which gradients are clipped."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """Optimizer; the 8-bit ones need a GPU."""
+    seed: int = 0
+    """Seed of the adapter's initial weights and of the order of samples."""
 
     # Precision and memory.
-    dtype: str = _flag("auto", "float32, bfloat16, or auto: bfloat16 where the hardware computes in it.")
-    qlora: bool = _flag(False, "Keep the frozen base in 4 bits (NF4, bitsandbytes) while training.")
-    gradient_checkpointing: bool = _flag(
-        False, "Recompute activations in the backward pass: slower, much smaller."
-    )
-    attention: str = _flag("auto", "sdpa, flash_attention_2, eager, or auto (sdpa).")
-    over_memory: bool = _flag(False, "Start although the memory plan does not fit.", weights=False)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Data type. auto: bfloat16 where the hardware computes in it. float16 is not offered: gradients overflow."""
+    qlora: bool = False
+    """Keep the frozen base in 4 bits (NF4, bitsandbytes) during training."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, with much less memory."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention. auto: sdpa."""
+    over_memory: NoEffect[bool] = False
+    """Start even if the memory plan does not fit."""
 
-    # Checkpoints and measuring.
-    checkpoint_every: int = _flag(0, "Optimizer steps between checkpoints; 0 keeps none.", weights=False)
-    keep_checkpoints: int = _flag(2, "Newest checkpoints kept, at least 2.", weights=False)
+    # Checkpoints.
+    checkpoint_every: NoEffect[int] = 0
+    """Number of optimizer steps between checkpoints; 0: no checkpoints."""
+    keep_checkpoints: NoEffect[int] = 2
+    """Number of newest checkpoints to keep, at least 2."""
 
-    # Evaluations; which weights are kept depends on them.
-    max_new_tokens: int = _flag(256, "Tokens a held-out answer may have.")
-    measure: int = _flag(200, "Held-out turns that are answered and compared, at most; 0 skips it.")
-    evaluate_every: int = _flag(0, "Steps between evaluations; 0 is once an epoch, -1 only at the end.")
-    evaluate_turns: int = _flag(32, "Held-out turns answered at each evaluation; 0 looks at the loss only.")
-    keep: str = _flag("best", "Weights to write: best of all evaluations, or last.")
-    best_by: str = _flag("loss", "What best means: held-out loss, or exact answers.")
-    patience: int = _flag(0, "Stop after this many evaluations without a better one; 0 goes on.")
+    # Evaluation, which decides what weights are written.
+    max_new_tokens: int = 256
+    """Maximum length of an answer in an evaluation, in tokens."""
+    measure: int = 200
+    """Maximum number of held-out turns that are answered and compared at the end; 0: none."""
+    evaluate_every: int = 0
+    """Number of steps between evaluations; 0: once per epoch, -1: only at the end."""
+    evaluate_turns: int = 32
+    """Number of held-out turns that each evaluation answers; 0: it computes the loss only."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to write: of the best evaluation, or of the last step."""
+    best_by: Literal["loss", "exact"] = "loss"
+    """Score that decides what is best: held-out loss, or exact answers."""
+    patience: int = 0
+    """Stop after this number of evaluations without improvement; 0: never."""
 
-    # Looking on.
-    general: Path | None = _flag(
-        None, "JSONL of general chats, never trained on, that shows what was forgotten.", weights=False
-    )
-    tensorboard: bool = _flag(
-        False, "Write TensorBoard events into the output's `tensorboard` folder.", weights=False
-    )
-    wandb: str = _flag(
-        "", "Weights & Biases project to log to; the run is kept on this machine.", weights=False
-    )
-    wandb_online: bool = _flag(False, "Send the W&B run while it goes.", weights=False)
-    judge: str = _flag(
-        "", "URL of an OpenAI-compatible endpoint whose model compares the answers.", weights=False
-    )
-    judge_model: str = _flag("", "The judge's model.", weights=False)
-    judge_key: str = field(
-        default="", repr=False, metadata={"help": "The judge's API key.", "weights": False}
-    )
-    judge_against: Path | None = _flag(
-        None, "Adapter folder of the previous version to compare with; else the bare base.", weights=False
-    )
+    # Monitoring.
+    general: NoEffect[Path | None] = None
+    """JSONL file of general chats that are never trained on; it shows what the model forgets."""
+    tensorboard: NoEffect[bool] = False
+    """Write TensorBoard events to the folder `tensorboard` in --out."""
+    wandb: NoEffect[str] = ""
+    """Weights & Biases project to log to; the run stays on this machine."""
+    wandb_online: NoEffect[bool] = False
+    """Upload the W&B run during the training."""
+    judge: NoEffect[str] = ""
+    """URL of an OpenAI-compatible endpoint whose model compares the answers."""
+    judge_model: NoEffect[str] = ""
+    """Name of the judge's model."""
+    judge_key: NoEffect[str] = Field(default="", repr=False)
+    """API key for --judge."""
+    judge_against: NoEffect[Path | None] = None
+    """Adapter folder of the previous version to compare with. Default: the base without an adapter."""
 
-    def __post_init__(self) -> None:
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("packing", self.packing, PACKING)
-        _one_of("attention", self.attention, ATTENTIONS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("keep", self.keep, KEPT)
-        _one_of("best_by", self.best_by, BEST_BY)
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
         if bool(self.judge) != bool(self.judge_model):
             raise ValueError("judge and judge_model belong together; give both or neither.")
         if self.batch_samples % self.micro_batch_samples:
@@ -172,30 +196,26 @@ class TrainingConfig:
                 f"batch_samples {self.batch_samples} is not a multiple of micro_batch_samples "
                 f"{self.micro_batch_samples}."
             )
-        for name in ("held_out_share", "replay_ratio", "dropout"):
-            if not 0 <= (share := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {share}; it must be at least 0 and below 1.")
-        if self.then_rate <= 0:
-            raise ValueError(f"then_rate is {self.then_rate}; it must be above 0.")
+        return self
 
     @property
     def accumulation(self) -> int:
-        """Forward passes of one optimizer step."""
+        """Number of forward passes in one optimizer step."""
         return self.batch_samples // self.micro_batch_samples
 
     @property
     def scaling(self) -> float:
-        """What the product of B and A is multiplied with."""
+        """The factor of the product of B and A."""
         return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
 
     def hyperparameters(self) -> dict[str, Any]:
-        """What was chosen, without places and without what does not change the weights."""
-        left_out = {f.name for f in fields(self) if not f.metadata.get("weights", True)} | set(_PLACES)
-        chosen = {name: value for name, value in asdict(self).items() if name not in left_out}
+        """The fields that change the weights, without paths."""
+        left_out = {name for name, field in FIELDS.items() if _NO_EFFECT in field.metadata} | set(_PATHS)
+        chosen = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         return chosen | {"targets": sorted(self.targets)}
 
     def fingerprint(self, base_digest: str) -> str:
-        """A digest of everything that the trained weights depend on: choices, data and base."""
+        """A digest of everything that the trained weights depend on: hyperparameters, data and base."""
         parts: dict[str, Any] = {"choices": self.hyperparameters(), "base": base_digest}
         files: dict[str, Path | None] = {name: getattr(self, name) for name in _FILES}
         files["start_from"] = self.start_from / "adapter_model.safetensors" if self.start_from else None
@@ -203,17 +223,5 @@ class TrainingConfig:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def help_of(name: str) -> str:
-    """The sentence that documents a field.
-
-    Raises:
-        KeyError: there is no such field.
-    """
-    texts: dict[str, str] = {f.name: f.metadata["help"] for f in fields(TrainingConfig)}
-    return texts[name]
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        hint = " Half precision (float16) gradients overflow; they are never used." if "16" in value else ""
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.{hint}")
+#: The fields of `TrainingConfig` by name, with their descriptions.
+FIELDS: Final[Mapping[str, FieldInfo]] = TrainingConfig.__pydantic_fields__  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ import httpx
 import psutil
 
 from benchmarks.harness.process_guard import ProcessGuard
-from server.config.settings import cores_to_bind, load
+from server.config.environment import cores_to_bind
+from server.config.settings import load
 from server.engine.plugin import STOCK_ENVIRONMENT
 
 #: Names of the servers in figures and reports.

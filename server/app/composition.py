@@ -28,7 +28,8 @@ from server.auth.authenticator import Authenticator
 from server.auth.throttle import AuthThrottle
 from server.background.canary_rollback import CanaryRollback, limits_of, rating_limits_of
 from server.background.maintenance import MaintenanceLoop
-from server.config.settings import Settings, otlp_protocol
+from server.config.environment import otlp_protocol
+from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
 from server.engine.supervisor import State
 from server.observability.instrumented import time_queries

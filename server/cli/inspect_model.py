@@ -1,4 +1,4 @@
-"""`loragate inspect`: the architecture of a base model, and whether an adapter fits it."""
+"""`loragate inspect`: shows the architecture of a base model, and whether an adapter fits it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("model")
-@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, help="Rank of the LoRA.")
+@click.option("--rank", type=click.IntRange(min=1), default=16, show_default=True, help="LoRA rank.")
 @click.option(
     "--adapter",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Also check this adapter's folder against the model, as the server would; --rank is the limit.",
+    help="Also check this adapter folder against the model, as the server does; --rank is the maximum rank.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(model: str, rank: int, adapter: Path | None, as_json: bool) -> None:
-    """Show MODEL (a folder, `demo`, or a hub id): layers, heads, projections, and what a LoRA adds.
+    """Show MODEL (a folder, `demo`, or a hub id): layers, heads, projections, and the size of a LoRA.
 
     The Qwen2.5 and Qwen3 dense families are known offline.
     """
@@ -66,7 +66,7 @@ def _facts(model: str, shape: ModelShape, rank: int) -> dict[str, Any]:
 
 
 def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
-    """What the server's check says, and what it was trained with otherwise; a refusal ends the command."""
+    """The report of the server's check, with warnings about the training; a refusal ends the command."""
     from adapters.artifact import inspect_artifact
     from adapters.errors import ArtifactRefused
 
@@ -75,12 +75,12 @@ def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
         digest = served.rules.base_digest if served else None
         report = inspect_artifact(folder, base=base, max_lora_rank=rank, base_digest=digest)
     except (ArtifactRefused, ValueError) as error:
-        raise click.ClickException(f"the adapter cannot be served on {model}: {error}") from error
+        raise click.ClickException(f"The adapter cannot be served on {model}: {error}") from error
     return {**asdict(report), "warnings": _warnings(report.training, served)}
 
 
 def _base(model: str) -> tuple[BaseShape, BaseModel | None]:
-    """The shape that an adapter must fit, and of a model whose files are here, all that is known of it."""
+    """The shape that an adapter must fit, and, for a local model, everything that its files say."""
     from adapters.artifact import BaseShape
     from server.config.settings import load
     from server.engine.base_model import read_base_model
@@ -99,7 +99,7 @@ def _warnings(training: Mapping[str, Any] | None, served: BaseModel | None) -> l
 
 
 def _known_base(model: str) -> BaseShape:
-    """`BaseShape` reads files; a config from our own data or the hub is written to one."""
+    """The shape of a model without local files; `BaseShape` reads a file, so its config is written to one."""
     import tempfile
 
     from adapters.artifact import BaseShape

@@ -1,4 +1,4 @@
-"""The command `loragate`. Subcommands are imported when they are asked for, so `--help` is instant."""
+"""The command `loragate`. A subcommand is imported on its first use, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from server.errors import LoragateError
 #: Subcommand → (module, attribute, one line of help).
 COMMANDS = {
     "serve": ("server.cli.serve", "serve", "Start the server."),
-    "plan": ("server.cli.plan", "plan", "Plan memory: what fits, and what to change when it does not."),
+    "plan": ("server.cli.plan", "plan", "Plan memory: what fits, and what to change if it does not."),
     "inspect": ("server.cli.inspect_model", "inspect", "Show a model's architecture, or check an adapter."),
     "adapter": (
         "server.cli.adapters.adapter",
         "adapter",
-        "Add, list, show, promote, split, roll back, pin, remove.",
+        "Add, list, show, promote, split, roll back, pin, remove and merge adapters.",
     ),
     "tenant": (
         "server.cli.tenants.tenant",
         "tenant",
-        "Add, list, show, change and remove tenants; their usage.",
+        "Add, list, show, change and remove tenants; show their usage.",
     ),
-    "key": ("server.cli.tenants.key", "key", "Make, list and revoke API keys."),
+    "key": ("server.cli.tenants.key", "key", "Create, list, rotate and revoke API keys."),
     "feedback": (
         "server.cli.tenants.feedback",
         "feedback",
-        "List what users said; export chats to train on.",
+        "List users' feedback; export chats for training.",
     ),
-    "train": ("server.cli.train", "train", "Train an adapter from a JSONL of chats."),
-    "quantize": ("server.cli.quantize", "quantize", "Make a 4-bit AWQ checkpoint of a model."),
+    "train": ("server.cli.train", "train", "Train an adapter from a JSONL file of chats."),
+    "quantize": ("server.cli.quantize", "quantize", "Write a 4-bit AWQ checkpoint of a model."),
     "bench": ("server.cli.bench", "bench", "Run a benchmark."),
-    "migrate": ("server.cli.migrate", "migrate", "Bring the database's schema up to date."),
+    "migrate": ("server.cli.migrate", "migrate", "Update the database's schema."),
     "version": ("server.cli.version", "version", "Print the versions of loragate and vLLM."),
 }
 
@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; what we foresaw ends in one sentence and exit code 1, not in a traceback."""
+        """Run a command; an expected error ends in one sentence and exit code 1, not in a traceback."""
         try:
             return super().invoke(ctx)
         except LoragateError as error:

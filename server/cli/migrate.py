@@ -1,4 +1,4 @@
-"""`loragate migrate`."""
+"""`loragate migrate`: changes the database, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from server.cli.storage import storage_settings
 @settings_options(*STORAGE_FIELDS)
 @click.command()
 def migrate(config: Path | None, **flags: Any) -> None:
-    """Bring the database's schema up to this version. Back the database up first."""
+    """Update the database's schema to this version. Back up the database first."""
     from adapters.registry import migrate as migrate_schema
 
     settings = storage_settings(config, flags)
     revision = asyncio.run(migrate_schema(settings.registry_url))
-    click.echo(f"the database is at revision {revision}")
+    click.echo(f"The database has revision {revision}.")

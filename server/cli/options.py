@@ -1,32 +1,33 @@
-"""Command-line options made from the fields of `Settings`: one name, one meaning, one help text."""
+"""Command-line options made from the fields of a pydantic model: one name, one meaning, one help text."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
+from server.config.json_settings import parse_object
 from server.config.settings import Settings
 
-#: Fields that the commands beside `serve` need to find data and database.
+#: The settings that the commands for tenants, keys and feedback need to find data folder and database.
 STORAGE_FIELDS = ("data_dir", "database_url", "demo")
 
 
 def settings_options(*names: str) -> Callable[[click.Command], click.Command]:
-    """Add the flags of these fields (all of them when none is named), and `--config`."""
+    """Add the flags of these settings (of all when none is named), and `--config`."""
+    fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
 
     def add(command: click.Command) -> click.Command:
-        wanted = names or tuple(Settings.model_fields)
-        command.params += [_option(name, Settings.model_fields[name]) for name in wanted]
+        command.params += model_options(fields)
         command.params.append(
             click.Option(
                 ["--config"],
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="TOML file with settings; flags and environment variables win.",
+                help="TOML file with settings; flags and environment variables override it.",
             )
         )
         return command
@@ -34,8 +35,13 @@ def settings_options(*names: str) -> Callable[[click.Command], click.Command]:
     return add
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Only the flags that were really given: the others must not hide the environment or the file."""
+def model_options(fields: Mapping[str, FieldInfo]) -> list[click.Option]:
+    """One option per field of a pydantic model; its value is None where the flag was not given."""
+    return [_option(name, field) for name, field in fields.items()]
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the flags that were given: the others must not replace values of environment, file or preset."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -43,15 +49,14 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     kind = _plain(field.annotation)
     text = f"{field.description}{_default_text(field)}"
-    if kind is bool:
-        return click.Option([flag], is_flag=True, default=None, help=text)
-    return click.Option([flag], type=_click_type(kind), default=None, help=text)
+    return click.Option([flag], type=_click_type(kind), is_flag=kind is bool, default=None, help=text)
 
 
 def _default_text(field: FieldInfo) -> str:
-    if field.default in (None, "", {}, False):
+    default = field.default
+    if field.is_required() or field.default_factory or default in (None, "", {}) or default is False:
         return ""
-    return f"  [default: {field.default}]"
+    return f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
 
 
 def _plain(annotation: Any) -> Any:
@@ -65,19 +70,29 @@ def _plain(annotation: Any) -> Any:
 
 def _click_type(kind: Any) -> Any:
     if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        return _IntChoice(choices) if isinstance(choices[0], int) else click.Choice([str(c) for c in choices])
+        return click.Choice(get_args(kind))
+    if get_origin(kind) is dict:
+        return JsonObjectParam()
+    if get_origin(kind) is tuple:
+        return names
     if kind is Path:
         return click.Path(path_type=Path)
-    return {int: click.INT, float: click.FLOAT}.get(kind, click.STRING)
+    return kind
 
 
-class _IntChoice(click.Choice[int]):
-    """One of a few whole numbers."""
+class JsonObjectParam(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
+    """A JSON object."""
 
-    def __init__(self, choices: tuple[int, ...]) -> None:
-        super().__init__(choices)
+    name = "json"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number, not its text."""
-        return int(super().convert(str(value), param, ctx))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The decoded object."""
+        try:
+            return parse_object(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in comma-separated text. click shows this function's name as the metavar."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,4 +1,4 @@
-"""`loragate plan`: what the memory goes to, what fits, and what to change when the wish does not."""
+"""`loragate plan`: shows what the memory holds, what fits, and which flags to change if it does not fit."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ _FIELDS = (
     "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype", "quantization",
     "tensor_parallel_size", "engine_args", "data_dir", "database_url",
 )  # fmt: skip
+_NO_SHARE = "{!r} is not TENANT=SHARE with a share from 0 to 1, for example acme=0.25."
 
 
 @settings_options(*_FIELDS)
 @click.command()
-@click.option("--memory", help="Memory of one device, like 24GiB.  [default on a CPU: what is free here]")
+@click.option("--memory", help="Memory of one device, for example 24GiB.  [default on a CPU: what is free]")
 @click.option(
     "--device",
     type=click.Choice(["cuda", "cpu"]),
-    help="What the engine computes on.  [default: cuda; with --demo, cpu]",
+    help="Device of the engine.  [default: cuda; with --demo, cpu]",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Sequences of full length that shall fit at the same time.",
+    help="Number of full-length sequences that must fit at the same time.",
 )
 @click.option(
     "--guarantee",
     "guarantees",
     multiple=True,
     metavar="TENANT=SHARE",
-    help="A tenant's kv_guarantee; repeat for more.  [default: the tenants in the database]",
+    help="A tenant's kv_guarantee; repeat for several tenants.  [default: the tenants in the database]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
@@ -56,7 +57,7 @@ def plan(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    """Plan the memory of one device. Exit code 1 when the wish does not fit."""
+    """Plan the memory of one device. The exit code is 1 if the model does not fit."""
     from server.config.settings import load
     from server.planner.advice import advise
     from server.planner.models import find_shape
@@ -66,20 +67,22 @@ def plan(
     settings = load(given(flags), config=config)
     device = device or ("cpu" if settings.demo else "cuda")
     if memory is None and device == "cuda":
-        raise click.UsageError("no memory: give --memory, like --memory 24GiB, or --device cpu")
+        raise click.UsageError(
+            "There is no memory size: give --memory, for example --memory 24GiB, or --device cpu."
+        )
     shape = find_shape(settings.base_model)
-    wish = make_plan_request(
+    request = make_plan_request(
         settings,
         memory_bytes=parse_bytes(memory) if memory else main_memory()[1],
         device=device,
         concurrency=concurrency,
         guarantees=_shares(guarantees) or _registered(settings),
     )
-    made, changes = make_plan(shape, wish), advise(shape, wish)
+    made, changes = make_plan(shape, request), advise(shape, request)
     if as_json:
-        click.echo(json.dumps(_object(settings.base_model_name, wish, made, changes), indent=2))
+        click.echo(json.dumps(_object(settings.base_model_name, request, made, changes), indent=2))
     else:
-        click.echo(render(settings.base_model_name, wish, made, changes))
+        click.echo(render(settings.base_model_name, request, made, changes))
     raise SystemExit(0 if made.fits else 1)
 
 
@@ -90,17 +93,17 @@ def _shares(guarantees: tuple[str, ...]) -> dict[str, float]:
         try:
             shares[name] = float(share)
         except ValueError as error:
-            raise click.BadParameter(f"{text!r} is not like acme=0.25") from error
+            raise click.BadParameter(_NO_SHARE.format(text)) from error
         if not name or not 0 <= shares[name] <= 1:
-            raise click.BadParameter(f"{text!r} is not like acme=0.25")
+            raise click.BadParameter(_NO_SHARE.format(text))
     if sum(shares.values()) > 1 + 1e-9:
         terms = " + ".join(f"{share:g} ({name})" for name, share in shares.items())
-        raise click.BadParameter(f"{terms} = {sum(shares.values()):g} is above 1")
+        raise click.BadParameter(f"{terms} = {sum(shares.values()):g} is above 1; reduce a share.")
     return shares
 
 
 def _registered(settings: Settings) -> Mapping[str, float]:
-    """The guarantees in the database, where there is one already."""
+    """The guarantees in the database; none where there is no database."""
     if not settings.database_url and not (settings.home / "loragate.db").exists():
         return {}
     from server.cli.storage import with_registry
@@ -109,27 +112,29 @@ def _registered(settings: Settings) -> Mapping[str, float]:
     return {tenant.name: tenant.kv_guarantee for tenant in tenants if tenant.kv_guarantee > 0}
 
 
-def _object(model: str, wish: PlanRequest, made: Plan, changes: tuple[Change, ...]) -> dict[str, Any]:
+def _object(model: str, request: PlanRequest, made: Plan, changes: tuple[Change, ...]) -> dict[str, Any]:
     return {
         "model": model,
-        "wish": asdict(wish),
+        "wish": asdict(request),
         "plan": asdict(made) | {"kv_tokens": made.kv_tokens},
         "changes": [{"flags": change.flags, "cost": change.cost} for change in changes],
     }
 
 
-def render(model: str, wish: PlanRequest, made: Plan, changes: tuple[Change, ...]) -> str:
+def render(model: str, request: PlanRequest, made: Plan, changes: tuple[Change, ...]) -> str:
     """The plan as text."""
     from server.planner.plan import gib
 
-    share = gib(wish.memory_bytes)
-    if wish.kv_cache_memory_bytes is None:
-        share += f" x {wish.gpu_memory_utilization:g}"
-    devices = f" on each of {wish.tensor_parallel_size} devices" if wish.tensor_parallel_size > 1 else ""
+    share = gib(request.memory_bytes)
+    if request.kv_cache_memory_bytes is None:
+        share += f" x {request.gpu_memory_utilization:g}"
+    devices = (
+        f" on each of {request.tensor_parallel_size} devices" if request.tensor_parallel_size > 1 else ""
+    )
     lines = [
-        f"{model}, {wish.device}{devices}: {share} = {gib(made.usable_bytes)} to use",
+        f"{model}, {request.device}{devices}: {share} = {gib(made.usable_bytes)} to use",
         _line("weights", made.weights_bytes),
-        _line("LoRA slots", made.lora_slots_bytes, f"{wish.max_loras} x {gib(made.lora_slot_bytes)}"),
+        _line("LoRA slots", made.lora_slots_bytes, f"{request.max_loras} x {gib(made.lora_slot_bytes)}"),
         _line("activations", made.activations_bytes, "estimate"),
         _line("runtime", made.runtime_bytes, "estimate"),
         _line("KV cache", made.kv_cache_bytes, f"{made.kv_bytes_per_token} bytes per token"),
@@ -139,13 +144,13 @@ def render(model: str, wish: PlanRequest, made: Plan, changes: tuple[Change, ...
         f"of {made.block_size_tokens} tokens.",
         f"The cache has {made.kv_blocks} blocks (one is vLLM's own): {made.kv_tokens} tokens, "
         f"{made.full_length_sequences} sequences of full length at the same time.",
-        f"Loaded adapters beside the slots: up to {wish.adapters_held}, {gib(made.held_adapters_bytes)} "
+        f"Loaded adapters beside the slots: up to {request.adapters_held}, {gib(made.held_adapters_bytes)} "
         f"of main memory.",
     ]
     lines += [f"{name} is guaranteed {n} tokens." for name, n in made.guaranteed_tokens.items()]
     lines.append("")
     if made.fits:
-        lines.append(f"It fits, with {wish.concurrency} at the same time.")
+        lines.append(f"It fits, with {request.concurrency} at the same time.")
     else:
         lines += [f"It does not fit: {made.problem}", *advice_lines(changes)]
     return "\n".join(lines)

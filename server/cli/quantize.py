@@ -1,4 +1,4 @@
-"""`loragate quantize`: a 4-bit AWQ checkpoint that is served with the same adapters."""
+"""`loragate quantize`: writes a 4-bit AWQ checkpoint that serves the same adapters."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSONL with `messages` or `text` per line; a fifth is kept back to measure on.  "
-    "[default: what the model itself writes]",
+    help="JSONL file with `messages` or `text` in each line; a fifth is held out for evaluation.  "
+    "[default: texts that the model generates]",
 )
 @click.option(
     "--group-size",
     type=click.Choice(["32", "64", "128"]),
     default="128",
     show_default=True,
-    help="Inputs that share a scale and a zero point.",
+    help="Number of inputs that share a scale and a zero point.",
 )
 @click.option(
     "--block-tokens",
     type=click.IntRange(min=16),
     default=512,
     show_default=True,
-    help="Length of a calibration sequence.",
+    help="Length of a calibration sequence, in tokens.",
 )
 @click.option(
     "--blocks",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Most of those.",
+    help="Maximum number of calibration sequences.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def quantize(
@@ -57,14 +57,14 @@ def quantize(
     blocks: int,
     as_json: bool,
 ) -> None:
-    """Write MODEL (a folder, `demo`, or a hub id) to --out with its projections in 4 bits."""
+    """Write MODEL (a folder, `demo`, or a hub id) to --out, with its projections in 4 bits."""
     from adapters.training.errors import TrainingError
     from adapters.training.quantization.quantize import Quantization
     from adapters.training.quantization.quantize import quantize as run
 
-    wish = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks)
+    request = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks)
     try:
-        report = run(wish)
+        report = run(request)
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(asdict(report)) if as_json else _text(report, out))
@@ -81,7 +81,9 @@ def _folder(model: str) -> Path:
     try:
         return Path(snapshot_download(model))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise click.ClickException(f"{model} is neither a folder nor a model that the hub has") from error
+        raise click.ClickException(
+            f"{model} is neither a folder nor a model on the hub. Give a folder, `demo`, or a hub id."
+        ) from error
 
 
 def _text(report: QuantizationReport, out: Path) -> str:
@@ -91,7 +93,7 @@ def _text(report: QuantizationReport, out: Path) -> str:
             f"wrote {out}",
             f"  weights     {report.bytes_before:,} -> {report.bytes_after:,} bytes",
             f"  perplexity  {report.perplexity_before:.4f} -> {report.perplexity_after:.4f} ({change:+.2%}), on "
-            f"{report.held_out_texts} texts that were kept back",
+            f"{report.held_out_texts} held-out texts",
             f"  calibrated  with {report.calibration_tokens:,} tokens",
             f"Serve it with: loragate serve --model {out} --quantization awq",
         ]

@@ -1,4 +1,4 @@
-"""`loragate serve`."""
+"""`loragate serve`: starts the server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from server.cli.options import given, settings_options
 @settings_options()
 @click.command()
 def serve(config: Path | None, **flags: Any) -> None:
-    """Start the server: one base model, every tenant's adapters, vLLM underneath."""
+    """Start the server: one base model in vLLM, with the adapters of every tenant."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from server.config.environment import cores_to_bind, export_engine_environment
     from server.config.logs import write_config
-    from server.config.settings import cores_to_bind, export_engine_environment, load
+    from server.config.settings import load
     from server.engine.process import fork_server
 
     settings = load(given(flags), config=config)
@@ -25,12 +26,12 @@ def serve(config: Path | None, **flags: Any) -> None:
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
-    # Starts every engine, and with it everything that must end together with the server.
+    # This one thread starts every engine: the engine's processes end when their thread ends.
     runner = ThreadPoolExecutor(1, "loragate-engine")
     if cores:
         runner.submit(fork_server.start, fork_server.worker_environment(cores)).result()
 
-    # vLLM reads the environment when it is imported, so the server comes after it is set.
+    # vLLM reads the environment when it is imported, so this import must come after.
     from server.app.process import run
 
     raise SystemExit(run(settings, runner))

@@ -1,4 +1,4 @@
-"""What the commands that read and write the registry directly share."""
+"""Shared code of the commands that read and write the registry directly."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from server.cli.options import given
 from server.config.settings import Settings, load
 
 T = TypeVar("T")
-_WIDE = 1000  # characters: what is piped on is not wrapped
+_WIDE = 1000  # characters; piped output is not wrapped
 
 
 def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """Settings of a command that needs data folder and database, but no model."""
+    """The settings of a command that needs data folder and database, but no model."""
     return load(given(dict(flags)), config=config, to_serve=False)
 
 
 def with_registry(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run `work(registry)` and end with one sentence and exit code 1 where it refuses."""
+    """Run `work(registry)`; an error of the registry becomes one sentence and exit code 1."""
     from adapters.registry import Registry, check_schema, connect
 
     async def run() -> T:
@@ -46,7 +46,7 @@ def with_registry(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
 
 
 def operator_at_shell() -> Actor:
-    """Who the audit shows for a change made on this machine's command line."""
+    """The actor that the audit log shows for a change made with this command line."""
     return Actor(f"shell:{pwd.getpwuid(os.getuid()).pw_name}")
 
 

@@ -1,56 +1,24 @@
-"""`loragate train`: the flags are the fields of `TrainingConfig`, and a few that choose them."""
+"""`loragate train`: the fields of `TrainingConfig` as flags, a preset for some of them, and publication."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import click
-from click.core import ParameterSource
+from pydantic import ValidationError
 
 import demo
-from adapters.training.config import PRESETS, TrainingConfig, help_of
+from adapters.training.config import FIELDS, PRESETS, TrainingConfig
 from server.cli.adapters.admin_client import AdminClient
 from server.cli.adapters.publish import Publication
-from server.config.settings import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE, client_setting
+from server.cli.options import given, model_options
+from server.config.config_file import fault_sentences
+from server.config.environment import read_variable
+from server.config.settings import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE
 from server.engine.process.openmp import set_wait_policy
-
-
-class _JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A JSON object."""
-        if isinstance(value, dict):
-            return value
-        try:
-            decoded = json.loads(value)
-        except json.JSONDecodeError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(decoded, dict):
-            self.fail("must be a JSON object", param, ctx)
-        return decoded
-
-
-def _option(field: Field[Any], hint: Any) -> click.Option:
-    flag = f"--{field.name.replace('_', '-')}"
-    text = help_of(field.name)
-    default = None if field.default in (MISSING, None) else field.default
-    if hint is bool:
-        return click.Option([flag], is_flag=True, default=bool(default), help=text)
-    if field.name == "base":
-        return click.Option([flag], type=str, metavar="DIR|demo", help=f"{text} `demo` is the embedded one.")
-    if hint in (Path, Path | None):
-        return click.Option([flag], type=click.Path(path_type=Path), help=text)
-    if hint == dict[str, Any]:
-        return click.Option([flag], type=_JsonObject(), default=None, help=text)
-    if hint == tuple[str, ...]:
-        return click.Option([flag], default=",".join(default or ()), show_default=True, help=text)
-    kind = {int: click.INT, float: click.FLOAT}.get(hint, click.STRING)
-    return click.Option([flag], type=kind, default=default, show_default=default is not None, help=text)
 
 
 @click.command()
@@ -58,19 +26,22 @@ def _option(field: Field[Any], hint: Any) -> click.Option:
     "--preset",
     type=click.Choice(list(PRESETS)),
     help="; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-    + ". Flags given beside it win.",
+    + ". Other flags override it.",
 )
 @click.option(
     "--check",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Look at a file as a training would, print the check-list, train nothing. Exit 1 if a check fails.",
+    help="Check FILE as training data and print the findings; nothing is trained. Exit code 1 if a check fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check: print the findings as JSON.")
 @click.option("--publish", metavar="URL", help="Server that gets the finished adapter as a new version.")
-@click.option("--publish-as", metavar="TENANT/NAME", help="Whose adapter it becomes a version of.")
-@click.option("--canary", type=click.FLOAT, help="Percent of the traffic it gets at first; without it: all.")
+@click.option("--publish-as", metavar="TENANT/NAME", help="The adapter on that server that gets the version.")
+@click.option("--canary", type=click.FLOAT, help="Percentage of the traffic for the version.  [default: all]")
 @click.option("--key", help=f"Admin or operator key for --publish. [env: {CLIENT_KEY_VARIABLE}]")
+@click.option(
+    "--base", metavar="DIR|demo", help=f"{FIELDS['base'].description} `demo` is the embedded model."
+)
 @click.pass_context
 def train(
     context: click.Context,
@@ -84,10 +55,10 @@ def train(
     key: str | None,
     **flags: Any,
 ) -> None:
-    """Train an adapter from a JSONL of chats; the folder it writes is served as it is."""
+    """Train an adapter from a JSONL file of chats; the server can serve its folder without changes."""
     if check:
-        given = {"base": "demo", "out": Path("unused")} | {k: v for k, v in flags.items() if v is not None}
-        _check(_config(context, preset, given | {"data": check}), as_json)
+        flags = {"base": "demo", "out": Path("unused")} | given(flags) | {"data": check}
+        _check(_config(context, preset, flags), as_json)
         return
     config = _config(context, preset, flags)
     publication = _publication(publish, publish_as, canary, key)
@@ -104,7 +75,7 @@ def train(
             click.echo(publication.publish(config.out), err=True)
         except click.ClickException as error:
             raise click.ClickException(
-                f"{error.message}\nThe adapter is finished in {config.out}: `loragate adapter add` sends it again."
+                f"{error.message}\nThe finished adapter is in {config.out}; `loragate adapter add` uploads it again."
             ) from error
     click.echo(json.dumps(report.document))
 
@@ -112,13 +83,13 @@ def train(
 def _publication(
     url: str | None, target: str | None, canary: float | None, key: str | None
 ) -> Publication | None:
-    """Where the adapter is to go, once it is there; checked now, so that no training is lost to a wrong key."""
+    """Where the finished adapter goes; checked before the training, so that a wrong key does not waste it."""
     if url is None:
         if target or canary is not None:
-            raise click.UsageError("--publish-as and --canary need --publish URL")
+            raise click.UsageError("--publish-as and --canary need --publish URL.")
         return None
     if not target:
-        raise click.UsageError("--publish needs --publish-as TENANT/NAME")
+        raise click.UsageError("--publish needs --publish-as TENANT/NAME.")
     publication = Publication.parse(AdminClient(url, key), target, canary)
     publication.check()
     return publication
@@ -148,22 +119,17 @@ def _check(config: TrainingConfig, as_json: bool) -> None:
 
 
 def _config(context: click.Context, preset: str | None, flags: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration that the flags ask for: a preset gives way to what was typed."""
-    given = {name: value for name, value in flags.items() if value is not None}
+    """The configuration from flags and preset; a flag overrides the preset."""
+    values = (PRESETS[preset].values() if preset else {}) | given(flags)
     for name in ("base", "data", "out"):
-        if name not in given:
+        if name not in values:
             raise click.UsageError(f"Missing option '--{name}'.", context)
-    if preset:
-        typed = {n for n in flags if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
-        given |= {n: v for n, v in PRESETS[preset].values().items() if n not in typed}
-    given["judge_key"] = given.get("judge_key") or client_setting(JUDGE_KEY_VARIABLE) or ""
-    given["base"] = demo.MODEL_DIR if given["base"] == "demo" else Path(given["base"])
-    given["targets"] = tuple(part.strip() for part in given["targets"].split(",") if part.strip())
+    values["judge_key"] = values.get("judge_key") or read_variable(JUDGE_KEY_VARIABLE) or ""
+    values["base"] = demo.MODEL_DIR if values["base"] == "demo" else Path(values["base"])
     try:
-        return TrainingConfig(**given)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+        return TrainingConfig(**values)
+    except ValidationError as error:
+        raise click.ClickException(fault_sentences(error)) from error
 
 
-_HINTS = get_type_hints(TrainingConfig)
-train.params += [_option(field, _HINTS[field.name]) for field in fields(TrainingConfig)]
+train.params += model_options({name: field for name, field in FIELDS.items() if name != "base"})

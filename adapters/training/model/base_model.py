@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -113,7 +113,7 @@ def _prepared(model: Any, config: TrainingConfig) -> Any:
     return model
 
 
-def _native_dtype(gpu: bool, base: Path) -> str:
+def _native_dtype(gpu: bool, base: Path) -> Literal["float32", "bfloat16"]:
     """bfloat16 where the hardware multiplies in it and the base is kept in it, so that nothing is lost.
 
     NOTE: on CPUs without AMX or AVX512-BF16 bfloat16 is emulated and more than twice as slow; with it, a

@@ -1,4 +1,4 @@
-"""`loragate adapter`: asks a running server, because an adapter is loaded and probed before it serves."""
+"""`loragate adapter`: calls a running server, which loads and probes an adapter before it serves it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ import click
 
 from server.cli.adapters.admin_client import AdminClient, server_options
 from server.cli.adapters.upload import add_folder, progress_shown, progress_text
+from server.cli.options import JsonObjectParam
 from server.cli.storage import show
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-GENERATION = click.option("--expected-generation", type=int, help="Refuse if the name was changed since.")
+GENERATION = click.option(
+    "--expected-generation", type=int, help="Refuse the change if the adapter has another generation."
+)
 
 
 @click.group()
 def adapter() -> None:
-    """Adapters: versions, and which of them a name stands for."""
+    """Adapters: their versions, and the traffic of each version."""
 
 
 @adapter.command()
 @click.argument("tenant")
 @click.argument("name")
 @click.argument("source")
-@click.option("--promote/--no-promote", default=True, show_default=True, help="Serve it at once.")
 @click.option(
-    "--sampling-defaults", default="{}", help="Decoding options for this version, as a JSON object."
+    "--promote/--no-promote", default=True, show_default=True, help="Send all traffic to the version."
+)
+@click.option(
+    "--sampling-defaults",
+    type=JsonObjectParam(),
+    default="{}",
+    help="Default decoding options of this version, as a JSON object.",
 )
 @server_options
 @JSON_FLAG
@@ -37,15 +45,15 @@ def add(
     name: str,
     source: str,
     promote: bool,
-    sampling_defaults: str,
+    sampling_defaults: dict[str, Any],
     url: str | None,
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Add a version from SOURCE: a folder here (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
+    """Add a version from SOURCE: a local folder (it is uploaded), hf://org/name@revision, s3://… or gs://…"""
     client = AdminClient(url, key)
     path = f"/adapters/{tenant}/{name}"
-    body = {"promote": promote, "sampling_defaults": _json_object(sampling_defaults)}
+    body = {"promote": promote, "sampling_defaults": sampling_defaults}
     with progress_shown(client, path):
         if Path(source).is_dir():
             version = add_folder(client, path, Path(source), body)
@@ -67,7 +75,7 @@ def add(
 @server_options
 @JSON_FLAG
 def list_(url: str | None, key: str | None, as_json: bool) -> None:
-    """List adapters."""
+    """List the adapters that the key may manage."""
     data = AdminClient(url, key).call("GET", "/adapters")["data"]
     show(data if as_json else [_summary(row) for row in data], as_json=as_json)
 
@@ -78,19 +86,19 @@ def list_(url: str | None, key: str | None, as_json: bool) -> None:
 @server_options
 @JSON_FLAG
 def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: bool) -> None:
-    """Show an adapter's versions, and what its name stands for."""
+    """Show an adapter's versions and the traffic of each version."""
     row = AdminClient(url, key).call("GET", f"/adapters/{tenant}/{name}")
     if as_json:
         click.echo(json.dumps(row, indent=2))
         return
     weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
     click.echo(f"{row['model']}  generation {row['alias']['generation']}")
-    show([_shown(version, weights) for version in row["versions"]], as_json=False)
+    show([_version_row(version, weights) for version in row["versions"]], as_json=False)
     for version in row["versions"]:
         _warn(version)
         if version["number"] in weights:
-            click.echo(f"decoding of @{version['number']} where a chat request names nothing:")
-            show([{"option": o, **held} for o, held in version["decoding"].items()], as_json=False)
+            click.echo(f"decoding options of @{version['number']} for chat requests that set none:")
+            show([{"option": o, **value} for o, value in version["decoding"].items()], as_json=False)
 
 
 @adapter.command()
@@ -102,7 +110,7 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
 def promote(
     tenant: str, name: str, version: int, expected_generation: int | None, url: str | None, key: str | None
 ) -> None:
-    """Send all traffic to VERSION, once it has loaded and answered a probe."""
+    """Send all traffic to VERSION, after the server has loaded and probed it."""
     body = {"version": version, "expected_generation": expected_generation}
     alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
     click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']})")
@@ -122,7 +130,7 @@ def split(
     url: str | None,
     key: str | None,
 ) -> None:
-    """Share the traffic out: `split acme support 3=90 4=10`."""
+    """Divide the traffic between versions: `split acme support 3=90 4=10`."""
     body = {"weights": dict(_weight(text) for text in weights), "expected_generation": expected_generation}
     alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
     shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
@@ -137,7 +145,7 @@ def split(
 def rollback(
     tenant: str, name: str, expected_generation: int | None, url: str | None, key: str | None
 ) -> None:
-    """Go back to the version that had all the traffic before."""
+    """Send all traffic to the version that had it before."""
     body = {"expected_generation": expected_generation}
     alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
     click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
@@ -150,7 +158,7 @@ def rollback(
 @click.confirmation_option(prompt="Remove it?")
 @server_options
 def remove(tenant: str, name: str, version: int | None, url: str | None, key: str | None) -> None:
-    """Take VERSION, or the whole adapter, out of service; requests in flight finish."""
+    """Remove VERSION, or the whole adapter; requests in flight finish."""
     path = f"/adapters/{tenant}/{name}" + (f"/versions/{version}" if version else "")
     removed = AdminClient(url, key).call("DELETE", path)["data"]
     click.echo("; ".join(f"version {v['number']} is {v['state']}" for v in removed) or "removed")
@@ -160,7 +168,7 @@ def remove(tenant: str, name: str, version: int | None, url: str | None, key: st
 @click.argument("tenant")
 @click.argument("name")
 @click.argument("version", type=int)
-@click.option("--off", is_flag=True, help="Let it leave again.")
+@click.option("--off", is_flag=True, help="Remove the pin.")
 @server_options
 def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: str | None) -> None:
     """Keep VERSION loaded, also across restarts."""
@@ -170,8 +178,8 @@ def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: s
     click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
 
 
-def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
-    """One version in a line; `engine` is what the engine does with it, and for how many requests."""
+def _version_row(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
+    """One version as a row; `engine` is its state in the engine and the number of its requests."""
     row = {column: version[column] for column in ("number", "state")}
     slot, fetching = version["slot"], version["fetching"]
     row["engine"] = f"{slot['phase']}, {slot['holders']} in use" if slot else None
@@ -179,7 +187,7 @@ def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str
     row["weight"] = weights.get(version["number"])
     drifted = version["drifted"]
     row["drift"] = f"{drifted['kind']} at {drifted['at'][:19]}" if drifted else None
-    damage = "its stored copy is damaged: add it again" if version["damaged"] else None
+    damage = "The stored copy is damaged: add the version again." if version["damaged"] else None
     row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
     return row
 
@@ -199,26 +207,19 @@ def _shown(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the merged weights; auto is the base's own.",
+    help="Data type of the merged weights. auto: the base's own.",
 )
 def merge(base: str, folder: Path, out: Path, dtype: str) -> None:
-    """Write base and adapter as one model, for those who serve this one adapter only."""
+    """Merge base and adapter into one model, for servers that serve only this adapter."""
     import demo
     from adapters.training.errors import TrainingError
     from adapters.training.model.merge import merge as run_merge
 
     try:
-        told = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
+        message = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(told)
-
-
-def _json_object(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"--sampling-defaults is not JSON: {error}") from error
+    click.echo(message)
 
 
 def _warn(version: Mapping[str, Any]) -> None:
@@ -231,7 +232,7 @@ def _weight(text: str) -> tuple[str, float]:
     try:
         return str(int(version)), float(weight)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not VERSION=WEIGHT") from error
+        raise click.BadParameter(f"{text!r} is not VERSION=WEIGHT, for example 3=90.") from error
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line's way to a running server's /admin/v1."""
+"""The client that the commands use to call a running server's /admin/v1."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 import click
 import httpx
 
-from server.config.settings import CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE, client_setting
+from server.config.environment import read_variable
+from server.config.settings import CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--url` and `--key`."""
-    url_help = f"The server. [env: {CLIENT_URL_VARIABLE}; default: {DEFAULT_URL}]"
+    url_help = f"URL of the server. [env: {CLIENT_URL_VARIABLE}; default: {DEFAULT_URL}]"
     key_help = f"Admin or operator key. [env: {CLIENT_KEY_VARIABLE}]"
     command = click.option("--key", default=None, help=key_help)(command)
     return click.option("--url", default=None, help=url_help)(command)
 
 
 class Refusal(click.ClickException):
-    """The server said no; its own sentence, and the HTTP status."""
+    """The server refused a request; has its message and the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -30,24 +31,31 @@ class Refusal(click.ClickException):
 
 
 class AdminClient:
-    """Calls /admin/v1 and turns a refusal into one sentence."""
+    """Calls /admin/v1 and raises a refusal as one sentence."""
 
     def __init__(self, url: str | None, key: str | None) -> None:
-        key = key or client_setting(CLIENT_KEY_VARIABLE)
+        key = key or read_variable(CLIENT_KEY_VARIABLE)
         if not key:
-            raise click.UsageError(f"no key: give --key or set {CLIENT_KEY_VARIABLE}")
-        self._url = (url or client_setting(CLIENT_URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+            raise click.UsageError(f"There is no key: give --key or set {CLIENT_KEY_VARIABLE}.")
+        self._url = (url or read_variable(CLIENT_URL_VARIABLE) or DEFAULT_URL).rstrip("/")
         self._headers = {"authorization": f"Bearer {key}"}
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """The answer's JSON; None for an empty one. Raises: Refusal, click.ClickException when it is not there."""
+        """The response's JSON; None where it is empty.
+
+        Raises:
+            Refusal: the server refuses.
+            click.ClickException: the server cannot be reached.
+        """
         try:
             return self.send(method, path, **request)
         except httpx.HTTPError as error:
-            raise click.ClickException(f"cannot reach {self._url}: {error}") from error
+            raise click.ClickException(
+                f"The server {self._url} cannot be reached: {error}. Check --url."
+            ) from error
 
     def send(self, method: str, path: str, **request: Any) -> Any:
-        """`call` for who can go on when the connection breaks. Raises: Refusal, httpx.HTTPError."""
+        """Like `call`, for callers that handle a broken connection. Raises: Refusal, httpx.HTTPError."""
         headers = self._headers | request.pop("headers", {})
         response = httpx.request(
             method, f"{self._url}/admin/v1{path}", headers=headers, timeout=600, **request
@@ -61,4 +69,4 @@ def _message(response: httpx.Response) -> str:
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code} from {response.request.url}"
+        return f"HTTP {response.status_code} from {response.request.url}."

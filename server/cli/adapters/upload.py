@@ -1,4 +1,4 @@
-"""Sending an adapter's files to a server: in pieces, so that a broken connection costs one piece only."""
+"""Uploads an adapter's files in pieces, so that a broken connection costs one piece only."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import httpx
 
 from server.cli.adapters.admin_client import AdminClient
 
-#: What stays behind of a folder: optimizer state, checkpoints, tokenizer.
+#: Other files of the folder are not sent: optimizer state, checkpoints, tokenizer.
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 _PIECE_BYTES = 8 << 20
 _ATTEMPTS = 6
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping[str, Any]) -> Any:
     """Upload a folder and add it as a version; returns the version.
 
     Args:
-        client: the server.
-        adapter: its path below /admin/v1, `/adapters/TENANT/NAME`.
-        folder: what PEFT wrote; its adapter files are sent, anything else stays here.
-        options: the rest of the body.
+        client: the client of the server.
+        adapter: the adapter's path below /admin/v1, `/adapters/TENANT/NAME`.
+        folder: a PEFT folder; only its adapter files are sent.
+        options: the other fields of the request that adds the version.
 
     Raises:
-        click.ClickException: the server refuses, or cannot be reached for long.
+        click.ClickException: the server refuses, or stays unreachable.
     """
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
@@ -42,7 +42,7 @@ def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping
                 if (folder / name).is_file():
                     tar.add(folder / name, arcname=name)
             for other in sorted(folder.glob("adapter_model*")):
-                if other.name not in _FILES:  # an empty twin tells the server why there are no weights
+                if other.name not in _FILES:  # an empty file: the server names the wrong format
                     tar.addfile(tarfile.TarInfo(other.name))
         size_bytes = file.tell()
         upload_id = client.call("POST", f"{adapter}/uploads")["id"]
@@ -51,19 +51,21 @@ def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping
 
 
 def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> None:
-    sent_bytes = attempts = 0
+    sent_bytes = failures = 0
     with _bar(size_bytes) as bar:
         while sent_bytes < size_bytes:
             file.seek(sent_bytes)
             headers = {"upload-offset": str(sent_bytes), "content-type": "application/octet-stream"}
             try:
                 answer = client.send("PATCH", path, content=file.read(_PIECE_BYTES), headers=headers)
-                attempts = 0
+                failures = 0
             except httpx.TransportError as error:
-                attempts += 1
-                if attempts == _ATTEMPTS:
-                    raise click.ClickException(f"the upload broke off {attempts} times: {error}") from error
-                time.sleep(min(2.0**attempts / 4, 8.0))
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise click.ClickException(
+                        f"The connection broke {failures} times during the upload: {error}. Repeat the command."
+                    ) from error
+                time.sleep(min(2.0**failures / 4, 8.0))
                 answer = client.call("GET", path)
             bar.update(answer["received_bytes"] - sent_bytes)
             sent_bytes = answer["received_bytes"]
@@ -77,25 +79,25 @@ def _bar(size_bytes: int) -> Any:
 
 @contextlib.contextmanager
 def progress_shown(client: AdminClient, adapter: str) -> Iterator[None]:
-    """On a terminal, tell how far the server's own fetch is while the block runs."""
-    over = threading.Event()
+    """On a terminal, show the progress of the server's own download while the block runs."""
+    finished = threading.Event()
 
-    def look() -> None:
-        while not over.wait(_LOOK_S):
+    def poll() -> None:
+        while not finished.wait(_POLL_S):
             with contextlib.suppress(click.ClickException):
                 for version in client.call("GET", adapter)["versions"]:
                     if fetching := version["fetching"]:
                         click.echo(f"\r{progress_text(fetching)}  ", nl=False, err=True)
 
-    watching = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     if sys.stderr.isatty():
-        watching.start()
+        thread.start()
     try:
         yield
     finally:
-        over.set()
-        if watching.ident:
-            watching.join()
+        finished.set()
+        if thread.ident:
+            thread.join()
             click.echo("\r", nl=False, err=True)
 
 

@@ -1,4 +1,4 @@
-"""`loragate feedback`: what users said, from the database, whether the server runs or not."""
+"""`loragate feedback`: reads users' feedback from the database, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RATINGS = ["up", "down", "all"]
 
 @click.group()
 def feedback() -> None:
-    """What users said about answers: list it, export chats to train on."""
+    """Users' feedback on answers: list it, or export chats for training."""
 
 
 def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -30,10 +30,10 @@ def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 type=click.Choice(_RATINGS),
                 default=rating,
                 show_default=True,
-                help="Only answers that were rated so.",
+                help="Only answers with this rating.",
             ),
-            click.option("--version", type=int, help="One version of --adapter."),
-            click.option("--adapter", help="One adapter, by its name within the tenant."),
+            click.option("--version", type=int, help="Only this version of --adapter."),
+            click.option("--adapter", help="Only this adapter, by its name within the tenant."),
             click.argument("tenant", required=False),
         ):
             command = option(command)
@@ -45,23 +45,27 @@ def _filters(rating: str) -> Callable[[Callable[..., None]], Callable[..., None]
 @settings_options(*STORAGE_FIELDS)
 @feedback.command("list")
 @_filters("all")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number of entries."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def list_(limit: int, as_json: bool, **asked: Any) -> None:
-    """List what was said to TENANT's adapters, or to all."""
-    entries = _read(limit=limit, with_messages=False, **asked)
-    show([_row(said) for said in entries], as_json=as_json)
+def list_(limit: int, as_json: bool, **filters: Any) -> None:
+    """List the feedback on TENANT's adapters, or on all adapters; the newest first."""
+    entries = _read(limit=limit, with_messages=False, **filters)
+    show([_row(entry) for entry in entries], as_json=as_json)
 
 
 @settings_options(*STORAGE_FIELDS)
 @feedback.command()
 @_filters("up")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here, not to stdout.")
-def export(out: Path | None, **asked: Any) -> None:
-    """Write the chats that were sent along with feedback as JSONL, ready for `loragate train`."""
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: stdout]"
+)
+def export(out: Path | None, **filters: Any) -> None:
+    """Write the chats that clients sent with feedback as JSONL for `loragate train`."""
     from server.usage.feedback import training_lines
 
-    lines = list(training_lines(_read(limit=None, with_messages=True, **asked)))
+    lines = list(training_lines(_read(limit=None, with_messages=True, **filters)))
     if out is None:
         click.echo("".join(lines), nl=False)
     else:
@@ -95,14 +99,14 @@ def _read(
     )
 
 
-def _row(said: Feedback) -> dict[str, Any]:
+def _row(entry: Feedback) -> dict[str, Any]:
     return {
-        "at": said.at.isoformat(timespec="seconds"),
-        "tenant": said.tenant,
-        "model": f"{said.adapter}@{said.version}" if said.adapter else "base",
-        "rating": said.rating.value,
-        "reason": said.reason,
-        "comment": said.comment,
-        "turns": len(said.messages or ()),
-        "request_id": said.request_id,
+        "at": entry.at.isoformat(timespec="seconds"),
+        "tenant": entry.tenant,
+        "model": f"{entry.adapter}@{entry.version}" if entry.adapter else "base",
+        "rating": entry.rating.value,
+        "reason": entry.reason,
+        "comment": entry.comment,
+        "turns": len(entry.messages or ()),
+        "request_id": entry.request_id,
     }

@@ -1,15 +1,14 @@
-"""`loragate key`: works on the database, whether the server runs or not."""
+"""`loragate key`: changes the database, whether the server runs or not."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from adapters.models import Key, Role
-from adapters.registry.database import utc_now
+from adapters.models import IssuedKey, Key, Role
 from server.cli.options import STORAGE_FIELDS, settings_options
 from server.cli.storage import operator_at_shell, show, storage_settings, with_registry
 
@@ -29,9 +28,9 @@ def key() -> None:
     show_default=True,
     help="inference calls models; tenant_admin also manages its tenant's adapters; operator manages all.",
 )
-@click.option("--model", "models", multiple=True, help="Allow only this model; repeat for more.")
-@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="End the key by itself.")
-@click.option("--note", default="", help="What the key is for.")
+@click.option("--model", "models", multiple=True, help="Allow only this model; repeat for several models.")
+@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires.")
+@click.option("--note", default="", help="Purpose of the key, for `loragate key list`.")
 def add(
     tenant: str | None,
     role: str,
@@ -41,8 +40,8 @@ def add(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    """Make a key for TENANT, or for an operator (no tenant, --role operator), and print it once."""
-    expires_at = utc_now() + timedelta(days=expires_in_days) if expires_in_days else None
+    """Create a key for TENANT, or for an operator (no tenant, --role operator), and print it once."""
+    expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None
     issued = with_registry(
         storage_settings(config, flags),
         lambda r: r.keys.issue(
@@ -54,8 +53,7 @@ def add(
             note=note,
         ),
     )
-    click.echo(issued.secret)
-    click.echo(f"id {issued.key.id}; this is the only time the key is shown", err=True)
+    _print_issued(issued)
 
 
 @settings_options(*STORAGE_FIELDS)
@@ -63,7 +61,7 @@ def add(
 @click.argument("tenant", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(tenant: str | None, as_json: bool, config: Path | None, **flags: Any) -> None:
-    """List keys, without their secrets."""
+    """List the keys of TENANT, or all keys, without their secrets."""
     rows = with_registry(storage_settings(config, flags), lambda r: r.keys.list(tenant))
     show([_row(row) for row in rows], as_json=as_json)
 
@@ -71,7 +69,7 @@ def list_(tenant: str | None, as_json: bool, config: Path | None, **flags: Any) 
 @settings_options(*STORAGE_FIELDS)
 @key.command()
 @click.argument("key_id")
-@click.option("--in-s", type=click.FloatRange(min=0), default=0.0, help="Revoke it so many seconds from now.")
+@click.option("--in-s", type=click.FloatRange(min=0), default=0.0, help="Seconds until the key is revoked.")
 def revoke(key_id: str, in_s: float, config: Path | None, **flags: Any) -> None:
     """Revoke a key; running servers refuse it within half a second."""
     with_registry(
@@ -84,14 +82,18 @@ def revoke(key_id: str, in_s: float, config: Path | None, **flags: Any) -> None:
 @key.command()
 @click.argument("key_id")
 @click.option(
-    "--overlap-s", type=click.FloatRange(min=0), default=0.0, help="How long the old key still works."
+    "--overlap-s", type=click.FloatRange(min=0), default=0.0, help="Seconds until the old key is revoked."
 )
 def rotate(key_id: str, overlap_s: float, config: Path | None, **flags: Any) -> None:
-    """Make a key with the same rights, print it once, and end the old one."""
+    """Create a key with the same rights, print it once, and revoke the old key."""
     issued = with_registry(
         storage_settings(config, flags),
         lambda r: r.keys.rotate(key_id, by=operator_at_shell(), overlap_s=overlap_s),
     )
+    _print_issued(issued)
+
+
+def _print_issued(issued: IssuedKey) -> None:
     click.echo(issued.secret)
     click.echo(f"id {issued.key.id}; this is the only time the key is shown", err=True)
 

@@ -1,4 +1,4 @@
-"""`loragate tenant`: works on the database, whether the server runs or not."""
+"""`loragate tenant`: changes the database, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def tenant() -> None:
-    """Customers: their shares, limits and usage."""
+    """Tenants: their shares, limits and usage."""
 
 
 tenant.add_command(usage)
@@ -50,20 +50,22 @@ def add(name: str, config: Path | None, **flags: Any) -> None:
     added = with_registry(
         settings, lambda r: r.tenants.add(Tenant(name, **limits), by=operator_at_shell(), check=_check_shares)
     )
-    click.echo(f"added tenant {added.name}; make it a key with `loragate key add {added.name}`")
+    click.echo(f"added tenant {added.name}; create a key with `loragate key add {added.name}`")
 
 
 @settings_options(*STORAGE_FIELDS)
 @tenant.command("set")
 @click.argument("name")
 @_limit_options
-@click.option("--unlimited", multiple=True, metavar="LIMIT", help="Lift a limit, e.g. --unlimited rpm.")
+@click.option(
+    "--unlimited", multiple=True, metavar="LIMIT", help="Remove a limit, for example --unlimited rpm."
+)
 def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: Any) -> None:
-    """Change a tenant's shares and limits; it takes effect within half a second."""
+    """Change a tenant's shares and limits; running servers apply them within half a second."""
     settings, limits = _split(config, flags)
     changes = limits | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
     if not changes:
-        raise click.UsageError("nothing to change: name at least one limit")
+        raise click.UsageError("There is nothing to change: give at least one limit.")
     with_registry(
         settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=_check_shares)
     )
@@ -83,7 +85,7 @@ def list_(as_json: bool, config: Path | None, **flags: Any) -> None:
 @settings_options(*STORAGE_FIELDS)
 @tenant.command("show")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of one.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one entry.")
 def show_(name: str, as_json: bool, config: Path | None, **flags: Any) -> None:
     """Show one tenant."""
     settings, _ = _split(config, flags)
@@ -99,7 +101,7 @@ def show_(name: str, as_json: bool, config: Path | None, **flags: Any) -> None:
 @click.argument("name")
 @click.confirmation_option(prompt="Remove the tenant with its keys?")
 def remove(name: str, config: Path | None, **flags: Any) -> None:
-    """Remove a tenant and its keys; its adapters must be gone."""
+    """Remove a tenant and its keys; its adapters must be removed first."""
     settings, _ = _split(config, flags)
     with_registry(settings, lambda r: r.tenants.remove(name, by=operator_at_shell()))
     click.echo(f"removed tenant {name}")

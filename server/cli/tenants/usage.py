@@ -1,4 +1,4 @@
-"""`loragate tenant usage`: what was used, from the database, whether the server runs or not."""
+"""`loragate tenant usage`: reads usage from the database, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%
     "--from",
     "since",
     type=click.DateTime(_TIMES),
-    help="First hour to count, UTC unless it says otherwise.  [default: when this month began]",
+    help="First hour to count, in UTC unless it has a time zone.  [default: start of this month]",
 )
-@click.option("--to", "until", type=click.DateTime(_TIMES), help="The end, not counted.  [default: now]")
+@click.option("--to", "until", type=click.DateTime(_TIMES), help="First hour not to count.  [default: now]")
 @click.option(
     "--by",
     type=click.Choice(["hour", "day", "month"]),
     default="day",
     show_default=True,
-    help="Step of a row.",
+    help="Period of one row.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option("--csv", "as_csv_", is_flag=True, help="Print CSV with a header line.")
@@ -45,14 +45,14 @@ def usage(
     config: Path | None,
     **flags: Any,
 ) -> None:
-    """Tokens, KV block-seconds and times used by TENANT, or by all, per adapter and version."""
+    """Show tokens, KV block-seconds and times used by TENANT, or by all tenants, per adapter and version."""
     from adapters.models import BudgetPeriod
     from adapters.registry.database import utc_now
     from server.api.admin.usage import as_csv, in_utc
     from server.usage.ledger import period_start, summed
 
     if as_json and as_csv_:
-        raise click.UsageError("--json and --csv are two formats; choose one")
+        raise click.UsageError("--json and --csv are two formats: give only one of them.")
     begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
     entries = with_registry(
         storage_settings(config, flags),
@@ -67,7 +67,7 @@ def usage(
         click.echo(_table(rows) if rows else "none")
 
 
-#: Column titles that are shorter than the fields they stand for; a row fits a terminal.
+#: Short column titles, so that a row fits a terminal.
 _TITLES = {
     "prompt_tokens": "prompt", "cached_tokens": "cached", "generated_tokens": "generated",
     "kv_block_seconds": "block-s",
@@ -75,7 +75,7 @@ _TITLES = {
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Aligned columns, never cut: numbers to the right."""
+    """Aligned columns that are never cut; numbers are aligned to the right."""
     lines = [[_TITLES.get(name, name) for name in rows[0]]]
     lines += [[str(value).removesuffix(":00+00:00") for value in row.values()] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

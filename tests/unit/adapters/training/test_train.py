@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adapters.artifact.digests import base_digest, file_digest, template_digest
-from adapters.training.config import PROJECTIONS, TrainingConfig, help_of
+from adapters.training.config import PROJECTIONS, TrainingConfig
 from adapters.training.errors import BaseModelError, DataError, OutputError, UnservableError
 from adapters.training.export.adapter_folder import check_tensors
 from adapters.training.model.lora import check_servable
@@ -136,15 +136,3 @@ def test_broken_tensors_are_refused(change: dict, says: str) -> None:
     tensors = {name: t for name, t in (_tensors() | change).items() if t is not None}
     with pytest.raises(OutputError, match=says):
         check_tensors(tensors, {"m": (3, 5)}, 2)
-
-
-def test_every_setting_is_documented() -> None:
-    for name in TrainingConfig.__slots__:
-        assert help_of(name).endswith("."), name
-
-
-def test_impossible_settings_are_refused(configure: Configure) -> None:
-    with pytest.raises(ValueError, match="not a multiple"):
-        configure(batch_samples=8, micro_batch_samples=3)
-    with pytest.raises(ValueError, match="held_out_share"):
-        configure(held_out_share=1.0)

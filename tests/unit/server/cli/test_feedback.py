@@ -42,8 +42,8 @@ def home(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         engine = connect(f"sqlite:///{tmp_path}/loragate.db")
-        for said in ENTRIES:
-            await Registry(engine).feedback.put(said)
+        for entry in ENTRIES:
+            await Registry(engine).feedback.put(entry)
         await engine.dispose()
 
     asyncio.run(fill())
@@ -58,7 +58,7 @@ def test_list(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answers"),
+    ("filters", "answers"),
     [
         (["acme"], ["Good day."]),
         (["acme", "--rating", "all"], ["Good day.", "Better."]),
@@ -66,8 +66,8 @@ def test_list(home: Path) -> None:
         (["acme", "--adapter", "support", "--version", "2", "--rating", "down"], ["Better."]),
     ],
 )
-def test_export(home: Path, asked: list[str], answers: list[str]) -> None:
+def test_export(home: Path, filters: list[str], answers: list[str]) -> None:
     file = home / "chats.jsonl"
-    assert f"wrote {len(answers)} chats" in run(home, "feedback", "export", *asked, "--out", str(file))
-    assert [talk.messages[-1]["content"] for talk in read_conversations(file)] == answers
-    assert run(home, "feedback", "export", *asked) == file.read_text(encoding="utf-8")
+    assert f"wrote {len(answers)} chats" in run(home, "feedback", "export", *filters, "--out", str(file))
+    assert [chat.messages[-1]["content"] for chat in read_conversations(file)] == answers
+    assert run(home, "feedback", "export", *filters) == file.read_text(encoding="utf-8")

@@ -52,6 +52,9 @@ def test_every_setting_is_a_flag_of_serve() -> None:
 def test_usage_errors_exit_with_2() -> None:
     assert run("nothing")[0] == 2
     assert run("serve", "--port", "many")[0] == 2
+    for value in ("{", "[1]"):
+        code, out = run("serve", "--demo", "--engine-args", value)
+        assert code == 2 and "Invalid value for '--engine-args'" in out and "JSON" in out
     assert run("key", "add", "--role", "king")[0] == 2
 
 

@@ -1,4 +1,4 @@
-"""Where a finished adapter goes: what is refused at once, and what a canary leaves to the others."""
+"""Publishing a finished adapter: refusals before the training, and the weights beside a canary."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--canary", "5"], "--publish-as and --canary need --publish URL"),
         (["--publish-as", "acme/support"], "need --publish URL"),
         (["--publish", "http://127.0.0.1:9", "--key", "k"], "--publish needs --publish-as"),
-        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "no key"),
-        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot reach"),
-        (["--keep", "worst"], "keep is 'worst'; it must be one of best, last"),
+        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "There is no key"),
+        (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot be reached"),
+        (["--keep", "worst"], "Invalid value for '--keep': 'worst' is not one of 'best', 'last'."),
         (["--judge", "http://127.0.0.1:9/v1"], "judge and judge_model belong together"),
     ],
 )
 def test_a_training_that_could_not_be_published_or_judged_does_not_start(
-    tmp_path: Path, flags: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LORAGATE_KEY", raising=False)
     command = ["train", "--base", "demo", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, [*command, *flags])
     assert done.exit_code in (1, 2)
-    assert told in done.output
+    assert message in done.output
     assert not (tmp_path / "out").exists()

@@ -98,10 +98,10 @@ def test_usage_as_csv_and_as_a_table(used: Path) -> None:
 
 def test_a_plan_knows_the_tenants_of_the_database(home: Path) -> None:
     run(home, "tenant", "set", "acme", "--kv-guarantee", "0.5")
-    wish = ["--model", "Qwen/Qwen2.5-3B", "--memory", "24GiB", "--max-model-len", "4096"]
-    code, out = run(home, "plan", *wish, "--json")
+    request = ["--model", "Qwen/Qwen2.5-3B", "--memory", "24GiB", "--max-model-len", "4096"]
+    code, out = run(home, "plan", *request, "--json")
     made = json.loads(out)["plan"]
     assert code == 0 and made["guaranteed_tokens"]["acme"] == (made["kv_blocks"] - 1) // 2 * 16
-    code, out = run(home, "plan", *wish, "--guarantee", "a=0.6", "--guarantee", "b=0.6")
+    code, out = run(home, "plan", *request, "--guarantee", "a=0.6", "--guarantee", "b=0.6")
     assert code == 2 and "1.2 is above 1" in out
-    assert run(home, "plan", *wish, "--guarantee", "a")[0] == 2
+    assert run(home, "plan", *request, "--guarantee", "a")[0] == 2

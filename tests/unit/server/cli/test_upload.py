@@ -72,7 +72,7 @@ def test_it_arrives_whole(folder: Path, breaks: int, kept: int) -> None:
 
 
 def test_a_connection_that_stays_broken_is_told(folder: Path) -> None:
-    with pytest.raises(click.ClickException, match="broke off 6 times"):
+    with pytest.raises(click.ClickException, match="broke 6 times"):
         add(Client(breaks=99), folder)
 
 

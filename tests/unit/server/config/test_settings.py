@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what is said of one that cannot be used."""
+"""The sources of a setting and their order, and the messages for one that cannot be used."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_key_of_the_file_names_the_nearest(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('modell = "m"\n')
-    with pytest.raises(SettingsError, match=r"modell .*did you mean model"):
+    with pytest.raises(SettingsError, match=r"modell .*Did you mean model\?"):
         load({}, config=config)
 
 
@@ -70,6 +70,37 @@ def test_engine_args_from_flag_environment_and_file(monkeypatch: pytest.MonkeyPa
     assert load({}, config=config).engine_args == {"block_size": 64}
     monkeypatch.setenv("LORAGATE_ENGINE_ARGS", '{"block_size": 16}')
     assert load({"model": "x"}).engine_args == {"block_size": 16}
+
+
+def test_a_table_of_the_file_is_replaced_and_not_merged(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('model = "m"\n[engine_args]\nblock_size = 64\nseed = 1\n')
+    for value in ('{"block_size": 32}', {"block_size": 32}):
+        assert load({"engine_args": value}, config=config).engine_args == {"block_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read: There is no such file."),
+        (b"model = ", "is not TOML"),
+        (b"model = '\xff'", "is not TOML"),
+        (b"engine_args = 3", "--engine-args 3: "),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
+    config = tmp_path / "c.toml"
+    if content is not None:
+        config.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load({"demo": True}, config=config)
+    assert words in str(caught.value)
+
+
+def test_a_variable_that_is_no_json_object_names_setting_and_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAGATE_LIMITS", "[1]")
+    with pytest.raises(SettingsError, match=r"--limits \[1\]: This must be a JSON object, not list\."):
+        load({"model": "x"})
 
 
 def test_every_field_has_help() -> None:
