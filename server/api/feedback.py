@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,17 @@ class FeedbackBody(BaseModel):
     """A chat to learn from; its last turn is the answer as it should be."""
 
 
+class FeedbackReceipt(BaseModel):
+    """What was stored, and for which version. `adapter` "" and `version` 0 are the base model."""
+
+    object: Literal["feedback"] = "feedback"
+    request_id: str
+    adapter: str
+    version: int
+    rating: Rating
+    messages_kept: bool
+
+
 class Service(Protocol):
     """What this route needs of the composed server."""
 
@@ -51,7 +62,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["feedback"])
 
     @routes.post("/v1/feedback", status_code=201)
-    async def give_feedback(body: FeedbackBody, request: Request) -> dict[str, Any]:
+    async def give_feedback(body: FeedbackBody, request: Request) -> FeedbackReceipt:
         """Rate one answer; said again about the same request, it takes the place of what was said."""
         caller = await service.identify(request.headers)
         chat = None if body.messages is None else [message.model_dump() for message in body.messages]
@@ -63,13 +74,12 @@ def router(service: Service) -> APIRouter:
             comment=body.comment,
             messages=chat,
         )
-        return {
-            "object": "feedback",
-            "request_id": said.request_id,
-            "adapter": said.adapter,
-            "version": said.version,
-            "rating": said.rating,
-            "messages_kept": said.messages is not None,
-        }
+        return FeedbackReceipt(
+            request_id=said.request_id,
+            adapter=said.adapter,
+            version=said.version,
+            rating=said.rating,
+            messages_kept=said.messages is not None,
+        )
 
     return routes

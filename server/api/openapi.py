@@ -56,6 +56,13 @@ _GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
         ["model", "messages", "max_tokens"],
     ),
 }
+#: vLLM writes these answers, with the models of its own wire protocol.
+_ANSWERS: Final = {
+    "application/json": {
+        "schema": {"type": "object", "description": "As the API's own reference describes it."}
+    },
+    "text/event-stream": {"schema": {"type": "string", "description": "With `stream`: server-sent events."}},
+}
 #: Bodies that our own routes read by hand.
 _BY_HAND: Final[dict[str, dict[str, Any]]] = {
     "/tokenize": {"model": _TEXT, "prompt": _TEXT, "messages": _MESSAGES},
@@ -115,7 +122,7 @@ def _operation(name: str, summary: str, fields: dict[str, Any], required: list[s
         "operationId": name,
         "description": summary,
         "requestBody": _json_body(fields, required),
-        "responses": {"200": {"description": "The answer, as JSON or as server-sent events."}},
+        "responses": {"200": {"description": "The answer.", "content": _ANSWERS}},
     }
 
 
