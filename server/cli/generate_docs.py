@@ -129,3 +129,8 @@ def on_files(files: Any, config: Any) -> None:
     from mkdocs.structure.files import File  # only `make docs` installs it
 
     files.append(File.generated(config, "openapi.json", content=json.dumps(openapi())))
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Hook of mkdocs: mkdocs-click 0.9 prints click 8.3's marker for "no default" as if it were a value."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")
