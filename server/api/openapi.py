@@ -106,7 +106,10 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for path, fields in _BY_HAND.items():
         paths[path]["post"]["requestBody"] = _json_body(fields, [])
     components = schema.setdefault("components", {})
-    components.setdefault("schemas", {})["Error"] = _ERROR
+    schemas = components.setdefault("schemas", {})
+    schemas["Error"] = _ERROR
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422
+        schemas.pop(unused, None)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in paths.items():
         for operation in operations.values():

@@ -67,6 +67,23 @@ def test_files_that_are_named_exist(file: Path) -> None:
         assert (ROOT / path).exists() or path == "adapters/sha256/", path
 
 
+def test_what_github_looks_for_is_there() -> None:
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert any(".ci/run" in step.get("run", "") for step in workflow["jobs"]["ci"]["steps"])
+    for template in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(template.read_text(encoding="utf-8"))
+
+
+def test_hooks_run_what_the_lint_runs() -> None:
+    """From .venv, so that their versions are those of the lock."""
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for hook in repository["hooks"]:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert hook["language"] == "system" and f"$(BIN)/{tool}" in makefile
+
+
 def test_decisions_are_numbered_without_gaps() -> None:
     files = sorted(file for file in (DOCS / "decisions").glob("*.md") if file.name != "index.md")
     index = (DOCS / "decisions/index.md").read_text(encoding="utf-8")

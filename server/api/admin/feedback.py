@@ -19,7 +19,11 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
-    @routes.get("/feedback", response_model=Listing[FeedbackInfo])
+    @routes.get(
+        "/feedback",
+        response_model=Listing[FeedbackInfo],
+        responses={200: {"content": {"application/jsonl": {}}}},
+    )
     async def list_feedback(
         tenant: str | None = None,
         adapter: str | None = None,

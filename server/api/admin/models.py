@@ -21,11 +21,6 @@ class Listing(BaseModel, Generic[Item]):
 
     data: Sequence[Item]
 
-    @classmethod
-    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """The name in the OpenAPI schema."""
-        return f"{params[0].__name__}List"
-
 
 class KeyInfo(BaseModel):
     """A key without its hash and its secret."""

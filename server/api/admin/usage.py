@@ -23,7 +23,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
-    @routes.get("/usage", response_model=Listing[UsageRow])
+    @routes.get("/usage", response_model=Listing[UsageRow], responses={200: {"content": {"text/csv": {}}}})
     async def usage(
         tenant: str | None = None,
         since: Annotated[datetime | None, Query(alias="from")] = None,
