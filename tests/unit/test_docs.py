@@ -84,6 +84,21 @@ def test_hooks_run_what_the_lint_runs() -> None:
         assert hook["language"] == "system" and f"$(BIN)/{tool}" in makefile
 
 
+def test_the_map_shows_every_folder_and_no_other() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```\n(server/ .*?)^```", page, re.MULTILINE | re.DOTALL)
+    path: list[str] = []
+    shown: set[Path] = set()
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        path[depth:] = [line.split()[0]]
+        shown.add(ROOT / "/".join(path))
+    assert [file for file in shown if not file.exists()] == []
+    for parent in ("server", "adapters", "adapters/training", "benchmarks"):
+        folders = {file.parent for file in (ROOT / parent).glob("*/__init__.py")}
+        assert folders <= shown, f"{parent} has folders that the map does not show"
+
+
 def test_decisions_are_numbered_without_gaps() -> None:
     files = sorted(file for file in (DOCS / "decisions").glob("*.md") if file.name != "index.md")
     index = (DOCS / "decisions/index.md").read_text(encoding="utf-8")
