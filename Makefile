@@ -68,6 +68,7 @@ lock: ## make the locks from requirements/*.in
 	  compile cpu.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match -o cpu.txt; } && \
 	compile cuda.in --python-platform x86_64-manylinux_2_28 -o cuda.txt && \
 	compile dev.in -o dev.txt && \
+	compile docs.in -o docs.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' docs.txt && \
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
 	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
 	  -o quantize.txt; } && \
@@ -80,9 +81,14 @@ MINUTES ?= 20
 soak: $(VENV)/.dev ## swaps, limits and disconnects for MINUTES=20: no error, no growth
 	@$(BIN)/python -m benchmarks soak --minutes $(MINUTES) $(ARGS)
 
-docs: $(VENV)/.dev ## rewrite the generated parts of docs/
+$(VENV)/.docs: $(VENV)/.dev requirements/docs.txt
+	@echo "installing requirements/docs.txt into $(VENV)"
+	@$(PIP) install --no-deps -r requirements/docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an error
 	@$(BIN)/python -m sampling.table docs/decoding.md
-	@$(BIN)/python -m server.cli.generate_docs docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

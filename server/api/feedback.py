@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,12 +36,23 @@ class FeedbackBody(BaseModel):
     """A chat to train on; its last message is the answer as it should be."""
 
 
+class FeedbackReceipt(BaseModel):
+    """What was stored, and for which version. `adapter` "" and `version` 0 are the base model."""
+
+    object: Literal["feedback"] = "feedback"
+    request_id: str
+    adapter: str
+    version: int
+    rating: Rating
+    messages_kept: bool
+
+
 def router(feedback: FeedbackService, authenticator: Authenticator) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["feedback"])
 
     @routes.post("/v1/feedback", status_code=201)
-    async def give_feedback(body: FeedbackBody, request: Request) -> dict[str, Any]:
+    async def give_feedback(body: FeedbackBody, request: Request) -> FeedbackReceipt:
         """Rate one answer; a second rating of the same request replaces the first."""
         caller = await authenticator.authenticate(request.headers)
         messages = None if body.messages is None else [message.model_dump() for message in body.messages]
@@ -53,13 +64,12 @@ def router(feedback: FeedbackService, authenticator: Authenticator) -> APIRouter
             comment=body.comment,
             messages=messages,
         )
-        return {
-            "object": "feedback",
-            "request_id": stored.request_id,
-            "adapter": stored.adapter,
-            "version": stored.version,
-            "rating": stored.rating,
-            "messages_kept": stored.messages is not None,
-        }
+        return FeedbackReceipt(
+            request_id=stored.request_id,
+            adapter=stored.adapter,
+            version=stored.version,
+            rating=stored.rating,
+            messages_kept=stored.messages is not None,
+        )
 
     return routes

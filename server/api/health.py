@@ -5,35 +5,50 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.config.versions import vllm_version
+from server.engine.supervisor import State
 from server.observability.metrics_endpoint import MetricsEndpoint
 from server.observability.readiness import Readiness
+
+
+class Status(BaseModel):
+    """The state of the server."""
+
+    status: State
+
+
+class Versions(BaseModel):
+    """The versions that run."""
+
+    loragate: str
+    vllm: str
 
 
 def router(readiness: Readiness, metrics_endpoint: MetricsEndpoint) -> APIRouter:
     """/health, /ready, /version and /metrics."""
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/health")
+    @routes.get("/health", response_model=Status, responses={503: {"model": Status}})
     async def health() -> JSONResponse:
         """200 while process and engine are alive; 503 while the engine starts, restarts or is dead."""
         return JSONResponse({"status": readiness.state}, status_code=200 if readiness.engine_alive else 503)
 
-    @routes.get("/ready")
+    @routes.get("/ready", response_model=Status, responses={503: {"model": Status}})
     async def ready() -> JSONResponse:
         """200 while new requests are accepted: engine ready, registry reachable, not draining."""
         accepts = readiness.accepts_requests and await readiness.registry_answers()
         return JSONResponse({"status": readiness.state}, status_code=200 if accepts else 503)
 
-    @routes.get("/version")
+    @routes.get("/version", response_model=Versions)
     async def versions() -> JSONResponse:
         """Versions of loragate and of vLLM."""
         return JSONResponse({"loragate": version("loragate"), "vllm": vllm_version()})
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
         return Response(

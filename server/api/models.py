@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from sampling.presets import Presets
@@ -20,6 +21,46 @@ if TYPE_CHECKING:  # it imports vllm, which takes seconds
     from server.engine.handlers import VllmHandlers
 
 _STARTED_AT = time.time()
+
+
+class ModelCard(BaseModel):
+    """A model that the key may call; `parent` is the base model of an adapter."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: str | None
+    max_model_len: int | None
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class PresetList(BaseModel):
+    """Name → decoding options."""
+
+    object: Literal["list"]
+    data: dict[str, dict[str, Any]]
+
+
+class Tokens(BaseModel):
+    """vLLM's answer to /tokenize."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Text(BaseModel):
+    """vLLM's answer to /detokenize."""
+
+    prompt: str
 
 
 class ModelCatalog:
@@ -63,19 +104,19 @@ def router(catalog: ModelCatalog, presets: Presets, authenticator: Authenticator
     """/v1/models and /v1/presets. They answer without an engine too."""
     routes = APIRouter(tags=["models"])
 
-    @routes.get("/v1/models")
+    @routes.get("/v1/models", response_model=ModelList)
     async def list_models(request: Request) -> JSONResponse:
         """The base model and the caller's adapters."""
         caller = await authenticator.authenticate(request.headers)
         return JSONResponse({"object": "list", "data": await catalog.list(caller)})
 
-    @routes.get("/v1/models/{name:path}")
+    @routes.get("/v1/models/{name:path}", response_model=ModelCard)
     async def get_model(name: str, request: Request) -> JSONResponse:
         """One model."""
         caller = await authenticator.authenticate(request.headers)
         return JSONResponse(await catalog.get(caller, name))
 
-    @routes.get("/v1/presets")
+    @routes.get("/v1/presets", response_model=PresetList)
     async def list_presets(request: Request) -> JSONResponse:
         """The sampling presets that a request may name."""
         await authenticator.authenticate(request.headers)
@@ -105,13 +146,13 @@ def token_router(
             await router.resolve(caller, body["model"])
         return body, str(request.scope["state"]["request_id"])
 
-    @routes.post("/tokenize")
+    @routes.post("/tokenize", response_model=Tokens)
     async def tokenize(request: Request) -> JSONResponse:
         """Token ids of a `prompt` or of `messages`."""
         body, request_id = await read(request)
         return JSONResponse(await handlers().tokenize(body, request_id))
 
-    @routes.post("/detokenize")
+    @routes.post("/detokenize", response_model=Text)
     async def detokenize(request: Request) -> JSONResponse:
         """The text of `tokens`."""
         body, request_id = await read(request)

@@ -56,6 +56,13 @@ _GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
         ["model", "messages", "max_tokens"],
     ),
 }
+#: vLLM writes these answers, with the models of its own wire protocol.
+_ANSWERS: Final = {
+    "application/json": {
+        "schema": {"type": "object", "description": "As the API's own reference describes it."}
+    },
+    "text/event-stream": {"schema": {"type": "string", "description": "With `stream`: server-sent events."}},
+}
 #: Bodies that our own routes parse without a model.
 _BY_HAND: Final[dict[str, dict[str, Any]]] = {
     "/tokenize": {"model": _TEXT, "prompt": _TEXT, "messages": _MESSAGES},
@@ -99,7 +106,10 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for path, fields in _BY_HAND.items():
         paths[path]["post"]["requestBody"] = _json_body(fields, [])
     components = schema.setdefault("components", {})
-    components.setdefault("schemas", {})["Error"] = _ERROR
+    schemas = components.setdefault("schemas", {})
+    schemas["Error"] = _ERROR
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422
+        schemas.pop(unused, None)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in paths.items():
         for operation in operations.values():
@@ -115,7 +125,7 @@ def _operation(name: str, summary: str, fields: dict[str, Any], required: list[s
         "operationId": name,
         "description": summary,
         "requestBody": _json_body(fields, required),
-        "responses": {"200": {"description": "The answer, as JSON or as server-sent events."}},
+        "responses": {"200": {"description": "The answer.", "content": _ANSWERS}},
     }
 
 

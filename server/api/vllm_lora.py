@@ -34,7 +34,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     """The two routes."""
     routes = APIRouter(prefix="/v1", tags=["lora"])
 
-    @routes.post("/load_lora_adapter")
+    @routes.post("/load_lora_adapter", response_class=PlainTextResponse)
     async def load(body: LoadBody, caller: Caller = Depends(guard.manager)) -> PlainTextResponse:
         """Add an adapter, or with `load_inplace` its next version, and serve it."""
         tenant, name = _split(body.lora_name)
@@ -49,7 +49,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         await service.lifecycle.promote(tenant, name, version.number, by=actor(caller))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
-    @routes.post("/unload_lora_adapter")
+    @routes.post("/unload_lora_adapter", response_class=PlainTextResponse)
     async def unload(body: UnloadBody, caller: Caller = Depends(guard.manager)) -> PlainTextResponse:
         """Take an adapter out of service; requests in flight finish."""
         tenant, name = _split(body.lora_name)

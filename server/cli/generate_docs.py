@@ -1,127 +1,67 @@
-"""The documents that are made from the code: `python -m server.cli.generate_docs docs`.
+"""Hooks of the documentation site (`mkdocs.yml`): tables and the OpenAPI schema, made from the code at each build.
 
-configuration.md from the settings, commands.md from the command line, metrics.md from the declared series, api.md
-from the OpenAPI schema and the table of errors. A test holds each to what is made here: nothing goes undocumented.
+A page asks for a table with a line such as `<!-- table: settings -->`; TABLES has the names. The test in
+`tests/unit/test_docs.py` checks that every setting, metric, route and error code is documented.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import click
 from fastapi import FastAPI
 
+from server.api.errors import RULES
 from server.config.settings import ENV_PREFIX, Settings
 from server.observability.metrics import SERIES
 
-_CONFIGURATION: Final = """# Configuration
-
-Made from `server/config/settings.py` by `make docs`; do not edit it here.
-
-A value comes from the first of: the flag, the environment variable, the file named by `--config` (TOML, the
-names below with underscores as keys), the default. An unknown variable that begins with `LORAGATE_` is an error.
-`LORAGATE_URL` and `LORAGATE_KEY` are read by `loragate adapter` alone: the server to ask, and the key.
-
-| flag | variable | default | meaning |
-|---|---|---|---|
-"""
-_COMMANDS: Final = """# Commands
-
-Made from the command line by `make docs`; do not edit it here. `loragate serve` takes every setting of
-[configuration.md](configuration.md) as a flag; `loragate bench` hands its arguments to `python -m benchmarks`.
-Every listing takes `--json`. Exit codes: 0 done, 1 it failed, 2 it was called wrongly.
-"""
-_METRICS: Final = """# Metrics
-
-Made from `server/observability/metrics.py` by `make docs`; do not edit it here. vLLM's own series (`vllm:…`)
-stand beside these on `/metrics`, unchanged.
-
-Adapter and version "" are the base model, tenant "" is an operator. The busiest label sets, at most
-`--metrics-label-sets`, have series of their own; all others share `other`. One that falls out loses its series and
-begins at zero should it come back, as after a restart. What the scheduler counts begins at zero with each engine.
-
-| series | kind | labels | meaning |
-|---|---|---|---|
-"""
-_API: Final = """# HTTP API
-
-Made from the OpenAPI schema (`/openapi.json` of a running server) by `make docs`; do not edit it here.
-
-Keys go as `Authorization: Bearer …` (or `x-api-key`). Every response has `x-request-id`; a harmless one that the
-request names is taken over. Limits that a tenant has are told in `x-ratelimit-*`. Decoding options stand in
-[decoding.md](decoding.md).
-"""
-_ERRORS: Final = """
-## Errors
-
-`{"error": {"message", "type", "param", "code"}}`, always; in the middle of a stream as an event
-`data: {"error": …}`, then `data: [DONE]`. 401 carries `WWW-Authenticate`; 429 and 503 a `Retry-After` between 1 and
-120 seconds.
-
-| code | status | type | when |
-|---|---|---|---|
-"""
-#: Codes that have no class of their own, or whose class speaks to its caller in Python rather than to a client;
-#: `tests/unit/test_docs.py` looks for others in the source.
+_MARKER: Final = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 _BAD: Final = "invalid_request_error"
+#: Error codes without a class of their own, or whose class describes itself to Python callers, not to HTTP clients.
 _FURTHER_CODES: Final = (
-    ("adapter_error", 400, _BAD, "Something is wrong with what was asked of an adapter; the message says what."),
-    ("bad_request", 400, _BAD, "The request is not HTTP as it should be."),
+    ("adapter_error", 400, _BAD, "The request about an adapter cannot be served; the message gives the reason."),
+    ("bad_request", 400, _BAD, "The request is not valid HTTP."),
     ("context_length_exceeded", 400, _BAD, "Prompt and answer are longer than the model's context."),
-    ("internal_error", 500, "server_error", "A fault of ours; the log has it under the request's id."),
+    ("internal_error", 500, "server_error", "A fault of the server; the log has it under the request's id."),
     ("invalid_json", 400, _BAD, "The body is not a JSON object."),
     ("load_failed", 400, _BAD, "The engine refused the adapter."),
-    ("messages_not_kept", 400, _BAD, "The server keeps no messages of rated answers: see --keep-feedback-messages."),
-    ("method_not_allowed", 405, _BAD, "The route has other methods."),
-    ("rate_limit_exceeded", 429, "rate_limit_error", "rpm or tpm is used up for now."),
+    ("messages_not_kept", 400, _BAD, "The server stores no chats of rated answers: see --keep-feedback-messages."),
+    ("method_not_allowed", 405, _BAD, "The route exists, but not with this method."),
+    ("rate_limit_exceeded", 429, "rate_limit_error", "The tenant's rpm or tpm is used up for now."),
 )  # fmt: skip
 
 
-class _Unasked:
-    """Stands where routes would ask the server: they are listed here, never called."""
+class _NoServer:
+    """Takes the server's place: the routes are listed, never called."""
 
-    def __getattr__(self, name: str) -> _Unasked:
+    def __getattr__(self, name: str) -> _NoServer:
         return self
 
-    def __call__(self, *arguments: Any, **named: Any) -> _Unasked:
+    def __call__(self, *arguments: Any, **named: Any) -> _NoServer:
         return self
 
 
-def configuration() -> str:
-    """docs/configuration.md."""
-    return _CONFIGURATION + "".join(_setting(name) for name in Settings.model_fields)
+@functools.cache
+def application() -> FastAPI:
+    """The application without a server behind it."""
+    from server.app.composition import make_app
+
+    no_server: Any = _NoServer()
+    return make_app(no_server)
 
 
-def _setting(name: str) -> str:
-    field = Settings.model_fields[name]
-    default = "" if field.default in (None, "", {}) else f"`{field.default}`"
-    meaning = _cell(field.description or "")
-    return f"| `--{name.replace('_', '-')}` | `{ENV_PREFIX}{name.upper()}` | {default} | {meaning} |\n"
-
-
-def metrics() -> str:
-    """docs/metrics.md."""
-    rows = (
-        f"| `{series.exposed_name}` | {series.kind} | {', '.join(series.labels)} | {_cell(series.help)} |\n"
-        for series in SERIES.values()
-    )
-    return _METRICS + "".join(rows)
-
-
-def commands() -> str:
-    """docs/commands.md."""
-    from server.cli.main import main
-
-    return _COMMANDS + "".join(_command(path, command) for path, command in walk_commands(main, "loragate"))
+def openapi() -> dict[str, Any]:
+    """The OpenAPI schema of all routes."""
+    schema: dict[str, Any] = application().openapi()
+    return schema
 
 
 def walk_commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command with the words that call it."""
+    """Every command with the words that call it, such as "loragate adapter add"."""
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -131,103 +71,66 @@ def walk_commands(command: click.Command, path: str) -> Iterator[tuple[str, clic
             yield from walk_commands(below, f"{path} {name}")
 
 
-def _command(path: str, command: click.Command) -> str:
-    help_text = inspect.cleandoc(command.help or "")
-    text = [f"\n## `{path}`\n\n{help_text}\n"]
-    if path == "loragate serve" or isinstance(command, click.Group):
-        return text[0]
-    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
-    if arguments:
-        text.append(
-            f"\nArguments: {' '.join(argument.make_metavar(click.Context(command)) for argument in arguments)}\n"
+def settings_table() -> str:
+    """All settings: flag, environment variable, default, meaning."""
+    rows = (
+        (
+            f"`--{name.replace('_', '-')}`",
+            f"`{ENV_PREFIX}{name.upper()}`",
+            "" if field.default in (None, "", {}) else f"`{field.default}`",
+            field.description or "",
         )
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    if options:
-        text.append("\n| option | meaning |\n|---|---|\n")
-        text += [f"| `{'/'.join(option.opts)}` | {_cell(option.help or '')} |\n" for option in options]
-    return "".join(text)
+        for name, field in Settings.model_fields.items()
+    )
+    return _table(("flag", "variable", "default", "meaning"), rows)
 
 
-def api() -> str:
-    """docs/api.md."""
-    return _API + "".join(_tagged(openapi())) + _ERRORS + "".join(_errors())
+def metrics_table() -> str:
+    """All series of our own: name, kind, labels, meaning."""
+    rows = ((f"`{s.exposed_name}`", s.kind, ", ".join(s.labels), s.help) for s in SERIES.values())
+    return _table(("series", "kind", "labels", "meaning"), rows)
 
 
-@functools.cache
-def application() -> FastAPI:
-    """The application without a server: its routes can be listed."""
-    from server.app.composition import make_app
-
-    nobody: Any = _Unasked()
-    return make_app(nobody)
-
-
-def openapi() -> dict[str, Any]:
-    """The schema of the whole API."""
-    schema: dict[str, Any] = application().openapi()
-    return schema
-
-
-def _tagged(schema: dict[str, Any]) -> Iterator[str]:
-    tag = None
-    operations = [
-        (operation.get("tags", [""])[0], path, method, operation)
-        for path, methods in schema["paths"].items()
-        for method, operation in methods.items()
-    ]
-    for kind, path, method, operation in sorted(operations, key=lambda entry: entry[:3]):
-        if kind != tag:
-            tag = kind
-            yield f"\n## {kind.capitalize()}\n\n| route | takes | what it does |\n|---|---|---|\n"
-        meaning = _cell(operation.get("description", ""))
-        yield f"| `{method.upper()} {path}` | {_takes(schema, operation)} | {meaning} |\n"
-
-
-def _takes(schema: dict[str, Any], operation: dict[str, Any]) -> str:
-    """Query parameters and fields of the body; those that must be there without a question mark."""
-    named = [
-        f"{parameter['name']}{'' if parameter.get('required') else '?'}"
-        for parameter in operation.get("parameters", ())
-        if parameter["in"] == "query"
-    ]
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        body = content["schema"]
-        if "$ref" in body:
-            body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
-        required = body.get("required", ())
-        named += [f"{field}{'' if field in required else '?'}" for field in body.get("properties", {})]
-    return " ".join(f"`{name}`" for name in named)
-
-
-def _errors() -> Iterator[str]:
-    from server.api.errors import RULES
-
+def errors_table() -> str:
+    """All error codes: code, status, type, and when it is sent."""
     rows = {
         rule.code: (rule.code, rule.status, rule.type, (cls.__doc__ or "").strip().splitlines()[0])
         for cls, rule in reversed(RULES.items())
-    }
-    rows |= {row[0]: row for row in _FURTHER_CODES}
-    for code, status, kind, meaning in sorted(rows.values()):
-        yield f"| `{code}` | {status} | `{kind}` | {_cell(meaning)} |\n"
+    } | {row[0]: row for row in _FURTHER_CODES}
+    cells = (
+        (f"`{code}`", str(status), f"`{kind}`", text) for code, status, kind, text in sorted(rows.values())
+    )
+    return _table(("code", "status", "type", "when"), cells)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-DOCUMENTS: Final[dict[str, Callable[[], str]]] = {
-    "configuration.md": configuration,
-    "commands.md": commands,
-    "metrics.md": metrics,
-    "api.md": api,
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "settings": settings_table,
+    "metrics": metrics_table,
+    "errors": errors_table,
 }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Write all documents into the folder given."""
-    for name, make in DOCUMENTS.items():
-        (Path(arguments[0]) / name).write_text(make(), encoding="utf-8")
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Hook of mkdocs: put the tables into a page. Raises KeyError for a table that does not exist."""
+    return _MARKER.sub(lambda marker: TABLES[marker[1]](), markdown)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def on_files(files: Any, config: Any) -> None:
+    """Hook of mkdocs: add openapi.json to the site."""
+    from mkdocs.structure.files import File  # only `make docs` installs it
+
+    files.append(File.generated(config, "openapi.json", content=json.dumps(openapi())))
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Hook of mkdocs: mkdocs-click 0.9 prints click 8.3's marker for "no default" as if it were a value."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")

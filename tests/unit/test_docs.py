@@ -1,89 +1,161 @@
-"""Nothing that a user can meet is undocumented: flags, variables, routes, metrics, error codes."""
+"""Everything that a user can meet is documented: settings, commands, routes, metrics, error codes."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
+from sampling.endpoints import Endpoint
 from server.api.errors import RULES
-from server.cli.generate_docs import DOCUMENTS, application, openapi, walk_commands
+from server.cli.generate_docs import TABLES, application, on_page_markdown, openapi, walk_commands
 from server.cli.main import main
 from server.config.settings import Settings
 from server.observability.metrics import SERIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*sorted(ROOT.glob("*.md")), *PAGES]
 
 
-def text_of(name: str) -> str:
-    return (DOCS / name).read_text(encoding="utf-8")
+def built(name: str) -> str:
+    """The page as the site shows it, with its tables."""
+    return on_page_markdown((DOCS / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_generated_documents_are_up_to_date(name: str) -> None:
-    assert text_of(name) == DOCUMENTS[name](), "run `make docs`"
+def anchors_of(text: str) -> set[str]:
+    """The anchors of a page's headings, as mkdocs and GitHub make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_every_document_is_reachable_from_the_readme_or_another() -> None:
-    texts = {
-        path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    }
-    for path in texts:
-        if path.name == "README.md" or "decisions" in path.parts:
-            continue
-        assert any(path.name in text for other, text in texts.items() if other != path), path
+def navigation(entries: list[Any]) -> list[str]:
+    """The pages that mkdocs.yml lists, in order."""
+    pages: list[str] = []
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            pages += navigation(value) if isinstance(value, list) else [value]
+    return pages
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+def test_every_page_is_in_the_navigation() -> None:
+    nav = navigation(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert sorted(nav) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(file: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", file.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        linked = file.parent / path if path else file
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(file: Path) -> None:
+    """Paths in `code` that begin with a folder of ours."""
+    if file.name == "CHANGELOG.md":
+        return
+    folders = "server|adapters|sampling|benchmarks|demo|examples|tests|deploy|docs|requirements"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", file.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists() or path == "adapters/sha256/", path
+
+
+def test_what_github_looks_for_is_there() -> None:
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert any(".ci/run" in step.get("run", "") for step in workflow["jobs"]["ci"]["steps"])
+    for template in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(template.read_text(encoding="utf-8"))
+
+
+def test_hooks_run_what_the_lint_runs() -> None:
+    """From .venv, so that their versions are those of the lock."""
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for hook in repository["hooks"]:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert hook["language"] == "system" and f"$(BIN)/{tool}" in makefile
+
+
+def test_the_map_shows_every_folder_and_no_other() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```\n(server/ .*?)^```", page, re.MULTILINE | re.DOTALL)
+    path: list[str] = []
+    shown: set[Path] = set()
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        path[depth:] = [line.split()[0]]
+        shown.add(ROOT / "/".join(path))
+    assert [file for file in shown if not file.exists()] == []
+    for parent in ("server", "adapters", "adapters/training", "benchmarks"):
+        folders = {file.parent for file in (ROOT / parent).glob("*/__init__.py")}
+        assert folders <= shown, f"{parent} has folders that the map does not show"
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    files = sorted(file for file in (DOCS / "decisions").glob("*.md") if file.name != "index.md")
+    index = (DOCS / "decisions/index.md").read_text(encoding="utf-8")
+    for number, file in enumerate(files, 1):
+        assert file.name.startswith(f"{number:04}-")
+        assert file.read_text(encoding="utf-8").startswith(f"# {number}. ")
+        assert f"({file.name})" in index
+
+
+def test_every_table_stands_in_a_page() -> None:
+    asked = [name for page in PAGES for name in re.findall(r"<!-- table: (\w+) -->", page.read_text("utf-8"))]
+    assert sorted(asked) == sorted(TABLES)
 
 
 def test_every_setting_has_a_meaning() -> None:
-    document = text_of("configuration.md")
+    page = built("configuration.md")
     for name, field in Settings.model_fields.items():
-        assert field.description and f"`--{name.replace('_', '-')}`" in document, name
+        assert field.description and f"`--{name.replace('_', '-')}`" in page, name
 
 
 def test_every_command_and_option_has_a_meaning() -> None:
-    document = text_of("commands.md")
+    """mkdocs-click shows them all; what it cannot make up is the text."""
     for path, command in walk_commands(main, "loragate"):
-        assert command.help and f"## `{path}`" in document, path
+        assert command.help, path
         for option in command.params:
             if isinstance(option, click.Option) and path not in ("loragate serve", "loragate"):
                 assert option.help, f"{path} {option.name}"
-                assert isinstance(command, click.Group) or f"`{'/'.join(option.opts)}`" in document
 
 
-def test_every_route_is_documented() -> None:
-    document = text_of("api.md")
+def test_every_route_is_described_and_its_json_has_a_model() -> None:
+    by_vllm = {endpoint.path for endpoint in Endpoint}  # vLLM's models are not ours to repeat
     for path, methods in openapi()["paths"].items():
         for method, operation in methods.items():
             assert operation.get("description"), f"{method} {path} says nothing of what it does"
-            assert f"`{method.upper()} {path}`" in document
+            for answer in operation["responses"].values():
+                json = answer.get("content", {}).get("application/json")
+                if json and path not in by_vllm:
+                    assert json["schema"].keys() & {"$ref", "anyOf"}, f"{method} {path} has no response model"
 
 
 def test_what_the_schema_leaves_out_is_the_console_and_the_schema_itself() -> None:
     hidden = {route.path for route in application().routes if not route.include_in_schema}  # type: ignore[attr-defined]
     assert {path for path in hidden if not path.startswith("/console")} == {"/openapi.json"}
-    assert "`/console`" in text_of("operations.md") and "/openapi.json" in text_of("api.md")
+    assert "`/console`" in built("operations.md") and "/openapi.json" in built("api.md")
 
 
 def test_every_metric_is_documented() -> None:
-    document = text_of("metrics.md")
-    assert all(f"`{series.exposed_name}`" in document for series in SERIES.values())
+    page = built("metrics.md")
+    assert all(f"`{series.exposed_name}`" in page and series.help for series in SERIES.values())
 
 
 def test_every_error_code_is_documented() -> None:
     codes = {rule.code for rule in RULES.values()}
     for file in (ROOT / "server").rglob("*.py"):
         codes |= set(re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8")))
-    document = text_of("api.md")
-    assert {code for code in codes if f"| `{code}` |" not in document} == set()
+    page = built("api.md")
+    assert {code for code in codes if f"| `{code}` |" not in page} == set()
 
 
 def test_texts_name_no_series_and_no_flag_that_does_not_exist() -> None:
@@ -92,7 +164,7 @@ def test_texts_name_no_series_and_no_flag_that_does_not_exist() -> None:
     flags |= {opt for _, command in walk_commands(main, "") for p in command.params for opt in p.opts}
     names = {series.exposed_name for series in SERIES.values()}
     for file in ("operations.md", "security.md", "upgrading.md", "architecture.md"):
-        text = text_of(file)
+        text = (DOCS / file).read_text(encoding="utf-8")
         prefixes = "|".join(sorted({name.split("_")[1] for name in names}))
         named = set(re.findall(rf"\bloragate_(?:{prefixes})_?\w*", text.split("## Notes")[0]))
         assert named <= names | {f"{name}_bucket" for name in names}, f"{file}: {named - names}"

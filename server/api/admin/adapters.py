@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
 
-from adapters.models import AdapterView, Alias, AliasTarget, Tenant, Version
+from adapters.models import AliasTarget
 from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
-from sampling.limits import Limits
+from server.api.admin.models import (
+    AdapterDetails,
+    AdapterInfo,
+    AliasInfo,
+    Listing,
+    VersionInfo,
+)
 from server.api.admin.permissions import Permissions, Service, Wire, actor, check_tenant, named_source
+from server.api.admin.views import adapter_details, adapter_info, alias_info, version_info
 from server.api.generate import read_json
 from server.api.middleware import is_upload
-from server.engine.base_model import training_warnings
 from server.errors import InvalidRequest
 from server.request.context import Caller
 
@@ -66,22 +71,19 @@ def _add_reading(routes: APIRouter, service: Service, guard: Permissions) -> Non
     adapters = service.registry.adapters
 
     @routes.get("")
-    async def list_adapters(caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+    async def list_adapters(caller: Caller = Depends(guard.manager)) -> Listing[AdapterInfo]:
         """All adapters, or the caller's own."""
         views = await adapters.list(caller.tenant_name or None)
-        return {"data": [_view(service, view) for view in views]}
+        return Listing(data=[adapter_info(service, view) for view in views])
 
     @routes.get("/{tenant}/{name}")
-    async def show_adapter(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+    async def show_adapter(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> AdapterDetails:
         """One adapter with all its versions and the history of its name."""
         check_tenant(caller, tenant)
         history = await service.registry.aliases.history(tenant, name)
-        shown = _view(service, await adapters.get(tenant, name))
+        view = await adapters.get(tenant, name)
         owner = await service.registry.tenants.get(tenant)
-        for version in shown["versions"]:
-            version["decoding"] = _decoding(service, version["sampling_defaults"], owner)
-        compared_at = service.lifecycle.health.reconciled_at
-        return shown | {"history": [asdict(h) for h in history], "compared_with_engine_at": compared_at}
+        return adapter_details(service, view, owner, history)
 
 
 def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> None:
@@ -95,7 +97,7 @@ def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> No
         promote: bool = True,
         sampling_defaults: str = "{}",
         caller: Caller = Depends(guard.manager),
-    ) -> dict[str, Any]:
+    ) -> VersionInfo:
         """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
         check_tenant(caller, tenant)
         body = await _version_body(request, promote, sampling_defaults)
@@ -107,25 +109,25 @@ def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> No
             )
         if body.promote:
             await lifecycle.promote(tenant, name, version.number, by=actor(caller))
-        return _version(service, version)
+        return version_info(service, version)
 
     @routes.delete("/{tenant}/{name}/versions/{number}")
     async def remove_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    ) -> Listing[VersionInfo]:
         """Take one version out of service; requests in flight finish."""
         check_tenant(caller, tenant)
         removed = await lifecycle.remove(tenant, name, number, by=actor(caller))
-        return {"data": [_version(service, version) for version in removed]}
+        return Listing(data=[version_info(service, version) for version in removed])
 
     @routes.delete("/{tenant}/{name}")
     async def remove_adapter(
         tenant: str, name: str, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    ) -> Listing[VersionInfo]:
         """Take the whole adapter out of service; requests in flight finish."""
         check_tenant(caller, tenant)
         removed = await lifecycle.remove(tenant, name, by=actor(caller))
-        return {"data": [_version(service, version) for version in removed]}
+        return Listing(data=[version_info(service, version) for version in removed])
 
 
 def _add_pins(routes: APIRouter, service: Service, guard: Permissions) -> None:
@@ -134,16 +136,16 @@ def _add_pins(routes: APIRouter, service: Service, guard: Permissions) -> None:
     @routes.put("/{tenant}/{name}/versions/{number}/pin")
     async def pin_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
-    ) -> dict[str, Any]:
+    ) -> VersionInfo:
         """Keep a version loaded, across restarts. Operators only: it takes a slot from everybody."""
-        return _version(service, await lifecycle.pin(tenant, name, number, by=actor(caller)))
+        return version_info(service, await lifecycle.pin(tenant, name, number, by=actor(caller)))
 
     @routes.delete("/{tenant}/{name}/versions/{number}/pin")
     async def unpin_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
-    ) -> dict[str, Any]:
+    ) -> VersionInfo:
         """Let a version leave again."""
-        return _version(service, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
+        return version_info(service, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
 
 
 def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> None:
@@ -152,36 +154,36 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> Non
     @routes.post("/{tenant}/{name}/promote")
     async def promote(
         tenant: str, name: str, body: PromoteBody, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    ) -> AliasInfo:
         """Give one version all the traffic, once it has loaded and answered a probe."""
         check_tenant(caller, tenant)
         alias = await lifecycle.promote(
             tenant, name, body.version, by=actor(caller), expected_generation=body.expected_generation
         )
-        return _alias(alias)
+        return alias_info(alias)
 
     @routes.post("/{tenant}/{name}/split")
     async def split(
         tenant: str, name: str, body: SplitBody, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    ) -> AliasInfo:
         """Share the traffic out among versions."""
         check_tenant(caller, tenant)
         targets = [AliasTarget(number, weight) for number, weight in sorted(body.weights.items())]
         alias = await lifecycle.split(
             tenant, name, targets, by=actor(caller), expected_generation=body.expected_generation
         )
-        return _alias(alias)
+        return alias_info(alias)
 
     @routes.post("/{tenant}/{name}/rollback")
     async def rollback(
         tenant: str, name: str, body: RollbackBody, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    ) -> AliasInfo:
         """Go back to the version that had all the traffic before."""
         check_tenant(caller, tenant)
         alias = await lifecycle.rollback(
             tenant, name, by=actor(caller), expected_generation=body.expected_generation
         )
-        return _alias(alias)
+        return alias_info(alias)
 
 
 async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:
@@ -219,36 +221,3 @@ def _spending(service: Service, tenant: str, source: str) -> AbstractContextMana
     if source.startswith(UPLOADED):
         return service.uploads.spending(tenant, source.removeprefix(UPLOADED))
     return nullcontext()
-
-
-def _view(service: Service, view: AdapterView) -> dict[str, Any]:
-    return {
-        "tenant": view.adapter.tenant,
-        "name": view.adapter.name,
-        "model": view.adapter.public_name,
-        "alias": _alias(view.alias),
-        "versions": [_version(service, version) for version in view.versions],
-    }
-
-
-def _alias(alias: Alias) -> dict[str, Any]:
-    return {
-        "generation": alias.generation,
-        "targets": [{"version": target.number, "weight": target.weight} for target in alias.targets],
-    }
-
-
-def _version(service: Service, version: Version) -> dict[str, Any]:
-    row = asdict(version)
-    row["state"] = service.lifecycle.state_of(version)
-    row |= asdict(service.lifecycle.condition(version))
-    row["warnings"] = training_warnings(version.training, service.base)
-    row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
-    return row
-
-
-def _decoding(service: Service, defaults: dict[str, Any], owner: Tenant) -> dict[str, Any]:
-    """What holds for a chat request to this version that names no option, and where each value is from."""
-    return service.sampling.describe(
-        Layer("adapter", defaults), Layer("tenant", owner.sampling_defaults), Limits(**owner.limits)
-    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from adapters.models import AuditEntry
+from adapters.residency import Drift
+from server.api.admin.models import Listing
 from server.api.admin.permissions import Permissions, Service
 from server.request.context import Caller
 
@@ -20,14 +22,13 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         subject: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         caller: Caller = Depends(guard.operator),
-    ) -> dict[str, Any]:
+    ) -> Listing[AuditEntry]:
         """The newest changes; `subject` is a model, a version of it, a tenant or a key."""
-        entries = await service.registry.audit.list(subject=subject, limit=limit)
-        return {"data": [asdict(entry) for entry in entries]}
+        return Listing(data=await service.registry.audit.list(subject=subject, limit=limit))
 
     @routes.post("/reconcile")
-    async def reconcile(caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def reconcile(caller: Caller = Depends(guard.operator)) -> Drift:
         """Compare with the engine now instead of within 15 s; answers with what differed and was mended."""
-        return asdict(await service.lifecycle.reconcile())
+        return await service.lifecycle.reconcile()
 
     return routes

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
 from adapters.models import Feedback, Rating
+from server.api.admin.models import FeedbackInfo, Listing
 from server.api.admin.permissions import Permissions, Service, seen_tenant
 from server.request.context import Caller
 from server.usage.feedback import training_lines
@@ -18,7 +19,11 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
-    @routes.get("/feedback")
+    @routes.get(
+        "/feedback",
+        response_model=Listing[FeedbackInfo],
+        responses={200: {"content": {"application/jsonl": {}}}},
+    )
     async def list_feedback(
         tenant: str | None = None,
         adapter: str | None = None,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from adapters.models import Key, Role
+from server.api.admin.models import KeyInfo, Listing, NewKey
 from server.api.admin.permissions import Permissions, Service, Wire, actor
 from server.request.context import Caller
 
@@ -38,12 +39,12 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     @routes.get("/keys")
     async def list_keys(
         tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.operator)
-    ) -> dict[str, Any]:
+    ) -> Listing[KeyInfo]:
         """Keys without their secrets."""
-        return {"data": [_row(key) for key in await keys.list(tenant)]}
+        return Listing(data=[KeyInfo(**_row(key)) for key in await keys.list(tenant)])
 
     @routes.post("/keys", status_code=201)
-    async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> NewKey:
         """Make a key; the answer is the only place that ever shows its secret."""
         issued = await keys.issue(
             body.tenant,
@@ -53,20 +54,18 @@ def router(service: Service, guard: Permissions) -> APIRouter:
             expires_at=body.expires_at,
             note=body.note,
         )
-        return {**_row(issued.key), "secret": issued.secret}
+        return NewKey(**_row(issued.key), secret=issued.secret)
 
     @routes.delete("/keys/{key_id}")
-    async def revoke_key(key_id: str, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def revoke_key(key_id: str, caller: Caller = Depends(guard.operator)) -> KeyInfo:
         """Revoke a key; it is refused within half a second."""
-        return _row(await keys.revoke(key_id, by=actor(caller)))
+        return KeyInfo(**_row(await keys.revoke(key_id, by=actor(caller))))
 
     @routes.post("/keys/{key_id}/rotate", status_code=201)
-    async def rotate_key(
-        key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)
-    ) -> dict[str, Any]:
+    async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)) -> NewKey:
         """Make a key with the same rights and end the old one."""
         issued = await keys.rotate(key_id, by=actor(caller), overlap_s=body.overlap_s)
-        return {**_row(issued.key), "secret": issued.secret}
+        return NewKey(**_row(issued.key), secret=issued.secret)
 
     return routes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -13,6 +13,7 @@ from adapters.errors import BadValue
 from adapters.models import Tenant
 from sampling.defaults import Layer
 from sampling.limits import Limits
+from server.api.admin.models import Listing
 from server.api.admin.permissions import Permissions, Service, Wire, actor
 from server.fairness.policy import Policy, check_guarantees
 from server.request.context import Caller
@@ -31,28 +32,28 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     tenants = service.registry.tenants
 
     @routes.get("/tenants")
-    async def list_tenants(caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def list_tenants(caller: Caller = Depends(guard.operator)) -> Listing[Tenant]:
         """All tenants."""
-        return {"data": [asdict(tenant) for tenant in await tenants.list()]}
+        return Listing(data=await tenants.list())
 
     @routes.post("/tenants", status_code=201)
-    async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> Tenant:
         """Add a tenant."""
         tenant = _with(Tenant(body.name), body.settings)
-        return asdict(await tenants.add(tenant, by=actor(caller), check=check_shares))
+        return await tenants.add(tenant, by=actor(caller), check=check_shares)
 
     @routes.get("/tenants/{name}")
-    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> dict[str, Any]:
+    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> Tenant:
         """One tenant."""
-        return asdict(await tenants.get(name))
+        return await tenants.get(name)
 
     @routes.patch("/tenants/{name}")
     async def set_tenant(
         name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
-    ) -> dict[str, Any]:
+    ) -> Tenant:
         """Change some settings; null lifts a limit. It takes effect within half a second."""
         _with(await tenants.get(name), changes)  # raises for what no tenant could be
-        return asdict(await tenants.set(name, changes, by=actor(caller), check=check_shares))
+        return await tenants.set(name, changes, by=actor(caller), check=check_shares)
 
     @routes.delete("/tenants/{name}", status_code=204)
     async def remove_tenant(name: str, caller: Caller = Depends(guard.operator)) -> None:

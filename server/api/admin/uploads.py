@@ -6,11 +6,11 @@ the source `upload:ID`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 
+from adapters.sources.uploads import Upload
 from server.api.admin.permissions import Permissions, Service, check_tenant
 from server.request.context import Caller
 
@@ -21,19 +21,17 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     uploads = service.uploads
 
     @routes.post("", status_code=201)
-    async def begin(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> dict[str, Any]:
+    async def begin(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> Upload:
         """Begin an archive."""
         check_tenant(caller, tenant)
         await service.registry.tenants.get(tenant)
-        return asdict(uploads.begin(tenant))
+        return uploads.begin(tenant)
 
     @routes.get("/{upload_id}")
-    async def tell(
-        tenant: str, name: str, upload_id: str, caller: Caller = Depends(guard.manager)
-    ) -> dict[str, Any]:
+    async def tell(tenant: str, name: str, upload_id: str, caller: Caller = Depends(guard.manager)) -> Upload:
         """How much of it has come."""
         check_tenant(caller, tenant)
-        return asdict(uploads.get(tenant, upload_id))
+        return uploads.get(tenant, upload_id)
 
     @routes.patch("/{upload_id}")
     async def append(
@@ -43,10 +41,10 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         request: Request,
         upload_offset: Annotated[int, Header(ge=0)],
         caller: Caller = Depends(guard.manager),
-    ) -> dict[str, Any]:
+    ) -> Upload:
         """Add a piece; what came of one that breaks off is kept."""
         check_tenant(caller, tenant)
-        return asdict(await uploads.append(tenant, upload_id, upload_offset, request.stream()))
+        return await uploads.append(tenant, upload_id, upload_offset, request.stream())
 
     @routes.delete("/{upload_id}", status_code=204)
     async def remove(tenant: str, name: str, upload_id: str, caller: Caller = Depends(guard.manager)) -> None:

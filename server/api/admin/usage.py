@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapters.models import BudgetPeriod
 from adapters.registry.database import utc_now
+from server.api.admin.models import Listing, UsageRow
 from server.api.admin.permissions import Permissions, Service, seen_tenant
 from server.request.context import Caller
 from server.usage.ledger import COLUMNS, period_start, summed
@@ -22,7 +23,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
-    @routes.get("/usage")
+    @routes.get("/usage", response_model=Listing[UsageRow], responses={200: {"content": {"text/csv": {}}}})
     async def usage(
         tenant: str | None = None,
         since: Annotated[datetime | None, Query(alias="from")] = None,

@@ -1,0 +1,201 @@
+"""The answers of /admin/v1, where they are not simply a record of `adapters.models`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field
+
+from adapters.lifecycle.health import Drifted, Fetching
+from adapters.models import AliasChange, Rating, Role, VersionState
+from adapters.residency import SlotView
+from server.fairness.policy import Capacity
+
+Item = TypeVar("Item")
+
+
+class Listing(BaseModel, Generic[Item]):
+    """A list of records."""
+
+    data: Sequence[Item]
+
+
+class KeyInfo(BaseModel):
+    """A key without its hash and its secret."""
+
+    id: str
+    tenant: str | None
+    role: Role
+    prefix: str
+    models: tuple[str, ...] | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    created_at: datetime
+    note: str
+
+
+class NewKey(KeyInfo):
+    """A key that was just made. Only this answer ever shows its secret."""
+
+    secret: str
+
+
+class TargetInfo(BaseModel):
+    """One version of an alias and its share of the traffic, relative to the other weights."""
+
+    version: int
+    weight: float
+
+
+class AliasInfo(BaseModel):
+    """What an adapter's public name stands for; `generation` grows with each change."""
+
+    generation: int
+    targets: list[TargetInfo]
+
+
+class VersionInfo(BaseModel):
+    """One version of an adapter, as the registry and this server process know it."""
+
+    tenant: str
+    adapter: str
+    number: int
+    engine_id: int
+    state: VersionState
+    source: str
+    created_at: datetime
+    digest: str | None
+    rank: int | None
+    size_bytes: int | None
+    error: str | None
+    pinned: bool
+    sampling_defaults: dict[str, Any]
+    training: dict[str, Any] | None
+    slot: SlotView | None
+    fetching: Fetching | None
+    drifted: Drifted | None
+    damaged: bool
+    warnings: list[str]
+
+
+class EffectiveOption(BaseModel):
+    """The value of a decoding option and the layer that set it."""
+
+    value: Any
+    origin: str = Field(alias="from")
+
+
+class VersionDetails(VersionInfo):
+    """A version with the decoding options of a chat request that names none."""
+
+    decoding: dict[str, EffectiveOption]
+
+
+class AdapterInfo(BaseModel):
+    """An adapter with its versions."""
+
+    tenant: str
+    name: str
+    model: str
+    alias: AliasInfo
+    versions: Sequence[VersionInfo]
+
+
+class AdapterDetails(AdapterInfo):
+    """An adapter with its versions in detail, the changes of its alias (newest first), and when it was reconciled."""
+
+    versions: Sequence[VersionDetails]
+    history: Sequence[AliasChange]
+    compared_with_engine_at: datetime | None
+
+
+class KeySummary(BaseModel):
+    """The key that was used."""
+
+    id: str
+    prefix: str
+    note: str
+    expires_at: datetime | None
+
+
+class WhoamiInfo(BaseModel):
+    """Whose key it is, and what the console needs to know of the server."""
+
+    role: Role
+    tenant: str | None
+    key: KeySummary
+    base_model: str
+    keeps_feedback_messages: bool
+
+
+class TenantLoad(BaseModel):
+    """A tenant's sequences and KV blocks at this moment; tenant "" stands for operators."""
+
+    tenant: str
+    running: int
+    waiting: int
+    kv_blocks: int
+    guaranteed_blocks: int
+    limit_blocks: int
+    weight: float
+
+
+class TenantLive(BaseModel):
+    """What a tenant admin sees of the engine."""
+
+    state: str
+    adapters_loaded: int
+    tenants: list[TenantLoad]
+
+
+class OperatorLive(BaseModel):
+    """What an operator sees of the engine."""
+
+    state: str
+    adapters_loaded: int
+    adapters_capacity: int
+    capacity: Capacity
+    tenants: list[TenantLoad]
+
+
+class OptionInfo(BaseModel):
+    """A decoding option of chat requests."""
+
+    name: str
+    type: str
+    range: str
+    default: Any
+    source: str
+    meaning: str
+
+
+class FeedbackInfo(BaseModel):
+    """A rating; `messages` is the length of the chat that came with it."""
+
+    tenant: str
+    request_id: str
+    adapter: str
+    version: int
+    rating: Rating
+    at: datetime
+    reason: str
+    comment: str
+    messages: int
+
+
+class UsageRow(BaseModel):
+    """The use of one hour, day or month that begins at `from` (UTC)."""
+
+    begins: datetime = Field(alias="from")
+    tenant: str
+    adapter: str
+    version: int
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    kv_block_seconds: float
+    queue_s: float
+    run_s: float

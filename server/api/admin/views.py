@@ -1,0 +1,82 @@
+"""Adapters, versions and aliases as /admin/v1 shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from adapters.models import AdapterView, Alias, AliasChange, Tenant, Version
+from sampling.defaults import Layer
+from sampling.limits import Limits
+from server.api.admin.models import (
+    AdapterDetails,
+    AdapterInfo,
+    AliasInfo,
+    EffectiveOption,
+    TargetInfo,
+    VersionDetails,
+    VersionInfo,
+)
+from server.api.admin.permissions import Service
+from server.engine.base_model import training_warnings
+
+
+def adapter_info(service: Service, view: AdapterView) -> AdapterInfo:
+    """An adapter with its versions."""
+    versions = [version_info(service, version) for version in view.versions]
+    return AdapterInfo(**_names(view), versions=versions)
+
+
+def adapter_details(
+    service: Service, view: AdapterView, owner: Tenant, history: Sequence[AliasChange]
+) -> AdapterDetails:
+    """An adapter with its versions in detail and the changes of its alias."""
+    versions = [
+        VersionDetails(**_row(service, version), decoding=_decoding(service, version, owner))
+        for version in view.versions
+    ]
+    return AdapterDetails(
+        **_names(view),
+        versions=versions,
+        history=history,
+        compared_with_engine_at=service.lifecycle.health.reconciled_at,
+    )
+
+
+def version_info(service: Service, version: Version) -> VersionInfo:
+    """One version. A path of this machine is shortened to its last part."""
+    return VersionInfo(**_row(service, version))
+
+
+def alias_info(alias: Alias) -> AliasInfo:
+    """What an adapter's public name stands for."""
+    targets = [TargetInfo(version=target.number, weight=target.weight) for target in alias.targets]
+    return AliasInfo(generation=alias.generation, targets=targets)
+
+
+def _names(view: AdapterView) -> dict[str, Any]:
+    return {
+        "tenant": view.adapter.tenant,
+        "name": view.adapter.name,
+        "model": view.adapter.public_name,
+        "alias": alias_info(view.alias),
+    }
+
+
+def _row(service: Service, version: Version) -> dict[str, Any]:
+    row = asdict(version) | asdict(service.lifecycle.condition(version))
+    row["state"] = service.lifecycle.state_of(version)
+    row["warnings"] = training_warnings(version.training, service.base)
+    row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
+    return row
+
+
+def _decoding(service: Service, version: Version, owner: Tenant) -> dict[str, EffectiveOption]:
+    """The options that hold for a chat request to this version that names none."""
+    shown = service.sampling.describe(
+        Layer("adapter", version.sampling_defaults),
+        Layer("tenant", owner.sampling_defaults),
+        Limits(**owner.limits),
+    )
+    return {name: EffectiveOption.model_validate(option) for name, option in shown.items()}
