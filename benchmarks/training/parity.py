@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 
 import demo
-from adapters.training.evaluation.peft_reference import Oracle, oracles
+from adapters.training.evaluation.peft_reference import Reference, references
 from benchmarks.harness.servers import EngineFlags, start_ours
 from benchmarks.serving.options import DEMO_KEYS
 
@@ -38,7 +38,7 @@ def measure_parity(home: Path, prompts: int) -> Parity:
         for at, name in enumerate(names):
             adapter = demo.ADAPTERS[name]
             count = len(range(at, prompts, len(names)))
-            wanted = oracles(
+            wanted = references(
                 demo.MODEL_DIR, adapter.path, adapter.held_out, count=count, max_new_tokens=MAX_NEW_TOKENS
             )
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key=DEMO_KEYS[adapter.tenant]) as client:
@@ -46,13 +46,13 @@ def measure_parity(home: Path, prompts: int) -> Parity:
     return Parity(max(p.difference for p in found), sum(p.equal for p in found), sum(p.asked for p in found))
 
 
-def compare(client: openai.OpenAI, model: str, wanted: Sequence[Oracle]) -> Parity:
+def compare(client: openai.OpenAI, model: str, wanted: Sequence[Reference]) -> Parity:
     """Ask the server for the same."""
     differences, equal = [], 0
-    for oracle in wanted:
-        served = _prompt_logprobs(client, model, oracle.ids)
-        differences += [abs(a - b) for a, b in zip(served, oracle.logprobs, strict=True)]
-        equal += _greedy(client, model, oracle.prompt) == oracle.answer
+    for reference in wanted:
+        served = _prompt_logprobs(client, model, reference.ids)
+        differences += [abs(a - b) for a, b in zip(served, reference.logprobs, strict=True)]
+        equal += _greedy(client, model, reference.prompt) == reference.answer
     return Parity(max(differences), equal, len(wanted))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from adapters.training import train as run
 from adapters.training.config import TrainingConfig
-from adapters.training.data.augment import augment, rephrased
+from adapters.training.data.augment import augment, rephrase
 from adapters.training.data.chat_template import Conversation
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.data.reader import first_question, read_conversations
@@ -56,7 +56,7 @@ def test_too_few_general_chats_repeat_and_that_is_said(configure: Configure, tmp
     config = configure(held_out_share=0.0, replay=few, replay_ratio=0.2)
     prepared = prepare(config, load_renderer(config))
     assert prepared.replayed_samples == 10
-    assert any("2 general samples repeat to make 10" in w for w in prepared.warnings(config))
+    assert any("2 general samples are repeated to make 10" in w for w in prepared.warnings(config))
 
 
 def test_what_is_measured_on_is_not_replayed(configure: Configure, tmp_path: Path, general: Path) -> None:
@@ -93,13 +93,13 @@ def test_half_the_chats_are_asked_otherwise_and_answered_alike() -> None:
 def test_system_prompts_and_tools_are_kept() -> None:
     tools = tuple({"function": {"name": f"f{i}"}} for i in range(4))
     draw = random.Random(0)
-    seen = [rephrased(chat("Weather?", tools, "Be Acme."), draw) for _ in range(50)]
+    seen = [rephrase(chat("Weather?", tools, "Be Acme."), draw) for _ in range(50)]
     assert all(c.messages[0] == {"role": "system", "content": "Be Acme."} for c in seen)
     assert all(sorted(map(str, c.tools)) == sorted(map(str, tools)) for c in seen)
     assert len({str(c.tools) for c in seen}) > 5
-    foreign = [rephrased(chat("什么价格？"), draw) for _ in range(50)]
+    foreign = [rephrase(chat("什么价格？"), draw) for _ in range(50)]
     assert all(first_question(c).startswith("什么价格") for c in foreign)
-    assert all(rephrased(chat("?"), draw).messages[-2]["content"] for _ in range(50))
+    assert all(rephrase(chat("?"), draw).messages[-2]["content"] for _ in range(50))
 
 
 def test_rephrasing_reaches_the_training(configure: Configure) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from adapters.training.data.chat_template import Conversation
-from adapters.training.data.reader import count_control_tokens, read_conversations, split_held_out
+from adapters.training.data.quality import count_control_tokens
+from adapters.training.data.reader import read_conversations, split_held_out
 from adapters.training.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from adapters.training.config import TrainingConfig
-from adapters.training.errors import WatchingError
-from adapters.training.evaluation.llm_judge import Duel, Judge, compare
+from adapters.training.errors import IntegrationError
+from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 from adapters.training.evaluation.pairwise import check_judge
 from adapters.training.train import train
 
@@ -75,17 +75,17 @@ def judge() -> Iterator[JudgeDouble]:
     server.server_close()
 
 
-DUELS = [
-    Duel("user: one", "1", "1", "2"),  # won
-    Duel("user: two", "1", "2", "1"),  # lost
-    Duel("user: three", "1", "2", "3"),  # both wrong
-    Duel("user: four", "1", "1", "1"),  # the same
+PAIRS = [
+    AnswerPair("user: one", "1", "1", "2"),  # won
+    AnswerPair("user: two", "1", "2", "1"),  # lost
+    AnswerPair("user: three", "1", "2", "3"),  # both wrong
+    AnswerPair("user: four", "1", "1", "1"),  # the same
 ]
 
 
 def ask(double: JudgeDouble) -> dict[str, Any]:
     with Judge(double.url, "referee", "secret") as one:
-        return compare(one.prefer, DUELS, "old").as_dict()
+        return compare(one.prefer, PAIRS, "old").as_dict()
 
 
 def test_every_pair_is_asked_about_in_both_orders(judge: JudgeDouble) -> None:
@@ -143,7 +143,7 @@ def test_a_judge_that_does_not_answer_is_told_before_the_training(
 ) -> None:
     judge.status = 401
     config = configure(judge=judge.url, judge_model="referee")
-    with pytest.raises(WatchingError, match="the judge referee does not answer"):
+    with pytest.raises(IntegrationError, match="The judge referee does not answer"):
         train(config)
     assert not config.out.exists()
 
@@ -167,7 +167,7 @@ def test_a_judge_that_fails_later_does_not_cost_the_training(
 def test_what_is_no_adapter_is_not_judged_against(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
 ) -> None:
-    with pytest.raises(WatchingError, match="holds no adapter"):
+    with pytest.raises(IntegrationError, match=r"has no adapter_model\.safetensors"):
         check_judge(configure(judge=judge.url, judge_model="m", judge_against=tmp_path))
     with pytest.raises(ValueError, match="belong together"):
         configure(judge=judge.url)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import demo
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.evaluation.generate import answer_greedily
-from adapters.training.evaluation.metrics import held_out_loss, held_out_turns, loops, parse_calls, score
+from adapters.training.evaluation.metrics import held_out_loss, held_out_turns, parse_calls, repeats, score
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_json_is_looked_at_where_it_was_wanted(
     ],
 )
 def test_what_a_loop_is(answer: list[int], looping: bool) -> None:
-    assert loops(answer) is looping
+    assert repeats(answer) is looping
 
 
 def test_held_out_loss_is_transformers_own(tiny_base: Path, samples: list[Sample]) -> None:

@@ -17,7 +17,7 @@ from adapters.artifact.shape import BaseShape
 from adapters.training import train as run
 from adapters.training.config import PRESETS, PROJECTIONS, TrainingConfig
 from adapters.training.errors import HardwareError, UnservableError
-from adapters.training.model.base_model import settled
+from adapters.training.model.base_model import resolve_auto
 from adapters.training.model.lora import (
     add_lora,
     check_servable,
@@ -122,16 +122,16 @@ def test_a_preset_gives_way_to_what_is_typed(monkeypatch: pytest.MonkeyPatch, tm
 def test_what_needs_a_gpu_says_so_on_a_cpu(configure: Configure) -> None:
     for changes in ({"optimizer": "adamw_8bit"}, {"attention": "flash_attention_2"}):
         with pytest.raises(HardwareError, match="CUDA GPU"):
-            settled(configure(**changes), "cpu")
+            resolve_auto(configure(**changes), "cpu")
     with pytest.raises(HardwareError, match="--packing off"):
-        settled(configure(packing="on", attention="eager"), "cpu")
+        resolve_auto(configure(packing="on", attention="eager"), "cpu")
     with pytest.raises(ValueError, match="float16"):
         configure(dtype="float16")
 
 
 def test_auto_is_decided_before_the_fingerprint(configure: Configure) -> None:
-    cpu = settled(configure(), "cpu")
+    cpu = resolve_auto(configure(), "cpu")
     assert (cpu.packing, cpu.attention) == ("off", "sdpa")
     assert cpu.dtype in ("float32", "bfloat16")
     assert "auto" not in json.dumps(cpu.hyperparameters())
-    assert settled(configure(dtype="float32"), "cuda:0").packing == "on"
+    assert resolve_auto(configure(dtype="float32"), "cuda:0").packing == "on"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.training import train as run
 from adapters.training.config import TrainingConfig
-from adapters.training.model.base_model import load_base, settled
+from adapters.training.model.base_model import load_base, resolve_auto
 from adapters.training.model.lora import add_lora
 from adapters.training.monitoring.observers import Observation
 from adapters.training.train import train
@@ -24,7 +24,7 @@ Configure = Callable[..., TrainingConfig]
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_projections_are_nf4_and_gradients_are_never_half(configure: Configure, dtype: str) -> None:
-    config = settled(configure(qlora=True, dtype=dtype, gradient_checkpointing=True), "cpu")
+    config = resolve_auto(configure(qlora=True, dtype=dtype, gradient_checkpointing=True), "cpu")
     model = add_lora(load_base(config, "cpu"), config)
     layer = model.base_model.model.model.layers[0]
     quantised = layer.mlp.up_proj.base_layer
@@ -43,7 +43,7 @@ def test_the_projections_are_nf4_and_gradients_are_never_half(configure: Configu
 
 
 def test_an_evaluation_on_the_way_leaves_the_gradients_alone(configure: Configure) -> None:
-    config = settled(configure(qlora=True, dtype="float32"), "cpu")
+    config = resolve_auto(configure(qlora=True, dtype="float32"), "cpu")
     model = add_lora(load_base(config, "cpu"), config)
     ids = torch.arange(12)[None]
 

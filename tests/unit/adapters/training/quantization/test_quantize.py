@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
 from adapters.training.errors import BaseModelError, DataError, MissingPackage, OutputError
-from adapters.training.quantization.awq_weights import is_awq, widened
-from adapters.training.quantization.calibration import own_texts, perplexity, read_texts, split
+from adapters.training.quantization.awq_weights import dequantize, is_awq
+from adapters.training.quantization.calibration import generate_texts, perplexity, read_texts, split_texts
 from adapters.training.quantization.quantize import Quantization, quantize
 
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi."}]}
@@ -48,7 +48,7 @@ def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> No
     packed = WQLinear_GEMM.from_linear(
         linear, 4, group_size, scales=scales.t().contiguous(), zeros=zeros.t().contiguous()
     )
-    read = widened(packed.qweight, packed.qzeros, packed.scales)
+    read = dequantize(packed.qweight, packed.qzeros, packed.scales)
     assert torch.allclose(read, rounded.float(), atol=float(scales.max()) * 1e-2)
     assert (read - rounded.float()).abs().max() < 0.5 * scales.min(), "no code is off by one"
 
@@ -74,7 +74,7 @@ def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, lin
 @pytest.mark.parametrize("blocks", [3, 64])
 def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
     texts = [list(range(at, at + 100)) for at in range(0, 2000, 100)]
-    parts = split(texts, block_tokens=64, blocks=blocks)
+    parts = split_texts(texts, block_tokens=64, blocks=blocks)
     assert [text[0] for text in parts.held_out] == [400, 900, 1400, 1900]
     assert len(parts.calibration) == min(blocks, 1600 // 64)
     assert all(len(block) == 64 for block in parts.calibration)
@@ -85,7 +85,7 @@ def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
 @pytest.mark.parametrize("texts", [[[1] * 500] * 4, [[1] * 10] * 5, []], ids=["few", "short", "none"])
 def test_too_little_text_is_refused(texts: list[list[int]]) -> None:
     with pytest.raises(DataError, match="are too few: give at least 5 texts and 64 tokens"):
-        split(texts, block_tokens=64, blocks=9)
+        split_texts(texts, block_tokens=64, blocks=9)
 
 
 def test_the_perplexity_of_a_coin_is_two() -> None:
@@ -98,8 +98,8 @@ def test_the_perplexity_of_a_coin_is_two() -> None:
 
 def test_a_model_writes_its_own_texts(tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
-    texts = own_texts(model, tokenizer, count=3, tokens=24)
-    assert texts == own_texts(model, tokenizer, count=3, tokens=24), "the same each time"
+    texts = generate_texts(model, tokenizer, count=3, tokens=24)
+    assert texts == generate_texts(model, tokenizer, count=3, tokens=24), "the same each time"
     assert len({tuple(text) for text in texts}) == 3
     assert all(tokenizer.decode(text).startswith("<|im_start|>user\n") for text in texts)
     # It finds them likelier than chance: they are its own.
