@@ -112,7 +112,7 @@ def test_every_defect_is_counted(checked: Checked) -> None:
     assert 0 < figures["trained_share"] < 1
     for part, expected in {
         "2 lines unusable": Level.FAIL,
-        "chats are few: under 100": Level.WARN,
+        "chats are few: with fewer than 100": Level.WARN,
         "more than once": Level.WARN,
         "middle of a sentence": Level.WARN,
         "left out completely": Level.WARN,
@@ -124,7 +124,7 @@ def test_every_defect_is_counted(checked: Checked) -> None:
         assert level(report, part) is expected, part
     broken = next(f.text for f in report.findings if "unusable" in f.text)
     assert "Line 7, messages[1]: an assistant turn needs" in broken and "Line 8 is not JSON" in broken
-    assert any("About 1,000 good ones" in f.text for f in report.findings)
+    assert any("About 1,000 good chats" in f.text for f in report.findings)
 
 
 def test_an_end_token_that_the_template_never_writes_fails(checked: Checked) -> None:

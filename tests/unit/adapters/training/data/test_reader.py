@@ -85,7 +85,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path: Path, row: Any, says: str)
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.jsonl is not a file"):
         read_conversations(tmp_path / "nothing.jsonl")
-    with pytest.raises(DataError, match="holds no chats"):
+    with pytest.raises(DataError, match="has no chats"):
         read_conversations(write(tmp_path, ""))
 
 

@@ -64,10 +64,10 @@ def test_scaling_is_told_and_advised_on(configure: Configure) -> None:
         ({"bias": "all"}, "bias=all cannot be served"),
         ({"lora_bias": True}, "biases cannot be served"),
         ({"init_lora_weights": "pissa"}, "changed the base model's weights"),
-        ({"init_lora_weights": "eva"}, "may be true, gaussian or orthogonal"),
+        ({"init_lora_weights": "eva"}, "must be true, gaussian or orthogonal"),
         ({"trainable_token_indices": [1]}, "trained tokens"),
         ({"r": 8}, "--rank"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is not passed on"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is not passed to peft"),
     ],
 )
 def test_options_the_server_cannot_serve_are_refused(
@@ -92,7 +92,7 @@ def test_servable_options_reach_peft(configure: Configure) -> None:
 
 
 def test_going_on_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(UnservableError, match="is no adapter"):
+    with pytest.raises(UnservableError, match="is not an adapter"):
         check_servable(configure(start_from=tmp_path))
     first = configure(out=tmp_path / "first", max_steps=3, measure=0)
     run.train(first)

@@ -102,6 +102,6 @@ def test_what_does_not_belong_together_is_not_merged(
     )
     with pytest.raises(MergeError, match=r"is quantised \(awq\)"):
         merge(other, config.out, tmp_path / "merged")
-    with pytest.raises(MergeError, match="is no base model"):
+    with pytest.raises(MergeError, match="is not a base model"):
         merge(tmp_path, config.out, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -84,7 +84,7 @@ def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
 
 @pytest.mark.parametrize("texts", [[[1] * 500] * 4, [[1] * 10] * 5, []], ids=["few", "short", "none"])
 def test_too_little_text_is_refused(texts: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="are too few: give at least 5 texts and 64 tokens"):
+    with pytest.raises(DataError, match="are too few. Give at least 5 texts and 64 tokens"):
         split_texts(texts, block_tokens=64, blocks=9)
 
 
@@ -109,7 +109,7 @@ def test_a_model_writes_its_own_texts(tokenizer: Any) -> None:
 def test_what_cannot_be_quantized_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match=r"no config\.json"):
         quantize(Quantization(tmp_path, tmp_path / "out"))
-    with pytest.raises(BaseModelError, match="no multiple of the group size 96"):
+    with pytest.raises(BaseModelError, match="not a multiple of the group size 96"):
         quantize(Quantization(demo.MODEL_DIR, tmp_path / "out", group_size=96))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
@@ -120,7 +120,7 @@ def test_what_cannot_be_quantized_is_refused_before_anything_is_loaded(tmp_path:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     assert is_awq(model) and not is_awq(demo.MODEL_DIR)
-    with pytest.raises(BaseModelError, match="quantized already"):
+    with pytest.raises(BaseModelError, match="already quantized"):
         quantize(Quantization(model, tmp_path / "out"))
 
 
