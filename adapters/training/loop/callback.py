@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from adapters.training.errors import DivergedError
 from adapters.training.loop.checkpoint import write_manifest
@@ -83,15 +83,11 @@ class StepTimer(TrainerCallback):
         self._started = time.perf_counter()
         self._tokens = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start at the checkpoint that the training resumes from."""
         self._started, self._tokens = time.perf_counter(), int(state.num_input_tokens_seen)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
         """Extend the logs of a step."""
         if "loss" not in logs:
             return
@@ -105,9 +101,7 @@ class StepTimer(TrainerCallback):
         }
         self._started, self._tokens = now, tokens
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Leave the evaluation out of the next step's time."""
         self._started = time.perf_counter()
 
@@ -123,12 +117,7 @@ class StopOnNonFiniteGradient(TrainerCallback):
         self._log = log
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
     ) -> None:
         """Called by Trainer after the backward pass, before the optimizer changes the weights.
 
@@ -152,9 +141,7 @@ class CheckpointManifest(TrainerCallback):
     def __init__(self, fingerprint: str) -> None:
         self._fingerprint = fingerprint
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Called by Trainer after it wrote a checkpoint."""
         if state.is_world_process_zero:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._fingerprint)

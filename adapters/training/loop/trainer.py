@@ -87,14 +87,14 @@ class LoraTrainer(Trainer):
         The vocabulary projection runs only at positions that some row of the batch trains
         (``logits_to_keep`` of the model), which saves most of its time and nearly all of its memory.
         """
-        wanted = inputs["labels"][:, 1:]
-        kept = (wanted != IGNORED).any(dim=0).nonzero().squeeze(1)
-        # NOTE: no attention mask and no cache; either would let packed samples see one another.
-        places = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **places)
+        targets = inputs["labels"][:, 1:]
+        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+        # NOTE: no attention mask and no cache; with either, packed samples would attend to one another.
+        positions = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **positions)
         logits = outputs.logits.flatten(0, 1).float()
-        total = cross_entropy(logits, wanted[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
-        tokens = num_items_in_batch if num_items_in_batch is not None else (wanted != IGNORED).sum()
+        total = cross_entropy(logits, targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
+        tokens = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
         loss = total / tokens
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, while the token count is that of all of them.
@@ -116,14 +116,14 @@ class LoraTrainer(Trainer):
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """transformers' own, except where rows of different length would be padded to one."""
+        """transformers' own sampler, or ``LongestFirst`` if samples of different lengths are padded."""
         config = self._config
         if config.packing == "on" or config.micro_batch_samples == 1:
             return super()._get_train_sampler(train_dataset)
         return LongestFirst(train_dataset or self.train_dataset, config.batch_samples, config.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Only the adapter, never embeddings: peft would otherwise ask the hub whether they changed."""
+        """Save only the adapter, never embeddings: peft would ask the hub whether they changed."""
         out = output_dir or self.args.output_dir
         self.model.save_pretrained(out, state_dict=state_dict, save_embedding_layers=False)
 

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from adapters.training.evaluation.metrics import Evaluation
 from adapters.training.loop.callback import TrainingStep
@@ -150,16 +150,12 @@ class AnomalyReport(TrainerCallback):
         self._first: dict[str, Anomaly] = {}
         self._counts: Counter[str] = Counter()
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
         """Check a step."""
         if step := TrainingStep.from_logs(state, logs):
             self._report(self._detector.add_step(step))
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
         """Check an evaluation."""
         self._report(self._detector.add_evaluation(metrics["evaluation"]))
 

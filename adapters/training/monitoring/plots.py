@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import matplotlib
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.jsonl import read_steps
@@ -22,9 +22,7 @@ class PlotWriter(TrainerCallback):
     def __init__(self, config: TrainingConfig) -> None:
         self._config = config
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Draw."""
         draw(self._config.out, self._config.max_grad_norm)
 

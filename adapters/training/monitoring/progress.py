@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from adapters.training.data.jsonl import append_row, drop_steps_after
 from adapters.training.loop.callback import TrainingStep
@@ -23,23 +23,17 @@ class JsonLog(TrainerCallback):
         self.steps = folder / "log.jsonl"
         self.evaluations = folder / "evaluations.jsonl"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Drop the lines of steps that a resumed training takes again."""
         for path in (self.steps, self.evaluations):
             drop_steps_after(path, state.global_step)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
         """Append a step."""
         if step := TrainingStep.from_logs(state, logs):
             append_row(self.steps, step.as_dict())
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
         """Append an evaluation."""
         append_row(self.evaluations, metrics["evaluation"].as_dict())
 
@@ -60,17 +54,13 @@ class ProgressBar(TrainerCallback):
         self._task = self._bar.add_task("train", total=None, summary="")
         self._last_line = 0.0  # time of the last plain line
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start the bar at the step that the training starts from."""
         self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
         self._bar.start()
         self._last_line = time.monotonic()
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
         """Advance the bar, or print a line when the last one is 30 seconds old."""
         step = TrainingStep.from_logs(state, logs)
         if step is None:
@@ -81,16 +71,12 @@ class ProgressBar(TrainerCallback):
         self._last_line = time.monotonic()
         self._print(f"step {step.step}/{state.max_steps}  {summary(step)}")
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
         """Print one line above the bar."""
         evaluation = metrics["evaluation"]
         self._print(f"step {evaluation.step}: {evaluation.summary()}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Restore the terminal; harmless when called twice."""
         self._bar.stop()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from adapters.training.config import TrainingConfig
@@ -20,9 +20,7 @@ class TensorBoard(TensorBoardCallback):
         super().__init__()
         self._folder = folder
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the event file. transformers would also log its arguments, with paths of this machine."""
         self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
@@ -34,7 +32,7 @@ class Wandb(WandbCallback):
         super().__init__()
         self._config = config
 
-    def setup(self, args: TrainingArguments, state: TrainerState, model: Any, **_: Any) -> None:
+    def setup(self, args: Any, state: TrainerState, model: Any, **_: Any) -> None:
         """Start the run. transformers would send all its arguments, with paths of this machine."""
         self._initialized = True
         self._wandb.init(
@@ -48,9 +46,7 @@ class Wandb(WandbCallback):
         self._wandb.define_metric("train/global_step")
         self._wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Finish the run, which transformers leaves open; harmless when called twice."""
         super().on_train_end(args, state, control, **kwargs)
         self._wandb.finish()

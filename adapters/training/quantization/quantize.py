@@ -98,12 +98,11 @@ def quantize(job: Quantization) -> QuantizationReport:
         folder = Path(scratch) / "checkpoint"
         _write(quantizable, scales, job.model, folder)
         del quantizable, model
+        after = perplexity(load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens)
         report = QuantizationReport(
             base_digest=base_digest(job.model),
             perplexity_before=before,
-            perplexity_after=perplexity(
-                load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens
-            ),
+            perplexity_after=after,
             held_out_texts=len(texts.held_out),
             calibration_tokens=sum(map(len, texts.calibration)),
             bytes_before=_weight_bytes(job.model),

@@ -84,7 +84,7 @@ def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
 
 @pytest.mark.parametrize("texts", [[[1] * 500] * 4, [[1] * 10] * 5, []], ids=["few", "short", "none"])
 def test_too_little_text_is_refused(texts: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="are too few. Give at least 5 texts and 64 tokens"):
+    with pytest.raises(DataError, match=r"are too few\. Give at least 5 texts and 64 tokens"):
         split_texts(texts, block_tokens=64, blocks=9)
 
 
