@@ -1,4 +1,4 @@
-"""The check-list finds each kind of defect, counts it rightly, and passes clean data."""
+"""The check finds each kind of defect, counts it correctly, and passes clean data."""
 
 from __future__ import annotations
 
@@ -144,13 +144,13 @@ def test_trained_tokens_are_shown_apart(tmp_path: Path) -> None:
     assert "\x1b[1;32mYes.<|im_end|>" in terminal.getvalue()
 
 
-def test_the_command_prints_the_list_and_tells_by_its_exit_code(tmp_path: Path) -> None:
+def test_the_command_prints_the_report_and_sets_its_exit_code(tmp_path: Path) -> None:
     good = write(tmp_path / "good.jsonl", [chat(f"Number {i}?", f"It is {i}.") for i in range(120)])
     shown = CliRunner().invoke(train, ["--check", str(good)])
     assert shown.exit_code == 0, shown.output
     for section in ("data", "format", "masking", "end token", "evaluation", "samples"):
         assert f"\n{section}\n" in shown.output
     bad = write(tmp_path / "bad.jsonl", [chat("x", "")])
-    told = CliRunner().invoke(train, ["--check", str(bad), "--json"])
-    assert told.exit_code == 1
-    assert json.loads(told.stdout)["figures"]["broken_lines"] == 1
+    failed = CliRunner().invoke(train, ["--check", str(bad), "--json"])
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["figures"]["broken_lines"] == 1

@@ -1,4 +1,4 @@
-"""Chats written down in three ways become the same conversation; calls written as text become calls."""
+"""Chats in three formats become the same conversation; calls that are written as text become calls."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_plain_pair_is_one_question_and_one_answer(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_has_no_form_is_named(tmp_path: Path, row: Any, says: str) -> None:
+def test_an_unknown_format_is_an_error(tmp_path: Path, row: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         read_conversations(write(tmp_path, row))
 

@@ -1,4 +1,4 @@
-"""Reading chats: refusals that name line and field."""
+"""Reading chats: errors name line and field."""
 
 from __future__ import annotations
 

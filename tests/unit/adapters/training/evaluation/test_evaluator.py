@@ -54,7 +54,7 @@ def model(tiny_base: Path) -> PeftModel:
 
 
 def mark(model: PeftModel, value: float) -> None:
-    """Weights that tell which step they are of."""
+    """Weights that encode their step."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.fill_(value)
@@ -80,13 +80,13 @@ def evaluator(
 def walk(
     folder: Path, model: PeftModel, held_out: FakeEvaluationSet, steps: int, **options: Any
 ) -> list[bool]:
-    """Evaluate steps 1, 2, … as a training does; what was said about stopping."""
+    """Evaluate steps 1, 2, … like a training; whether patience was used up at each."""
     folder.mkdir(exist_ok=True)
     stops = []
-    looking = evaluator(folder, held_out, **options)
+    evaluate = evaluator(folder, held_out, **options)
     for step in range(1, steps + 1):
         mark(model, float(step))
-        evaluation, enough = looking(model, step)
+        evaluation, enough = evaluate(model, step)
         append_row(folder / "evaluations.jsonl", evaluation.as_dict())
         stops.append(enough)
     return stops
@@ -119,7 +119,7 @@ def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[b
     assert walk(tmp_path, model, FakeEvaluationSet([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
 
 
-def test_the_base_stands_beside_every_evaluation(
+def test_every_evaluation_has_the_figures_of_the_base(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
     config = configure(evaluate_every=3)
@@ -161,10 +161,10 @@ def test_evaluating_does_not_change_what_is_trained(
 def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     configure: Callable[..., TrainingConfig], chats: Path, tmp_path: Path
 ) -> None:
-    """It learns one answer by heart at a rate that makes all others less likely."""
+    """It memorises one answer at a rate that makes all others less likely."""
     one = tmp_path / "one.jsonl"
     one.write_text((chats.read_text().splitlines()[0] + "\n") * 8)
-    # The held-out questions want something else than what is learned.
+    # The held-out question expects another answer than the one that is learned.
     held_out = tmp_path / "other.jsonl"
     other = [{"role": "user", "content": "Say 0."}, {"role": "assistant", "content": "Never, my friend"}]
     held_out.write_text(json.dumps({"messages": other}) + "\n")
@@ -195,7 +195,7 @@ def test_a_broken_step_leaves_the_weights_before_it(
     with pytest.raises(DivergedError, match=r"Step 4: .* in checkpoints/last-good; --start-from takes them"):
         train(config)
     kept = config.out / "checkpoints" / "last-good"
-    # Step 3's checkpoint has them, too; only there somebody asked for checkpoints.
+    # The checkpoint of step 3 has the same weights.
     assert file_digest(kept / WEIGHTS) == file_digest(kept.with_name("checkpoint-3") / WEIGHTS)
     assert (config.out / "loss.png").is_file()
     assert not (config.out / WEIGHTS).exists()
@@ -206,11 +206,11 @@ def test_a_broken_step_leaves_the_weights_before_it(
 def test_an_interrupted_training_decides_as_an_uninterrupted_one(tmp_path: Path, model: PeftModel) -> None:
     walk(tmp_path / "a", model, FakeEvaluationSet([3, 1, 2]), 3, patience=3)
     log = tmp_path / "a" / "evaluations.jsonl"
-    looking = evaluator(tmp_path / "a", FakeEvaluationSet([2, 2]), patience=3)
+    evaluate = evaluator(tmp_path / "a", FakeEvaluationSet([2, 2]), patience=3)
     drop_steps_after(log, 2)  # the checkpoint is of step 2
     mark(model, 3.0)
-    assert looking(model, 3)[1] is False
-    append_row(log, looking(model, 4)[0].as_dict())
-    assert looking.best_step() == 2
-    looking.restore_best(model)
+    assert evaluate(model, 3)[1] is False
+    append_row(log, evaluate(model, 4)[0].as_dict())
+    assert evaluate.best_step() == 2
+    evaluate.restore_best(model)
     assert marked(model) == 2.0

@@ -1,4 +1,4 @@
-"""The judge: a real HTTP endpoint that answers as OpenAI's does, asked by the official client."""
+"""The judge: a real HTTP endpoint in OpenAI's format, called by the official client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adapters.training.train import train
 
 _ASKED = re.compile(r"Reference answer:\n(.*?)\n\nAnswer A:\n(.*?)\n\nAnswer B:\n(.*)", re.DOTALL)
 
-#: Says what it thinks of (reference, answer A, answer B).
+#: The judge's reply to (reference, answer A, answer B).
 Opinion = Callable[[str, str, str], str]
 
 
@@ -98,7 +98,7 @@ def test_every_pair_is_asked_about_in_both_orders(judge: JudgeDouble) -> None:
     assert judge.keys == {"Bearer secret"}
 
 
-def test_a_judge_that_always_likes_the_first_decides_nothing(judge: JudgeDouble) -> None:
+def test_a_judge_that_always_prefers_the_first_decides_nothing(judge: JudgeDouble) -> None:
     judge.opinion = lambda wanted, a, b: "Verdict: A"
     found = ask(judge)
     assert (found["wins"], found["losses"], found["ties"], found["swayed"]) == (0, 0, 4, 3)
@@ -111,7 +111,7 @@ def test_a_reply_without_a_verdict_is_a_tie(judge: JudgeDouble) -> None:
 
 
 @pytest.mark.parametrize("said", ["**Verdict: B**", "verdict - b", "Verdict: A? No.\nVerdict: B"])
-def test_verdicts_are_found_however_they_are_dressed(judge: JudgeDouble, said: str) -> None:
+def test_verdicts_are_found_in_any_markup(judge: JudgeDouble, said: str) -> None:
     judge.opinion = lambda wanted, a, b: said
     with Judge(judge.url, "m", "") as one:
         assert one.prefer("user: x", "w", "a", "b") == "second"
@@ -120,7 +120,7 @@ def test_verdicts_are_found_however_they_are_dressed(judge: JudgeDouble, said: s
 def test_a_training_is_judged_against_the_base_and_the_version_before(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
 ) -> None:
-    # Whatever the base did not say is better: the judge knows the new answers by their length.
+    # This judge always prefers the new answers; it recognises them by their length.
     judge.opinion = lambda wanted, a, b: "Verdict: " + ("A" if len(a) < len(b) else "B")
     first = configure(out=tmp_path / "first", judge=judge.url, judge_model="referee", judge_key="secret")
     record = train(first).document["judge"]
@@ -129,7 +129,7 @@ def test_a_training_is_judged_against_the_base_and_the_version_before(
     assert "secret" not in (first.out / "training.json").read_text()
     assert "secret" not in repr(first)
 
-    # The same weights again: every answer is the same, and nothing is asked.
+    # The same weights again: all answers are equal, so the judge is not asked.
     judge.asked.clear()
     again = configure(out=tmp_path / "again", judge=judge.url, judge_model="referee", judge_against=first.out)
     record = train(again).document["judge"]
@@ -138,7 +138,7 @@ def test_a_training_is_judged_against_the_base_and_the_version_before(
     assert "against first, in both orders: 0 wins, 4 ties" in (again.out / "README.md").read_text()
 
 
-def test_a_judge_that_does_not_answer_is_told_before_the_training(
+def test_a_judge_that_does_not_answer_stops_before_the_training(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble
 ) -> None:
     judge.status = 401

@@ -1,4 +1,4 @@
-"""What may be asked of an adapter, what is told about it, and what is refused before time is spent."""
+"""Which adapters are allowed, how they are described, and what is refused before a training starts."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def test_parameters_of_a_known_matrix() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"targets": ("q_proj", "down_proj")}, {"rank": 8}])
-def test_told_parameters_are_those_that_train(configure: Configure, changes: dict[str, Any]) -> None:
+def test_described_parameters_are_those_that_train(configure: Configure, changes: dict[str, Any]) -> None:
     config = configure(**changes)
     model = add_lora(AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32), config)
-    told = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
+    described = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
     trained: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             leaf = next(p for p in PROJECTIONS if f".{p}." in name)
             trained[leaf] = trained.get(leaf, 0) + parameter.numel()
-    assert told == trained
+    assert described == trained
 
 
-def test_scaling_is_told_and_advised_on(configure: Configure) -> None:
+def test_scaling_is_described_with_advice(configure: Configure) -> None:
     shape = BaseShape.from_config(demo.MODEL_DIR / "config.json")
     lines = describe(configure(rank=16, alpha=32), shape)
     assert "alpha / rank = 2" in lines[0] and "q_proj" in lines[1] and len(lines) == 2
@@ -87,11 +87,11 @@ def test_servable_options_reach_peft(configure: Configure) -> None:
     model = add_lora(AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32), config)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert trained and all(".layers.1." in n for n in trained)
-    told = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
-    assert sum(told.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    described = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
+    assert sum(described.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_going_on_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
+def test_continuing_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UnservableError, match="is not an adapter"):
         check_servable(configure(start_from=tmp_path))
     first = configure(out=tmp_path / "first", max_steps=3, measure=0)
@@ -102,7 +102,7 @@ def test_going_on_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_p
             check_servable(configure(start_from=first.out, **{name: value}))
 
 
-def test_a_preset_gives_way_to_what_is_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_flags_override_a_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[TrainingConfig] = []
 
     class _Report:

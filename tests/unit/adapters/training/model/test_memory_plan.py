@@ -1,4 +1,4 @@
-"""The memory plan: known figures, what helps when it does not fit, and the measured peak of real processes."""
+"""The memory plan: known figures, flags that help if it does not fit, and the measured peak of real processes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_weights_of_a_real_model_are_counted_to_the_byte(configure: Configur
 
 
 def kept_by_autograd(config: TrainingConfig, tokens: int, layers: int) -> int:
-    """Bytes that the graph of a forward pass holds beside the model's own weights."""
+    """Bytes that the graph of a forward pass keeps in addition to the model's weights."""
     torch.manual_seed(0)
     dtype = getattr(torch, config.dtype)
     shape = Qwen2Config(
@@ -169,14 +169,14 @@ torch.set_num_threads(1)
 base, data, out, more = sys.argv[1:]
 report = train(TrainingConfig(base=Path(base), data=Path(data), out=Path(out), held_out_share=0.0, measure=0,
                               max_steps=2, **json.loads(more)))
-# Not ru_maxrss, which begins with what the process that started this one had.
+# Not ru_maxrss, which starts with the value of the parent process.
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps({"plan": report.document["memory_plan_bytes"], "peak": peak}))
 """
 
 
 def measured(base: Path, tmp_path: Path, **more: object) -> dict[str, int]:
-    """Plan and measured peak of a real training in a process of its own, over chats of about one length."""
+    """Plan and measured peak of a real training in a separate process, with chats of similar length."""
     data = tmp_path / "data.jsonl"
     rows = demo.ADAPTERS["globex-tools"].data.read_text().splitlines()
     data.write_text("\n".join([r for r in rows if len(json.loads(r).get("tools") or []) == 4][:8]))

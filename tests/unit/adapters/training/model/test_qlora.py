@@ -1,4 +1,4 @@
-"""A base in four bits: what is quantised, that it learns, and that the adapter fits the whole base."""
+"""A 4-bit base: what is quantised, that it learns, and that the adapter fits the full base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a 4-bit checkpoint, and reading it back; the whole of it is served in tests/engine/test_awq.py."""
+"""The content of a 4-bit checkpoint, and reading it back; tests/engine/test_awq.py serves one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(file: Path, *rows: object) -> Path:
 
 @pytest.mark.parametrize("group_size", [32, 128])
 def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> None:
-    with warnings.catch_warnings(record=True):  # its farewell
+    with warnings.catch_warnings(record=True):  # it warns that it is deprecated
         from awq.modules.linear import WQLinear_GEMM
         from awq.quantize.quantizer import AwqQuantizer
 
@@ -61,13 +61,13 @@ def test_a_file_of_chats_and_texts(tokenizer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [('{"text": 5}', "Line 2 has neither"), ("{", "Line 2 is not JSON"), ("[1]", "Line 2 has neither")],
 )
-def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, line: str, told: str) -> None:
+def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "c.jsonl"
     file.write_text(f"{json.dumps(CHAT)}\n{line}\n")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_texts(file, tokenizer)
 
 
@@ -96,13 +96,13 @@ def test_the_perplexity_of_a_coin_is_two() -> None:
     assert perplexity(coin, [[0, 1, 1], [1]], most_tokens=9) == pytest.approx(2.0)
 
 
-def test_a_model_writes_its_own_texts(tokenizer: Any) -> None:
+def test_a_model_generates_its_own_texts(tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
     texts = generate_texts(model, tokenizer, count=3, tokens=24)
     assert texts == generate_texts(model, tokenizer, count=3, tokens=24), "the same each time"
     assert len({tuple(text) for text in texts}) == 3
     assert all(tokenizer.decode(text).startswith("<|im_start|>user\n") for text in texts)
-    # It finds them likelier than chance: they are its own.
+    # They are more likely than chance, because the model wrote them.
     assert perplexity(model, texts, most_tokens=99) < math.sqrt(model.config.vocab_size)
 
 
