@@ -1,10 +1,11 @@
 """The companion trainer: from a JSONL of chats to a PEFT adapter that the server loads unchanged.
 
-Reads top to bottom: ``data`` (what was said) -> ``conversation`` (ids and labels) -> ``lora`` (what is
-trained) -> ``loop`` (how) -> ``evaluate`` (how well) -> ``output`` (the folder). ``run.train`` joins them.
+``train.train`` calls the rooms in this order: ``data`` (chats to token ids and labels) -> ``model`` (base, LoRA,
+memory) -> ``loop`` (transformers' Trainer) -> ``evaluation`` and ``monitoring`` -> ``export`` (the adapter folder).
+``check`` validates a data file without training; ``quantization`` makes a 4-bit base.
 """
 
 import logging
 
-# bitsandbytes, which peft imports, looks for an optional package of kernels and complains when there is none.
+# peft imports bitsandbytes, which warns when an optional package of kernels is missing.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,16 +1,16 @@
-"""What can go wrong in the trainer.
+"""Errors of the trainer.
 
 TrainingError
   DataError               a line of the data cannot be used; names file, line and field
   BaseModelError          the base model's folder cannot be trained on
-  TemplateError           the base's chat template cannot be trained on exactly
+  TemplateError           the base's chat template gives no exact token mask
   UnservableError         the server would refuse, or silently ignore, such an adapter
-  HardwareError           it needs hardware, memory or a package that is not here
-  CheckpointError         a checkpoint is unfinished, or belongs to another configuration
-  OutputError             the folder to write into cannot be used
-  DivergedError           the loss is not a finite number any more
+  HardwareError           hardware, memory or a package is missing
+  CheckpointError         a checkpoint is incomplete, or belongs to another configuration
+  OutputError             the output folder cannot be used
+  DivergedError           the gradient is not finite
   MissingPackage          an optional package is not installed
-  WatchingError           a tracker or judge that was asked for cannot be had
+  IntegrationError        a tracker or judge that was asked for is not available
   MergeError              base and adapter cannot be merged
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """The training cannot go on."""
+    """The training cannot continue."""
 
 
 class DataError(TrainingError):
@@ -30,19 +30,19 @@ class BaseModelError(TrainingError):
 
 
 class TemplateError(TrainingError):
-    """The chat template of the base cannot be trained on exactly."""
+    """The base's chat template does not allow an exact mask of the trained tokens."""
 
 
 class UnservableError(TrainingError):
-    """The server could not serve such an adapter rightly."""
+    """The server could not serve such an adapter correctly."""
 
 
 class HardwareError(TrainingError):
-    """The training needs hardware, memory or a package that is not here."""
+    """The training needs hardware, memory or a package that this machine does not have."""
 
 
 class CheckpointError(TrainingError):
-    """The checkpoint cannot be continued from."""
+    """The training cannot resume from the checkpoint."""
 
 
 class OutputError(TrainingError):
@@ -50,15 +50,15 @@ class OutputError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """The loss is not a finite number any more."""
+    """The gradient is not finite."""
 
 
 class MissingPackage(TrainingError):
-    """An optional package is not installed; the message says how to."""
+    """An optional package is not installed; the message says how to install it."""
 
 
-class WatchingError(TrainingError):
-    """A tracker or judge that was asked for cannot be had."""
+class IntegrationError(TrainingError):
+    """A tracker or judge that was asked for is not available."""
 
 
 class MergeError(TrainingError):

@@ -16,37 +16,38 @@ from transformers import set_seed
 from adapters.artifact.digests import base_digest, template_digest
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
-from adapters.training.data.dataset import Prepared, load_renderer, prepare
+from adapters.training.data.chat_template import Renderer
+from adapters.training.data.dataset import PreparedData, load_renderer, prepare
 from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
 from adapters.training.evaluation.pairwise import check_judge
 from adapters.training.export.adapter_folder import REPORT_NAME, check_out, write_adapter, write_report
-from adapters.training.export.report import TrainingReport, report_on
+from adapters.training.export.report import TrainingReport, create_report
 from adapters.training.loop.stages import first_stage, second_stage
-from adapters.training.loop.trainer import LoraTrainer, Seal, run_loop
-from adapters.training.model.base_model import device_of, load_base, settled
+from adapters.training.loop.trainer import LoraTrainer, run_loop
+from adapters.training.model.base_model import device_of, load_base, resolve_auto
 from adapters.training.model.lora import add_lora, check_servable, describe
 from adapters.training.model.memory_check import check_memory
-from adapters.training.monitoring.observers import Observation, observe
+from adapters.training.monitoring.observers import TrainingObservers, create_observers
 
 
 def train(config: TrainingConfig, console: Console | None = None) -> TrainingReport:
-    """Train an adapter and write it into ``config.out``; continue where a killed run of the same left off.
+    """Train an adapter and write it into ``config.out``; resume a killed run of the same configuration.
 
     Raises:
-        TrainingError: one of its kinds; what is refused is refused before the first step.
+        TrainingError: one of its kinds. Settings and data are checked before the first step.
     """
     console = console or Console(stderr=True, soft_wrap=True, quiet=not PartialState().is_main_process)
     check_servable(config)
     check_out(config)
     check_base(config)
-    config = settled(config, device_of())
+    config = resolve_auto(config, device_of())
     if config.then is None:
         return _train_stage(config, console)
     console.print(f"stage 1 of 2: {config.data.name}")
     first = first_stage(config)
-    earlier = finished(first)
+    earlier = finished_report(first)
     if earlier is not None:
-        console.print("stage 1 was finished before; its adapter is taken")
+        console.print("stage 1 is already finished; its adapter is used")
     document = earlier if earlier is not None else _train_stage(first, console).document
     PartialState().wait_for_everyone()
     console.print(
@@ -63,34 +64,31 @@ def _train_stage(
     check_servable(config)
     check_judge(config)
     renderer = load_renderer(config)
-    tokenizer = renderer.tokenizer
-    prepared = prepare(config, renderer)
-    _announce(console, config, prepared)
-    plan = check_memory(config, prepared, device_of(), console)
-
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else renderer.end_id
-    observation = observe(config, renderer, prepared.held_out, pad_id, console)
+    data = prepare(config, renderer)
+    _print_summary(console, config, data)
+    plan = check_memory(config, data, device_of(), console)
+    observers = create_observers(config, renderer, data.held_out, _pad_id(renderer), console)
 
     set_seed(config.seed)
     model = add_lora(load_base(config, device_of()), config)
     fingerprint = config.fingerprint(base_digest(config.base))
     started = time.perf_counter()
-    trainer, steps = _fit(model, config, prepared, pad_id, observation, fingerprint)
+    trainer, steps = _fit(model, config, data, _pad_id(renderer), observers, fingerprint)
     train_s = time.perf_counter() - started
-    kept_step = observation.keep(model, steps)
+    kept_step = observers.select_weights(model, steps)
 
     if not PartialState().is_main_process:
         return TrainingReport(config.out, steps, train_s, None, {})
     write_adapter(model, config)
-    report = report_on(
+    report = create_report(
         config,
-        prepared,
+        data,
         renderer,
         losses=[row["loss"] for row in trainer.state.log_history if "loss" in row],
         steps=steps,
         kept_step=kept_step,
         train_s=train_s,
-        findings=observation.findings(_as_served(model, config)),
+        results=observers.results(_as_served(model, config)),
     )
     report.document.update(fingerprint=fingerprint, memory_plan_bytes=plan.total)
     if earlier_stages:
@@ -100,16 +98,16 @@ def _train_stage(
     return report
 
 
-def finished(config: TrainingConfig) -> dict[str, Any] | None:
-    """The record of an earlier, finished training of exactly this; None where there is none.
+def finished_report(config: TrainingConfig) -> dict[str, Any] | None:
+    """The report of a finished training of exactly this configuration; None if there is none.
 
     Raises:
-        CheckpointError: what lies there was made with other settings, data or base.
+        CheckpointError: the report in the folder is of other settings, data or base.
     """
-    record = config.out / REPORT_NAME
-    if not record.is_file():
+    path = config.out / REPORT_NAME
+    if not path.is_file():
         return None
-    document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if document.get("fingerprint") != config.fingerprint(base_digest(config.base)):
         raise CheckpointError(
             "The first stage was made with other settings, data or base model. Repeat the settings it was made "
@@ -119,20 +117,20 @@ def finished(config: TrainingConfig) -> dict[str, Any] | None:
 
 
 def check_base(config: TrainingConfig) -> None:
-    """Refuse a folder that is no base model with a chat template.
+    """Check that the folder is a base model with a chat template.
 
     Raises:
         BaseModelError: it lacks a configuration, safetensors weights, or a chat template.
     """
-    wanted = {
+    required = {
         "config.json": (config.base / "config.json").is_file(),
         "safetensors weights": any(config.base.glob("*.safetensors")),
         "a chat template": config.base.is_dir() and template_digest(config.base) is not None,
     }
-    missing = [name for name, found in wanted.items() if not found]
+    missing = [name for name, found in required.items() if not found]
     if missing:
         raise BaseModelError(
-            f"{config.base.name} lacks {' and '.join(missing)}. Give the folder of the very model that is served."
+            f"{config.base.name} lacks {' and '.join(missing)}. Give the folder of the model that the server serves."
         )
     try:
         BaseShape.from_config(config.base / "config.json")
@@ -140,54 +138,58 @@ def check_base(config: TrainingConfig) -> None:
         raise BaseModelError(f"{config.base.name} cannot be trained on: {error}.") from error
 
 
-def _announce(console: Console, config: TrainingConfig, prepared: Prepared) -> None:
+def _pad_id(renderer: Renderer) -> int:
+    pad_id: int | None = renderer.tokenizer.pad_token_id
+    return pad_id if pad_id is not None else renderer.end_id
+
+
+def _print_summary(console: Console, config: TrainingConfig, data: PreparedData) -> None:
     console.print(
-        f"{prepared.chats} chats, {len(prepared.samples)} samples, {prepared.tokens} tokens of which "
-        f"{prepared.trained_tokens} trained; {len(prepared.held_out)} chats held out"
+        f"{data.chats} chats, {len(data.samples)} samples, {data.tokens} tokens of which "
+        f"{data.trained_tokens} trained; {len(data.held_out)} chats held out"
     )
-    if prepared.replayed_samples:
-        console.print(f"{prepared.replayed_samples} of the samples are general ones, replayed")
-    if prepared.rephrased_chats:
-        console.print(f"{prepared.rephrased_chats} chats are asked in other words")
+    if data.replayed_samples:
+        console.print(f"{data.replayed_samples} of the samples are replayed general ones")
+    if data.rephrased_chats:
+        console.print(f"{data.rephrased_chats} chats are rephrased")
     for line in describe(config, BaseShape.from_config(config.base / "config.json")):
         console.print(line, highlight=False)
-    for warning in prepared.warnings(config):
+    for warning in data.warnings(config):
         console.print(f"[yellow]{warning}")
 
 
 def _fit(
     model: Any,
     config: TrainingConfig,
-    prepared: Prepared,
+    data: PreparedData,
     pad_id: int,
-    observation: Observation,
+    observers: TrainingObservers,
     fingerprint: str,
 ) -> tuple[LoraTrainer, int]:
     trainer = LoraTrainer(
         model=model,
         config=config,
-        samples=prepared.samples,
+        samples=data.samples,
         pad_id=pad_id,
-        callbacks=[observation.watch, Seal(fingerprint)],
+        evaluator=observers.evaluator,
+        callbacks=observers.callbacks,
     )
     try:
         return trainer, run_loop(trainer, fingerprint)
     except DivergedError as error:
-        raise DivergedError(f"{error} {_keep_last_good(model, config)}") from error
-    finally:
-        observation.end()
+        raise DivergedError(f"{error} {_save_last_good(model, config)}") from error
 
 
 def _as_served(model: Any, config: TrainingConfig) -> Any:
-    """The model to measure: a 4-bit base is for training only, so the written adapter goes onto the whole one."""
+    """The model to evaluate: a 4-bit base serves only the training, so the adapter goes onto the full base."""
     if not config.qlora or not config.measure:
         return model
-    whole = replace(config, qlora=False, start_from=config.out)
-    return add_lora(load_base(whole, device_of()), whole)
+    full = replace(config, qlora=False, start_from=config.out)
+    return add_lora(load_base(full, device_of()), full)
 
 
-def _keep_last_good(model: Any, config: TrainingConfig) -> str:
-    """Write the weights of the step before the one that broke, and say where they are."""
+def _save_last_good(model: Any, config: TrainingConfig) -> str:
+    """Save the weights of the step before the diverged one; returns a sentence that says where."""
     folder = config.out / "checkpoints" / "last-good"
     if PartialState().is_main_process:
         model.save_pretrained(str(folder), save_embedding_layers=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 
 import demo
-from adapters.training.evaluation.peft_reference import Oracle, oracles
+from adapters.training.evaluation.peft_reference import Reference, references
 from benchmarks.harness.demo_server import DEMO_FLAGS, DEMO_KEYS
 from benchmarks.harness.servers import start_ours
 
@@ -38,7 +38,7 @@ def measure_parity(home: Path, prompts: int) -> ParityResult:
         for at, name in enumerate(names):
             adapter = demo.ADAPTERS[name]
             count = len(range(at, prompts, len(names)))
-            wanted = oracles(
+            wanted = references(
                 demo.MODEL_DIR, adapter.path, adapter.held_out, count=count, max_new_tokens=MAX_NEW_TOKENS
             )
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key=DEMO_KEYS[adapter.tenant]) as client:
@@ -48,13 +48,13 @@ def measure_parity(home: Path, prompts: int) -> ParityResult:
     )
 
 
-def compare(client: openai.OpenAI, model: str, wanted: Sequence[Oracle]) -> ParityResult:
+def compare(client: openai.OpenAI, model: str, wanted: Sequence[Reference]) -> ParityResult:
     """Request the log-probabilities and answers of the same prompts from the server, and compare them."""
     differences, equal = [], 0
-    for oracle in wanted:
-        served = _prompt_logprobs(client, model, oracle.ids)
-        differences += [abs(a - b) for a, b in zip(served, oracle.logprobs, strict=True)]
-        equal += _greedy(client, model, oracle.prompt) == oracle.answer
+    for reference in wanted:
+        served = _prompt_logprobs(client, model, reference.ids)
+        differences += [abs(a - b) for a, b in zip(served, reference.logprobs, strict=True)]
+        equal += _greedy(client, model, reference.prompt) == reference.answer
     return ParityResult(max(differences), equal, len(wanted))
 
 

@@ -20,7 +20,7 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Sample
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.loop.trainer import LoraTrainer, run_loop
-from adapters.training.model.base_model import device_of, load_base, settled
+from adapters.training.model.base_model import device_of, load_base, resolve_auto
 from adapters.training.model.lora import add_lora
 
 OURS, OURS_PACKED, TRL, TRL_PACKED = "ours", "ours-packed", "trl", "trl-packed"
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     trainer_name, flags = argv[0], json.loads(argv[1])
     if trainer_name == OURS_PACKED:
         flags |= {"packing": "on", "micro_batch_samples": flags["batch_samples"]}
-    config = settled(_config(flags), device_of())
+    config = resolve_auto(_config(flags), device_of())
     renderer = load_renderer(config)
     samples = prepare(config, renderer).samples
     model = add_lora(load_base(config, device_of()), config)

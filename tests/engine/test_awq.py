@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
 from adapters.training.evaluation.generate import answer_greedily
-from adapters.training.quantization.awq_weights import read_widened
+from adapters.training.quantization.awq_weights import read_dequantized
 from adapters.training.quantization.quantize import SCALES
 from demo.world.mixture import training_samples
 from tests.engine.custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
@@ -122,7 +122,7 @@ def shared(one: list[int], other: list[int]) -> int:
 def effective(checkpoint: Path) -> Any:
     """The full model with 4-bit projections: W = diag(1 / outputs) · W' · diag(1 / inputs)."""
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
-    state, stored = model.state_dict(), read_widened(checkpoint)
+    state, stored = model.state_dict(), read_dequantized(checkpoint)
     scales = load_file(checkpoint / SCALES)
     for name in [name for name in state if name.endswith("_proj.weight")]:
         stem = name.removesuffix(".weight")

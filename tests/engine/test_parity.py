@@ -6,7 +6,7 @@ import pytest
 from server_process import ServerProcess
 
 import demo
-from adapters.training.evaluation.peft_reference import oracles
+from adapters.training.evaluation.peft_reference import references
 from benchmarks.training.parity import MAX_NEW_TOKENS, compare
 
 PROMPTS = 5
@@ -15,7 +15,7 @@ PROMPTS = 5
 @pytest.mark.parametrize("name", list(demo.ADAPTERS))
 def test_a_served_adapter_says_what_peft_says(server: ServerProcess, client_for, name: str) -> None:
     adapter = demo.ADAPTERS[name]
-    wanted = oracles(
+    wanted = references(
         demo.MODEL_DIR, adapter.path, adapter.held_out, count=PROMPTS, max_new_tokens=MAX_NEW_TOKENS
     )
     with client_for(f"demo-{adapter.tenant}") as client:

@@ -13,7 +13,7 @@ from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.loop.trainer import LoraTrainer, run_loop
-from adapters.training.model.base_model import load_base, settled
+from adapters.training.model.base_model import load_base, resolve_auto
 from adapters.training.model.lora import add_lora
 from adapters.training.model.memory_plan import largest_pass, plan_memory
 from benchmarks.training.speed import write_base, write_data
@@ -34,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(1800)
 def test_a_3b_shape_trains_in_bf16_with_checkpointing(base: Path, tmp_path: Path) -> None:
-    config = settled(
+    config = resolve_auto(
         TrainingConfig(
             base=base, data=write_data(tmp_path / "data.jsonl", STEPS * BATCH), out=tmp_path / "out", epochs=1.0,
             batch_samples=BATCH, micro_batch_samples=BATCH, gradient_checkpointing=True,

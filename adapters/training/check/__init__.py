@@ -1,7 +1,7 @@
-"""The production check-list: what a training would see in a file, before any time is spent on it.
+"""`loragate train --check`: checks a data file before any time is spent on a training.
 
-Nothing here needs torch or the base's weights: ``walk`` (as a training would) -> ``sections`` (findings) ->
-``view`` (for people).
+It needs neither torch nor the base's weights. ``scan`` reads the files, ``validators`` makes the findings and
+``render`` prints them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from adapters.training.check.findings import CheckReport, Finding, Level
+from adapters.training.check.scan import DatasetScan, scan_dataset, split_chats
 from adapters.training.check.validators import (
-    data_section,
-    end_token_section,
-    evaluation_section,
-    format_section,
-    masking_section,
+    validate_data,
+    validate_end_token,
+    validate_evaluation,
+    validate_format,
+    validate_masking,
 )
-from adapters.training.check.walk import Found, sides, walk
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Renderer, Sample
 
@@ -24,28 +24,28 @@ __all__ = ["CheckReport", "Finding", "Level", "check"]
 
 
 def check(config: TrainingConfig, renderer: Renderer) -> CheckReport:
-    """Walk over ``config.data`` (and ``config.held_out``) as a training would.
+    """Check ``config.data`` (and ``config.held_out``) in the same way as a training reads them.
 
     Raises:
         DataError: a file is missing, empty or not text. Lines that cannot be used are findings.
-        TemplateError: the end token is not one token of the base.
+        TemplateError: the end token is not a single token of the base.
     """
-    found = walk(config, renderer)
-    train, held_out, broken_held_out = sides(config, found.chats)
+    scan = scan_dataset(config, renderer)
+    train, held_out, broken_held_out = split_chats(config, scan.chats)
     figures: dict[str, Any] = {}
     findings = [
-        *data_section(found, config, figures),
-        *format_section(found, renderer, figures),
-        *masking_section(found, figures),
-        *end_token_section(found, config, renderer, figures),
-        *evaluation_section(train, held_out, broken_held_out, figures),
+        *validate_data(scan, config, figures),
+        *validate_format(scan, renderer, figures),
+        *validate_masking(scan, figures),
+        *validate_end_token(scan, config, renderer, figures),
+        *validate_evaluation(train, held_out, broken_held_out, figures),
     ]
-    return CheckReport(findings, figures, _examples(found))
+    return CheckReport(findings, figures, _examples(scan))
 
 
-def _examples(found: Found) -> list[Sample]:
-    """Three samples to look at: a short one, one of middling length, a long one."""
-    by_length = sorted(found.samples, key=lambda s: len(s.ids))
+def _examples(scan: DatasetScan) -> list[Sample]:
+    """Three example samples: a short one, one of medium length, a long one."""
+    by_length = sorted(scan.samples, key=lambda s: len(s.ids))
     if len(by_length) <= 3:
         return by_length
     return [by_length[int(len(by_length) * share)] for share in (0.1, 0.5, 0.9)]

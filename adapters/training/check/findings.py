@@ -1,4 +1,4 @@
-"""One line of the check-list, and the whole of it."""
+"""One line of the data check, and the whole report."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from adapters.training.data.chat_template import Sample
 
+_DETAILS_SHOWN = 5
+
 
 class Level(StrEnum):
-    """How a line of the list ended."""
+    """The result of one line."""
 
     OK = "ok"
     WARN = "warn"
@@ -20,7 +22,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the list."""
+    """One line of the report."""
 
     section: str
     level: Level
@@ -29,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """The list, the figures behind it, and samples to look at."""
+    """The findings, the figures behind them, and example samples."""
 
     findings: list[Finding]
     figures: dict[str, Any]
@@ -46,12 +48,13 @@ class CheckReport:
         return {"passed": self.passed, "figures": self.figures, "findings": rows}
 
 
-def teller(section: str) -> Callable[..., Finding]:
-    """Makes the findings of one section: good ones are ok, others as bad as ``worst`` says."""
+def finding_factory(section: str) -> Callable[..., Finding]:
+    """A function that creates the findings of one section; a finding that is not ok gets the level ``worst``."""
 
-    def tell(good: bool, text: str, details: Sequence[str] = (), *, worst: Level = Level.FAIL) -> Finding:
-        shown = "".join(f"\n  {detail}" for detail in details[:5])
-        more = f"\n  and {len(details) - 5} more" if len(details) > 5 else ""
-        return Finding(section, Level.OK if good else worst, text if good else text + shown + more)
+    def create(ok: bool, text: str, details: Sequence[str] = (), *, worst: Level = Level.FAIL) -> Finding:
+        shown = "".join(f"\n  {detail}" for detail in details[:_DETAILS_SHOWN])
+        rest = len(details) - _DETAILS_SHOWN
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        return Finding(section, Level.OK if ok else worst, text if ok else text + shown + more)
 
-    return tell
+    return create

@@ -1,4 +1,4 @@
-"""The check-list for people: findings by section, and samples with their trained tokens coloured."""
+"""The check report for people: findings by section, and samples with their trained tokens coloured."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def show(report: CheckReport, renderer: Renderer, console: Console) -> None:
             mark, style = _MARKS[finding.level]
             console.print(Text.assemble("  ", (mark, style), "  ", finding.text.replace("\n", "\n        ")))
     console.print(Text("samples", style="bold"))
-    console.print(Text.assemble("  trained tokens are ", coloured_legend(console)))
+    console.print(Text.assemble("  trained tokens are ", _legend(console)))
     for number, sample in enumerate(report.examples, start=1):
         console.print(Text(f"  {number}. {len(sample.ids)} tokens, {sample.trained_tokens} trained"))
         console.print(coloured(sample, renderer, plain=not console.is_terminal))
 
 
 def coloured(sample: Sample, renderer: Renderer, *, plain: bool) -> Text:
-    """The sample's text, trained tokens green; ``plain``: set between ⟦ and ⟧ for what knows no colours."""
+    """The sample's text with green trained tokens; ``plain`` puts them between ⟦ and ⟧ instead."""
     text = Text()
     pairs = zip(sample.ids, sample.labels, strict=True)
     for trained, run in groupby(pairs, key=lambda pair: pair[1] != IGNORED):
@@ -42,6 +42,6 @@ def coloured(sample: Sample, renderer: Renderer, *, plain: bool) -> Text:
     return text
 
 
-def coloured_legend(console: Console) -> Text:
-    """How trained tokens are told apart on ``console``."""
+def _legend(console: Console) -> Text:
+    """How ``console`` shows trained tokens."""
     return Text("green", style="bold green") if console.is_terminal else Text("between ⟦ and ⟧")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections import Counter
@@ -9,164 +10,170 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.training.check.findings import Finding, Level, teller
-from adapters.training.check.similarity import NearTexts
-from adapters.training.check.walk import Found, asked, spans, text_of
+from adapters.training.check.findings import Finding, Level, finding_factory
+from adapters.training.check.scan import DatasetScan
 from adapters.training.config import TrainingConfig
-from adapters.training.data.chat_template import Conversation, Renderer, Turn
-from adapters.training.data.reader import count_control_tokens
-from adapters.training.data.tool_calls import looks_like_bare_call, parse_calls
+from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample
+from adapters.training.data.quality import (
+    FEW_CHATS,
+    NearDuplicates,
+    calls_survive,
+    count_control_tokens,
+    size_advice,
+)
+from adapters.training.data.reader import normalised
+from adapters.training.data.tool_calls import looks_like_bare_call
 
-FEW_CHATS, GOOD_CHATS, FEW_HELD_OUT = 100, 1000, 20
+FEW_HELD_OUT = 20
 _LONG_ANSWER_WORDS = 20
 _CLOSED = tuple(".!?…:;)]}\"'`*|>%。！？”’»")
 
 
-def data_section(found: Found, config: TrainingConfig, figures: dict[str, Any]) -> Iterator[Finding]:
-    tell = teller("data")
-    chats = len(found.chats)
-    lengths = [len(s.ids) for s in found.samples]
+def validate_data(scan: DatasetScan, config: TrainingConfig, figures: dict[str, Any]) -> Iterator[Finding]:
+    """Number of chats, broken lines, duplicates, cut and too long answers."""
+    finding = finding_factory("data")
+    chats = len(scan.chats)
+    lengths = [len(s.ids) for s in scan.samples]
+    cut = sum(_looks_cut(t.answer) for _, t in scan.turns)
     figures |= {
         "chats": chats,
-        "broken_lines": len(found.broken),
-        "assistant_turns": len(found.turns),
-        "samples": len(found.samples),
+        "broken_lines": len(scan.broken),
+        "assistant_turns": len(scan.turns),
+        "samples": len(scan.samples),
         "sample_tokens": _spread(lengths),
     }
-    yield tell(not found.broken, f"{chats} chats read, {len(found.broken)} lines unusable", found.broken)
-    yield tell(chats >= FEW_CHATS, size_advice(chats), worst=Level.WARN)
+    yield finding(not scan.broken, f"{chats} chats read, {len(scan.broken)} lines unusable", scan.broken)
+    yield finding(chats >= FEW_CHATS, size_advice(chats), worst=Level.WARN)
     if lengths:
-        yield tell(True, f"{len(lengths)} samples of {_told(lengths)} tokens")
-    repeated = chats - len({text_of(c).lower() for c in found.chats})
-    near = NearTexts()
-    alike = sum(near.add(text_of(c)) is not None for c in found.chats) - repeated
-    figures |= {"duplicates": repeated, "near_duplicates": max(alike, 0)}
-    yield tell(not repeated, f"{repeated} chats stand in the file more than once", worst=Level.WARN)
-    yield tell(
-        alike <= chats * 0.1,
-        f"{max(alike, 0)} chats nearly repeat an earlier one (4 in 5 runs of three words are the same)",
-        worst=Level.WARN,
-    )
-    cut = sum(_looks_cut(t.answer) for _, t in found.turns)
+        yield finding(True, f"{len(lengths)} samples of {_format_spread(lengths)} tokens")
+    yield from _validate_duplicates(scan, figures)
     figures |= {
         "cut_answers": cut,
-        "turns_too_long": found.long_turns,
-        "chats_lost_to_length": found.lost_chats,
+        "turns_too_long": scan.long_turns,
+        "chats_lost_to_length": scan.lost_chats,
     }
-    yield tell(not cut, f"{cut} long answers end in the middle of a sentence", worst=Level.WARN)
-    yield tell(
-        not found.long_turns,
-        f"{found.long_turns} turns end beyond --max-length-tokens {config.max_length_tokens} and are left "
-        f"out whole; {found.lost_chats} chats lose all their turns",
+    yield finding(not cut, f"{cut} long answers end in the middle of a sentence", worst=Level.WARN)
+    yield finding(
+        not scan.long_turns,
+        f"{scan.long_turns} turns end after --max-length-tokens {config.max_length_tokens} and are left out "
+        f"completely; {scan.lost_chats} chats lose all their turns",
         worst=Level.WARN,
     )
 
 
-def format_section(found: Found, renderer: Renderer, figures: dict[str, Any]) -> Iterator[Finding]:
-    tell = teller("format")
-    forms = Counter(c.form for c in found.chats)
-    tools = sum(bool(c.tools) for c in found.chats)
-    calls = [t for _, t in found.turns if t.answer.get("tool_calls")]
+def _validate_duplicates(scan: DatasetScan, figures: dict[str, Any]) -> Iterator[Finding]:
+    finding = finding_factory("data")
+    texts = [_text_of(chat) for chat in scan.chats]
+    repeated = len(texts) - len({text.lower() for text in texts})
+    index = NearDuplicates()
+    similar = max(sum(index.add(text) is not None for text in texts) - repeated, 0)
+    figures |= {"duplicates": repeated, "near_duplicates": similar}
+    yield finding(not repeated, f"{repeated} chats are in the file more than once", worst=Level.WARN)
+    yield finding(
+        similar <= len(texts) * 0.1,
+        f"{similar} chats are nearly equal to an earlier one (80 % of their three-word runs are the same)",
+        worst=Level.WARN,
+    )
+
+
+def validate_format(scan: DatasetScan, renderer: Renderer, figures: dict[str, Any]) -> Iterator[Finding]:
+    """Formats, the base's template, tool calls and control tokens."""
+    finding = finding_factory("format")
+    forms = Counter(c.form for c in scan.chats)
+    tools = sum(bool(c.tools) for c in scan.chats)
+    calls = [t for _, t in scan.turns if t.answer.get("tool_calls")]
     figures |= {"forms": dict(forms), "chats_with_tools": tools, "turns_with_calls": len(calls)}
     shown = ", ".join(f"{n} {form}" for form, n in forms.items())
-    yield tell(
-        True, f"written as {shown or 'nothing'}; {tools} chats with tools, {len(calls)} turns that call"
+    yield finding(
+        True, f"format: {shown or 'no chats'}; {tools} chats with tools, {len(calls)} turns with calls"
     )
-    yield tell(not found.untold, f"{len(found.untold)} chats do not fit the base's template", found.untold)
+    yield finding(
+        not scan.template_errors,
+        f"{len(scan.template_errors)} chats do not fit the base's template",
+        scan.template_errors,
+    )
     unread = sum(not calls_survive(t, renderer) for t in calls)
     figures["calls_not_parsed"] = unread
     if calls:
-        yield tell(not unread, f"{unread} turns with calls would not be read back by the hermes parser")
+        yield finding(not unread, f"the hermes parser would not read back the calls of {unread} turns")
     bare = sum(
         looks_like_bare_call(t.answer["content"], {f["function"]["name"] for f in c.tools})
-        for c, t in found.turns
+        for c, t in scan.turns
         if c.tools and t.answer["content"].lstrip()[:1] in "{["
     )
     figures["bare_calls"] = bare
-    yield tell(not bare, f"{bare} answers are a call's JSON without its <tool_call> tags")
-    control = count_control_tokens(found.chats, renderer.tokenizer.all_special_tokens)
+    yield finding(not bare, f"{bare} answers are the JSON of a call without its <tool_call> tags")
+    control = count_control_tokens(scan.chats, renderer.tokenizer.all_special_tokens)
     figures["control_token_messages"] = control
-    yield tell(not control, f"{control} messages hold a control token in their text", worst=Level.WARN)
+    yield finding(not control, f"{control} messages have a control token in their text", worst=Level.WARN)
 
 
-def masking_section(found: Found, figures: dict[str, Any]) -> Iterator[Finding]:
-    tell = teller("masking")
-    tokens = sum(len(s.ids) for s in found.samples)
-    trained = sum(s.trained_tokens for s in found.samples)
+def validate_masking(scan: DatasetScan, figures: dict[str, Any]) -> Iterator[Finding]:
+    """Trained tokens, and one trained span for each assistant turn."""
+    finding = finding_factory("masking")
+    tokens = sum(len(s.ids) for s in scan.samples)
+    trained = sum(s.trained_tokens for s in scan.samples)
     share = trained / tokens if tokens else 0.0
     figures |= {"tokens": tokens, "trained_tokens": trained, "trained_share": round(share, 4)}
-    yield tell(trained > 0, f"{trained} of {tokens} tokens are trained ({share:.0%}): assistant turns alone")
-    stretches = sum(len(spans(s)) for s in found.samples)
-    kept = sum(bool(t.answer.get("weight", 1)) for _, t in found.turns) - found.long_turns
-    figures["trained_stretches"] = stretches
-    yield tell(stretches >= kept, f"{stretches} trained stretches for {kept} assistant turns")
-
-
-def end_token_section(
-    found: Found, config: TrainingConfig, renderer: Renderer, figures: dict[str, Any]
-) -> Iterator[Finding]:
-    tell = teller("end token")
-    stretches = [span for s in found.samples for span in spans(s)]
-    missing = sum(span[-1] != renderer.end_id for span in stretches)
-    figures["missing_end_tokens"] = missing
-    yield tell(
-        not missing, f"{missing} of {len(stretches)} trained stretches lack {config.end_token} at their end"
+    yield finding(
+        trained > 0, f"{trained} of {tokens} tokens are trained ({share:.0%}): only those of assistant turns"
     )
-    named = renderer.end_id in _named_end_ids(config.base)
-    yield tell(
-        named,
+    spans = sum(len(_trained_spans(s)) for s in scan.samples)
+    expected = sum(bool(t.answer.get("weight", 1)) for _, t in scan.turns) - scan.long_turns
+    figures["trained_stretches"] = spans
+    yield finding(spans >= expected, f"{spans} trained spans for {expected} assistant turns")
+
+
+def validate_end_token(
+    scan: DatasetScan, config: TrainingConfig, renderer: Renderer, figures: dict[str, Any]
+) -> Iterator[Finding]:
+    """Whether every trained span ends with the end token, and whether the base stops there."""
+    finding = finding_factory("end token")
+    spans = [span for s in scan.samples for span in _trained_spans(s)]
+    missing = sum(span[-1] != renderer.end_id for span in spans)
+    figures["missing_end_tokens"] = missing
+    yield finding(not missing, f"{missing} of {len(spans)} trained spans do not end with {config.end_token}")
+    configured = renderer.end_id in _configured_end_ids(config.base)
+    yield finding(
+        configured,
         f"the base's own configuration stops at {config.end_token}"
-        if named
+        if configured
         else f"the base's own configuration does not stop at {config.end_token}: loragate adds it from the "
-        "template, stock vLLM would run on",
+        "template, but stock vLLM would not stop there",
         worst=Level.WARN,
     )
     if renderer.tokenizer.pad_token_id == renderer.end_id:
-        yield tell(
-            True, "padding and end token are the same; labels go by position, so the end stays trained"
+        yield finding(
+            True,
+            "padding and end token are the same; padding is masked by position, so the end token stays trained",
         )
 
 
-def evaluation_section(
+def validate_evaluation(
     train: Sequence[Conversation], held_out: Sequence[Conversation], broken: int, figures: dict[str, Any]
 ) -> Iterator[Finding]:
-    tell = teller("evaluation")
+    """The number of held-out chats, and questions that are also in the training chats."""
+    finding = finding_factory("evaluation")
     figures |= {"held_out_chats": len(held_out), "held_out_broken_lines": broken}
-    yield tell(
-        len(held_out) >= FEW_HELD_OUT,
+    enough = len(held_out) >= FEW_HELD_OUT
+    yield finding(
+        enough,
         f"{len(held_out)} chats held out"
-        + ("" if len(held_out) >= FEW_HELD_OUT else f"; a score over fewer than {FEW_HELD_OUT} says little"),
+        + ("" if enough else f"; a score over fewer than {FEW_HELD_OUT} is not reliable"),
         worst=Level.WARN,
     )
-    yield tell(not broken, f"{broken} held-out lines unusable")
-    trained_on = {asked(c) for c in train}
-    leaked = [c for c in held_out if asked(c) in trained_on]
-    near = NearTexts(0.9)
+    yield finding(not broken, f"{broken} held-out lines unusable")
+    trained_on = {_questions(c) for c in train}
+    leaked = [c for c in held_out if _questions(c) in trained_on]
+    index = NearDuplicates(0.9)
     for chat in train:
-        near.add(asked(chat))
-    alike = sum(near.find(asked(c)) is not None for c in held_out) - len(leaked)
-    figures |= {"leaked": len(leaked), "nearly_leaked": max(alike, 0)}
-    yield tell(
-        not leaked, f"{len(leaked)} held-out chats ask what a training chat asks", _first_lines(leaked)
-    )
-    yield tell(
-        alike <= 0, f"{max(alike, 0)} held-out chats ask nearly what a training chat asks", worst=Level.WARN
-    )
-
-
-def size_advice(chats: int) -> str:
-    """What so many chats are good for."""
-    few = f"{chats} chats are few: under {FEW_CHATS} an adapter mostly learns them by heart. "
-    good = (
-        f"About {GOOD_CHATS:,} good ones (right, varied, each as you would want it answered) are usually enough "
-        "for a voice, a format or a set of functions; they do not put much new knowledge into a model."
-    )
-    if chats < FEW_CHATS:
-        return few + good
-    return (
-        f"{chats} chats. {good}"
-        if chats < GOOD_CHATS
-        else f"{chats} chats are enough for a voice or a format"
+        index.add(_questions(chat))
+    similar = max(sum(index.find(_questions(c)) is not None for c in held_out) - len(leaked), 0)
+    figures |= {"leaked": len(leaked), "nearly_leaked": similar}
+    lines = [f"line {c.line}: {_questions(c)[:80]}" for c in leaked]
+    yield finding(not leaked, f"{len(leaked)} held-out chats ask what a training chat asks", lines)
+    yield finding(
+        not similar, f"{similar} held-out chats ask nearly what a training chat asks", worst=Level.WARN
     )
 
 
@@ -182,13 +189,27 @@ def _spread(lengths: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _told(lengths: Sequence[int]) -> str:
+def _format_spread(lengths: Sequence[int]) -> str:
     spread = _spread(lengths)
     return f"{spread['least']} to {spread['most']} (median {spread['median']}, 95 % below {spread['p95']})"
 
 
-def _first_lines(chats: Sequence[Conversation]) -> list[str]:
-    return [f"line {c.line}: {asked(c)[:80]}" for c in chats]
+def _text_of(chat: Conversation) -> str:
+    return "\n".join(
+        f"{m['role']}: {m['content']}{json.dumps(m['tool_calls']) if m.get('tool_calls') else ''}"
+        for m in chat.messages
+    )
+
+
+def _questions(chat: Conversation) -> str:
+    """All user messages, in lower case and with single spaces."""
+    return normalised(" ".join(str(m["content"]) for m in chat.messages if m["role"] == "user"))
+
+
+def _trained_spans(sample: Sample) -> list[tuple[int, ...]]:
+    """The runs of trained tokens in a sample."""
+    runs = itertools.groupby(sample.labels, key=lambda label: label != IGNORED)
+    return [tuple(labels) for trained, labels in runs if trained]
 
 
 def _looks_cut(answer: Any) -> bool:
@@ -198,15 +219,8 @@ def _looks_cut(answer: Any) -> bool:
     return text.count("```") % 2 == 1 or not text.endswith(_CLOSED)
 
 
-def calls_survive(turn: Turn, renderer: Renderer) -> bool:
-    """Whether the server's hermes parser reads a turn's calls back as they were meant."""
-    wanted = [c["function"] for c in turn.answer["tool_calls"]]
-    read = parse_calls(renderer.tokenizer.decode(turn.target))
-    return read == [{"name": c["name"], "arguments": c["arguments"]} for c in wanted]
-
-
-def _named_end_ids(base: Path) -> frozenset[int]:
-    """The ids at which stock vLLM ends an answer: those that ``generation_config.json`` or ``config.json`` name."""
+def _configured_end_ids(base: Path) -> frozenset[int]:
+    """The ids at which stock vLLM ends an answer, from ``generation_config.json`` or ``config.json``."""
     for name in ("generation_config.json", "config.json"):
         path = base / name
         found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None

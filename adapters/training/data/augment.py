@@ -1,7 +1,7 @@
-"""Asking the same in other words and layouts, so that an adapter does not hang on one form of question.
+"""Rephrases the questions of chats, so that an adapter does not depend on one wording.
 
-Only what a caller may write differently changes: the user's wording, the order of tools, a system prompt
-where there was none. Answers stay as they are, and the chat template is always the base's own.
+Only what a caller may write in another way changes: the user's wording, the order of the tools, a system prompt
+where there is none. The answers do not change, and the chat template is always the base's own.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant. Be bri
 
 
 def augment(chats: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """``chats`` in their order, ``SHARE`` of them asked otherwise; the same for the same ``seed``."""
+    """``chats`` in their order, ``SHARE`` of them rephrased; the same for the same ``seed``."""
     draw = random.Random(seed)
-    return [rephrased(chat, draw) if draw.random() < SHARE else chat for chat in chats]
+    return [rephrase(chat, draw) if draw.random() < SHARE else chat for chat in chats]
 
 
-def rephrased(chat: Conversation, draw: random.Random) -> Conversation:
-    """``chat`` asked in another form."""
-    messages = [_reworded(m, draw) if m["role"] == "user" else m for m in chat.messages]
+def rephrase(chat: Conversation, draw: random.Random) -> Conversation:
+    """``chat`` with other words, layout and order of tools."""
+    messages = [_reword(m, draw) if m["role"] == "user" else m for m in chat.messages]
     if messages[0]["role"] != "system" and not chat.tools and draw.random() < 0.3:
         messages.insert(0, {"role": "system", "content": draw.choice(_SYSTEMS)})
     tools = draw.sample(chat.tools, len(chat.tools))
     return replace(chat, messages=tuple(messages), tools=tuple(tools))
 
 
-def _reworded(message: Message, draw: random.Random) -> dict[str, Any]:
+def _reword(message: Message, draw: random.Random) -> dict[str, Any]:
     text = str(message["content"]).strip()
-    # Politeness is in English; other scripts get other punctuation and layout alone.
+    # The phrases are English; text in other scripts gets only other punctuation and layout.
     if text.isascii() and draw.random() < 0.6:
         opener = draw.choice(_OPENERS)
         text = opener + (_uncapitalised(text) if opener.endswith(", ") else text)

@@ -1,10 +1,9 @@
-"""The one place where a conversation becomes (ids, labels).
+"""The only place where a conversation becomes token ids and labels.
 
-Masks are built, never searched for. Every assistant turn gives one sample: its prompt is the ids that the
-server renders for that turn (same template, same keyword arguments), its target is what the template
-writes after them, through the end token and nothing after. Turns are folded into one sequence only where
-the earlier sequence is, id for id, the beginning of the later prompt; where a template rewrites history
-(thinking Qwen3) they stay apart.
+Masks are constructed, never searched for. Every assistant turn gives one sample: its prompt is the ids that the
+server renders for that turn (same template, same keyword arguments), its target is what the template writes after
+the prompt, through the end token. Turns are folded into one sequence only if the ids of the earlier sequence are a
+prefix of the later prompt; if a template rewrites history (thinking Qwen3), they stay separate.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     line: int = 0
-    form: str = "messages"  # how it was written down: messages, pairs or sharegpt
+    form: str = "messages"  # its format in the file: messages, pairs or sharegpt
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids with a label each: the id itself where it is trained, ``IGNORED`` elsewhere."""
+    """Token ids and their labels: the id itself if the token is trained, else ``IGNORED``."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
 
     @property
     def trained_tokens(self) -> int:
-        """How many of the ids are trained."""
+        """The number of trained tokens."""
         return sum(label != IGNORED for label in self.labels)
 
 
@@ -54,16 +53,16 @@ class Turn:
     target: tuple[int, ...]
 
     def sample(self) -> Sample:
-        """The turn as ids and labels: only the target is trained."""
+        """The turn as ids and labels: only the target is trained, and nothing if its ``weight`` is 0."""
         trained = self.target if self.answer.get("weight", 1) else (IGNORED,) * len(self.target)
         return Sample(self.prompt + self.target, (IGNORED,) * len(self.prompt) + trained)
 
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """A base's tokenizer with its own chat template, called as the server calls it.
+    """A base's tokenizer with its own chat template, called in the same way as the server calls it.
 
-    ``template_kwargs`` must be those the adapter will be served with (``enable_thinking`` and the like).
+    ``template_kwargs`` must be those that the adapter is served with (for example ``enable_thinking``).
     """
 
     tokenizer: Any
@@ -77,12 +76,12 @@ class Renderer:
         if len(ids) != 1:
             raise TemplateError(
                 f"The end token {self.end_token!r} is {len(ids)} tokens in the base's tokenizer, not one. "
-                "Name the token that ends a turn in the base's chat template."
+                "Give --end-token the token that ends a turn in the base's chat template."
             )
         return ids[0]
 
     def render(self, messages: Sequence[Message], tools: Sequence[Any], *, prompt: bool) -> str:
-        """The text of ``messages``; with ``prompt`` it ends where an assistant would begin to speak."""
+        """The text of ``messages``; with ``prompt`` it ends with the beginning of an assistant turn."""
         text: str = self.tokenizer.apply_chat_template(
             list(messages),
             tools=list(tools) or None,
@@ -93,19 +92,19 @@ class Renderer:
         return text
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """The ids of ``text``, control tokens recognised, none added."""
+        """The ids of ``text``; control tokens in it are recognised, none are added."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:
-        """What the server feeds the engine for these messages."""
+        """The ids that the server gives the engine for these messages."""
         return self.encode(self.render(messages, tools, prompt=True))
 
     def turns(self, conversation: Conversation) -> Iterator[Turn]:
         """Every assistant turn of ``conversation`` in order.
 
         Raises:
-            TemplateError: the template does not write an answer directly behind its own generation prompt,
-                or does not end it with the end token.
+            TemplateError: the template does not write an answer directly after its own generation prompt, or
+                does not end it with the end token.
         """
         for at, message in enumerate(conversation.messages):
             if message["role"] != "assistant":
@@ -116,10 +115,10 @@ class Renderer:
             if not whole.startswith(prompt):
                 raise TemplateError(
                     f"Line {conversation.line}, messages[{at}]: the chat template does not put the answer "
-                    "directly after its generation prompt, so the answer could not be told from the prompt."
+                    "directly after its generation prompt, so prompt and answer cannot be separated."
                 )
-            # NOTE: prompt and target are tokenised apart. Tokenised as one text, a merge across the seam
-            # would give ids that the server never feeds (lattice#1545, AReaL#1427).
+            # NOTE: prompt and target are tokenised separately. In one text, a BPE merge across the boundary would
+            # give ids that the server never produces (lattice#1545, AReaL#1427).
             yield Turn(
                 before, message, self.encode(prompt), self._target(whole[len(prompt) :], conversation, at)
             )
@@ -132,21 +131,21 @@ class Renderer:
         if not stop or self.tokenizer.decode(ids[stop:]).strip():
             raise TemplateError(
                 f"Line {conversation.line}, messages[{at}]: the chat template does not end the answer with "
-                f"{self.end_token!r}. Give the token with which this template ends a turn."
+                f"{self.end_token!r}. Give --end-token the token with which this template ends a turn."
             )
         if ids.count(end) > 1:
             raise TemplateError(
-                f"Line {conversation.line}, messages[{at}]: the answer itself contains {self.end_token!r}; "
-                "served, it would stop there. Take it out of the data."
+                f"Line {conversation.line}, messages[{at}]: the answer itself contains {self.end_token!r}, where the "
+                "server would stop. Remove it from the data."
             )
         return ids[:stop]
 
 
 def fold(turns: Sequence[Turn], max_length: int) -> tuple[list[Sample], int]:
-    """Samples of at most ``max_length`` tokens, and how many turns were too long and left out.
+    """Samples of at most ``max_length`` tokens, and the number of turns left out because they are too long.
 
-    A turn is never cut: an answer without its end would teach the model not to stop, and a prompt without
-    its beginning is one that the server never renders.
+    A turn is never cut: an answer without its end would teach the model not to stop, and the server never renders a
+    prompt without its beginning.
     """
     samples: list[Sample] = []
     dropped = 0

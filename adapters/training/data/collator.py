@@ -12,9 +12,9 @@ from adapters.training.data.chat_template import IGNORED, Sample
 def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
     """``input_ids`` and ``labels`` of shape (samples, longest), padded on the right.
 
-    Padding is told by position, never by id: where the padding token is also the end token, a label of it
-    is kept (transformers#23530). There is no attention mask: attention is causal, so what stands to the
-    right of a token cannot reach it, and the labels of padding are ignored.
+    Padding is masked by position, never by id, so that an end token that is also the padding token keeps its label
+    (transformers#23530). There is no attention mask: attention is causal, so the padding to the right of a token
+    cannot influence it, and the labels of padding are ignored.
     """
     width = max(len(s.ids) for s in samples)
     ids = torch.full((len(samples), width), pad_id, dtype=torch.long)
@@ -28,10 +28,10 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
 def pack(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """The samples as one row: ``input_ids``, ``labels`` and ``position_ids`` of shape (1, all tokens).
 
-    Positions start again with every sample; with no attention mask and no cache, transformers' SDPA and
-    FlashAttention paths take that as the border attention must not cross
-    (``transformers.masking_utils: find_packed_sequence_indices``). A mask of ones, or a cache, would let it
-    cross without a word. A sample's first token is never a target: the token before it is another sample's.
+    Positions start at 0 for every sample. Without an attention mask and a cache, transformers' SDPA and
+    FlashAttention code takes this as the boundary that attention must not cross
+    (``transformers.masking_utils: find_packed_sequence_indices``). With a mask of ones, or a cache, attention would
+    cross it silently. A sample's first token is never a target, because the token before it is of another sample.
     """
     ids = [token for s in samples for token in s.ids]
     labels = [label for s in samples for label in (IGNORED, *s.labels[1:])]

@@ -1,4 +1,4 @@
-"""From files to samples: what is trained on, what is measured on, and what was noticed on the way."""
+"""From files to samples: the training samples, the held-out chats, and warnings about the data."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from itertools import cycle, islice
 
 from transformers import AutoTokenizer
 
-from adapters.training.check.validators import FEW_CHATS, calls_survive, size_advice
 from adapters.training.config import TrainingConfig
 from adapters.training.data.augment import augment
 from adapters.training.data.chat_template import Conversation, Renderer, Sample, fold
-from adapters.training.data.reader import (
-    count_control_tokens,
-    first_question,
-    read_conversations,
-    split_held_out,
-)
+from adapters.training.data.quality import FEW_CHATS, calls_survive, count_control_tokens, size_advice
+from adapters.training.data.reader import first_question, read_conversations, split_held_out
 from adapters.training.errors import BaseModelError, DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedData:
     """The data, ready to train on."""
 
     samples: list[Sample]
     held_out: list[Conversation]
     chats: int
     dropped_turns: int  # longer than max_length_tokens
-    control_token_messages: int  # whose text holds a control token
+    control_token_messages: int  # messages with a control token in their text
     replayed_samples: int = 0  # of `samples`, from the general chats
-    replay_available: int = 0  # general samples there were to draw from
+    replay_available: int = 0  # different general samples to choose from
     rephrased_chats: int = 0
-    unread_call_turns: int = 0  # the template writes their calls otherwise than the hermes parser reads them
+    unread_call_turns: int = 0  # the hermes parser does not read their calls back
 
     @property
     def tokens(self) -> int:
@@ -62,18 +57,19 @@ class Prepared:
         }
 
     def warnings(self, config: TrainingConfig) -> list[str]:
-        """Sentences for the person who started the training."""
+        """Sentences for the person who starts the training."""
         found = []
         if self.chats < FEW_CHATS:
             found.append(size_advice(self.chats))
         if self.replayed_samples > self.replay_available:
             found.append(
-                f"{self.replay_available} general samples repeat to make {self.replayed_samples}; "
-                "give --replay more of them, or lower --replay-ratio."
+                f"{self.replay_available} general samples are repeated to make {self.replayed_samples}; "
+                "give --replay a file with more chats, or lower --replay-ratio."
             )
         if self.dropped_turns:
             found.append(
-                f"{self.dropped_turns} turns left out: longer than {config.max_length_tokens} tokens."
+                f"{self.dropped_turns} turns are left out: they are longer than --max-length-tokens "
+                f"{config.max_length_tokens}."
             )
         if self.unread_call_turns:
             found.append(
@@ -82,8 +78,8 @@ class Prepared:
             )
         if self.control_token_messages:
             found.append(
-                f"{self.control_token_messages} messages hold a control token in their text; "
-                "the server reads those as the end of a turn."
+                f"{self.control_token_messages} messages have a control token in their text; "
+                "the server reads it as the end of a turn."
             )
         return found
 
@@ -97,29 +93,33 @@ def load_renderer(config: TrainingConfig) -> Renderer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{config.base.name} holds no tokenizer that can be read.") from error
+        raise BaseModelError(
+            f"{config.base.name} has no readable tokenizer. Give the folder of the model that the server serves."
+        ) from error
     if not tokenizer.chat_template:
-        raise BaseModelError(f"{config.base.name} lacks a chat template; give the very base that is served.")
+        raise BaseModelError(
+            f"{config.base.name} lacks a chat template. Give the folder of the model that the server serves."
+        )
     return Renderer(tokenizer, config.end_token, config.template_kwargs)
 
 
-def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:
+def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
     """Read, split, rephrase, mix and encode the data.
 
     Raises:
         DataError: a line cannot be used, or nothing is left to train on.
-        TemplateError: the base's template cannot be trained on exactly.
+        TemplateError: the base's template does not allow an exact mask.
     """
     chats, held_out = train_and_held_out(config)
-    asked = augment(chats, config.seed) if config.augment else chats
-    samples, dropped, unread = _encoded(asked, renderer, config.max_length_tokens)
+    rephrased = augment(chats, config.seed) if config.augment else chats
+    samples, dropped, unread = _encode(rephrased, renderer, config.max_length_tokens)
     if not samples:
         raise DataError(
-            f"{config.data.name}: no turn is left to train on; {dropped} were longer than max_length_tokens "
-            f"{config.max_length_tokens}. Raise it, or shorten the chats."
+            f"{config.data.name}: no turn is left to train on; {dropped} turns are longer than max_length_tokens "
+            f"{config.max_length_tokens}. Raise the limit, or shorten the chats."
         )
-    replayed, available = _replayed(config, renderer, held_out, len(samples))
-    return Prepared(
+    replayed, available = _select_replay(config, renderer, held_out, len(samples))
+    return PreparedData(
         samples=samples + replayed,
         held_out=held_out,
         chats=len(chats),
@@ -130,12 +130,12 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> Prepared:
         replayed_samples=len(replayed),
         replay_available=available,
         unread_call_turns=unread,
-        rephrased_chats=sum(new is not old for new, old in zip(asked, chats, strict=True)),
+        rephrased_chats=sum(new is not old for new, old in zip(rephrased, chats, strict=True)),
     )
 
 
 def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list[Conversation]]:
-    """The chats to train on and those to measure on.
+    """The chats to train on and the held-out chats.
 
     Raises:
         DataError: a line cannot be used.
@@ -146,10 +146,10 @@ def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list
     return split_held_out(chats, config.held_out_share)
 
 
-def _encoded(
+def _encode(
     chats: Sequence[Conversation], renderer: Renderer, max_length_tokens: int
 ) -> tuple[list[Sample], int, int]:
-    """Samples, turns left out as too long, and turns whose calls the server would not read back."""
+    """Samples, the number of too long turns, and the number of turns whose calls the server does not read back."""
     samples: list[Sample] = []
     dropped = unread = 0
     for chat in chats:
@@ -161,20 +161,23 @@ def _encoded(
     return samples, dropped, unread
 
 
-def _replayed(
+def _select_replay(
     config: TrainingConfig, renderer: Renderer, held_out: Sequence[Conversation], own: int
 ) -> tuple[list[Sample], int]:
-    """General samples, so many that they are ``replay_ratio`` of the mix, and how many there are to draw from.
+    """General samples that make up ``replay_ratio`` of the mix, and the number of different ones.
 
-    A general chat that asks what a held-out one asks is left out. Where there are too few they repeat.
+    A general chat with the first question of a held-out chat is left out. If there are too few, they are repeated.
     """
     wanted = round(own * config.replay_ratio / (1 - config.replay_ratio))
     if config.replay is None or not wanted:
         return [], 0
-    measured_on = {first_question(chat) for chat in held_out}
-    chats = [c for c in read_conversations(config.replay) if first_question(c) not in measured_on]
-    samples, _, _ = _encoded(chats, renderer, config.max_length_tokens)
+    held_out_questions = {first_question(chat) for chat in held_out}
+    chats = [c for c in read_conversations(config.replay) if first_question(c) not in held_out_questions]
+    samples, _, _ = _encode(chats, renderer, config.max_length_tokens)
     if not samples:
-        raise DataError(f"{config.replay.name}: no turn to replay is left. Raise --max-length-tokens.")
+        raise DataError(
+            f"{config.replay.name}: no turn to replay is left within --max-length-tokens {config.max_length_tokens}. "
+            "Raise the limit."
+        )
     random.Random(config.seed).shuffle(samples)
     return list(islice(cycle(samples), wanted)), len(samples)

@@ -1,7 +1,7 @@
-"""The three ways people write chats down, as one: a row with OpenAI ``messages`` and ``tools``.
+"""Converts the three supported formats to one: a row with OpenAI ``messages`` and ``tools``.
 
 - OpenAI: ``{"messages": [{"role", "content", "tool_calls"}], "tools": [...]}``
-- pairs: ``{"prompt", "completion"}``, each a text or a list of messages
+- pairs: ``{"prompt", "completion"}``, each text or a list of messages
 - ShareGPT: ``{"conversations": [{"from", "value"}], "system", "tools"}``, calls as ``function_call`` turns
 """
 
@@ -26,7 +26,7 @@ _SPEAKERS = {
 
 
 def form_of(row: Any) -> str | None:
-    """``messages``, ``pairs`` or ``sharegpt``; None for anything else."""
+    """``messages``, ``pairs`` or ``sharegpt``; None for any other format."""
     if not isinstance(row, dict):
         return None
     if "messages" in row:
@@ -37,10 +37,10 @@ def form_of(row: Any) -> str | None:
 
 
 def as_messages(row: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """The row's form, and the row with ``messages`` and ``tools``.
+    """The row's format, and the row with ``messages`` and ``tools``.
 
     Raises:
-        DataError: it has none of the three forms.
+        DataError: it has none of the three formats.
     """
     form = form_of(row)
     if form is None:
@@ -97,7 +97,7 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
 
 
 def _tools(raw: Any, where: str) -> list[dict[str, Any]]:
-    """Tools as OpenAI has them, from a list or its JSON, each wrapped as a function or bare."""
+    """Tools in OpenAI's format, from a list or its JSON; a bare function is wrapped."""
     tools = _decoded(raw, f"{where}: `tools`") if isinstance(raw, str) and raw.strip() else raw or []
     if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
         raise DataError(f"{where}: `tools` must be a list of objects.")

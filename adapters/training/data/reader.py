@@ -1,10 +1,10 @@
-"""Reading chats from JSONL: every refusal names the line and the field."""
+"""Reads chats from JSONL; every error names the line and the field."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,21 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """All chats of a JSONL file, empty lines skipped.
+    """All chats of a JSONL file; empty lines are skipped.
 
     Raises:
         DataError: the file is missing or empty, or a line cannot be trained on.
     """
     found = []
-    for row in read_rows(path):
-        if isinstance(row, DataError):
-            raise row
-        found.append(row)
+    for chat in read_lines(path):
+        if isinstance(chat, DataError):
+            raise chat
+        found.append(chat)
     return found
 
 
-def read_rows(path: Path) -> list[Conversation | DataError]:
-    """Every line as a chat, or as what is wrong with it.
+def read_lines(path: Path) -> list[Conversation | DataError]:
+    """Every line as a chat, or as the error in it.
 
     Raises:
         DataError: the file is missing or empty, or is not UTF-8.
@@ -40,20 +40,22 @@ def read_rows(path: Path) -> list[Conversation | DataError]:
         raise DataError(f"{path.name} is not a file. Give a JSONL file with one chat per line.")
     try:
         with path.open(encoding="utf-8-sig") as lines:
-            found = [_tried(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+            found = [
+                _parse_or_error(line, number) for number, line in enumerate(lines, start=1) if line.strip()
+            ]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 text; save it as UTF-8.") from error
+        raise DataError(f"{path.name} is not UTF-8 text. Save it as UTF-8.") from error
     if not found:
-        raise DataError(f"{path.name} holds no chats.")
+        raise DataError(f"{path.name} has no chats. Give a JSONL file with one chat per line.")
     return found
 
 
 def split_held_out(
     conversations: Sequence[Conversation], share: float
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and held-out chats, by a hash of what was asked first, case and spaces aside.
+    """Training and held-out chats, split by a hash of the first question; case and spaces do not count.
 
-    Chats that open alike land on the same side, so no held-out question was trained on in other clothes.
+    Chats with the same first question are on the same side, so no held-out question is trained on.
     """
     train: list[Conversation] = []
     held_out: list[Conversation] = []
@@ -62,23 +64,15 @@ def split_held_out(
     return train, held_out
 
 
-def count_control_tokens(conversations: Iterable[Conversation], control_tokens: Iterable[str]) -> int:
-    """How many messages carry a control token in their text.
-
-    The server tokenises such text to real control tokens too; the labels stay right, the turn looks broken.
-    """
-    tokens = [t for t in control_tokens if t]
-    return sum(
-        any(token in str(message.get("content") or "") for token in tokens)
-        for conversation in conversations
-        for message in conversation.messages
-    )
-
-
 def first_question(conversation: Conversation) -> str:
-    """What was asked first, case and spaces aside."""
-    asked = next((m["content"] for m in conversation.messages if m["role"] == "user"), "") or ""
-    return " ".join(str(asked).lower().split())
+    """The first message of the user, in lower case and with single spaces."""
+    question = next((m["content"] for m in conversation.messages if m["role"] == "user"), "") or ""
+    return normalised(str(question))
+
+
+def normalised(text: str) -> str:
+    """``text`` in lower case and with single spaces."""
+    return " ".join(text.lower().split())
 
 
 def _share_of(conversation: Conversation) -> float:
@@ -86,7 +80,7 @@ def _share_of(conversation: Conversation) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def _tried(line: str, number: int) -> Conversation | DataError:
+def _parse_or_error(line: str, number: int) -> Conversation | DataError:
     try:
         return _parse(line, number)
     except DataError as error:
@@ -128,7 +122,7 @@ def _message(raw: Any, where: str) -> dict[str, Any]:
 
 
 def _with_calls(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """Calls written out as text become calls, so that the template writes them as it will when served."""
+    """Calls that are written as text become ``tool_calls``, so that the template renders them as in serving."""
     try:
         text, calls = split_calls(message["content"])
     except ValueError as error:
@@ -138,15 +132,15 @@ def _with_calls(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _text_part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise DataError(f"{where}: `content` may hold only parts of type text.")
+        raise DataError(f"{where}: `content` may have only parts of type text.")
     return str(part["text"])
 
 
 def _call(raw: Any, where: str) -> dict[str, Any]:
     """A tool call whose arguments are an object.
 
-    NOTE: arguments left as a JSON string would be encoded a second time by most templates, silently
-    (oumi#2599); the server hands its template objects too.
+    NOTE: most templates encode arguments that are a JSON string a second time, silently (oumi#2599). The server
+    gives its template objects too.
     """
     function = raw.get("function") if isinstance(raw, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):

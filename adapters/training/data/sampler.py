@@ -1,4 +1,4 @@
-"""The order in which samples are seen."""
+"""The order of the samples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from adapters.training.data.chat_template import Sample
 
 
 class LongestFirst(Sampler[int]):
-    """Random, but within each optimizer step the longest sample first.
+    """Random order, but within each optimizer step the longest sample comes first.
 
-    Samples of one forward pass are then of much the same length, and little is padded. A step sees the
-    samples it would have seen without, so its gradient is the same but for rounding. That is what
-    transformers' own ``group_by_length`` does not give: it moves samples to other steps.
+    So the samples of one forward pass have similar lengths, and there is little padding. Each step has the same
+    samples as without this order, so its gradient is the same except for rounding. transformers' own
+    ``group_by_length`` moves samples to other steps.
 
     Args:
-        samples: one epoch of them.
+        samples: the samples of one epoch.
         window: samples of one optimizer step.
         seed: the order is that of accelerate's sampler with this seed.
     """
@@ -32,7 +32,7 @@ class LongestFirst(Sampler[int]):
         return len(self._samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """accelerate's data loader says which epoch comes next."""
+        """Called by accelerate's data loader before each epoch."""
         self._random.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:

@@ -1,5 +1,6 @@
-"""Function calls as text: ``<tool_call>\\n{json}\\n</tool_call>``, as Qwen2.5's template writes them and vLLM's
-``hermes`` parser reads them.
+"""Function calls as text: ``<tool_call>\\n{json}\\n</tool_call>``.
+
+Qwen2.5's template writes them in this form, and vLLM's ``hermes`` parser reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ _TAGS = ("<tool_call>", "</tool_call>")
 
 
 def parse_calls(text: str) -> list[dict[str, Any]] | None:
-    """The calls in an answer as a hermes parser reads them; None when one is malformed."""
+    """The calls in an answer, read as by a hermes parser; None if one is malformed."""
     try:
         calls = [json.loads(body) for body in _CALL.findall(text)]
     except json.JSONDecodeError:
@@ -23,10 +24,10 @@ def parse_calls(text: str) -> list[dict[str, Any]] | None:
 
 
 def split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The text around the calls that somebody wrote out by hand, and the calls as OpenAI has them.
+    """The text around calls that are written as text, and the calls in OpenAI's format.
 
     Raises:
-        ValueError: a tag is left open, or a call is not an object with ``name`` and ``arguments``.
+        ValueError: a tag is not closed, or a call is not an object with ``name`` and ``arguments``.
     """
     rest = _CALL.sub("", text)
     calls = parse_calls(text)
@@ -36,7 +37,7 @@ def split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def looks_like_bare_call(text: str, names: set[str]) -> bool:
-    """Whether an answer is the JSON of a call to one of ``names`` without the tags that make it one."""
+    """Whether an answer is the JSON of a call to one of ``names`` without its tags."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:

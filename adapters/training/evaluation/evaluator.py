@@ -1,4 +1,4 @@
-"""Evaluations on the way: what is looked at, which weights were best, and when it is enough."""
+"""Evaluations during a training: what is evaluated, which weights were best, and when patience is used up."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adapters.training.data.chat_template import Conversation, Renderer, Turn
+from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import CheckpointError
 from adapters.training.evaluation.metrics import (
     Evaluation,
     Score,
+    answer_and_score,
     held_out_loss,
     held_out_turns,
-    measure,
     perplexity,
 )
-from adapters.training.monitoring.progress import read_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The loss over some turns, and the score of their answers (None where none were asked for)."""
+class EvaluationResult:
+    """The loss over some turns, and the score of their answers (None if none were generated)."""
 
     loss: float
     score: Score | None
@@ -39,8 +39,8 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Turns to look at, and how to look at them."""
+class EvaluationSet:
+    """Turns to evaluate a model on, and what rendering and generating them needs."""
 
     renderer: Renderer
     turns: Sequence[Turn]
@@ -50,44 +50,46 @@ class Probe:
     @classmethod
     def of(
         cls, renderer: Renderer, chats: Sequence[Conversation], limit: int, pad_id: int, max_new_tokens: int
-    ) -> Probe | None:
-        """The first ``limit`` turns of ``chats``; None when there is none."""
+    ) -> EvaluationSet | None:
+        """The first ``limit`` turns of ``chats``; None if there is none."""
         turns = [t for t in held_out_turns(renderer, chats, limit) if t.sample().trained_tokens]
         return cls(renderer, turns, pad_id, max_new_tokens) if turns else None
 
     def loss(self, model: Any) -> float:
-        """Held-out loss of ``model``."""
+        """Loss of ``model`` over all turns."""
         return held_out_loss(model, [t.sample() for t in self.turns], self.pad_id)
 
     def score(self, model: Any, limit: int) -> Score | None:
-        """Score of the answers to the first ``limit`` turns."""
-        asked = self.turns[:limit]
-        if not asked:
+        """Score of the answers to the first ``limit`` turns; None for no turns."""
+        turns = self.turns[:limit]
+        if not turns:
             return None
-        return measure(model, self.renderer, asked, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens)
+        return answer_and_score(
+            model, self.renderer, turns, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens
+        )
 
-    def measured(self, model: Any) -> Measured:
+    def result(self, model: Any) -> EvaluationResult:
         """Loss and score over all turns."""
-        return Measured(self.loss(model), self.score(model, len(self.turns)))
+        return EvaluationResult(self.loss(model), self.score(model, len(self.turns)))
 
-    def beside(self, model: Any) -> tuple[Measured, Measured]:
-        """The same of the bare base and of the adapter, for a PEFT model."""
+    def compare_with_base(self, model: Any) -> tuple[EvaluationResult, EvaluationResult]:
+        """The results of the base alone and of the adapter, for a PEFT model."""
         with model.disable_adapter():
-            base = self.measured(model)
-        return base, self.measured(model)
+            base = self.result(model)
+        return base, self.result(model)
 
 
-class Evaluations:
-    """Evaluates, keeps the best weights on disk, and says when it is enough.
+class Evaluator:
+    """Evaluates a model, keeps the best weights on disk, and reports when patience is used up.
 
-    Survives a kill: what was evaluated is read back from ``evaluations.jsonl``, and the steps behind the
+    It survives a kill: earlier evaluations are read back from ``evaluations.jsonl``, and the steps after the
     checkpoint are taken, and evaluated, again.
     """
 
     def __init__(
         self,
-        held_out: Probe,
-        general: Probe | None,
+        held_out: EvaluationSet,
+        general: EvaluationSet | None,
         *,
         folder: Path,
         answered_turns: int,
@@ -102,12 +104,12 @@ class Evaluations:
         self._best_by = best_by
         self._patience = patience
         self._base: tuple[float, Score | None] | None = None
-        # In memory, for processes that train together must decide alike; None: as the log has it.
+        # In memory, because processes that train together must decide alike; None: not read from the log yet.
         self._rows: list[dict[str, Any]] | None = None
 
     def __call__(self, model: Any, step: int) -> tuple[Evaluation, bool]:
-        """Evaluate ``model`` after ``step``; also whether ``patience`` evaluations in a row were no better."""
-        base_loss, base_score = self._base_of(model)
+        """Evaluate ``model`` after ``step``; True if the last ``patience`` evaluations brought no better one."""
+        base_loss, base_score = self._evaluate_base(model)
         evaluation = Evaluation(
             step,
             self._held_out.loss(model),
@@ -117,7 +119,7 @@ class Evaluations:
             base_score,
         )
         if self._rows is None:
-            self._rows = [row for row in read_rows(self._log) if row["step"] < step]
+            self._rows = [row for row in read_steps(self._log) if row["step"] < step]
         best = self._best_of(self._rows)
         self._rows.append(evaluation.as_dict())
         if best is None or self._key(self._rows[-1]) > self._key(best):
@@ -128,15 +130,15 @@ class Evaluations:
         return evaluation, 0 < self._patience <= worse
 
     def best_step(self) -> int | None:
-        """The step with the best evaluation; None before the first."""
-        best = self._best_of(read_rows(self._log) if self._rows is None else self._rows)
+        """The step with the best evaluation; None before the first one."""
+        best = self._best_of(read_steps(self._log) if self._rows is None else self._rows)
         return best["step"] if best else None
 
     def restore_best(self, model: Any) -> None:
-        """Put the best weights into ``model``.
+        """Load the best weights into ``model``.
 
         Raises:
-            CheckpointError: they are not what the log says.
+            CheckpointError: the saved weights are missing or of another step than the log says.
         """
         if not self._best_file.is_file() or _step_in(self._best_file) != self.best_step():
             raise CheckpointError(
@@ -145,8 +147,8 @@ class Evaluations:
             )
         set_peft_model_state_dict(model, load_file(str(self._best_file)))
 
-    def _base_of(self, model: Any) -> tuple[float, Score | None]:
-        """Loss and score of the bare base; it does not change, so that it is asked once."""
+    def _evaluate_base(self, model: Any) -> tuple[float, Score | None]:
+        """Loss and score of the base alone; it does not change, so it is evaluated once."""
         if self._base is None:
             with model.disable_adapter():
                 self._base = self._held_out.loss(model), self._held_out.score(model, self._answered_turns)
@@ -154,19 +156,19 @@ class Evaluations:
 
     def _save(self, model: Any, step: int) -> None:
         self._best_file.parent.mkdir(parents=True, exist_ok=True)
-        # Without embeddings: peft would otherwise ask the hub whether they changed.
+        # Without embeddings: otherwise peft asks the hub whether they changed.
         weights = get_peft_model_state_dict(model, save_embedding_layers=False)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        scratch = self._best_file.with_suffix(".part")
-        save_file(tensors, str(scratch), metadata={"step": str(step)})
-        scratch.replace(self._best_file)
+        partial = self._best_file.with_suffix(".part")
+        save_file(tensors, str(partial), metadata={"step": str(step)})
+        partial.replace(self._best_file)
 
     def _best_of(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """The first of the best."""
+        """The first of the best rows."""
         return max(rows, key=self._key, default=None)
 
     def _key(self, row: dict[str, Any]) -> tuple[float, float]:
-        """More is better; the loss decides between equal shares of exact answers."""
+        """Greater is better; the loss decides between equal shares of exact answers."""
         exact = float(row.get("exact", 0.0)) if self._best_by == "exact" else 0.0
         return exact, -float(row["held_out_loss"])
 

@@ -1,4 +1,4 @@
-"""Greedy answers of a transformers model, batched by length: what an evaluation compares."""
+"""Greedy answers of a transformers model, batched by length."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def answer_greedily(
     pad_id: int,
     max_new_tokens: int,
 ) -> list[tuple[int, ...]]:
-    """The ids each prompt is answered with, in the order of ``prompts``.
+    """The ids of each prompt's answer, in the order of ``prompts``.
 
-    An answer that stopped by itself ends with one of ``end_ids``; one that ran into ``max_new_tokens``
-    does not. The model's mode is put back as it was.
+    An answer that stopped by itself ends with one of ``end_ids``; one that reached ``max_new_tokens`` does not.
+    The model's mode (training or evaluation) is restored.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[tuple[int, ...]] = [()] * len(prompts)
@@ -63,7 +63,7 @@ def _generate(
 
 
 def _through_end(row: Sequence[int], end_ids: Sequence[int]) -> tuple[int, ...]:
-    """``row`` through its first end id; what follows is the padding of a batch."""
+    """``row`` through its first end id; the rest is the padding of a batch."""
     for at, token in enumerate(row):
         if token in end_ids:
             return tuple(row[: at + 1])

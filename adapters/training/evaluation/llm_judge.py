@@ -1,7 +1,7 @@
-"""A model as the judge: which of two answers is better, asked in both orders.
+"""A language model as judge: which of two answers is better, asked in both orders.
 
-A judge prefers what it reads first or last often enough that one order says little, so an answer wins only when
-it is preferred in both; everything else is a tie.
+A judge often prefers the answer that it reads first, or last. So an answer wins only if it is preferred in both
+orders; everything else is a tie.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import openai
 
-from adapters.training.errors import WatchingError
+from adapters.training.errors import IntegrationError
 
 Verdict = Literal["first", "second", "tie"]
 
@@ -32,20 +32,20 @@ _RULES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
-    """Two answers to one conversation. ``wanted`` is what the held-out data has."""
+class AnswerPair:
+    """Two answers to one conversation. ``expected`` is the answer in the held-out data."""
 
     conversation: str
-    wanted: str
+    expected: str
     new: str
     old: str
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the new answers did against the old ones.
+    """The verdicts on the new answers against the old ones.
 
-    ``same``: ties because both said the same; ``swayed``: ties because the judge changed its mind with the order;
+    ``same``: ties of equal answers; ``swayed``: ties where the judge preferred the same position in both orders;
     ``unclear``: replies without a verdict, each counted as a tie.
     """
 
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def win_rate(self) -> float:
-        """Wins and half of the ties, over all."""
+        """Wins plus half of the ties, over all pairs."""
         return round((self.wins + self.ties / 2) / max(self.wins + self.losses + self.ties, 1), 4)
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Judge:
     """One model behind an OpenAI-compatible endpoint. Use as a context manager: it holds connections."""
 
     def __init__(self, url: str, model: str, key: str) -> None:
-        # The client insists on a key; servers without keys take any.
+        # The client requires a key; servers without keys accept any.
         self._client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=_TIMEOUT_S, max_retries=2)
         self._model = model
 
@@ -82,23 +82,25 @@ class Judge:
         self._client.close()
 
     def check(self) -> None:
-        """Ask something easy, before hours are spent.
+        """Ask an easy question, before the training spends hours.
 
         Raises:
-            WatchingError: it does not answer.
+            IntegrationError: it does not answer.
         """
         try:
             self.prefer("user: Say hello.", "Hello!", "Hello!", "Go away.")
         except openai.OpenAIError as error:
-            raise WatchingError(f"the judge {self._model} does not answer: {error}") from error
+            raise IntegrationError(
+                f"The judge {self._model} does not answer: {error}. Check --judge, --judge-model and --judge-key."
+            ) from error
 
-    def prefer(self, conversation: str, wanted: str, first: str, second: str) -> Verdict | None:
-        """The better answer, in this order; None where the reply holds no verdict.
+    def prefer(self, conversation: str, expected: str, first: str, second: str) -> Verdict | None:
+        """The better answer, in this order; None if the reply has no verdict.
 
         Raises:
             openai.OpenAIError: the endpoint fails.
         """
-        reference = f"Reference answer:\n{wanted}\n\n" if wanted else ""
+        reference = f"Reference answer:\n{expected}\n\n" if expected else ""
         asked = f"Conversation:\n{conversation}\n\n{reference}Answer A:\n{first}\n\nAnswer B:\n{second}"
         reply = self._client.chat.completions.create(
             model=self._model,
@@ -111,15 +113,15 @@ class Judge:
 
 
 def compare(
-    prefer: Callable[[str, str, str, str], Verdict | None], duels: Sequence[Duel], against: str
+    prefer: Callable[[str, str, str, str], Verdict | None], pairs: Sequence[AnswerPair], against: str
 ) -> Comparison:
-    """Let ``prefer`` judge every duel in both orders; equal answers are ties without being asked about."""
-    different = [duel for duel in duels if duel.new != duel.old]
+    """Let ``prefer`` judge every pair in both orders; equal answers are ties without a question."""
+    different = [pair for pair in pairs if pair.new != pair.old]
 
-    def both(duel: Duel) -> tuple[Verdict | None, Verdict | None]:
+    def both(pair: AnswerPair) -> tuple[Verdict | None, Verdict | None]:
         return (
-            prefer(duel.conversation, duel.wanted, duel.new, duel.old),
-            prefer(duel.conversation, duel.wanted, duel.old, duel.new),
+            prefer(pair.conversation, pair.expected, pair.new, pair.old),
+            prefer(pair.conversation, pair.expected, pair.old, pair.new),
         )
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -130,8 +132,8 @@ def compare(
         against=against,
         wins=wins,
         losses=losses,
-        ties=len(duels) - wins - losses,
-        same=len(duels) - len(different),
+        ties=len(pairs) - wins - losses,
+        same=len(pairs) - len(different),
         swayed=sum(one == other and one in ("first", "second") for one, other in verdicts),
         unclear=sum((one is None) + (other is None) for one, other in verdicts),
     )

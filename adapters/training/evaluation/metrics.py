@@ -1,4 +1,4 @@
-"""Measuring on held-out chats: their loss, and greedy answers compared with what was wanted."""
+"""Metrics on held-out chats: their loss, and greedy answers compared with the expected ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapters.training.data.tool_calls import parse_calls
 from adapters.training.evaluation.generate import answer_greedily
 
 _BATCH = 8
-# An answer loops when its end is one pattern at least this often, over at least so many tokens.
+# An answer loops when it ends in at least this many copies of one pattern, over at least this many tokens.
 _COPIES, _LOOP_TOKENS, _LONGEST_PATTERN = 3, 16, 64
 
 
@@ -25,11 +25,10 @@ _COPIES, _LOOP_TOKENS, _LONGEST_PATTERN = 3, 16, 64
 class Score:
     """Shares between 0 and 1 over ``turns`` held-out answers.
 
-    ``exact``: right, that is the same parsed calls where calls were wanted, the same tokens elsewhere, and
-    stopped by itself. ``tool_calls``: the same over the ``call_turns`` alone, None without any.
-    ``json_valid``: of the ``json_turns`` that want JSON or calls, those whose answer parses; None without any.
-    ``stops``: ended with the end token instead of running out of room.
-    ``repeats``: ends in one pattern over and over.
+    ``exact``: the answer has the expected calls if calls are expected, else the expected tokens, and ends with
+    the end token. ``tool_calls``: the same over the ``call_turns`` alone; None if there are none.
+    ``json_valid``: of the ``json_turns``, which expect JSON or calls, the answers that parse; None if there are
+    none. ``stops``: ended with the end token before the token limit. ``repeats``: ends in a repeated pattern.
     """
 
     turns: int
@@ -48,9 +47,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was seen after ``step``; losses are nats per trained token, None where there was nothing to look at.
+    """The evaluation after ``step``. Losses are nats per trained token, None if there was nothing to evaluate.
 
-    ``base_loss`` and ``base_score`` are the bare base's on the same turns.
+    ``base_loss`` and ``base_score`` are those of the base alone on the same turns.
     """
 
     step: int
@@ -79,8 +78,16 @@ class Evaluation:
             },
         }
 
-    def told(self) -> str:
-        """In one line, the base's in brackets."""
+    def figures(self) -> dict[str, float]:
+        """The numbers for trackers, without the base's."""
+        return {
+            name: float(value)
+            for name, value in self.as_dict().items()
+            if name != "step" and isinstance(value, int | float)
+        }
+
+    def summary(self) -> str:
+        """In one line, the base's values in brackets."""
         beside = "" if self.base_loss is None else f" (base {self.base_loss:.4f})"
         parts = [f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
         if self.general_loss is not None:
@@ -108,7 +115,7 @@ def held_out_turns(renderer: Renderer, conversations: Sequence[Conversation], li
 
 
 def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
-    """Mean loss over all trained tokens of ``samples``, each token counting once. The model's mode is put back."""
+    """Mean loss over all trained tokens of ``samples``; each token counts once. Restores the model's mode."""
     ordered = sorted(samples, key=lambda s: len(s.ids))
     device = next(model.parameters()).device
     was_training = model.training
@@ -124,7 +131,7 @@ def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
     return total / tokens
 
 
-def measure(
+def answer_and_score(
     model: Any, renderer: Renderer, turns: Sequence[Turn], *, pad_id: int, max_new_tokens: int
 ) -> Score:
     """Answer every turn's prompt greedily and score the answers. ``turns`` must not be empty."""
@@ -143,7 +150,7 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
     stops = [bool(a) and a[-1] == renderer.end_id for a in answers]
     right = [s and _is_right(renderer, t, a) for t, a, s in zip(turns, answers, stops, strict=True)]
     calls = [r for t, r in zip(turns, right, strict=True) if t.answer.get("tool_calls")]
-    valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _wants_json(t)]
+    valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _expects_json(t)]
     return Score(
         turns=len(turns),
         exact=_share(right),
@@ -152,12 +159,12 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
         json_turns=len(valid),
         json_valid=_share(valid) if valid else None,
         stops=_share(stops),
-        repeats=_share([loops(a) for a in answers]),
+        repeats=_share([repeats(a) for a in answers]),
     )
 
 
-def loops(answer: Sequence[int]) -> bool:
-    """Whether ``answer`` ends in one pattern over and over (its end token aside)."""
+def repeats(answer: Sequence[int]) -> bool:
+    """Whether ``answer`` ends in a repeated pattern; its end token does not count."""
     for end in (len(answer), len(answer) - 1):
         for size in range(1, min(_LONGEST_PATTERN, end // _COPIES) + 1):
             copies = max(_COPIES, math.ceil(_LOOP_TOKENS / size))
@@ -168,11 +175,11 @@ def loops(answer: Sequence[int]) -> bool:
 
 
 def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
-    wanted = batch["labels"][:, 1:]
-    kept = (wanted != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets = batch["labels"][:, 1:]
+    kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     with torch.inference_mode():
         logits = model(input_ids=batch["input_ids"], logits_to_keep=kept, use_cache=False).logits
-    labels = wanted[:, kept].flatten()
+    labels = targets[:, kept].flatten()
     summed = cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
     return float(summed), int((labels != IGNORED).sum())
 
@@ -180,14 +187,14 @@ def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int
 def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
     if tuple(answer) == turn.target:
         return True
-    wanted = [c["function"] for c in turn.answer.get("tool_calls") or ()]
-    if not wanted:
+    expected = [c["function"] for c in turn.answer.get("tool_calls") or ()]
+    if not expected:
         return False
     calls = parse_calls(renderer.tokenizer.decode(answer))
-    return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in wanted]
+    return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in expected]
 
 
-def _wants_json(turn: Turn) -> bool:
+def _expects_json(turn: Turn) -> bool:
     return bool(turn.answer.get("tool_calls")) or _parses(str(turn.answer.get("content") or ""))
 
 
@@ -199,7 +206,7 @@ def _is_json(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
 
 
 def _parses(text: str) -> bool:
-    """Whether ``text`` is a JSON object or array; a bare number or word is no JSON that anybody asked for."""
+    """Whether ``text`` is a JSON object or array; nobody asks for a bare number or word as JSON."""
     try:
         return isinstance(json.loads(text), dict | list)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""What peft says in transformers: the oracle that a served adapter is held against."""
+"""Answers and log probabilities of peft in transformers: the reference that a served adapter is compared with."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TURN_END = "<|im_end|>"
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
-    """One held-out turn as peft sees it, in float32.
+class Reference:
+    """One held-out turn as peft computes it, in float32.
 
-    ``ids``: prompt and wanted answer; ``logprobs``: of every id after the first; ``answer``: the greedy one,
-    through the end token.
+    ``ids``: prompt and expected answer; ``logprobs``: of every id after the first; ``answer``: the greedy
+    answer, through the end token.
     """
 
     prompt: tuple[int, ...]
@@ -32,8 +32,8 @@ class Oracle:
     answer: tuple[int, ...]
 
 
-def oracles(base: Path, adapter: Path, chats: Path, *, count: int, max_new_tokens: int) -> list[Oracle]:
-    """The first ``count`` held-out turns of ``chats``, answered one by one, without any batching."""
+def references(base: Path, adapter: Path, chats: Path, *, count: int, max_new_tokens: int) -> list[Reference]:
+    """The first ``count`` held-out turns of ``chats``, answered one by one, without batching."""
     transformers_logging.disable_progress_bar()
     renderer = Renderer(AutoTokenizer.from_pretrained(base, local_files_only=True), _TURN_END)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
@@ -51,5 +51,5 @@ def oracles(base: Path, adapter: Path, chats: Path, *, count: int, max_new_token
             pad_id=renderer.end_id,
             max_new_tokens=max_new_tokens,
         )
-        found.append(Oracle(turn.prompt, ids, tuple(logprobs.tolist()), answer))
+        found.append(Reference(turn.prompt, ids, tuple(logprobs.tolist()), answer))
     return found

@@ -1,4 +1,4 @@
-"""The finished folder: PEFT's two files, as the server takes them, and ``training.json`` beside them."""
+"""The output folder: PEFT's two files, which the server loads unchanged, and ``training.json`` beside them."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def check_out(config: TrainingConfig) -> None:
-    """Refuse a folder that already holds a finished training.
+    """Check that the folder can be written to.
 
     Raises:
-        OutputError: it does, or ``out`` is a file.
+        OutputError: it already has a finished training, or ``out`` is a file.
     """
     if config.out.exists() and not config.out.is_dir():
-        raise OutputError(f"{config.out.name} is a file; give a folder to write the adapter into.")
+        raise OutputError(f"{config.out.name} is a file. Give a folder to write the adapter into.")
     if (config.out / REPORT_NAME).is_file():
-        raise OutputError(f"{config.out.name} already holds a finished adapter; give another folder.")
+        raise OutputError(f"{config.out.name} already holds a finished adapter. Give another folder.")
 
 
 def write_adapter(model: Any, config: TrainingConfig) -> None:
-    """Write the adapter of the PEFT model ``model`` into ``config.out`` and check what was written.
+    """Write the adapter of the PEFT model ``model`` into ``config.out`` and check the written tensors.
 
     Raises:
-        OutputError: the tensors are not a servable adapter.
+        OutputError: the server could not serve these tensors.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(config.out), save_embedding_layers=False)
     _tidy_config(config)
     tensors = load_file(str(config.out / WEIGHTS_NAME))
     check_tensors(tensors, projection_shapes(model), config.rank)
-    # Sorted and without peft's metadata: the same weights are the same bytes.
+    # Sorted and without peft's metadata, so that equal weights are equal bytes.
     save_file(dict(sorted(tensors.items())), str(config.out / WEIGHTS_NAME), metadata={"format": "pt"})
     # NOTE: safetensors writes 0600; the server may run as another user.
     (config.out / WEIGHTS_NAME).chmod(0o644)
 
 
 def write_report(config: TrainingConfig, report: Mapping[str, Any]) -> None:
-    """Write the model card, and ``training.json`` last: its presence says that the folder is finished."""
+    """Write the model card, and then ``training.json``, which marks the folder as finished."""
     card = model_card(report, name=config.out.name, base=config.base.resolve().name)
     (config.out / CARD_NAME).write_text(card, encoding="utf-8")
-    scratch = config.out / f"{REPORT_NAME}.part"
-    scratch.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(config.out / REPORT_NAME)
+    partial = config.out / f"{REPORT_NAME}.part"
+    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    partial.replace(config.out / REPORT_NAME)
 
 
 def projection_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """(out, in) of every projection of the base that carries an adapter, by its name in a PEFT file."""
+    """(out, in) of every projection of the base that has an adapter, by its name in a PEFT file."""
     return {
         name: (int(module.out_features), int(module.in_features))
         for name, module in model.named_modules()
@@ -73,31 +73,32 @@ def check_tensors(
 ) -> None:
     """Check that ``tensors`` are one A and one B of the right shape for every projection in ``shapes``.
 
-    vLLM takes most violations without a word and serves the bare base, or garbage, so they end here.
+    vLLM accepts most violations silently and serves the base without the adapter, or garbage.
 
     Raises:
-        OutputError: a tensor is missing, surplus, misshapen or not finite, or every B is zero.
+        OutputError: a tensor is missing, surplus, of the wrong shape or not finite, or every B is zero.
     """
-    wanted = {f"{name}{_A}": (rank, columns) for name, (_, columns) in shapes.items()}
-    wanted |= {f"{name}{_B}": (rows, rank) for name, (rows, _) in shapes.items()}
-    if not wanted or set(tensors) != set(wanted):
-        odd = sorted(set(tensors) ^ set(wanted))
+    expected = {f"{name}{_A}": (rank, columns) for name, (_, columns) in shapes.items()}
+    expected |= {f"{name}{_B}": (rows, rank) for name, (rows, _) in shapes.items()}
+    if not expected or set(tensors) != set(expected):
+        differing = sorted(set(tensors) ^ set(expected))
         raise OutputError(
-            f"{len(odd)} of the adapter's tensors are missing or surplus, the first: {odd[:1]}."
+            f"{len(differing)} of the adapter's tensors are missing or surplus, the first: {differing[:1]}."
         )
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != wanted[name]:
-            raise OutputError(f"{name} has the shape {tuple(tensor.shape)}; the base needs {wanted[name]}.")
+        if tuple(tensor.shape) != expected[name]:
+            raise OutputError(f"{name} has the shape {tuple(tensor.shape)}; the base needs {expected[name]}.")
         if not bool(torch.isfinite(tensor).all()):
-            raise OutputError(f"{name} holds values that are not finite. Lower the learning rate.")
+            raise OutputError(f"{name} has values that are not finite. Lower the learning rate.")
     if not any(bool(t.any()) for n, t in tensors.items() if n.endswith(_B)):
         raise OutputError(
-            "Every B matrix is zero: the adapter learned nothing and would serve the bare base."
+            "Every B matrix is zero: the adapter learned nothing and would not change the base. Raise the learning "
+            "rate or the number of steps."
         )
 
 
 def _tidy_config(config: TrainingConfig) -> None:
-    """Sort what peft writes in set order, and name the base instead of a folder of this machine."""
+    """Sort what peft writes in set order, and write the base's name instead of a path of this machine."""
     path = config.out / CONFIG_NAME
     written = json.loads(path.read_text(encoding="utf-8"))
     written["target_modules"] = sorted(written["target_modules"])

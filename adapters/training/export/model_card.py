@@ -1,18 +1,19 @@
-"""The model card: ``README.md`` beside the adapter, made from ``training.json`` alone."""
+"""The model card: ``README.md`` beside the adapter, made only from ``training.json``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-MEANING = {
+#: Metrics of ``scores`` and their labels for people.
+METRICS = {
     "loss": "loss per trained token",
     "perplexity": "perplexity",
     "exact": "exact answers",
-    "tool_calls": "right tool calls",
-    "json_valid": "valid JSON where JSON was wanted",
-    "stops": "stopped by itself",
-    "repeats": "ended in a loop",
+    "tool_calls": "correct tool calls",
+    "json_valid": "valid JSON where JSON is expected",
+    "stops": "ended with the end token",
+    "repeats": "ended in a repeated pattern",
 }
 _CHOICES = ("rank", "alpha", "rslora", "targets", "learning_rate", "epochs", "batch_samples", "dtype", "seed")
 
@@ -21,8 +22,8 @@ def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
     """Markdown with the front matter that model hubs read."""
     parts = [
         f"---\nbase_model: {base}\nlibrary_name: peft\ntags: [lora, loragate]\n---\n",
-        f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps. Numbers and "
-        "digests of data, base and template stand in `training.json`.\n",
+        f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps. "
+        "`training.json` has all figures and the digests of data, base and template.\n",
         *_scores(record),
         _data(record),
         _settings(record["hyperparameters"]),
@@ -39,12 +40,12 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
         forgotten = record["general"]["forgotten"]
         found.append(
             _table("General chats", record["general"])
-            + f"\nForgotten (exact answers of the base less those of the adapter): {forgotten:.1%}.\n"
+            + f"\nForgotten (exact answers of the base minus those of the adapter): {forgotten:.1%}.\n"
         )
     verdict = record["judge"]
     if verdict and "error" not in verdict:
         found.append(
-            f"## Judged\n\n{verdict['model']} against {verdict['against']}, in both orders: "
+            f"## Pairwise evaluation\n\n{verdict['model']} against {verdict['against']}, in both orders: "
             f"{verdict['wins']} wins, {verdict['ties']} ties, {verdict['losses']} losses.\n"
         )
     return found
@@ -53,15 +54,16 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
 def _table(title: str, scores: Mapping[str, Any]) -> str:
     base, adapter = scores["base"], scores["adapter"]
     rows = [
-        f"| {meaning} | {shown(key, base.get(key))} | {shown(key, adapter.get(key))} |"
-        for key, meaning in MEANING.items()
+        f"| {label} | {format_metric(key, base.get(key))} | {format_metric(key, adapter.get(key))} |"
+        for key, label in METRICS.items()
         if adapter.get(key) is not None
     ]
     turns = f" ({adapter['turns']} turns)" if "turns" in adapter else ""
     return "\n".join([f"## {title}{turns}\n", "| | base | adapter |", "|---|---|---|", *rows, ""])
 
 
-def shown(key: str, value: float | None) -> str:
+def format_metric(key: str, value: float | None) -> str:
+    """A metric for people: losses as numbers, shares as percentages, a dash for None."""
     if value is None:
         return "–"
     return f"{value:.4f}" if key in ("loss", "perplexity") else f"{value:.1%}"
@@ -74,10 +76,10 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def _settings(chosen: Mapping[str, Any]) -> str:
-    shown = {key: chosen[key] for key in _CHOICES if key in chosen}
     lines = [
-        f"- {key.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}"
-        for key, value in shown.items()
+        f"- {key.replace('_', ' ')}: {', '.join(value) if isinstance(value := chosen[key], list) else value}"
+        for key in _CHOICES
+        if key in chosen
     ]
     return "\n".join(["## Settings\n", *lines, ""])
 
@@ -85,5 +87,5 @@ def _settings(chosen: Mapping[str, Any]) -> str:
 def _serving(record: Mapping[str, Any]) -> str:
     return (
         "## Serving\n\n```sh\nloragate adapter add TENANT NAME THIS_FOLDER\n```\n\n"
-        f"Turns end with `{record['end_token']}`; the base's own chat template must be used.\n"
+        f"Turns end with `{record['end_token']}`; serve it with the base's own chat template.\n"
     )

@@ -1,4 +1,4 @@
-"""What came of a training, and the document that says so beside the adapter."""
+"""The result of a training, and the document ``training.json`` beside the adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from adapters.artifact.digests import base_digest, file_digest, template_digest
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Renderer
-from adapters.training.data.dataset import Prepared
+from adapters.training.data.dataset import PreparedData
 
 _LIBRARIES = ("torch", "transformers", "peft", "loragate")
 _RECENT_STEPS = 10
@@ -20,7 +20,7 @@ _RECENT_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What came of a training; ``document`` is what ``training.json`` holds."""
+    """The result of a training; ``document`` is the content of ``training.json``."""
 
     out: Path
     steps: int
@@ -29,18 +29,18 @@ class TrainingReport:
     document: dict[str, Any]
 
 
-def report_on(
+def create_report(
     config: TrainingConfig,
-    prepared: Prepared,
+    data: PreparedData,
     renderer: Renderer,
     *,
     losses: Sequence[float],
     steps: int,
     kept_step: int,
     train_s: float,
-    findings: Mapping[str, Any],
+    results: Mapping[str, Any],
 ) -> TrainingReport:
-    """Join everything known about a finished training. ``findings``: what was measured and noticed."""
+    """The report of a finished training. ``results``: scores, verdicts and anomalies."""
     final_loss = _mean(losses[-_RECENT_STEPS:])
     document = {
         "format": 1,
@@ -52,12 +52,12 @@ def report_on(
         "end_token_id": renderer.end_id,
         "seed": config.seed,
         "hyperparameters": config.hyperparameters(),
-        "data": prepared.counts(),
+        "data": data.counts(),
         "steps": steps,
         "kept_step": kept_step,
         "train_s": round(train_s, 1),
         "final_loss": final_loss,
-        **findings,
+        **results,
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
     return TrainingReport(config.out, steps, train_s, final_loss, document)

@@ -1,8 +1,8 @@
-"""Checkpoints that are either whole or passed over.
+"""Checkpoints that are either complete or ignored.
 
-transformers writes a checkpoint file by file and continues, without a word, from one whose optimizer is
-missing. So a manifest with the hash of every file is written last, and only a checkpoint that has one,
-and whose files still match it, is continued from.
+transformers writes a checkpoint file by file, and resumes without a warning from one that lacks its optimizer.
+So a manifest with the hash of every file is written last. A training resumes only from a checkpoint that has a
+manifest and whose files still match it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class _Manifest:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Checkpoint folders in ``run_dir``, newest first, whole or not."""
+    """Checkpoint folders in ``run_dir``, newest first, complete or not."""
     found = [p for p in run_dir.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit()]
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which ``checkpoint`` was taken."""
+    """The optimizer step after which ``checkpoint`` was saved."""
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
-def seal(checkpoint: Path, fingerprint: str) -> None:
-    """Declare ``checkpoint`` whole: write its manifest, atomically, after everything else is on disk."""
+def write_manifest(checkpoint: Path, fingerprint: str) -> None:
+    """Mark ``checkpoint`` as complete: write its manifest atomically, after all other files are on disk."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     for path in files:
         _sync(path)
@@ -46,16 +46,16 @@ def seal(checkpoint: Path, fingerprint: str) -> None:
         "fingerprint": fingerprint,
         "files": {str(p.relative_to(checkpoint)): file_digest(p) for p in files},
     }
-    scratch = checkpoint / f"{MANIFEST}.part"
-    scratch.write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-    _sync(scratch)
-    scratch.replace(checkpoint / MANIFEST)
+    partial = checkpoint / f"{MANIFEST}.part"
+    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
+    _sync(partial)
+    partial.replace(checkpoint / MANIFEST)
     _sync(checkpoint)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` was sealed and every file is still what it was then."""
-    manifest = _manifest(checkpoint)
+def is_complete(checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` has a manifest and every file still matches it."""
+    manifest = _read_manifest(checkpoint)
     if manifest is None:
         return False
     return all(
@@ -64,19 +64,19 @@ def is_whole(checkpoint: Path) -> bool:
     )
 
 
-def resume_point(run_dir: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint of this very configuration; None where none was taken.
+def find_checkpoint(run_dir: Path, fingerprint: str) -> Path | None:
+    """The newest complete checkpoint of exactly this configuration; None if there is none.
 
-    Unfinished checkpoints newer than it are deleted: their steps will be taken again.
+    Newer incomplete checkpoints are deleted: their steps are taken again.
 
     Raises:
-        CheckpointError: the newest whole checkpoint belongs to another configuration, data or base.
+        CheckpointError: the newest complete checkpoint belongs to another configuration, data or base.
     """
     for checkpoint in checkpoints(run_dir):
-        if not is_whole(checkpoint):
+        if not is_complete(checkpoint):
             shutil.rmtree(checkpoint)
             continue
-        manifest = _manifest(checkpoint)
+        manifest = _read_manifest(checkpoint)
         if manifest is None or manifest.fingerprint != fingerprint:
             raise CheckpointError(
                 f"{checkpoint.name} was made with other settings, data or base model. Repeat the settings it "
@@ -86,7 +86,7 @@ def resume_point(run_dir: Path, fingerprint: str) -> Path | None:
     return None
 
 
-def _manifest(checkpoint: Path) -> _Manifest | None:
+def _read_manifest(checkpoint: Path) -> _Manifest | None:
     try:
         raw = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         return _Manifest(str(raw["fingerprint"]), dict(raw["files"]))

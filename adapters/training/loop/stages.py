@@ -1,7 +1,7 @@
-"""Two stages for one adapter: chats first, then (function calls, say) at a lower rate from where they ended.
+"""Two stages for one adapter: first chats, then for example function calls, at a lower learning rate.
 
-The second stage trains the first one's adapter further, replays a share of the first one's chats, and is
-measured on those it held out too. Killed anywhere, the same command goes on where it was.
+The second stage continues the adapter of the first one, replays a share of its chats, and is also evaluated on the
+chats that the first one held out. After a kill, the same command resumes in the stage that was interrupted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Conversation
 from adapters.training.data.dataset import train_and_held_out
 
-_FIRST = Path("checkpoints", "stage-1")  # goes with the checkpoints when all is done
+_FIRST = Path("checkpoints", "stage-1")  # deleted with the checkpoints at the end
 
 
 def first_stage(config: TrainingConfig) -> TrainingConfig:
-    """What the first stage trains."""
+    """The configuration of the first stage."""
     return replace(config, then=None, out=config.out / _FIRST)
 
 
 def second_stage(config: TrainingConfig) -> TrainingConfig:
-    """What the second stage trains, once the first has ended; its chats are laid out beside its adapter.
+    """The configuration of the second stage. Writes the chats of the finished first one beside its adapter.
 
     Raises:
         DataError: the chats of the first stage, or the general ones, cannot be read.
@@ -33,10 +33,10 @@ def second_stage(config: TrainingConfig) -> TrainingConfig:
         raise ValueError("There is no second stage: `then` is not set.")
     first = config.out / _FIRST
     chats, held_out = train_and_held_out(replace(config, then=None))
-    replayed = _joined(first / "chats.jsonl", _lines(chats), config.replay)
+    replayed = _write_joined(first / "chats.jsonl", _lines(chats), config.replay)
     general = config.general
     if general is None and held_out and config.held_out is None:
-        general = _joined(first / "held-out.jsonl", _lines(held_out), None)
+        general = _write_joined(first / "held-out.jsonl", _lines(held_out), None)
     return replace(
         config,
         data=config.then,
@@ -53,7 +53,7 @@ def _lines(chats: Sequence[Conversation]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _joined(path: Path, text: str, more: Path | None) -> Path:
+def _write_joined(path: Path, text: str, more: Path | None) -> Path:
     rest = more.read_text(encoding="utf-8-sig") if more else ""
     path.write_text(text + rest, encoding="utf-8")
     return path

@@ -1,10 +1,13 @@
-"""The loop: transformers' Trainer, fed with our samples and our loss.
+"""The training loop: transformers' Trainer with our samples, our loss and our evaluation.
 
-Everything that touches ``Trainer`` is in this file (transformers 5.19; its internals move between minors).
+Everything that depends on the internals of ``Trainer`` is in this file (transformers 5.19; they change between
+minor versions).
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,22 +17,17 @@ import torch
 from accelerate import PartialState
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import IGNORED, Sample
 from adapters.training.data.collator import collate, pack
 from adapters.training.data.sampler import LongestFirst
-from adapters.training.loop.checkpoint import resume_point, seal
+from adapters.training.evaluation.evaluator import Evaluator
+from adapters.training.loop.callback import CheckpointManifest, StepTimer, StopOnNonFiniteGradient
+from adapters.training.loop.checkpoint import find_checkpoint
 
-# transformers' names of ours.
+# transformers' names of our optimizers.
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw_8bit": "adamw_bnb_8bit",
@@ -38,24 +36,43 @@ _OPTIMIZERS = {
 
 
 class LoraTrainer(Trainer):
-    """Trainer whose loss looks only at trained tokens and is a mean over the whole optimizer step."""
+    """Trainer whose loss covers only the trained tokens and is a mean over the whole optimizer step.
+
+    Args:
+        model: the PEFT model.
+        config: resolved by ``resolve_auto``.
+        samples: what it trains on.
+        pad_id: the padding token.
+        evaluator: evaluates the model at the steps that ``config`` names; None evaluates never.
+        callbacks: further callbacks, called in their order.
+    """
 
     # transformers: our loss is already divided by the tokens of the whole accumulation window.
     loss_is_scaled_for_ga = True
+    control: TrainerControl
 
     def __init__(
-        self, *, model: Any, config: TrainingConfig, samples: Sequence[Sample], pad_id: int, **rest: Any
+        self,
+        *,
+        model: Any,
+        config: TrainingConfig,
+        samples: Sequence[Sample],
+        pad_id: int,
+        evaluator: Evaluator | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
             model=model,
-            args=_arguments(config, model.device.type),
+            args=_arguments(config, model.device.type, _evaluation_interval(config, samples, evaluator)),
             train_dataset=samples,
+            eval_dataset=[],  # `evaluate` has its own turns; Trainer insists on a value
             data_collator=pack if config.packing == "on" else partial(collate, pad_id=pad_id),
-            **rest,
+            callbacks=[StepTimer(), *callbacks, StopOnNonFiniteGradient(self.log)],
         )
         self._config = config
-        self.remove_callback(PrinterCallback)  # the progress bar and log.jsonl say the same
-        # transformers: makes it count the trained tokens of the window and hand them to compute_loss.
+        self._evaluator = evaluator
+        self.remove_callback(PrinterCallback)  # the progress bar and log.jsonl show the same
+        # transformers: makes it count the trained tokens of the window and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
@@ -70,59 +87,77 @@ class LoraTrainer(Trainer):
         The vocabulary projection runs only at positions that some row of the batch trains
         (``logits_to_keep`` of the model), which saves most of its time and nearly all of its memory.
         """
-        wanted = inputs["labels"][:, 1:]
-        kept = (wanted != IGNORED).any(dim=0).nonzero().squeeze(1)
-        # NOTE: no attention mask and no cache; either would let packed samples see one another.
-        places = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **places)
+        targets = inputs["labels"][:, 1:]
+        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+        # NOTE: no attention mask and no cache; with either, packed samples would attend to one another.
+        positions = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
+        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **positions)
         logits = outputs.logits.flatten(0, 1).float()
-        total = cross_entropy(logits, wanted[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
-        tokens = num_items_in_batch if num_items_in_batch is not None else (wanted != IGNORED).sum()
+        total = cross_entropy(logits, targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
+        tokens = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
         loss = total / tokens
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, while the token count is that of all of them.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Evaluate, report the result to all callbacks, and stop the training when ``patience`` is used up.
+
+        Called by Trainer after the step is logged and before its checkpoint is saved.
+        """
+        if self._evaluator is None:
+            raise ValueError("This trainer has no evaluator; give it one.")
+        evaluation, patience_used_up = self._evaluator(self.model, self.state.global_step)
+        self.log({f"eval_{name}": value for name, value in evaluation.figures().items()})
+        self.control.should_training_stop |= patience_used_up
+        metrics = {"evaluation": evaluation}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """transformers' own, except where rows of different length would be padded to one."""
+        """transformers' own sampler, or ``LongestFirst`` if samples of different lengths are padded."""
         config = self._config
         if config.packing == "on" or config.micro_batch_samples == 1:
             return super()._get_train_sampler(train_dataset)
         return LongestFirst(train_dataset or self.train_dataset, config.batch_samples, config.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Only the adapter, never embeddings: peft would otherwise ask the hub whether they changed."""
+        """Save only the adapter, never embeddings: peft would ask the hub whether they changed."""
         out = output_dir or self.args.output_dir
         self.model.save_pretrained(out, state_dict=state_dict, save_embedding_layers=False)
 
 
-class Seal(TrainerCallback):
-    """Seals every checkpoint once all its files are there."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Called by Trainer after it wrote a checkpoint."""
-        if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._fingerprint)
-
-
 def run_loop(trainer: LoraTrainer, fingerprint: str) -> int:
-    """Train to the end, from the newest whole checkpoint if there is one; the optimizer steps taken in all.
+    """Train to the end, from the newest complete checkpoint if there is one; returns the number of steps in all.
 
     Raises:
-        CheckpointError: the newest whole checkpoint belongs to another configuration.
+        CheckpointError: the newest complete checkpoint belongs to another configuration.
+        DivergedError: a gradient was not finite.
     """
-    start = resume_point(Path(trainer.args.output_dir), fingerprint)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    checkpoint = find_checkpoint(Path(trainer.args.output_dir), fingerprint)
+    trainer.add_callback(CheckpointManifest(fingerprint))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except BaseException:
+        # Trainer calls this only at a normal end; callbacks close files and restore the terminal in it.
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        raise
     return int(trainer.state.global_step)
 
 
-def _arguments(config: TrainingConfig, device: str) -> TrainingArguments:
+def _evaluation_interval(
+    config: TrainingConfig, samples: Sequence[Sample], evaluator: Evaluator | None
+) -> int | None:
+    """Steps between evaluations, None for no evaluation. Trainer always evaluates after the last step."""
+    if evaluator is None:
+        return None
+    if config.evaluate_every == 0:
+        return math.ceil(len(samples) / config.batch_samples)  # the steps of an epoch
+    return config.evaluate_every if config.evaluate_every > 0 else sys.maxsize
+
+
+def _arguments(config: TrainingConfig, device: str, evaluation_interval: int | None) -> TrainingArguments:
     checkpointing = config.checkpoint_every > 0
     return TrainingArguments(
         output_dir=str(config.out / "checkpoints"),
@@ -141,12 +176,14 @@ def _arguments(config: TrainingConfig, device: str) -> TrainingArguments:
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must be seen
+        logging_nan_inf_filter=False,  # show NaN as NaN
         include_num_input_tokens_seen="all",
+        eval_strategy="steps" if evaluation_interval else "no",
+        eval_steps=evaluation_interval,
         save_strategy="steps" if checkpointing else "no",
         save_steps=config.checkpoint_every or 500,
         save_total_limit=max(config.keep_checkpoints, 2),
-        report_to="none",
+        report_to="none",  # trackers are passed as callbacks, with their folders and the offline mode
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=device == "cpu",

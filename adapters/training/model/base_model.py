@@ -1,6 +1,6 @@
-"""The frozen base in memory: its device, precision, 4-bit form, attention and checkpointing.
+"""The frozen base in memory: its device, precision, 4-bit form, attention and gradient checkpointing.
 
-Leans on transformers' ``from_pretrained`` and bitsandbytes 0.50 (NF4 on CPU and GPU).
+Uses transformers' ``from_pretrained`` and bitsandbytes 0.50 (NF4 on CPU and GPU).
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ _CPU_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def device_of() -> str:
-    """Where this process trains: ``cuda:0``, ``cpu`` …, as accelerate shares devices out."""
+    """The device of this process, ``cuda:0``, ``cpu`` …, as accelerate assigns it."""
     return str(PartialState().device)
 
 
-def settled(config: TrainingConfig, device: str) -> TrainingConfig:
-    """``config`` with every ``auto`` decided for ``device``, so that a checkpoint names what was done.
+def resolve_auto(config: TrainingConfig, device: str) -> TrainingConfig:
+    """``config`` with every ``auto`` replaced by the choice for ``device``, so that checkpoints record it.
 
     Raises:
-        HardwareError: what it asks for needs hardware or a package that is not here.
+        HardwareError: it needs hardware or a package that this machine does not have.
     """
     gpu = device.startswith("cuda")
     processes = PartialState().num_processes
     if config.batch_samples % (config.micro_batch_samples * processes):
         raise HardwareError(
-            f"{processes} processes of {config.micro_batch_samples} samples cannot make up a step of "
-            f"{config.batch_samples}; give --batch-samples a multiple of "
+            f"{processes} processes with {config.micro_batch_samples} samples each cannot make up a step of "
+            f"{config.batch_samples} samples. Give --batch-samples a multiple of "
             f"{config.micro_batch_samples * processes}."
         )
     if config.optimizer != "adamw" and not gpu:
         raise HardwareError(
-            f"optimizer {config.optimizer} needs a CUDA GPU; on a CPU give --optimizer adamw (LoRA's optimizer "
-            "state is small)."
+            f"The optimizer {config.optimizer} needs a CUDA GPU. On a CPU give --optimizer adamw; LoRA's optimizer "
+            "state is small."
         )
     if config.attention == "flash_attention_2" and not (gpu and find_spec("flash_attn")):
         raise HardwareError(
-            "attention flash_attention_2 needs a CUDA GPU and the package flash-attn; give --attention sdpa, "
-            "which has a flash kernel of its own."
+            "The attention flash_attention_2 needs a CUDA GPU and the package flash-attn. Give --attention sdpa, "
+            "which has its own flash kernel."
         )
     packing = config.packing if config.packing != "auto" else ("on" if gpu else "off")
     attention = "sdpa" if config.attention == "auto" else config.attention
     if packing == "on" and attention == "eager":
-        raise HardwareError("Packing is exact with sdpa and flash_attention_2 only; give --packing off.")
+        raise HardwareError("Packing is exact only with sdpa and flash_attention_2. Give --packing off.")
     dtype = config.dtype if config.dtype != "auto" else _native_dtype(gpu, config.base)
     return replace(config, packing=packing, attention=attention, dtype=dtype)
 
 
 def load_base(config: TrainingConfig, device: str) -> Any:
-    """The base, frozen and ready to carry an adapter. ``config`` must be ``settled``."""
+    """The base, frozen and ready for an adapter. ``config`` comes from ``resolve_auto``."""
     dtype: Any = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     transformers_logging.disable_progress_bar()
-    # NOTE: FSDP and DeepSpeed place the weights themselves, shard by shard.
+    # NOTE: FSDP and DeepSpeed distribute the weights themselves, shard by shard.
     sharded = PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -83,21 +83,21 @@ def load_base(config: TrainingConfig, device: str) -> Any:
         options["device_map"] = {"": device} if not sharded else None
     model = AutoModelForCausalLM.from_pretrained(config.base, **options)
     if config.qlora:
-        return _prepared(model, config)
+        return _prepare_4bit(model, config)
     if not sharded:
         model = model.to(device)
     if config.gradient_checkpointing:
-        # The embeddings are frozen: without this nothing that enters a recomputed layer asks for a gradient.
+        # The embeddings are frozen: without this, no input of a recomputed layer requires a gradient.
         model.enable_input_require_grads()
     return model
 
 
-def _prepared(model: Any, config: TrainingConfig) -> Any:
-    """Freeze a 4-bit base; norms and the head stay as they were loaded, in the compute precision."""
+def _prepare_4bit(model: Any, config: TrainingConfig) -> Any:
+    """Freeze a 4-bit base; norms and the head keep the compute precision that they were loaded in."""
     for module in model.modules():
-        # NOTE: on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer for inference at the first forward
-        # in eval mode, for good, and its product has no gradient then: after one evaluation the adapters below
-        # would train no more, without a word.
+        # NOTE: on a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a layer for inference at the first forward pass
+        # in evaluation mode, and never back. Its product then has no gradient: after one evaluation the adapters
+        # in the layers below it would silently stop training.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if config.dtype == "float32":
@@ -114,15 +114,15 @@ def _prepared(model: Any, config: TrainingConfig) -> Any:
 
 
 def _native_dtype(gpu: bool, base: Path) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where the hardware multiplies in it and the base is kept in it, so that nothing is lost.
+    """bfloat16 if the hardware multiplies in it and the base is stored in it, so that no precision is lost.
 
-    NOTE: on CPUs without AMX or AVX512-BF16 bfloat16 is emulated and more than twice as slow; with it, a
-    product of matrices took a quarter of float32's time.
+    NOTE: CPUs without AMX or AVX512-BF16 emulate bfloat16 at less than half of float32's speed. With them, a matrix
+    product takes a quarter of float32's time.
     """
     if gpu:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    written = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    if "bfloat16" not in (written.get("dtype"), written.get("torch_dtype")):
+    stored = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if "bfloat16" not in (stored.get("dtype"), stored.get("torch_dtype")):
         return "float32"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""

@@ -1,4 +1,4 @@
-"""Building the LoRA, and refusing before the first step what the server could not serve."""
+"""Creates the LoRA adapter, and checks before the first step that the server can serve it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adapters.errors import ArtifactRefused
 from adapters.training.config import PROJECTIONS, TrainingConfig
 from adapters.training.errors import UnservableError
 
-# What has no flag of its own and is safe to pass on to peft.
+# Fields without a flag that are safe to pass to peft.
 _OPTIONS = ("init_lora_weights", "layers_to_transform")
 _INITS = (True, "gaussian", "orthogonal")
 _OWN_FLAGS = {
@@ -28,15 +28,15 @@ _OWN_FLAGS = {
 
 
 def check_servable(config: TrainingConfig) -> None:
-    """Refuse what vLLM would refuse, or accept and serve wrong.
+    """Check for what vLLM would refuse, or accept and serve incorrectly.
 
     Raises:
-        UnservableError: rank, alpha, targets or an option of peft's are not servable.
+        UnservableError: rank, alpha, targets or an option of peft cannot be served.
     """
     if config.rank < 1 or config.alpha <= 0:
         raise UnservableError(
-            f"rank {config.rank} and alpha {config.alpha} must both be positive: anything else serves "
-            "the bare base."
+            f"rank {config.rank} and alpha {config.alpha} must both be positive: otherwise the adapter does not "
+            "change the base."
         )
     if config.rank > config.max_lora_rank:
         raise UnservableError(
@@ -46,7 +46,7 @@ def check_servable(config: TrainingConfig) -> None:
     unknown = sorted(set(config.targets) - set(PROJECTIONS))
     if unknown or not config.targets:
         raise UnservableError(
-            f"targets {', '.join(unknown) or '(none)'} cannot be served on Qwen2; choose from "
+            f"targets {', '.join(unknown) or '(none)'} cannot be served on Qwen2. Choose from "
             f"{', '.join(PROJECTIONS)}."
         )
     _check_options(config)
@@ -68,10 +68,10 @@ def lora_fields(config: TrainingConfig) -> dict[str, Any]:
 
 
 def add_lora(model: Any, config: TrainingConfig) -> PeftModel:
-    """``model`` with an adapter on it, fresh or from ``start_from``; only its float32 weights are trainable."""
+    """``model`` with an adapter, new or from ``start_from``; only the adapter's float32 weights are trainable."""
     if config.start_from is not None:
-        resumed: PeftModel = PeftModel.from_pretrained(model, str(config.start_from), is_trainable=True)
-        return resumed
+        continued: PeftModel = PeftModel.from_pretrained(model, str(config.start_from), is_trainable=True)
+        return continued
     wrapped: PeftModel = get_peft_model(model, LoraConfig(**lora_fields(config)))
     return wrapped
 
@@ -91,7 +91,7 @@ def parameters_by_matrix(config: TrainingConfig, shape: BaseShape) -> dict[str, 
 
 
 def describe(config: TrainingConfig, shape: BaseShape) -> list[str]:
-    """Lines that tell what is trained, and advice where the scaling is unusual."""
+    """Lines that describe what is trained, and advice if the scaling is unusual."""
     counts = parameters_by_matrix(config, shape)
     rule = "alpha / sqrt(rank)" if config.rslora else "alpha / rank"
     lines = [
@@ -110,26 +110,29 @@ def describe(config: TrainingConfig, shape: BaseShape) -> list[str]:
 def _check_options(config: TrainingConfig) -> None:
     for name in config.lora_options:
         if name in _OWN_FLAGS:
-            raise UnservableError(f"lora_options: give {name} by its own flag, {_OWN_FLAGS[name]}.")
+            raise UnservableError(f"lora_options: {name} has its own flag. Give {_OWN_FLAGS[name]}.")
     try:
-        # The same rules that the server will hold the finished adapter to.
+        # The same rules that the server applies to the finished adapter.
         read_config(lora_fields(config), config.max_lora_rank)
     except ArtifactRefused as error:
         raise UnservableError(f"lora_options: {error}.") from error
     for name, value in config.lora_options.items():
         if name not in _OPTIONS and value not in (None, False, "none"):
             raise UnservableError(
-                f"lora_options: {name} is not passed on to peft; {' and '.join(_OPTIONS)} are."
+                f"lora_options: {name} is not passed to peft. Only {' and '.join(_OPTIONS)} are."
             )
     if config.lora_options.get("init_lora_weights", True) not in _INITS:
-        raise UnservableError("lora_options: init_lora_weights may be true, gaussian or orthogonal.")
+        raise UnservableError("lora_options: init_lora_weights must be true, gaussian or orthogonal.")
 
 
 def _check_start(config: TrainingConfig, folder: Path) -> None:
-    """Refuse to go on from an adapter that differs from what is asked for."""
+    """Check that the adapter to continue has the shape that ``config`` asks for."""
     path = folder / "adapter_config.json"
     if not path.is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise UnservableError(f"start_from: {folder.name} is no adapter in safetensors form.")
+        raise UnservableError(
+            f"start_from: {folder.name} is not an adapter in safetensors format. Give a folder with "
+            "adapter_config.json and adapter_model.safetensors."
+        )
     written: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     try:
         found = read_config(written, config.max_lora_rank)
@@ -146,5 +149,5 @@ def _check_start(config: TrainingConfig, folder: Path) -> None:
         if has[name] != value:
             raise UnservableError(
                 f"start_from: {folder.name} has {name} {has[name]}, this training {value}. An adapter keeps its "
-                f"shape; give --{name} as it has."
+                f"shape. Give --{name} the value of the adapter."
             )

@@ -1,5 +1,7 @@
-"""What a training will take, before it starts: exact for weights, adapter, gradients and optimizer, and a count
-of what autograd keeps for activations (checked against the measured peak in the tests).
+"""The memory that a training needs, computed before it starts.
+
+Weights, adapter, gradients and optimizer are exact. Activations are counted from what autograd keeps; the tests
+compare the plan with the measured peak.
 """
 
 from __future__ import annotations
@@ -15,26 +17,26 @@ from adapters.training.model.lora import parameters_by_matrix
 
 MIB, GIB = 1 << 20, 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2}
-# NF4 with double quantisation: half a byte, an 8-bit scale for 64 weights, a 32-bit one for 256 of those.
+# NF4 with double quantisation: half a byte, an 8-bit scale per 64 weights, a 32-bit scale per 256 of those.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
-# Of trained tokens at once: logits, their log-softmax, its gradient; each in float32.
+# Copies for each trained token: logits, their log-softmax, its gradient; all in float32.
 _LOGITS_COPIES = 3
-# Of one layer at a time in the backward pass, in units of tokens x intermediate size, in float32.
+# Workspace of one layer in the backward pass, in units of tokens x intermediate size, in float32.
 _WORKSPACE = 6
-# From this length on, glibc gives a freed tensor back to the system at once, see `return_freed_memory`.
+# From this size on, glibc returns a freed tensor to the system at once, see `return_freed_memory`.
 _RETURNED_FROM_BYTES = 4 * MIB
-# Of activations that are shorter, what lies beside them in holes of other samples' lengths. On the shape of
-# Qwen2.5-0.5B the peak is 0.55 to 0.7 of them above the other parts with one sample a pass, and 0.7 below with
-# checkpointing; with this share the plan is within 6 % of all.
-_HOLES = 0.4
-# What is loaded after the plan was made: Trainer, thread stacks, allocator slack.
+# Heap fragmentation of smaller activations, as a share of them: samples of other lengths leave gaps. On the shape of
+# Qwen2.5-0.5B the peak is 0.55 to 0.7 of them above the other parts with one sample per pass, and 0.7 below with
+# checkpointing; with this share the plan is within 6 % of every measurement.
+_FRAGMENTATION = 0.4
+# Memory that is used after the plan is made: Trainer, thread stacks, allocator slack.
 LATER_BYTES = 80 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """The largest forward pass: tokens of all its samples, of its longest one, and trained ones."""
+class ForwardPass:
+    """Size of a forward pass: the tokens of all its samples, of its longest sample, and its trained tokens."""
 
     tokens: int
     longest: int
@@ -43,28 +45,28 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by what they are for. ``base`` is what the process has already."""
+    """Bytes by purpose."""
 
-    base: int
+    base: int  # what the process has already
     weights: int
     adapter: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
-    holes: int  # in the heap of a CPU
-    mapped: int  # of the base's file, read once; the kernel takes it back when memory is short
-    loading: int  # at most, while weights are read; over before the first step
+    fragmentation: int  # of the heap, on a CPU
+    mapped: int  # the base's memory-mapped file; the kernel reclaims it when memory is short
+    loading: int  # extra memory while weights are read; free again before the first step
 
     @property
     def total(self) -> int:
         """The peak."""
         training = self.weights + self.mapped + self.adapter + self.gradients + self.optimizer
-        passes = self.activations + self.holes + self.logits
+        passes = self.activations + self.fragmentation + self.logits
         return self.base + max(training + passes, self.weights + self.loading)
 
     def rows(self) -> dict[str, int]:
-        """For people: every part in its order."""
+        """Every part, for people."""
         return {
             "runtime": self.base,
             "base weights": self.weights,
@@ -74,28 +76,28 @@ class MemoryPlan:
             "optimizer": self.optimizer,
             "activations": self.activations,
             "logits": self.logits,
-            "holes in the heap": self.holes,
+            "heap fragmentation": self.fragmentation,
         }
 
 
 def plan_memory(
-    config: TrainingConfig, shape: BaseShape, largest: Pass, *, base: int, file_bytes: int
+    config: TrainingConfig, shape: BaseShape, largest: ForwardPass, *, base: int, file_bytes: int
 ) -> MemoryPlan:
-    """What ``config`` (settled) takes on one device.
+    """The memory that ``config`` needs on one device.
 
     Args:
-        config: settled.
+        config: from ``resolve_auto``.
         shape: of the base.
         largest: the largest forward pass.
         base: bytes that the process has already, on this device.
-        file_bytes: size of the base's weights on disk; 0 on a GPU, which maps no file and has its own allocator.
+        file_bytes: size of the base's weights on disk; 0 on a GPU, which maps no file and has another allocator.
     """
     trained = sum(parameters_by_matrix(config, shape).values())
     weights = weight_bytes(config, shape)
-    whole = weight_bytes(replace(config, qlora=False), shape)
+    unquantised = weight_bytes(replace(config, qlora=False), shape)
     activations = activation_bytes(config, shape, largest)
     hidden_bytes = largest.tokens * shape.hidden_size * 4
-    converts = bool(file_bytes) and abs(whole - file_bytes) > 0.1 * whole
+    converts = bool(file_bytes) and abs(unquantised - file_bytes) > 0.1 * unquantised
     return MemoryPlan(
         base=base,
         weights=weights,
@@ -104,8 +106,10 @@ def plan_memory(
         optimizer=trained * _OPTIMIZER_BYTES[config.optimizer],
         activations=activations,
         logits=largest.trained * shape.vocab_size * (4 * _LOGITS_COPIES + _BYTES[config.dtype] % 4),
-        holes=int(_HOLES * activations) if file_bytes and hidden_bytes < _RETURNED_FROM_BYTES else 0,
-        # NOTE: embeddings that need no conversion stay in the mapped file, and with them all of its pages.
+        fragmentation=int(_FRAGMENTATION * activations)
+        if file_bytes and hidden_bytes < _RETURNED_FROM_BYTES
+        else 0,
+        # NOTE: embeddings that need no conversion stay in the mapped file, so all its pages stay mapped.
         mapped=_projections(shape) * _BYTES[config.dtype]
         if config.qlora and file_bytes and not converts
         else 0,
@@ -114,12 +118,12 @@ def plan_memory(
 
 
 def model_weight_bytes(parameters: float, bytes_each: float) -> float:
-    """Bytes of so many weights: 3 billion at half a byte are 1.5 GB."""
+    """Bytes of this many weights: 3 billion at half a byte are 1.5 GB."""
     return parameters * bytes_each
 
 
 def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
-    """Bytes of the frozen base: projections in four bits with ``qlora``, all else in ``dtype``."""
+    """Bytes of the frozen base: projections in 4 bits with ``qlora``, everything else in ``dtype``."""
     projections = _projections(shape)
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)
     norms = shape.hidden_size * (2 * shape.layers + 1)
@@ -136,12 +140,12 @@ def _projections(shape: BaseShape) -> int:
     return shape.layers * sum(rows * columns for columns, rows in shape.projections.values())
 
 
-def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: Pass) -> int:
-    """What autograd keeps from the forward pass, and the work space of the layer at hand.
+def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: ForwardPass) -> int:
+    """What autograd keeps from the forward pass, and the workspace of one layer.
 
-    Counted per token and layer from transformers' Qwen2 with peft's LoRA on it: inputs of norms and of the
-    adapters' A, query, key, value, output of attention, gate, up and their product. Adapters compute in
-    float32, so that under bfloat16 each keeps a float32 copy of its input.
+    Counted per token and layer from transformers' Qwen2 with peft's LoRA: inputs of the norms and of the adapters'
+    A, query, key, value, output of attention, gate, up and their product. Adapters compute in float32, so with
+    bfloat16 each keeps a float32 copy of its input.
     """
     each = _BYTES[config.dtype]
     query, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -159,13 +163,13 @@ def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: Pass) ->
     return largest.tokens * (layers + _WORKSPACE * 4 * mlp)
 
 
-def largest_pass(config: TrainingConfig, samples: Sequence[Sample]) -> Pass:
-    """The largest forward pass that ``samples`` can give: the longest ones together."""
+def largest_pass(config: TrainingConfig, samples: Sequence[Sample]) -> ForwardPass:
+    """The largest forward pass that ``samples`` can give: the longest samples together."""
     longest = sorted((len(s.ids) for s in samples), reverse=True)[: config.micro_batch_samples]
     most_trained = sorted((s.trained_tokens for s in samples), reverse=True)[: config.micro_batch_samples]
     padded = longest[0] * len(longest)
     tokens = sum(longest) if config.packing == "on" else padded
-    return Pass(tokens=tokens, longest=longest[0], trained=sum(most_trained))
+    return ForwardPass(tokens=tokens, longest=longest[0], trained=sum(most_trained))
 
 
 def remedies(
@@ -177,7 +181,7 @@ def remedies(
     file_bytes: int,
     gpu: bool,
 ) -> Iterator[tuple[str, MemoryPlan]]:
-    """Flags that make a training smaller, the cheapest first, each on top of those before it, with its plan."""
+    """Flags that need less memory, the cheapest first, each added to the ones before it, with the new plan."""
     changes: list[tuple[str, Mapping[str, object]]] = [
         ("--micro-batch-samples 1", {"micro_batch_samples": 1}),
         ("--attention sdpa", {"attention": "sdpa"}),
@@ -198,13 +202,13 @@ def remedies(
 
 
 def return_freed_memory() -> None:
-    """Tell glibc to give tensors' memory back when they are freed, instead of keeping holes of every length.
+    """Make glibc return the memory of freed tensors to the system, instead of keeping gaps in the heap.
 
-    Samples differ in length, so that blocks under its moving threshold (up to 32 MiB) seldom fit again, and
-    the process grows by hundreds of megabytes. Elsewhere than glibc nothing happens.
+    Samples differ in length, so freed blocks under glibc's moving threshold (up to 32 MiB) seldom fit again, and the
+    process grows by hundreds of megabytes. With another C library nothing happens.
 
-    NOTE: not from 1 MiB on: every tensor would come from the kernel anew, page by page, which makes a step of the
-    demo model a third longer, and one of the shape of Qwen2.5-0.5B by two fifths.
+    NOTE: a threshold of 1 MiB is too low: the kernel would map every tensor anew, page by page. A step of the demo
+    model then takes a third longer, and one of the shape of Qwen2.5-0.5B two fifths.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,7 +1,7 @@
-"""Noticing that a training goes wrong, and saying in plain words what to do.
+"""Detects that a training goes wrong, and says in plain words what to change.
 
-Thresholds on the gradient norm are relative to its own running median: what is usual depends on model, data and
-rank. A low training loss alone is a hint, never an alarm: tool calls are rightly learned to almost nothing.
+Thresholds on the gradient norm are relative to its own running median: normal values depend on model, data and
+rank. A low training loss alone is a hint and never an alarm: tool calls are legitimately learned to almost zero.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
+from transformers import TrainerCallback, TrainerState
 
 from adapters.training.evaluation.metrics import Evaluation
-from adapters.training.loop.callback import Step
+from adapters.training.loop.callback import TrainingStep
 
-WINDOW = 20
-NORM_WINDOW = 50
-LEAST_NORMS = 10
-SPIKE = 10.0
-RISEN = 1.3
-STUCK = 0.97
+WINDOW = 20  # losses in a median
+NORM_WINDOW = 50  # gradient norms in the running median
+LEAST_NORMS = 10  # before that there is no normal value
+SPIKE = 10.0  # times the normal gradient norm
+RISEN = 1.3  # times the lowest median loss
+STUCK = 0.97  # of the first median loss
 LOW_LOSS = 0.3
-GAP = 1.5
-WORSE = 1.05
-_SAID_AT_MOST = 3  # of the same rule; the record counts all
+GAP = 1.5  # held-out loss over training loss
+WORSE = 1.05  # held-out loss over the best one
+_PRINTED_AT_MOST = 3  # of the same rule; the report counts all
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """Something noticed after ``step``: by which rule, and what to do. ``alarm`` is False for a mere hint."""
+class Anomaly:
+    """What ``rule`` found after ``step``, and what to change. ``alarm`` is False for a mere hint."""
 
     step: int
     rule: str
@@ -38,8 +39,8 @@ class Advice:
     alarm: bool = True
 
 
-class Health:
-    """The rules, fed step by step. Pure: it is told things and answers with advice."""
+class AnomalyDetector:
+    """The rules, fed step by step. It has no side effects and returns what it finds."""
 
     def __init__(self, *, learning_rate: float, max_grad_norm: float) -> None:
         self._rate = learning_rate
@@ -47,21 +48,21 @@ class Health:
         self._norms: deque[float] = deque(maxlen=NORM_WINDOW)
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first: float | None = None  # median of the first window
-        self._best = float("inf")  # least median of a window so far
+        self._lowest = float("inf")  # lowest median of a window so far
         self._best_evaluation: Evaluation | None = None
-        self._on: set[str] = set()  # rules that hold now; each is told when it begins to hold
+        self._active: set[str] = set()  # rules that hold now; each is reported when it begins to hold
 
-    def take(self, step: Step) -> list[Advice]:
-        """What a step tells."""
-        found = [self._gradient(step)]
+    def add_step(self, step: TrainingStep) -> list[Anomaly]:
+        """The anomalies of a step."""
+        found = [self._check_gradient(step)]
         if step.is_finite:
             self._norms.append(step.grad_norm)
             self._losses.append(step.loss)
-            found += self._loss(step.step)
-        return [advice for advice in found if advice is not None]
+            found += self._check_loss(step.step)
+        return [anomaly for anomaly in found if anomaly is not None]
 
-    def evaluated(self, evaluation: Evaluation) -> list[Advice]:
-        """What an evaluation tells."""
+    def add_evaluation(self, evaluation: Evaluation) -> list[Anomaly]:
+        """The anomalies of an evaluation."""
         best, now = self._best_evaluation, evaluation.loss
         if best is None or now < best.loss:
             self._best_evaluation = evaluation
@@ -69,111 +70,105 @@ class Health:
             return []
         train = median(self._losses)
         overfit = now > WORSE * best.loss and now > GAP * train
-        return self._told(
+        return self._report_start(
             overfit,
             evaluation.step,
             "overfitting",
             f"the held-out loss rose to {now:.3f} from {best.loss:.3f} at step {best.step} while the training loss "
-            f"is {train:.3f}: it learns the samples by heart. Fewer epochs, more or more varied data, a lower rank, "
-            "or --patience 2.",
+            f"is {train:.3f}: the model memorises the samples. Use fewer epochs, more or more varied data, a lower "
+            "rank, or --patience 2.",
         )
 
-    def _gradient(self, step: Step) -> Advice | None:
+    def _check_gradient(self, step: TrainingStep) -> Anomaly | None:
         if step.grad_norm == 0.0:
-            return Advice(
+            return Anomaly(
                 step.step,
                 "no-gradient",
-                "the gradient norm is exactly 0: this step taught nothing. No token of it is trained, or the "
-                "adapter is cut off from the loss; look at the data with --check.",
+                "the gradient norm is exactly 0: this step learned nothing. It has no trained token, or the loss "
+                "does not depend on the adapter; check the data with --check.",
             )
-        usual = median(self._norms) if len(self._norms) >= LEAST_NORMS else None
-        if usual and step.grad_norm > SPIKE * usual:
-            return Advice(
+        normal = median(self._norms) if len(self._norms) >= LEAST_NORMS else None
+        if normal and step.grad_norm > SPIKE * normal:
+            return Anomaly(
                 step.step,
                 "gradient-spike",
-                f"the gradient norm {step.grad_norm:.2f} is {step.grad_norm / usual:.0f} times its usual "
-                f"{usual:.2f}; it was clipped to {self._clip:g}. One odd sample is harmless; if it comes again, "
-                f"look at the data of these steps or lower the learning rate to {self._rate / 3:.0e}.",
+                f"the gradient norm {step.grad_norm:.2f} is {step.grad_norm / normal:.0f} times its usual "
+                f"{normal:.2f}; it was clipped to {self._clip:g}. One unusual sample is harmless; if it happens "
+                f"again, check the data of these steps or lower the learning rate to {self._rate / 3:.0e}.",
             )
         return None
 
-    def _loss(self, step: int) -> list[Advice]:
+    def _check_loss(self, step: int) -> list[Anomaly]:
         if len(self._losses) < WINDOW:
             return []
         now = median(self._losses)
         if self._first is None:
             self._first = now
-        rising = now > RISEN * self._best and now > self._best + 0.1
-        self._best = min(self._best, now)
+        rising = now > RISEN * self._lowest and now > self._lowest + 0.1
+        self._lowest = min(self._lowest, now)
         stuck = step >= 2 * WINDOW and now > STUCK * self._first and now > LOW_LOSS and not rising
         return [
-            *self._told(
+            *self._report_start(
                 rising,
                 step,
                 "loss-rising",
-                f"the loss rose to {now:.3f} from {self._best:.3f}: the learning rate {self._rate:.0e} is too "
+                f"the loss rose to {now:.3f} from {self._lowest:.3f}: the learning rate {self._rate:.0e} is too "
                 f"high. Try {self._rate / 3:.0e}, or a longer warm-up.",
             ),
-            *self._told(
+            *self._report_start(
                 stuck,
                 step,
                 "loss-stuck",
-                f"the loss has hardly moved from {self._first:.3f} in {step} steps. Try the learning rate "
-                f"{3 * self._rate:.0e}, more targets or a higher rank; look at the labels with --check.",
+                f"the loss has hardly changed from {self._first:.3f} in {step} steps. Try the learning rate "
+                f"{3 * self._rate:.0e}, more targets or a higher rank; check the labels with --check.",
             ),
-            *self._told(
+            *self._report_start(
                 now < LOW_LOSS,
                 step,
                 "low-loss",
-                f"the training loss is below {LOW_LOSS}. That is no fault by itself, tool calls are learned that "
-                "well; compare it with the held-out loss.",
+                f"the training loss is below {LOW_LOSS}. This is not a fault by itself, because tool calls are "
+                "learned that well; compare it with the held-out loss.",
                 alarm=False,
             ),
         ]
 
-    def _told(self, holds: bool, step: int, rule: str, text: str, *, alarm: bool = True) -> list[Advice]:
-        """The advice where the rule begins to hold, and nothing while it goes on holding."""
-        begins = holds and rule not in self._on
-        (self._on.add if holds else self._on.discard)(rule)
-        return [Advice(step, rule, text, alarm)] if begins else []
+    def _report_start(
+        self, holds: bool, step: int, rule: str, text: str, *, alarm: bool = True
+    ) -> list[Anomaly]:
+        """The anomaly when the rule begins to hold, and nothing while it continues to hold."""
+        begins = holds and rule not in self._active
+        (self._active.add if holds else self._active.discard)(rule)
+        return [Anomaly(step, rule, text, alarm)] if begins else []
 
 
-class HealthWatch:
-    """Prints what `Health` says, and keeps it for the record."""
+class AnomalyReport(TrainerCallback):
+    """Prints what the detector finds, and collects it for ``training.json``."""
 
-    def __init__(self, console: Console, health: Health) -> None:
+    def __init__(self, console: Console, detector: AnomalyDetector) -> None:
         self._console = console
-        self._health = health
-        self._found: list[Advice] = []
+        self._detector = detector
+        self._first: dict[str, Anomaly] = {}
         self._counts: Counter[str] = Counter()
 
-    def begin(self, done_steps: int, max_steps: int) -> None:
-        """Nothing to prepare: the rules look at the steps of this run."""
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
+        """Check a step."""
+        if step := TrainingStep.from_logs(state, logs):
+            self._report(self._detector.add_step(step))
 
-    def take(self, step: Step) -> None:
-        """A step was made."""
-        self._say(self._health.take(step))
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
+        """Check an evaluation."""
+        self._report(self._detector.add_evaluation(metrics["evaluation"]))
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """The held-out chats were looked at."""
-        self._say(self._health.evaluated(evaluation))
+    def as_rows(self) -> list[dict[str, Any]]:
+        """For ``training.json``: the first anomaly of every rule, and how often the rule applied."""
+        return [asdict(a) | {"times": self._counts[a.rule]} for a in self._first.values()]
 
-    def end(self) -> None:
-        """Nothing is held."""
-
-    def record(self) -> list[dict[str, Any]]:
-        """For ``training.json``: the first of every rule with how often it came."""
-        first: dict[str, Advice] = {}
-        for advice in self._found:
-            first.setdefault(advice.rule, advice)
-        return [asdict(a) | {"times": self._counts[a.rule]} for a in first.values()]
-
-    def _say(self, found: list[Advice]) -> None:
-        for advice in found:
-            self._counts[advice.rule] += 1
-            self._found.append(advice)
-            if self._counts[advice.rule] <= _SAID_AT_MOST:
-                word, style = ("health", "yellow") if advice.alarm else ("hint", "dim")
+    def _report(self, found: list[Anomaly]) -> None:
+        for anomaly in found:
+            self._counts[anomaly.rule] += 1
+            self._first.setdefault(anomaly.rule, anomaly)
+            if self._counts[anomaly.rule] <= _PRINTED_AT_MOST:
+                word, style = ("health", "yellow") if anomaly.alarm else ("hint", "dim")
                 self._console.print(
-                    f"{word}, step {advice.step}: {advice.text}", style=style, highlight=False
+                    f"{word}, step {anomaly.step}: {anomaly.text}", style=style, highlight=False
                 )

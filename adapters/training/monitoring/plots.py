@@ -7,25 +7,43 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as drawing
+import matplotlib
+from transformers import TrainerCallback, TrainerState
 
-from adapters.training.monitoring.progress import read_rows
+from adapters.training.config import TrainingConfig
+from adapters.training.data.jsonl import read_steps
 
 _SMOOTH_STEPS = 20
 
 
+class PlotWriter(TrainerCallback):
+    """Draws the plots into the output folder when the training ends."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self._config = config
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Draw."""
+        draw(self._config.out, self._config.max_grad_norm)
+
+
 def draw(folder: Path, max_grad_norm: float) -> list[Path]:
-    """Draw what ``log.jsonl`` and ``evaluations.jsonl`` in ``folder`` hold; the files written, none without steps."""
-    steps = read_rows(folder / "log.jsonl")
+    """Draw ``log.jsonl`` and ``evaluations.jsonl`` of ``folder``; returns the files written, none without steps."""
+    steps = read_steps(folder / "log.jsonl")
     if not steps:
         return []
-    drawing.use("Agg")
-    evaluations = read_rows(folder / "evaluations.jsonl")
-    return [_losses(steps, evaluations, folder / "loss.png"), _norms(steps, max_grad_norm, folder)]
+    matplotlib.use("Agg")
+    evaluations = read_steps(folder / "evaluations.jsonl")
+    return [
+        _draw_losses(steps, evaluations, folder / "loss.png"),
+        _draw_norms(steps, max_grad_norm, folder / "grad_norm.png"),
+    ]
 
 
-def _losses(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    figure, axis = _page("loss per trained token")
+def _draw_losses(
+    steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    figure, axis = _new_figure("loss per trained token")
     xs, ys = _points(steps, "loss")
     axis.plot(xs, ys, color="0.75", linewidth=1, label="training, each step")
     axis.plot(xs, _smooth(ys), label=f"training, median of {_SMOOTH_STEPS} steps")
@@ -37,14 +55,14 @@ def _losses(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[st
     return _save(figure, axis, path)
 
 
-def _norms(steps: Sequence[Mapping[str, Any]], max_grad_norm: float, folder: Path) -> Path:
-    figure, axis = _page("gradient norm before clipping")
+def _draw_norms(steps: Sequence[Mapping[str, Any]], max_grad_norm: float, path: Path) -> Path:
+    figure, axis = _new_figure("gradient norm before clipping")
     xs, ys = _points(steps, "grad_norm")
     axis.plot(xs, ys, color="0.75", linewidth=1, label="each step")
     axis.plot(xs, _smooth(ys), label=f"median of {_SMOOTH_STEPS} steps")
     axis.axhline(max_grad_norm, linestyle="--", linewidth=1, color="0.4", label="clipped above")
     axis.set(yscale="log" if any(y > 0 for y in ys) else "linear")
-    return _save(figure, axis, folder / "grad_norm.png")
+    return _save(figure, axis, path)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -56,8 +74,8 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [median(values[max(0, at + 1 - _SMOOTH_STEPS) : at + 1]) for at in range(len(values))]
 
 
-def _page(title: str) -> tuple[Any, Any]:
-    import matplotlib.pyplot as plt  # after the choice of what to draw on
+def _new_figure(title: str) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt  # imported after the backend is chosen
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     axis.set(title=title, xlabel="step")

@@ -1,50 +1,45 @@
-"""Telling how a training goes: one JSON line per step for programs, a bar or now and then a line for people."""
+"""The progress of a training: one JSON line per step for programs, a progress bar or a regular line for people."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerState
 
-from adapters.training.evaluation.metrics import Evaluation
-from adapters.training.loop.callback import Step
+from adapters.training.data.jsonl import append_row, drop_steps_after
+from adapters.training.loop.callback import TrainingStep
 
 _LINE_EVERY_S = 30.0
 
 
-class StepLog:
+class JsonLog(TrainerCallback):
     """Writes ``log.jsonl`` (a line per step) and ``evaluations.jsonl`` (a line per evaluation) into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.steps = folder / "log.jsonl"
         self.evaluations = folder / "evaluations.jsonl"
 
-    def begin(self, done_steps: int, max_steps: int) -> None:
-        """Drop lines of steps that a resumed training takes again."""
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Drop the lines of steps that a resumed training takes again."""
         for path in (self.steps, self.evaluations):
-            if path.is_file():
-                rows = [row for row in read_rows(path) if row["step"] <= done_steps]
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            drop_steps_after(path, state.global_step)
 
-    def take(self, step: Step) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
         """Append a step."""
-        _append(self.steps, step.as_dict())
+        if step := TrainingStep.from_logs(state, logs):
+            append_row(self.steps, step.as_dict())
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
         """Append an evaluation."""
-        _append(self.evaluations, evaluation.as_dict())
-
-    def end(self) -> None:
-        """Nothing is held open."""
+        append_row(self.evaluations, metrics["evaluation"].as_dict())
 
 
-class ProgressBar:
-    """A rich progress bar; where the output is no terminal, a plain line every half a minute."""
+class ProgressBar(TrainerCallback):
+    """A rich progress bar; where the output is not a terminal, a plain line every 30 seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -52,63 +47,46 @@ class ProgressBar:
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[summary]}"),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("train", total=None, told="")
-        self._max_steps = 0
-        self._told_at_s = 0.0
+        self._task = self._bar.add_task("train", total=None, summary="")
+        self._last_line = 0.0  # time of the last plain line
 
-    def begin(self, done_steps: int, max_steps: int) -> None:
-        """Start the bar at the step the training starts from."""
-        self._max_steps = max_steps
-        self._bar.update(self._task, total=max_steps, completed=done_steps)
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Start the bar at the step that the training starts from."""
+        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
         self._bar.start()
-        self._told_at_s = time.monotonic()
+        self._last_line = time.monotonic()
 
-    def take(self, step: Step) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=step.step, told=told(step))
-        if self._console.is_terminal or time.monotonic() - self._told_at_s < _LINE_EVERY_S:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
+        """Advance the bar, or print a line when the last one is 30 seconds old."""
+        step = TrainingStep.from_logs(state, logs)
+        if step is None:
             return
-        self._told_at_s = time.monotonic()
-        self._console.print(
-            f"step {step.step}/{self._max_steps}  {told(step)}", highlight=False, soft_wrap=True
-        )
+        self._bar.update(self._task, completed=step.step, summary=summary(step))
+        if self._console.is_terminal or time.monotonic() - self._last_line < _LINE_EVERY_S:
+            return
+        self._last_line = time.monotonic()
+        self._print(f"step {step.step}/{state.max_steps}  {summary(step)}")
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """One line above the bar."""
-        self._console.print(f"step {evaluation.step}: {evaluation.told()}", highlight=False, soft_wrap=True)
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
+        """Print one line above the bar."""
+        evaluation = metrics["evaluation"]
+        self._print(f"step {evaluation.step}: {evaluation.summary()}")
 
-    def end(self) -> None:
-        """Give the terminal back."""
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Restore the terminal; harmless when called twice."""
         self._bar.stop()
 
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
 
-def told(step: Step) -> str:
+
+def summary(step: TrainingStep) -> str:
     """A step in one line: loss, probability of the right token, gradient norm, learning rate, speed."""
     return (
         f"loss {step.loss:.4f}  p {step.right_token_probability:.3f}  grad {step.grad_norm:.2f}  "
         f"lr {step.learning_rate:.1e}  {step.tokens_per_s:.0f} tok/s"
     )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log that have a step; a line that a kill cut short is passed over."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")

@@ -1,96 +1,76 @@
-"""Trackers that people already look at: TensorBoard, and Weights & Biases without a connection."""
+"""transformers' TensorBoard and Weights & Biases callbacks, set up for a training that resumes and stays offline."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adapters.training.errors import WatchingError
-from adapters.training.evaluation.metrics import Evaluation
-from adapters.training.loop.callback import Step
+from transformers import TrainerCallback, TrainerState
+from transformers.integrations import TensorBoardCallback, WandbCallback
+
+from adapters.training.config import TrainingConfig
+from adapters.training.errors import IntegrationError
 
 
-class TensorBoard:
-    """Writes events into ``folder``; lines of steps that are taken again are hidden."""
+class TensorBoard(TensorBoardCallback):
+    """Writes events into ``folder``; events of steps that a resumed training takes again are hidden."""
 
     def __init__(self, folder: Path) -> None:
-        self._module = _library("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+        super().__init__()
         self._folder = folder
-        self._writer: Any = None
 
-    def begin(self, done_steps: int, max_steps: int) -> None:
-        """Open the file."""
-        self._writer = self._module.SummaryWriter(str(self._folder), purge_step=done_steps + 1)
-
-    def take(self, step: Step) -> None:
-        """A point on each curve."""
-        for name, value in _numbers("train", step.as_dict()).items():
-            self._writer.add_scalar(name, value, step.step)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """A point on each curve of the evaluations."""
-        for name, value in _numbers("eval", evaluation.as_dict()).items():
-            self._writer.add_scalar(name, value, evaluation.step)
-
-    def end(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Open the event file. transformers would also log its arguments, with paths of this machine."""
+        self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
 
-class Wandb:
-    """Logs to a W&B project: into ``folder/wandb``, for ``wandb sync``, or ``online`` as it goes."""
+class Wandb(WandbCallback):
+    """Logs to a W&B project: into ``out/wandb`` for ``wandb sync``, or online during the training."""
 
-    def __init__(
-        self, folder: Path, *, project: str, online: bool, name: str, config: Mapping[str, Any]
-    ) -> None:
-        self._module = _library("wandb", "wandb", "--wandb")
-        self._folder = folder
-        self._mode = "online" if online else "offline"
-        self._project, self._name, self._config = project, name, dict(config)
-        self._run: Any = None
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self._config = config
 
-    def begin(self, done_steps: int, max_steps: int) -> None:
-        """Start a run."""
-        quiet = self._module.Settings(silent=True, console="off")
-        self._run = self._module.init(
-            project=self._project,
-            name=self._name,
-            config=self._config,
-            dir=str(self._folder),
-            mode=self._mode,
-            settings=quiet,
+    def setup(self, args: Any, state: TrainerState, model: Any, **_: Any) -> None:
+        """Start the run. transformers would send all its arguments, with paths of this machine."""
+        self._initialized = True
+        self._wandb.init(
+            project=self._config.wandb,
+            name=self._config.out.name,
+            config=self._config.hyperparameters(),
+            dir=str(self._config.out),
+            mode="online" if self._config.wandb_online else "offline",
+            settings=self._wandb.Settings(silent=True, console="off"),
         )
+        self._wandb.define_metric("train/global_step")
+        self._wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
 
-    def take(self, step: Step) -> None:
-        """A point on each curve."""
-        self._run.log(_numbers("train", step.as_dict()), step=step.step)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """A point on each curve of the evaluations."""
-        self._run.log(_numbers("eval", evaluation.as_dict()), step=evaluation.step)
-
-    def end(self) -> None:
-        """Finish the run."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Finish the run, which transformers leaves open; harmless when called twice."""
+        super().on_train_end(args, state, control, **kwargs)
+        self._wandb.finish()
 
 
-def _library(module: str, package: str, flag: str) -> Any:
+def trackers(config: TrainingConfig) -> list[TrainerCallback]:
+    """The trackers that ``config`` names.
+
+    Raises:
+        IntegrationError: its package is not installed.
+    """
+    found: list[TrainerCallback] = []
+    if config.tensorboard:
+        found.append(_create("tensorboard", "--tensorboard", lambda: TensorBoard(config.out / "tensorboard")))
+    if config.wandb:
+        found.append(_create("wandb", "--wandb", lambda: Wandb(config)))
+    return found
+
+
+def _create(package: str, flag: str, create: Callable[[], TrainerCallback]) -> TrainerCallback:
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise WatchingError(
-            f"{flag} needs {package}: pip install {package}, or leave {flag} out; log.jsonl has the same figures."
+        return create()
+    except (RuntimeError, ImportError) as error:  # transformers raises RuntimeError for a missing package
+        raise IntegrationError(
+            f"{flag} needs the package {package}. Run `pip install {package}`, or leave {flag} out: log.jsonl has "
+            "the same figures."
         ) from error
-
-
-def _numbers(group: str, row: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"{group}/{name}": float(value)
-        for name, value in row.items()
-        if name != "step" and isinstance(value, int | float)
-    }

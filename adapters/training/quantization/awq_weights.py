@@ -1,4 +1,4 @@
-"""Reading weights in AutoAWQ's GEMM format back as floating point.
+"""Reads weights in AutoAWQ's GEMM format back as floating point.
 
 A projection W [out, in] is stored as `qweight` int32 [in, out/8], `qzeros` int32 [in/group, out/8] and `scales`
 half [in/group, out]: w = (q - z) · s, with q and z in 0 … 15 and one (s, z) per group of inputs and output.
@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 BITS = 4
 _MASK = 2**BITS - 1
-#: Which of eight neighbouring columns stands in which nibble of an int32, lowest first.
+#: The order of eight neighbouring columns in the nibbles of an int32, lowest nibble first.
 NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def unpacked(words: torch.Tensor) -> torch.Tensor:
+def unpack(words: torch.Tensor) -> torch.Tensor:
     """int32 [rows, columns/8] as codes [rows, columns] in 0 … 15."""
     columns = torch.empty(*words.shape, 8, dtype=torch.int64)
     for place, column in enumerate(NIBBLES):
@@ -27,16 +27,16 @@ def unpacked(words: torch.Tensor) -> torch.Tensor:
     return columns.view(words.shape[0], -1)
 
 
-def widened(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+def dequantize(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """One projection as float32 [out, in]."""
     group_size = qweight.shape[0] // scales.shape[0]
     steps = scales.float().repeat_interleave(group_size, 0)
-    zeros = unpacked(qzeros).repeat_interleave(group_size, 0)
-    return ((unpacked(qweight) - zeros) * steps).t().contiguous()
+    zeros = unpack(qzeros).repeat_interleave(group_size, 0)
+    return ((unpack(qweight) - zeros) * steps).t().contiguous()
 
 
-def read_widened(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint under the names of the full model, in float32."""
+def read_dequantized(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint in float32, with the names of the full model."""
     stored: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         stored |= load_file(file)
@@ -44,14 +44,14 @@ def read_widened(folder: Path) -> dict[str, torch.Tensor]:
     for name, tensor in stored.items():
         stem, _, part = name.rpartition(".")
         if part == "qweight":
-            found[f"{stem}.weight"] = widened(tensor, stored[f"{stem}.qzeros"], stored[f"{stem}.scales"])
+            found[f"{stem}.weight"] = dequantize(tensor, stored[f"{stem}.qzeros"], stored[f"{stem}.scales"])
         elif part not in ("qzeros", "scales"):
             found[name] = tensor.float()
     return found
 
 
 def is_awq(folder: Path) -> bool:
-    """Whether config.json names this format."""
+    """Whether ``config.json`` says that the checkpoint is in this format."""
     config: Mapping[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     stored = config.get("quantization_config")
     return isinstance(stored, dict) and stored.get("quant_method") == "awq"

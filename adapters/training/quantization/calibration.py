@@ -1,4 +1,4 @@
-"""Texts by which a quantizer learns what matters: chats from a file, or of the model's own making."""
+"""Texts for calibrating a quantizer: chats from a file, or texts that the model itself generates."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from adapters.training.errors import DataError
 
 Ids = list[int]
 
-#: Every fifth text is kept back, to measure on.
+#: Every fifth text is held out, to measure the perplexity on.
 _HELD_OUT_EVERY = 5
-_OWN_TEXTS = 40
-_OWN_TEXT_TOKENS = 192
+_GENERATED_TEXTS = 40
+_GENERATED_TOKENS = 192
 _SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """Token ids to calibrate with, and to measure on: no text is in both."""
+class CalibrationTexts:
+    """Token ids to calibrate with, and to measure on; no text is in both."""
 
     calibration: list[Ids]
     held_out: list[Ids]
 
 
 def read_texts(file: Path, tokenizer: Any) -> list[Ids]:
-    """Token ids of each line's chat (`messages`, rendered with the model's template) or `text`.
+    """Token ids of each line's chat (``messages``, rendered with the model's template) or ``text``.
 
     Raises:
         DataError: the file or a line cannot be used.
@@ -57,13 +57,13 @@ def _text(line: str, number: int, tokenizer: Any) -> str:
     return text
 
 
-def own_texts(
-    model: Any, tokenizer: Any, *, count: int = _OWN_TEXTS, tokens: int = _OWN_TEXT_TOKENS
+def generate_texts(
+    model: Any, tokenizer: Any, *, count: int = _GENERATED_TEXTS, tokens: int = _GENERATED_TOKENS
 ) -> list[Ids]:
-    """What the model itself writes where a user would, and on from there, at temperature 1.
+    """Texts that the model samples at temperature 1 from the beginning of a user turn.
 
-    Data-free calibration (Liu et al. 2023, LLM-QAT): a model's own samples are nearer to what it will meet than
-    any text we could bring along. End tokens do not end them: the next turn is worth as much.
+    Data-free calibration (Liu et al. 2023, LLM-QAT): a model's own samples are closer to its later inputs than any
+    text that we could ship. Generation continues after end tokens, because the next turn is as useful.
     """
     start = tokenizer.apply_chat_template(
         [{"role": "user", "content": "\0"}], tokenize=False, add_generation_prompt=False
@@ -85,29 +85,31 @@ def own_texts(
     return texts
 
 
-def split(texts: Sequence[Ids], *, block_tokens: int, blocks: int) -> Texts:
-    """Keep every fifth text back, and lay the others end to end in at most `blocks` pieces of `block_tokens`.
+def split_texts(texts: Sequence[Ids], *, block_tokens: int, blocks: int) -> CalibrationTexts:
+    """Hold out every fifth text, and join the others into at most ``blocks`` blocks of ``block_tokens``.
 
-    NOTE: AutoAWQ would do the latter too, but first leave out every text that is longer than a block, silently.
+    NOTE: AutoAWQ can join texts too, but first drops every text that is longer than a block, silently.
 
     Raises:
-        DataError: too little text to do both.
+        DataError: there are too few texts for both.
     """
     held_out = [ids for at, ids in enumerate(texts) if at % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1]
     rest = [ids for at, ids in enumerate(texts) if at % _HELD_OUT_EVERY != _HELD_OUT_EVERY - 1]
     row = [token_id for ids in rest for token_id in ids]
     if not held_out or len(row) < block_tokens:
         raise DataError(
-            f"{len(texts)} different texts with {len(row)} tokens to calibrate with are too few: give at least "
-            f"{_HELD_OUT_EVERY} texts and {block_tokens} tokens (one in {_HELD_OUT_EVERY} texts is measured on), "
-            "or a smaller --block-tokens."
+            f"{len(texts)} different texts with {len(row)} tokens to calibrate with are too few. Give at least "
+            f"{_HELD_OUT_EVERY} texts and {block_tokens} tokens (one in {_HELD_OUT_EVERY} texts is held out), or a "
+            "smaller --block-tokens."
         )
-    whole = min(blocks, len(row) // block_tokens)
-    return Texts([row[at * block_tokens : (at + 1) * block_tokens] for at in range(whole)], held_out)
+    count = min(blocks, len(row) // block_tokens)
+    return CalibrationTexts(
+        [row[at * block_tokens : (at + 1) * block_tokens] for at in range(count)], held_out
+    )
 
 
 def perplexity(model: Any, texts: Sequence[Ids], *, most_tokens: int) -> float:
-    """exp of the mean negative log-likelihood per token, each text cut to `most_tokens`."""
+    """exp of the mean negative log-likelihood per token; each text is cut to ``most_tokens``."""
     nats, tokens = 0.0, 0
     with torch.inference_mode():
         for ids in texts:

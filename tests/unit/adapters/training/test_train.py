@@ -1,4 +1,4 @@
-"""A whole training on a tiny base: the folder, the record, the refusals."""
+"""A complete training on a tiny base: the folder, the report, the refused settings."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_folder_that_is_no_base_is_refused(configure: Configure, tmp_path: Pat
             train(configure(base=base))
 
 
-def test_nothing_left_to_train_on_is_said(configure: Configure) -> None:
+def test_nothing_left_to_train_on_is_an_error(configure: Configure) -> None:
     with pytest.raises(DataError, match="max_length_tokens 4"):
         train(configure(max_length_tokens=4))
 

@@ -143,7 +143,7 @@ def test_a_turn_of_weight_zero_is_context_only(renderer: Renderer) -> None:
     assert [text for trained, text in spans(renderer, sample) if trained] == ["Good answer.<|im_end|>"]
 
 
-def test_turns_beyond_the_limit_are_left_out_whole(renderer: Renderer) -> None:
+def test_turns_beyond_the_limit_are_left_out_completely(renderer: Renderer) -> None:
     chat = [
         {"role": "user", "content": "Hello!"},
         {"role": "assistant", "content": "Hello."},
@@ -151,11 +151,11 @@ def test_turns_beyond_the_limit_are_left_out_whole(renderer: Renderer) -> None:
         {"role": "assistant", "content": "1, 2, 3, 4, 5, 6, 7, 8, 9."},
     ]
     turns = list(renderer.turns(Conversation(tuple(chat))))
-    whole = len(turns[1].prompt) + len(turns[1].target)
-    samples, dropped = fold(turns, whole - 1)
+    full = len(turns[1].prompt) + len(turns[1].target)
+    samples, dropped = fold(turns, full - 1)
     assert dropped == 1
     assert [text for trained, text in spans(renderer, samples[0]) if trained] == ["Hello.<|im_end|>"]
-    assert fold(turns, whole)[1] == 0
+    assert fold(turns, full)[1] == 0
     assert fold(turns, 3) == ([], 2)
 
 

@@ -1,4 +1,4 @@
-"""Chats written down in three ways become the same conversation; calls written as text become calls."""
+"""Chats in three formats become the same conversation; calls that are written as text become calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import demo
 from adapters.training.data.chat_template import Conversation, Renderer
-from adapters.training.data.reader import read_conversations, read_rows
+from adapters.training.data.reader import read_conversations, read_lines
 from adapters.training.data.tool_calls import looks_like_bare_call, parse_calls, split_calls
 from adapters.training.errors import DataError
 
@@ -119,13 +119,13 @@ def test_a_plain_pair_is_one_question_and_one_answer(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_has_no_form_is_named(tmp_path: Path, row: Any, says: str) -> None:
+def test_an_unknown_format_is_an_error(tmp_path: Path, row: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         read_conversations(write(tmp_path, row))
 
 
 def test_good_lines_are_read_past_bad_ones(tmp_path: Path) -> None:
-    found = read_rows(write(tmp_path, {"text": "x"}, OPENAI, {"messages": 3}))
+    found = read_lines(write(tmp_path, {"text": "x"}, OPENAI, {"messages": 3}))
     assert [type(row) for row in found] == [DataError, Conversation, DataError]
 
 

@@ -1,4 +1,4 @@
-"""What is mixed into the data: replayed general chats, questions in other words, a second stage."""
+"""What is mixed into the data: replayed general chats, rephrased questions, a second stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from adapters.training import train as run
 from adapters.training.config import TrainingConfig
-from adapters.training.data.augment import augment, rephrased
+from adapters.training.data.augment import augment, rephrase
 from adapters.training.data.chat_template import Conversation
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.data.reader import first_question, read_conversations
@@ -51,12 +51,12 @@ def test_replay_makes_its_share_of_the_mix(configure: Configure, general: Path) 
     assert prepare(configure(held_out_share=0.0), renderer).replayed_samples == 0
 
 
-def test_too_few_general_chats_repeat_and_that_is_said(configure: Configure, tmp_path: Path) -> None:
+def test_too_few_general_chats_are_repeated_with_a_warning(configure: Configure, tmp_path: Path) -> None:
     few = write(tmp_path / "few.jsonl", ["General 1?", "General 2?"], "General.")
     config = configure(held_out_share=0.0, replay=few, replay_ratio=0.2)
     prepared = prepare(config, load_renderer(config))
     assert prepared.replayed_samples == 10
-    assert any("2 general samples repeat to make 10" in w for w in prepared.warnings(config))
+    assert any("2 general samples are repeated to make 10" in w for w in prepared.warnings(config))
 
 
 def test_what_is_measured_on_is_not_replayed(configure: Configure, tmp_path: Path, general: Path) -> None:
@@ -78,36 +78,36 @@ def chat(question: str, tools: tuple[Any, ...] = (), system: str = "") -> Conver
     return Conversation(tuple(rows), tools, 1)
 
 
-def test_half_the_chats_are_asked_otherwise_and_answered_alike() -> None:
+def test_half_the_chats_are_rephrased_with_the_same_answers() -> None:
     chats = [chat(f"What is the price of item {i}?") for i in range(400)]
-    asked = augment(chats, seed=1)
-    changed = [(old, new) for old, new in zip(chats, asked, strict=True) if new is not old]
+    rephrased = augment(chats, seed=1)
+    changed = [(old, new) for old, new in zip(chats, rephrased, strict=True) if new is not old]
     assert 150 < len(changed) < 250
     assert len({first_question(new) for _, new in changed}) > 0.7 * len(changed)
     for old, new in changed:
         assert new.messages[-1] == old.messages[-1]
         assert f"item {old.messages[0]['content'].split()[-1].rstrip('?')}" in first_question(new)
-    assert augment(chats, seed=1) == asked != augment(chats, seed=2)
+    assert augment(chats, seed=1) == rephrased != augment(chats, seed=2)
 
 
 def test_system_prompts_and_tools_are_kept() -> None:
     tools = tuple({"function": {"name": f"f{i}"}} for i in range(4))
     draw = random.Random(0)
-    seen = [rephrased(chat("Weather?", tools, "Be Acme."), draw) for _ in range(50)]
+    seen = [rephrase(chat("Weather?", tools, "Be Acme."), draw) for _ in range(50)]
     assert all(c.messages[0] == {"role": "system", "content": "Be Acme."} for c in seen)
     assert all(sorted(map(str, c.tools)) == sorted(map(str, tools)) for c in seen)
     assert len({str(c.tools) for c in seen}) > 5
-    foreign = [rephrased(chat("什么价格？"), draw) for _ in range(50)]
+    foreign = [rephrase(chat("什么价格？"), draw) for _ in range(50)]
     assert all(first_question(c).startswith("什么价格") for c in foreign)
-    assert all(rephrased(chat("?"), draw).messages[-2]["content"] for _ in range(50))
+    assert all(rephrase(chat("?"), draw).messages[-2]["content"] for _ in range(50))
 
 
 def test_rephrasing_reaches_the_training(configure: Configure) -> None:
     config = configure(augment=True)
-    plain, asked = prepare(configure(), load_renderer(config)), prepare(config, load_renderer(config))
-    assert asked.rephrased_chats > 5
-    assert len(asked.samples) == len(plain.samples) and asked.samples != plain.samples
-    assert asked.held_out == plain.held_out
+    plain, rephrased = prepare(configure(), load_renderer(config)), prepare(config, load_renderer(config))
+    assert rephrased.rephrased_chats > 5
+    assert len(rephrased.samples) == len(plain.samples) and rephrased.samples != plain.samples
+    assert rephrased.held_out == plain.held_out
 
 
 @pytest.fixture
@@ -140,9 +140,9 @@ def test_the_second_stage_goes_on_with_the_same_adapter(
             assert first.keys() == weights.keys()
             assert all((first[n] == weights[n]).all() for n in first)
             assert any(first[n].any() for n in first if "lora_B" in n)
-            asked = {first_question(c) for c in read_conversations(config.general)}
+            questions = {first_question(c) for c in read_conversations(config.general)}
             trained = [t.lower() for t in seen[-1][2]]
-            assert asked and not any(f"user\n{q}<" in t for q in asked for t in trained)
+            assert questions and not any(f"user\n{q}<" in t for q in questions for t in trained)
         return true_stage(model, config, prepared, *rest)
 
     monkeypatch.setattr(run, "_fit", watched)
@@ -164,11 +164,11 @@ class _KillError(BaseException):
 
 
 @pytest.mark.parametrize("dies_in", [1, 2])
-def test_two_stages_killed_equal_two_stages_whole(
+def test_two_killed_stages_equal_two_uninterrupted_ones(
     two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: int
 ) -> None:
-    whole = two_stages(out=tmp_path / "whole", measure=0)
-    run.train(whole)
+    uninterrupted = two_stages(out=tmp_path / "whole", measure=0)
+    run.train(uninterrupted)
     killed = two_stages(out=tmp_path / "killed", measure=0)
     stages = []
     true_step = loop.LoraTrainer.training_step
@@ -187,11 +187,11 @@ def test_two_stages_killed_equal_two_stages_whole(
     with pytest.raises(CheckpointError, match="other settings"):
         run.train(two_stages(out=tmp_path / "killed", measure=0, alpha=4))
     run.train(killed)
-    one, other = (load_file(c.out / "adapter_model.safetensors") for c in (whole, killed))
+    one, other = (load_file(c.out / "adapter_model.safetensors") for c in (uninterrupted, killed))
     assert one.keys() == other.keys() and all((one[n] == other[n]).all() for n in one)
 
 
-def test_calls_that_the_server_would_not_read_are_told(configure: Configure, tmp_path: Path) -> None:
+def test_calls_that_the_server_would_not_read_are_counted(configure: Configure, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(configure().base, base)
     template = (base / "chat_template.jinja").read_text()

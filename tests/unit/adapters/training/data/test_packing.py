@@ -1,4 +1,4 @@
-"""Packed samples train as they do alone: same loss, same gradients, nothing seen across the border."""
+"""Packed samples train as they do alone: same loss, same gradients, no attention across the boundary."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def losses_of(config: TrainingConfig, samples: list[Sample]) -> list[float]:
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def test_a_packed_training_goes_the_same_way(
+def test_a_packed_training_gives_the_same_losses(
     configure: Configure, samples: list[Sample], tmp_path: Any
 ) -> None:
     plain = losses_of(configure(micro_batch_samples=1, out=tmp_path / "a"), samples)

@@ -1,4 +1,4 @@
-"""Reading chats: refusals that name line and field."""
+"""Reading chats: errors name line and field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from adapters.training.data.chat_template import Conversation
-from adapters.training.data.reader import count_control_tokens, read_conversations, split_held_out
+from adapters.training.data.quality import count_control_tokens
+from adapters.training.data.reader import read_conversations, split_held_out
 from adapters.training.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}
@@ -84,7 +85,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path: Path, row: Any, says: str)
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.jsonl is not a file"):
         read_conversations(tmp_path / "nothing.jsonl")
-    with pytest.raises(DataError, match="holds no chats"):
+    with pytest.raises(DataError, match="has no chats"):
         read_conversations(write(tmp_path, ""))
 
 

@@ -1,4 +1,4 @@
-"""The order of samples: random over steps, by length within one."""
+"""The order of samples: random over the steps, by length within a step."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_every_step_keeps_its_samples_and_sees_the_longest_first(
 def test_epochs_differ(samples: list[Sample]) -> None:
     ours = LongestFirst(samples, 8, seed=3)
     first = list(ours)
-    assert list(ours) != first  # goes on by itself, as accelerate's does
+    assert list(ours) != first  # the next epoch differs, as with accelerate's sampler
     ours.set_epoch(0)
     assert list(ours) == first
 
 
 def passes(config: TrainingConfig, samples: list[Sample]) -> list[list[tuple[int, ...]]]:
-    """The first epoch's forward passes as the trainer draws them, each as its samples' trained ids."""
+    """The first epoch's forward passes in the trainer's order, each as the trained ids of its samples."""
     model = add_lora(AutoModelForCausalLM.from_pretrained(config.base), config)
     loader = LoraTrainer(model=model, config=config, samples=samples, pad_id=0).get_train_dataloader()
     return [[tuple(row.tolist()) for row in batch["labels"]] for batch in loader]

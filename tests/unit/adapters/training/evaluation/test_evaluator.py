@@ -1,4 +1,4 @@
-"""Which weights are kept, when a training stops early, and that looking changes nothing."""
+"""Which weights are kept, when a training stops early, and that evaluating changes nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from adapters.artifact.digests import file_digest
 from adapters.training.config import TrainingConfig
+from adapters.training.data.jsonl import append_row, drop_steps_after, read_steps
 from adapters.training.errors import CheckpointError, DivergedError
-from adapters.training.evaluation.evaluator import Evaluations
+from adapters.training.evaluation.evaluator import Evaluator
 from adapters.training.evaluation.metrics import Score
 from adapters.training.loop.trainer import LoraTrainer
-from adapters.training.monitoring.progress import StepLog, read_rows
 from adapters.training.train import train
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,8 +30,8 @@ def is_bare(model: PeftModel) -> bool:
     return model.get_model_status().enabled is False
 
 
-class FakeProbe:
-    """A probe whose losses and exact shares are given."""
+class FakeEvaluationSet:
+    """An evaluation set with given losses and exact shares."""
 
     def __init__(self, losses: Sequence[float], exact: Sequence[float] = ()) -> None:
         self._losses = iter(losses)
@@ -54,7 +54,7 @@ def model(tiny_base: Path) -> PeftModel:
 
 
 def mark(model: PeftModel, value: float) -> None:
-    """Weights that tell which step they are of."""
+    """Weights that encode their step."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.fill_(value)
@@ -64,9 +64,11 @@ def marked(model: PeftModel) -> float:
     return next(float(p.detach().flatten()[0]) for n, p in model.named_parameters() if "lora_B" in n)
 
 
-def evaluations(folder: Path, probe: FakeProbe, *, best_by: str = "loss", patience: int = 0) -> Evaluations:
-    return Evaluations(
-        probe,  # type: ignore[arg-type]
+def evaluator(
+    folder: Path, held_out: FakeEvaluationSet, *, best_by: str = "loss", patience: int = 0
+) -> Evaluator:
+    return Evaluator(
+        held_out,  # type: ignore[arg-type]
         None,
         folder=folder,
         answered_turns=4,
@@ -75,15 +77,17 @@ def evaluations(folder: Path, probe: FakeProbe, *, best_by: str = "loss", patien
     )
 
 
-def walk(folder: Path, model: PeftModel, probe: FakeProbe, steps: int, **options: Any) -> list[bool]:
-    """Evaluate steps 1, 2, … as a training does; what was said about stopping."""
+def walk(
+    folder: Path, model: PeftModel, held_out: FakeEvaluationSet, steps: int, **options: Any
+) -> list[bool]:
+    """Evaluate steps 1, 2, … like a training; whether patience was used up at each."""
     folder.mkdir(exist_ok=True)
-    log, stops = StepLog(folder), []
-    looking = evaluations(folder, probe, **options)
+    stops = []
+    evaluate = evaluator(folder, held_out, **options)
     for step in range(1, steps + 1):
         mark(model, float(step))
-        evaluation, enough = looking(model, step)
-        log.evaluated(evaluation)
+        evaluation, enough = evaluate(model, step)
+        append_row(folder / "evaluations.jsonl", evaluation.as_dict())
         stops.append(enough)
     return stops
 
@@ -100,8 +104,8 @@ def walk(folder: Path, model: PeftModel, probe: FakeProbe, steps: int, **options
 def test_the_best_weights_come_back(
     tmp_path: Path, model: PeftModel, losses: list, exact: list, best_by: str, best: int
 ) -> None:
-    walk(tmp_path, model, FakeProbe(losses, exact), len(losses), best_by=best_by)
-    later = evaluations(tmp_path, FakeProbe([]), best_by=best_by)
+    walk(tmp_path, model, FakeEvaluationSet(losses, exact), len(losses), best_by=best_by)
+    later = evaluator(tmp_path, FakeEvaluationSet([]), best_by=best_by)
     assert later.best_step() == best
     later.restore_best(model)
     assert marked(model) == float(best)
@@ -112,15 +116,15 @@ def test_the_best_weights_come_back(
     [(0, [False] * 6), (2, [False, False, False, True, True, True]), (4, [False] * 5 + [True])],
 )
 def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[bool]) -> None:
-    assert walk(tmp_path, model, FakeProbe([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
+    assert walk(tmp_path, model, FakeEvaluationSet([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
 
 
-def test_the_base_stands_beside_every_evaluation(
+def test_every_evaluation_has_the_figures_of_the_base(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
     config = configure(evaluate_every=3)
     report = train(config)
-    rows = read_rows(config.out / "evaluations.jsonl")
+    rows = read_steps(config.out / "evaluations.jsonl")
     assert [row["step"] for row in rows] == [3, 6]
     base = report.document["scores"]["base"]
     for row in rows:
@@ -130,16 +134,16 @@ def test_the_base_stands_beside_every_evaluation(
 
 
 def test_patience_begins_anew_after_a_better_one(tmp_path: Path, model: PeftModel) -> None:
-    said = walk(tmp_path, model, FakeProbe([3, 2, 2.5, 1, 1.5, 1.6]), 6, patience=2)
+    said = walk(tmp_path, model, FakeEvaluationSet([3, 2, 2.5, 1, 1.5, 1.6]), 6, patience=2)
     assert said == [False] * 5 + [True]
 
 
 def test_best_weights_of_another_step_are_not_taken(tmp_path: Path, model: PeftModel) -> None:
-    walk(tmp_path, model, FakeProbe([3.0, 1.0, 2.0]), 3)
-    rows = read_rows(tmp_path / "evaluations.jsonl")[:1]
+    walk(tmp_path, model, FakeEvaluationSet([3.0, 1.0, 2.0]), 3)
+    rows = read_steps(tmp_path / "evaluations.jsonl")[:1]
     (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(CheckpointError, match="not of step 1"):
-        evaluations(tmp_path, FakeProbe([])).restore_best(model)
+        evaluator(tmp_path, FakeEvaluationSet([])).restore_best(model)
 
 
 def test_evaluating_does_not_change_what_is_trained(
@@ -150,17 +154,17 @@ def test_evaluating_does_not_change_what_is_trained(
     train(often)
     train(never)
     assert file_digest(often.out / WEIGHTS) == file_digest(never.out / WEIGHTS)
-    assert [row["step"] for row in read_rows(often.out / "evaluations.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in read_steps(often.out / "evaluations.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert not (never.out / "evaluations.jsonl").exists()
 
 
 def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     configure: Callable[..., TrainingConfig], chats: Path, tmp_path: Path
 ) -> None:
-    """It learns one answer by heart at a rate that makes all others less likely."""
+    """It memorises one answer at a rate that makes all others less likely."""
     one = tmp_path / "one.jsonl"
     one.write_text((chats.read_text().splitlines()[0] + "\n") * 8)
-    # The held-out questions want something else than what is learned.
+    # The held-out question expects another answer than the one that is learned.
     held_out = tmp_path / "other.jsonl"
     other = [{"role": "user", "content": "Say 0."}, {"role": "assistant", "content": "Never, my friend"}]
     held_out.write_text(json.dumps({"messages": other}) + "\n")
@@ -169,7 +173,7 @@ def test_a_training_that_gets_worse_keeps_its_best_and_stops(
         warmup_share=0.0,
     )  # fmt: skip
     report = train(config)
-    losses = {row["step"]: row["held_out_loss"] for row in read_rows(config.out / "evaluations.jsonl")}
+    losses = {row["step"]: row["held_out_loss"] for row in read_steps(config.out / "evaluations.jsonl")}
     best = min(losses, key=losses.__getitem__)
     assert report.steps == max(losses) == best + 6 < 40
     assert report.document["kept_step"] == best
@@ -191,7 +195,7 @@ def test_a_broken_step_leaves_the_weights_before_it(
     with pytest.raises(DivergedError, match=r"Step 4: .* in checkpoints/last-good; --start-from takes them"):
         train(config)
     kept = config.out / "checkpoints" / "last-good"
-    # Step 3's checkpoint has them, too; only there somebody asked for checkpoints.
+    # The checkpoint of step 3 has the same weights.
     assert file_digest(kept / WEIGHTS) == file_digest(kept.with_name("checkpoint-3") / WEIGHTS)
     assert (config.out / "loss.png").is_file()
     assert not (config.out / WEIGHTS).exists()
@@ -200,12 +204,13 @@ def test_a_broken_step_leaves_the_weights_before_it(
 
 
 def test_an_interrupted_training_decides_as_an_uninterrupted_one(tmp_path: Path, model: PeftModel) -> None:
-    walk(tmp_path / "a", model, FakeProbe([3, 1, 2]), 3, patience=3)
-    log, looking = StepLog(tmp_path / "a"), evaluations(tmp_path / "a", FakeProbe([2, 2]), patience=3)
-    log.begin(2, 9)  # the checkpoint was of step 2
+    walk(tmp_path / "a", model, FakeEvaluationSet([3, 1, 2]), 3, patience=3)
+    log = tmp_path / "a" / "evaluations.jsonl"
+    evaluate = evaluator(tmp_path / "a", FakeEvaluationSet([2, 2]), patience=3)
+    drop_steps_after(log, 2)  # the checkpoint is of step 2
     mark(model, 3.0)
-    assert looking(model, 3)[1] is False
-    log.evaluated(looking(model, 4)[0])
-    assert looking.best_step() == 2
-    looking.restore_best(model)
+    assert evaluate(model, 3)[1] is False
+    append_row(log, evaluate(model, 4)[0].as_dict())
+    assert evaluate.best_step() == 2
+    evaluate.restore_best(model)
     assert marked(model) == 2.0

@@ -1,4 +1,4 @@
-"""The judge: a real HTTP endpoint that answers as OpenAI's does, asked by the official client."""
+"""The judge: a real HTTP endpoint in OpenAI's format, called by the official client."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from adapters.training.config import TrainingConfig
-from adapters.training.errors import WatchingError
-from adapters.training.evaluation.llm_judge import Duel, Judge, compare
+from adapters.training.errors import IntegrationError
+from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 from adapters.training.evaluation.pairwise import check_judge
 from adapters.training.train import train
 
 _ASKED = re.compile(r"Reference answer:\n(.*?)\n\nAnswer A:\n(.*?)\n\nAnswer B:\n(.*)", re.DOTALL)
 
-#: Says what it thinks of (reference, answer A, answer B).
+#: The judge's reply to (reference, answer A, answer B).
 Opinion = Callable[[str, str, str], str]
 
 
@@ -75,17 +75,17 @@ def judge() -> Iterator[JudgeDouble]:
     server.server_close()
 
 
-DUELS = [
-    Duel("user: one", "1", "1", "2"),  # won
-    Duel("user: two", "1", "2", "1"),  # lost
-    Duel("user: three", "1", "2", "3"),  # both wrong
-    Duel("user: four", "1", "1", "1"),  # the same
+PAIRS = [
+    AnswerPair("user: one", "1", "1", "2"),  # won
+    AnswerPair("user: two", "1", "2", "1"),  # lost
+    AnswerPair("user: three", "1", "2", "3"),  # both wrong
+    AnswerPair("user: four", "1", "1", "1"),  # the same
 ]
 
 
 def ask(double: JudgeDouble) -> dict[str, Any]:
     with Judge(double.url, "referee", "secret") as one:
-        return compare(one.prefer, DUELS, "old").as_dict()
+        return compare(one.prefer, PAIRS, "old").as_dict()
 
 
 def test_every_pair_is_asked_about_in_both_orders(judge: JudgeDouble) -> None:
@@ -98,7 +98,7 @@ def test_every_pair_is_asked_about_in_both_orders(judge: JudgeDouble) -> None:
     assert judge.keys == {"Bearer secret"}
 
 
-def test_a_judge_that_always_likes_the_first_decides_nothing(judge: JudgeDouble) -> None:
+def test_a_judge_that_always_prefers_the_first_decides_nothing(judge: JudgeDouble) -> None:
     judge.opinion = lambda wanted, a, b: "Verdict: A"
     found = ask(judge)
     assert (found["wins"], found["losses"], found["ties"], found["swayed"]) == (0, 0, 4, 3)
@@ -111,7 +111,7 @@ def test_a_reply_without_a_verdict_is_a_tie(judge: JudgeDouble) -> None:
 
 
 @pytest.mark.parametrize("said", ["**Verdict: B**", "verdict - b", "Verdict: A? No.\nVerdict: B"])
-def test_verdicts_are_found_however_they_are_dressed(judge: JudgeDouble, said: str) -> None:
+def test_verdicts_are_found_in_any_markup(judge: JudgeDouble, said: str) -> None:
     judge.opinion = lambda wanted, a, b: said
     with Judge(judge.url, "m", "") as one:
         assert one.prefer("user: x", "w", "a", "b") == "second"
@@ -120,7 +120,7 @@ def test_verdicts_are_found_however_they_are_dressed(judge: JudgeDouble, said: s
 def test_a_training_is_judged_against_the_base_and_the_version_before(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
 ) -> None:
-    # Whatever the base did not say is better: the judge knows the new answers by their length.
+    # This judge always prefers the new answers; it recognises them by their length.
     judge.opinion = lambda wanted, a, b: "Verdict: " + ("A" if len(a) < len(b) else "B")
     first = configure(out=tmp_path / "first", judge=judge.url, judge_model="referee", judge_key="secret")
     record = train(first).document["judge"]
@@ -129,7 +129,7 @@ def test_a_training_is_judged_against_the_base_and_the_version_before(
     assert "secret" not in (first.out / "training.json").read_text()
     assert "secret" not in repr(first)
 
-    # The same weights again: every answer is the same, and nothing is asked.
+    # The same weights again: all answers are equal, so the judge is not asked.
     judge.asked.clear()
     again = configure(out=tmp_path / "again", judge=judge.url, judge_model="referee", judge_against=first.out)
     record = train(again).document["judge"]
@@ -138,12 +138,12 @@ def test_a_training_is_judged_against_the_base_and_the_version_before(
     assert "against first, in both orders: 0 wins, 4 ties" in (again.out / "README.md").read_text()
 
 
-def test_a_judge_that_does_not_answer_is_told_before_the_training(
+def test_a_judge_that_does_not_answer_stops_before_the_training(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble
 ) -> None:
     judge.status = 401
     config = configure(judge=judge.url, judge_model="referee")
-    with pytest.raises(WatchingError, match="the judge referee does not answer"):
+    with pytest.raises(IntegrationError, match="The judge referee does not answer"):
         train(config)
     assert not config.out.exists()
 
@@ -167,7 +167,7 @@ def test_a_judge_that_fails_later_does_not_cost_the_training(
 def test_what_is_no_adapter_is_not_judged_against(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
 ) -> None:
-    with pytest.raises(WatchingError, match="holds no adapter"):
+    with pytest.raises(IntegrationError, match=r"has no adapter_model\.safetensors"):
         check_judge(configure(judge=judge.url, judge_model="m", judge_against=tmp_path))
     with pytest.raises(ValueError, match="belong together"):
         configure(judge=judge.url)

@@ -1,4 +1,4 @@
-"""Scores: what counts as right."""
+"""Scores: which answers count as right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import demo
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.evaluation.generate import answer_greedily
-from adapters.training.evaluation.metrics import held_out_loss, held_out_turns, loops, parse_calls, score
+from adapters.training.evaluation.metrics import held_out_loss, held_out_turns, parse_calls, repeats, score
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def call_text(body: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said", "exact", "stops"),
+    ("expected", "answer", "exact", "stops"),
     [
         ({"content": "Hello."}, "Hello.<|im_end|>", 1.0, 1.0),
         ({"content": "Hello."}, "Hello.", 0.0, 0.0),
@@ -46,10 +46,10 @@ def call_text(body: str) -> str:
         (CALL, '{"name": "f", "arguments": {"a": 1, "b": "x"}}<|im_end|>', 0.0, 1.0),
     ],
 )
-def test_what_is_right(renderer: Renderer, wanted: dict, said: str, exact: float, stops: float) -> None:
-    found = score(renderer, [turn(renderer, wanted)], [renderer.encode(said)])
+def test_what_is_right(renderer: Renderer, expected: dict, answer: str, exact: float, stops: float) -> None:
+    found = score(renderer, [turn(renderer, expected)], [renderer.encode(answer)])
     assert (found.exact, found.stops) == (exact, stops)
-    assert found.tool_calls == (exact if wanted is CALL else None)
+    assert found.tool_calls == (exact if expected is CALL else None)
 
 
 def test_calls_are_counted_apart(renderer: Renderer) -> None:
@@ -62,7 +62,7 @@ def test_calls_are_counted_apart(renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said", "valid"),
+    ("expected", "answer", "valid"),
     [
         (CALL, call_text('{"name": "g", "arguments": {}}'), 1.0),  # valid, though the wrong call
         (CALL, call_text('{"name": "g"'), 0.0),
@@ -70,13 +70,13 @@ def test_calls_are_counted_apart(renderer: Renderer) -> None:
         ({"content": '{"a": 1}'}, '{"a": 2}<|im_end|>', 1.0),
         ({"content": '{"a": 1}'}, '{"a": 2<|im_end|>', 0.0),
         ({"content": "[1]"}, "1<|im_end|>", 0.0),
-        ({"content": "7"}, "7<|im_end|>", None),  # a number is no JSON that was asked for
+        ({"content": "7"}, "7<|im_end|>", None),  # nobody asks for a bare number as JSON
     ],
 )
-def test_json_is_looked_at_where_it_was_wanted(
-    renderer: Renderer, wanted: dict, said: str, valid: float | None
+def test_json_is_validated_where_it_is_expected(
+    renderer: Renderer, expected: dict, answer: str, valid: float | None
 ) -> None:
-    found = score(renderer, [turn(renderer, wanted)], [renderer.encode(said)])
+    found = score(renderer, [turn(renderer, expected)], [renderer.encode(answer)])
     assert (found.json_valid, found.json_turns) == (valid, int(valid is not None))
 
 
@@ -86,16 +86,16 @@ def test_json_is_looked_at_where_it_was_wanted(
         ([1] * 16, True),
         ([1] * 15, False),
         ([5, 6, *[1, 2, 3] * 6], True),
-        ([5, 6, *[1, 2, 3] * 6, 99], True),  # with an end token behind it
-        ([*[1, 2, 3] * 6, 7, 8], False),  # it found out again
+        ([5, 6, *[1, 2, 3] * 6, 99], True),  # followed by an end token
+        ([*[1, 2, 3] * 6, 7, 8], False),  # the repetition ended
         (list(range(40)), False),
-        ([*range(30), *range(30)], False),  # said twice
+        ([*range(30), *range(30)], False),  # only two copies
         ([*range(30)] * 3, True),
         ([], False),
     ],
 )
-def test_what_a_loop_is(answer: list[int], looping: bool) -> None:
-    assert loops(answer) is looping
+def test_what_a_repeated_pattern_is(answer: list[int], looping: bool) -> None:
+    assert repeats(answer) is looping
 
 
 def test_held_out_loss_is_transformers_own(tiny_base: Path, samples: list[Sample]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from adapters.artifact.digests import file_digest
 from adapters.training.config import TrainingConfig
-from adapters.training.loop.checkpoint import checkpoints, is_whole, step_of
+from adapters.training.loop.checkpoint import checkpoints, is_complete, step_of
 from adapters.training.train import train
 
 _ROOT = Path(__file__).parents[5]
@@ -56,8 +56,8 @@ def killed_midway(process: subprocess.Popen[bytes], log: Path, rng: random.Rando
 def test_killed_at_any_moment_the_weights_are_the_same(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
-    whole = configure(out=tmp_path / "whole", max_steps=48, measure=0)
-    train(whole)
+    uninterrupted = configure(out=tmp_path / "uninterrupted", max_steps=48, measure=0)
+    train(uninterrupted)
     killed = configure(out=tmp_path / "killed", max_steps=48, checkpoint_every=1, measure=0)
     rng = random.Random(4)
     kills = 0
@@ -72,14 +72,14 @@ def test_killed_at_any_moment_the_weights_are_the_same(
     assert kills >= 3
     assert (killed.out / "training.json").is_file()
     name = "adapter_model.safetensors"
-    assert file_digest(killed.out / name) == file_digest(whole.out / name)
+    assert file_digest(killed.out / name) == file_digest(uninterrupted.out / name)
 
 
 _DYING = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from adapters.training.loop import checkpoint, trainer as loop
+from adapters.training.loop import callback
 from adapters.training.config import TrainingConfig
 from adapters.training.train import train
 torch.set_num_threads(1)
@@ -102,22 +102,22 @@ def torn(content, path, *rest, **more):
     return true_save(content, path, *rest, **more)
 
 
-def unsealed(path, fingerprint):
+def killed_at_the_manifest(path, fingerprint):
     saved.append(path)
     if len(saved) == 2:
-        if where == "seal":
+        if where == "before the manifest":
             (path / "COMPLETE.json.part").write_text("{")
             die()
-        true_seal(path, fingerprint)
+        true_write(path, fingerprint)
         die()
-    true_seal(path, fingerprint)
+    true_write(path, fingerprint)
 
 
-true_save, true_seal = torch.save, loop.seal
+true_save, true_write = torch.save, callback.write_manifest
 if where == "optimizer":
     torch.save = torn
 else:
-    loop.seal = unsealed
+    callback.write_manifest = killed_at_the_manifest
 train(eval(call, {"PosixPath": Path, "TrainingConfig": TrainingConfig}))
 """
 
@@ -126,15 +126,15 @@ train(eval(call, {"PosixPath": Path, "TrainingConfig": TrainingConfig}))
     ("where", "goes_on_from"),
     [
         ("optimizer", 2),
-        pytest.param("seal", 2, marks=pytest.mark.long),
-        pytest.param("sealed", 4, marks=pytest.mark.long),
+        pytest.param("before the manifest", 2, marks=pytest.mark.long),
+        pytest.param("after the manifest", 4, marks=pytest.mark.long),
     ],
 )
 def test_killed_inside_a_save_the_weights_are_the_same(
     configure: Callable[..., TrainingConfig], tmp_path: Path, where: str, goes_on_from: int
 ) -> None:
-    whole = configure(out=tmp_path / "whole", max_steps=6, measure=0)
-    train(whole)
+    uninterrupted = configure(out=tmp_path / "uninterrupted", max_steps=6, measure=0)
+    train(uninterrupted)
     killed = configure(out=tmp_path / "killed", max_steps=6, checkpoint_every=2, measure=0)
     call = f"TrainingConfig(**{asdict(killed)!r})"
     ended = subprocess.run(
@@ -148,7 +148,7 @@ def test_killed_inside_a_save_the_weights_are_the_same(
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     folder = killed.out / "checkpoints"
     assert [step_of(p) for p in checkpoints(folder)] == [4, 2]
-    assert max(step_of(p) for p in checkpoints(folder) if is_whole(p)) == goes_on_from
+    assert max(step_of(p) for p in checkpoints(folder) if is_complete(p)) == goes_on_from
     train(killed)
     name = "adapter_model.safetensors"
-    assert file_digest(killed.out / name) == file_digest(whole.out / name)
+    assert file_digest(killed.out / name) == file_digest(uninterrupted.out / name)

@@ -66,8 +66,8 @@ def steps_logged(out: Path) -> list[int]:
 def test_resumed_equals_uninterrupted(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: int
 ) -> None:
-    whole = configure(out=tmp_path / "whole", measure=0, micro_batch_samples=micro)
-    run.train(whole)
+    uninterrupted = configure(out=tmp_path / "uninterrupted", measure=0, micro_batch_samples=micro)
+    run.train(uninterrupted)
     killed = configure(out=tmp_path / "killed", checkpoint_every=2, measure=0, micro_batch_samples=micro)
     kill_at(monkeypatch, killed, 5)
     assert [p.name for p in checkpoint.checkpoints(killed.out / "checkpoints")] == [
@@ -76,15 +76,15 @@ def test_resumed_equals_uninterrupted(
     ]
     assert not (killed.out / "training.json").exists()
 
-    # Killed in the middle of a save, too: the newest checkpoint lost its optimizer and was never sealed.
+    # Killed in the middle of a save, too: the newest checkpoint lost its optimizer and has no manifest.
     newest = killed.out / "checkpoints" / "checkpoint-4"
     (newest / checkpoint.MANIFEST).unlink()
     (newest / "optimizer.pt").unlink()
 
     report = run.train(killed)
     assert report.steps == 6
-    assert_same(whole.out, killed.out)
-    assert (whole.out / "adapter_config.json").read_bytes() == (
+    assert_same(uninterrupted.out, killed.out)
+    assert (uninterrupted.out / "adapter_config.json").read_bytes() == (
         killed.out / "adapter_config.json"
     ).read_bytes()
     assert steps_logged(killed.out) == [1, 2, 3, 4, 5, 6]
@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(configure: Configure)
     with pytest.raises(DivergedError, match=r"Step \d: the gradient is not finite"):
         run.train(config)
     for kept in checkpoint.checkpoints(config.out / "checkpoints"):
-        assert checkpoint.is_whole(kept)
+        assert checkpoint.is_complete(kept)
     assert not (config.out / "training.json").exists()
 
 
@@ -117,28 +117,28 @@ def _fake(run_dir: Path, step: int, *, fingerprint: str | None = "f") -> Path:
     folder.mkdir(parents=True)
     (folder / "optimizer.pt").write_text("state")
     if fingerprint is not None:
-        checkpoint.seal(folder, fingerprint)
+        checkpoint.write_manifest(folder, fingerprint)
     return folder
 
 
-def test_the_newest_whole_checkpoint_is_chosen_by_number(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_chosen_by_number(tmp_path: Path) -> None:
     for step in (8, 10, 9):
         _fake(tmp_path, step)
-    assert checkpoint.resume_point(tmp_path, "f") == tmp_path / "checkpoint-10"
-    assert checkpoint.resume_point(tmp_path / "none", "f") is None
+    assert checkpoint.find_checkpoint(tmp_path, "f") == tmp_path / "checkpoint-10"
+    assert checkpoint.find_checkpoint(tmp_path / "none", "f") is None
 
 
-@pytest.mark.parametrize("spoil", ["cut", "missing", "unsealed", "half manifest"])
-def test_a_spoiled_checkpoint_is_passed_over(tmp_path: Path, spoil: str) -> None:
+@pytest.mark.parametrize("spoil", ["cut", "missing", "no manifest", "half manifest"])
+def test_a_broken_checkpoint_is_skipped(tmp_path: Path, spoil: str) -> None:
     _fake(tmp_path, 2)
     bad = _fake(tmp_path, 4)
     if spoil == "cut":
         (bad / "optimizer.pt").write_text("sta")
     elif spoil == "missing":
         (bad / "optimizer.pt").unlink()
-    elif spoil == "unsealed":
+    elif spoil == "no manifest":
         (bad / checkpoint.MANIFEST).unlink()
     else:
         (bad / checkpoint.MANIFEST).write_text("{")
-    assert checkpoint.resume_point(tmp_path, "f") == tmp_path / "checkpoint-2"
+    assert checkpoint.find_checkpoint(tmp_path, "f") == tmp_path / "checkpoint-2"
     assert not bad.exists()

@@ -1,4 +1,4 @@
-"""What may be asked of an adapter, what is told about it, and what is refused before time is spent."""
+"""Which adapters are allowed, how they are described, and what is refused before a training starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapters.artifact.shape import BaseShape
 from adapters.training import train as run
 from adapters.training.config import PRESETS, PROJECTIONS, TrainingConfig
 from adapters.training.errors import HardwareError, UnservableError
-from adapters.training.model.base_model import settled
+from adapters.training.model.base_model import resolve_auto
 from adapters.training.model.lora import (
     add_lora,
     check_servable,
@@ -35,19 +35,19 @@ def test_parameters_of_a_known_matrix() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"targets": ("q_proj", "down_proj")}, {"rank": 8}])
-def test_told_parameters_are_those_that_train(configure: Configure, changes: dict[str, Any]) -> None:
+def test_described_parameters_are_those_that_train(configure: Configure, changes: dict[str, Any]) -> None:
     config = configure(**changes)
     model = add_lora(AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32), config)
-    told = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
+    described = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
     trained: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             leaf = next(p for p in PROJECTIONS if f".{p}." in name)
             trained[leaf] = trained.get(leaf, 0) + parameter.numel()
-    assert told == trained
+    assert described == trained
 
 
-def test_scaling_is_told_and_advised_on(configure: Configure) -> None:
+def test_scaling_is_described_with_advice(configure: Configure) -> None:
     shape = BaseShape.from_config(demo.MODEL_DIR / "config.json")
     lines = describe(configure(rank=16, alpha=32), shape)
     assert "alpha / rank = 2" in lines[0] and "q_proj" in lines[1] and len(lines) == 2
@@ -64,10 +64,10 @@ def test_scaling_is_told_and_advised_on(configure: Configure) -> None:
         ({"bias": "all"}, "bias=all cannot be served"),
         ({"lora_bias": True}, "biases cannot be served"),
         ({"init_lora_weights": "pissa"}, "changed the base model's weights"),
-        ({"init_lora_weights": "eva"}, "may be true, gaussian or orthogonal"),
+        ({"init_lora_weights": "eva"}, "must be true, gaussian or orthogonal"),
         ({"trainable_token_indices": [1]}, "trained tokens"),
         ({"r": 8}, "--rank"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is not passed on"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is not passed to peft"),
     ],
 )
 def test_options_the_server_cannot_serve_are_refused(
@@ -87,12 +87,12 @@ def test_servable_options_reach_peft(configure: Configure) -> None:
     model = add_lora(AutoModelForCausalLM.from_pretrained(config.base, dtype=torch.float32), config)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert trained and all(".layers.1." in n for n in trained)
-    told = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
-    assert sum(told.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    described = parameters_by_matrix(config, BaseShape.from_config(config.base / "config.json"))
+    assert sum(described.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_going_on_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(UnservableError, match="is no adapter"):
+def test_continuing_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(UnservableError, match="is not an adapter"):
         check_servable(configure(start_from=tmp_path))
     first = configure(out=tmp_path / "first", max_steps=3, measure=0)
     run.train(first)
@@ -102,7 +102,7 @@ def test_going_on_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_p
             check_servable(configure(start_from=first.out, **{name: value}))
 
 
-def test_a_preset_gives_way_to_what_is_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_flags_override_a_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[TrainingConfig] = []
 
     class _Report:
@@ -122,16 +122,16 @@ def test_a_preset_gives_way_to_what_is_typed(monkeypatch: pytest.MonkeyPatch, tm
 def test_what_needs_a_gpu_says_so_on_a_cpu(configure: Configure) -> None:
     for changes in ({"optimizer": "adamw_8bit"}, {"attention": "flash_attention_2"}):
         with pytest.raises(HardwareError, match="CUDA GPU"):
-            settled(configure(**changes), "cpu")
+            resolve_auto(configure(**changes), "cpu")
     with pytest.raises(HardwareError, match="--packing off"):
-        settled(configure(packing="on", attention="eager"), "cpu")
+        resolve_auto(configure(packing="on", attention="eager"), "cpu")
     with pytest.raises(ValueError, match="float16"):
         configure(dtype="float16")
 
 
 def test_auto_is_decided_before_the_fingerprint(configure: Configure) -> None:
-    cpu = settled(configure(), "cpu")
+    cpu = resolve_auto(configure(), "cpu")
     assert (cpu.packing, cpu.attention) == ("off", "sdpa")
     assert cpu.dtype in ("float32", "bfloat16")
     assert "auto" not in json.dumps(cpu.hyperparameters())
-    assert settled(configure(dtype="float32"), "cuda:0").packing == "on"
+    assert resolve_auto(configure(dtype="float32"), "cuda:0").packing == "on"

@@ -1,4 +1,4 @@
-"""The memory plan: known figures, what helps when it does not fit, and the measured peak of real processes."""
+"""The memory plan: known figures, flags that help if it does not fit, and the measured peak of real processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from adapters.training.data.chat_template import IGNORED, Sample
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.errors import HardwareError
 from adapters.training.model import memory_check as fit
-from adapters.training.model.base_model import settled
+from adapters.training.model.base_model import resolve_auto
 from adapters.training.model.lora import add_lora
 from adapters.training.model.memory_check import check_memory
 from adapters.training.model.memory_plan import (
     GIB,
     MIB,
-    Pass,
+    ForwardPass,
     activation_bytes,
     largest_pass,
     model_weight_bytes,
@@ -50,7 +50,7 @@ def test_known_figures() -> None:
 
 
 def test_the_weights_of_a_real_model_are_counted_to_the_byte(configure: Configure) -> None:
-    config = settled(configure(), "cpu")
+    config = resolve_auto(configure(), "cpu")
     files = (config.base / "model.safetensors").stat().st_size
     assert weight_bytes(config, BaseShape.from_config(config.base / "config.json")) == pytest.approx(
         files, rel=0.1
@@ -62,7 +62,7 @@ def test_the_weights_of_a_real_model_are_counted_to_the_byte(configure: Configur
 
 
 def kept_by_autograd(config: TrainingConfig, tokens: int, layers: int) -> int:
-    """Bytes that the graph of a forward pass holds beside the model's own weights."""
+    """Bytes that the graph of a forward pass keeps in addition to the model's weights."""
     torch.manual_seed(0)
     dtype = getattr(torch, config.dtype)
     shape = Qwen2Config(
@@ -97,7 +97,9 @@ def test_a_layers_activations_are_what_autograd_keeps(
     config = configure(dtype=dtype, attention=attention, rank=8)
     measured = kept_by_autograd(config, 128, 3) - kept_by_autograd(config, 128, 2)
     one, two = (
-        activation_bytes(config, BaseShape("qwen2", layers, 64, 160, 4, 2, 16, 64, True), Pass(128, 128, 1))
+        activation_bytes(
+            config, BaseShape("qwen2", layers, 64, 160, 4, 2, 16, 64, True), ForwardPass(128, 128, 1)
+        )
         for layers in (2, 3)
     )
     assert two - one == pytest.approx(measured, rel=0.06)
@@ -107,7 +109,9 @@ def test_checkpointing_keeps_a_layers_input_alone(configure: Configure) -> None:
     config = configure(dtype="float32", attention="sdpa", rank=8, gradient_checkpointing=True)
     measured = kept_by_autograd(config, 128, 3) - kept_by_autograd(config, 128, 2)
     one, two = (
-        activation_bytes(config, BaseShape("qwen2", layers, 64, 160, 4, 2, 16, 64, True), Pass(128, 128, 1))
+        activation_bytes(
+            config, BaseShape("qwen2", layers, 64, 160, 4, 2, 16, 64, True), ForwardPass(128, 128, 1)
+        )
         for layers in (2, 3)
     )
     assert two - one == measured == 128 * 64 * 4
@@ -115,22 +119,22 @@ def test_checkpointing_keeps_a_layers_input_alone(configure: Configure) -> None:
 
 def test_the_largest_pass_is_padded_or_packed(configure: Configure) -> None:
     samples = [Sample((1,) * n, (IGNORED,) * (n - 2) + (1, 1)) for n in (5, 9, 3, 7)]
-    assert largest_pass(configure(micro_batch_samples=2, packing="off"), samples) == Pass(18, 9, 4)
-    assert largest_pass(configure(micro_batch_samples=2, packing="on"), samples) == Pass(16, 9, 4)
+    assert largest_pass(configure(micro_batch_samples=2, packing="off"), samples) == ForwardPass(18, 9, 4)
+    assert largest_pass(configure(micro_batch_samples=2, packing="on"), samples) == ForwardPass(16, 9, 4)
 
 
 def test_what_does_not_fit_is_refused_with_the_flag_that_helps(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settled(configure(micro_batch_samples=8, dtype="float32"), "cpu")
+    config = resolve_auto(configure(micro_batch_samples=8, dtype="float32"), "cpu")
     prepared = prepare(config, load_renderer(config))
     console = Console(quiet=True)
     plan = check_memory(config, prepared, "cpu", console)
-    monkeypatch.setattr(fit, "room_bytes", lambda _: plan.total - plan.activations // 2)
+    monkeypatch.setattr(fit, "available_bytes", lambda _: plan.total - plan.activations // 2)
     with pytest.raises(HardwareError, match="Give --micro-batch-samples 1, and it fits"):
         check_memory(config, prepared, "cpu", console)
     check_memory(replace(config, over_memory=True), prepared, "cpu", console)
-    monkeypatch.setattr(fit, "room_bytes", lambda _: plan.base)
+    monkeypatch.setattr(fit, "available_bytes", lambda _: plan.base)
     with pytest.raises(HardwareError, match="No flag makes it fit"):
         check_memory(config, prepared, "cpu", console)
 
@@ -141,7 +145,7 @@ def test_a_known_3b_training_needs_what_it_needs() -> None:
         base=Path("b"), data=Path("d"), out=Path("o"), dtype="bfloat16", attention="sdpa", packing="on",
         gradient_checkpointing=True, micro_batch_samples=4,
     )  # fmt: skip
-    largest = Pass(4 * 2048, 2048, 4 * 2048)
+    largest = ForwardPass(4 * 2048, 2048, 4 * 2048)
     plan = plan_memory(config, QWEN_3B, largest, base=0, file_bytes=0)
     assert plan.logits > 4 * 2048 * 151936 * 4  # 4.6 GiB for the logits alone
     small = plan_memory(replace(config, qlora=True), QWEN_3B, largest, base=0, file_bytes=0)
@@ -165,14 +169,14 @@ torch.set_num_threads(1)
 base, data, out, more = sys.argv[1:]
 report = train(TrainingConfig(base=Path(base), data=Path(data), out=Path(out), held_out_share=0.0, measure=0,
                               max_steps=2, **json.loads(more)))
-# Not ru_maxrss, which begins with what the process that started this one had.
+# Not ru_maxrss, which starts with the value of the parent process.
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps({"plan": report.document["memory_plan_bytes"], "peak": peak}))
 """
 
 
 def measured(base: Path, tmp_path: Path, **more: object) -> dict[str, int]:
-    """Plan and measured peak of a real training in a process of its own, over chats of about one length."""
+    """Plan and measured peak of a real training in a separate process, with chats of similar length."""
     data = tmp_path / "data.jsonl"
     rows = demo.ADAPTERS["globex-tools"].data.read_text().splitlines()
     data.write_text("\n".join([r for r in rows if len(json.loads(r).get("tools") or []) == 4][:8]))

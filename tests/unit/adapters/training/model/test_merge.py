@@ -1,4 +1,4 @@
-"""A merged model says what base and adapter say together."""
+"""A merged model answers like base and adapter together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_merged_and_separate_agree(merged: Path) -> None:
     assert ask(one) == ask(two)
 
 
-def test_the_merged_folder_is_a_whole_model(merged: Path) -> None:
+def test_the_merged_folder_is_a_complete_model(merged: Path) -> None:
     names = {path.name for path in merged.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
     assert not any(name.startswith("adapter") for name in names)
@@ -102,6 +102,6 @@ def test_what_does_not_belong_together_is_not_merged(
     )
     with pytest.raises(MergeError, match=r"is quantised \(awq\)"):
         merge(other, config.out, tmp_path / "merged")
-    with pytest.raises(MergeError, match="is no base model"):
+    with pytest.raises(MergeError, match="is not a base model"):
         merge(tmp_path, config.out, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -1,4 +1,4 @@
-"""A base in four bits: what is quantised, that it learns, and that the adapter fits the whole base."""
+"""A 4-bit base: what is quantised, that it learns, and that the adapter fits the full base."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from adapters.training import train as run
 from adapters.training.config import TrainingConfig
-from adapters.training.model.base_model import load_base, settled
+from adapters.training.model.base_model import load_base, resolve_auto
 from adapters.training.model.lora import add_lora
-from adapters.training.monitoring.observers import Observation
+from adapters.training.monitoring.observers import TrainingObservers
 from adapters.training.train import train
 
 Configure = Callable[..., TrainingConfig]
@@ -24,7 +24,7 @@ Configure = Callable[..., TrainingConfig]
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_projections_are_nf4_and_gradients_are_never_half(configure: Configure, dtype: str) -> None:
-    config = settled(configure(qlora=True, dtype=dtype, gradient_checkpointing=True), "cpu")
+    config = resolve_auto(configure(qlora=True, dtype=dtype, gradient_checkpointing=True), "cpu")
     model = add_lora(load_base(config, "cpu"), config)
     layer = model.base_model.model.model.layers[0]
     quantised = layer.mlp.up_proj.base_layer
@@ -43,7 +43,7 @@ def test_the_projections_are_nf4_and_gradients_are_never_half(configure: Configu
 
 
 def test_an_evaluation_on_the_way_leaves_the_gradients_alone(configure: Configure) -> None:
-    config = settled(configure(qlora=True, dtype="float32"), "cpu")
+    config = resolve_auto(configure(qlora=True, dtype="float32"), "cpu")
     model = add_lora(load_base(config, "cpu"), config)
     ids = torch.arange(12)[None]
 
@@ -62,7 +62,7 @@ def test_an_evaluation_on_the_way_leaves_the_gradients_alone(configure: Configur
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_a_qlora_training_learns_and_its_adapter_fits_the_whole_base(
+def test_a_qlora_training_learns_and_its_adapter_fits_the_full_base(
     configure: Configure, tmp_path: Path
 ) -> None:
     losses = {}
@@ -88,18 +88,18 @@ def test_the_adapter_is_measured_on_the_base_that_is_served(
 ) -> None:
     loaded: list[bool] = []
     measured: list[str] = []
-    true_load, true_findings = run.load_base, Observation.findings
+    true_load, true_results = run.load_base, TrainingObservers.results
 
     def load(config: TrainingConfig, device: str) -> Any:
         loaded.append(config.qlora)
         return true_load(config, device)
 
-    def findings(self: Observation, model: Any) -> Any:
+    def results(self: TrainingObservers, model: Any) -> Any:
         measured.append(type(model.base_model.model.model.layers[0].mlp.up_proj.base_layer).__name__)
-        return true_findings(self, model)
+        return true_results(self, model)
 
     monkeypatch.setattr(run, "load_base", load)
-    monkeypatch.setattr(Observation, "findings", findings)
+    monkeypatch.setattr(TrainingObservers, "results", results)
     report = train(configure(qlora=True, max_steps=4))
     assert loaded == [True, False] and measured == ["Linear"]
     assert report.document["scores"]["adapter"]["turns"] == 4

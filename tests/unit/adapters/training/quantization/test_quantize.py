@@ -1,4 +1,4 @@
-"""What goes into a 4-bit checkpoint, and reading it back; the whole of it is served in tests/engine/test_awq.py."""
+"""The content of a 4-bit checkpoint, and reading it back; tests/engine/test_awq.py serves one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import demo
 from adapters.training.errors import BaseModelError, DataError, MissingPackage, OutputError
-from adapters.training.quantization.awq_weights import is_awq, widened
-from adapters.training.quantization.calibration import own_texts, perplexity, read_texts, split
+from adapters.training.quantization.awq_weights import dequantize, is_awq
+from adapters.training.quantization.calibration import generate_texts, perplexity, read_texts, split_texts
 from adapters.training.quantization.quantize import Quantization, quantize
 
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi."}]}
@@ -36,7 +36,7 @@ def write(file: Path, *rows: object) -> Path:
 
 @pytest.mark.parametrize("group_size", [32, 128])
 def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> None:
-    with warnings.catch_warnings(record=True):  # its farewell
+    with warnings.catch_warnings(record=True):  # it warns that it is deprecated
         from awq.modules.linear import WQLinear_GEMM
         from awq.quantize.quantizer import AwqQuantizer
 
@@ -48,7 +48,7 @@ def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> No
     packed = WQLinear_GEMM.from_linear(
         linear, 4, group_size, scales=scales.t().contiguous(), zeros=zeros.t().contiguous()
     )
-    read = widened(packed.qweight, packed.qzeros, packed.scales)
+    read = dequantize(packed.qweight, packed.qzeros, packed.scales)
     assert torch.allclose(read, rounded.float(), atol=float(scales.max()) * 1e-2)
     assert (read - rounded.float()).abs().max() < 0.5 * scales.min(), "no code is off by one"
 
@@ -61,20 +61,20 @@ def test_a_file_of_chats_and_texts(tokenizer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [('{"text": 5}', "Line 2 has neither"), ("{", "Line 2 is not JSON"), ("[1]", "Line 2 has neither")],
 )
-def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, line: str, told: str) -> None:
+def test_a_line_that_cannot_be_used_is_named(tokenizer: Any, tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "c.jsonl"
     file.write_text(f"{json.dumps(CHAT)}\n{line}\n")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_texts(file, tokenizer)
 
 
 @pytest.mark.parametrize("blocks", [3, 64])
 def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
     texts = [list(range(at, at + 100)) for at in range(0, 2000, 100)]
-    parts = split(texts, block_tokens=64, blocks=blocks)
+    parts = split_texts(texts, block_tokens=64, blocks=blocks)
     assert [text[0] for text in parts.held_out] == [400, 900, 1400, 1900]
     assert len(parts.calibration) == min(blocks, 1600 // 64)
     assert all(len(block) == 64 for block in parts.calibration)
@@ -84,8 +84,8 @@ def test_nothing_is_measured_on_that_was_calibrated_with(blocks: int) -> None:
 
 @pytest.mark.parametrize("texts", [[[1] * 500] * 4, [[1] * 10] * 5, []], ids=["few", "short", "none"])
 def test_too_little_text_is_refused(texts: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="are too few: give at least 5 texts and 64 tokens"):
-        split(texts, block_tokens=64, blocks=9)
+    with pytest.raises(DataError, match=r"are too few\. Give at least 5 texts and 64 tokens"):
+        split_texts(texts, block_tokens=64, blocks=9)
 
 
 def test_the_perplexity_of_a_coin_is_two() -> None:
@@ -96,20 +96,20 @@ def test_the_perplexity_of_a_coin_is_two() -> None:
     assert perplexity(coin, [[0, 1, 1], [1]], most_tokens=9) == pytest.approx(2.0)
 
 
-def test_a_model_writes_its_own_texts(tokenizer: Any) -> None:
+def test_a_model_generates_its_own_texts(tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
-    texts = own_texts(model, tokenizer, count=3, tokens=24)
-    assert texts == own_texts(model, tokenizer, count=3, tokens=24), "the same each time"
+    texts = generate_texts(model, tokenizer, count=3, tokens=24)
+    assert texts == generate_texts(model, tokenizer, count=3, tokens=24), "the same each time"
     assert len({tuple(text) for text in texts}) == 3
     assert all(tokenizer.decode(text).startswith("<|im_start|>user\n") for text in texts)
-    # It finds them likelier than chance: they are its own.
+    # They are more likely than chance, because the model wrote them.
     assert perplexity(model, texts, most_tokens=99) < math.sqrt(model.config.vocab_size)
 
 
 def test_what_cannot_be_quantized_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match=r"no config\.json"):
         quantize(Quantization(tmp_path, tmp_path / "out"))
-    with pytest.raises(BaseModelError, match="no multiple of the group size 96"):
+    with pytest.raises(BaseModelError, match="not a multiple of the group size 96"):
         quantize(Quantization(demo.MODEL_DIR, tmp_path / "out", group_size=96))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
@@ -120,7 +120,7 @@ def test_what_cannot_be_quantized_is_refused_before_anything_is_loaded(tmp_path:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
     assert is_awq(model) and not is_awq(demo.MODEL_DIR)
-    with pytest.raises(BaseModelError, match="quantized already"):
+    with pytest.raises(BaseModelError, match="already quantized"):
         quantize(Quantization(model, tmp_path / "out"))
 
 
