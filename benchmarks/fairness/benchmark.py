@@ -165,7 +165,7 @@ async def _budgets(engine: BareEngine, requests: int) -> dict[str, float]:
     chance = random.Random(4)
     policies = _random_policies(chance, 8)
     capacity = engine.capacity
-    before = (await engine.report())["tally"]
+    before = (await engine.report())["counters"]
     running = []
     for _ in range(requests):
         tenant = chance.choice(list(policies))
@@ -174,7 +174,7 @@ async def _budgets(engine: BareEngine, requests: int) -> dict[str, float]:
         if chance.random() < 0.2:
             await asyncio.sleep(chance.uniform(0, 0.1))
     await asyncio.gather(*running)
-    after = (await engine.report())["tally"]
+    after = (await engine.report())["counters"]
     return {"budget_requests": requests, **{name: after[name] - before[name] for name in after}}
 
 

@@ -154,12 +154,12 @@ class StateCollector:
         report = self._report
         if report is None:
             return
-        tally, capacity = report["tally"], Capacity(**report["capacity"])
+        counters, capacity = report["counters"], Capacity(**report["capacity"])
         yield family("kv_capacity_blocks", [((), capacity.kv_blocks)])
-        yield family("scheduler_steps", [((), tally["steps"])])
-        yield family("preemptions", [((why,), tally[f"preempted_for_{why}"]) for why in _PREEMPTED_FOR])
-        yield family("kv_limit_violations", [((), tally["limit_violations"])])
-        yield family("starved_steps", [((), tally["starved_steps"])])
+        yield family("scheduler_steps", [((), counters["steps"])])
+        yield family("preemptions", [((why,), counters[f"preempted_for_{why}"]) for why in _PREEMPTED_FOR])
+        yield family("kv_limit_violations", [((), counters["limit_violations"])])
+        yield family("starved_steps", [((), counters["starved_steps"])])
         tenants = {**_idle(self._tenants, capacity), **report["tenants"]}
         shown = self._bounded({name: row["kv_block_seconds"] for name, row in tenants.items()})
         for field, name in _PER_TENANT.items():

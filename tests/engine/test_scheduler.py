@@ -111,7 +111,7 @@ def assert_same(answer: Answer, undisturbed: Answer) -> None:
 
 
 async def tally(engine: AsyncLLM) -> dict[str, int]:
-    counted: dict[str, int] = (await read(engine))["tally"]
+    counted: dict[str, int] = (await read(engine))["counters"]
     return counted
 
 

@@ -44,18 +44,18 @@ def fitting(policy: Policy, prompt: int, generate: int) -> tuple[int, int]:
 
 
 def held(engine: SimEngine) -> dict[str, tuple[int, int]]:
-    """Tenant -> blocks and slots, from the leases."""
+    """Tenant -> blocks and slots, from the allocations."""
     result: dict[str, tuple[int, int]] = {}
-    for lease in engine.running():
-        blocks, slots = result.get(lease.tenant, (0, 0))
-        result[lease.tenant] = (blocks + len(lease.block_ids), slots + 1)
+    for allocation in engine.running():
+        blocks, slots = result.get(allocation.tenant, (0, 0))
+        result[allocation.tenant] = (blocks + len(allocation.block_ids), slots + 1)
     return result
 
 
 def waiting_heads(engine: SimEngine) -> dict[str, tuple[int, int]]:
     """Tenant -> arrival and blocks of its first waiting request."""
     heads: dict[str, tuple[int, int]] = {}
-    for entry in engine.arbiter.line:
+    for entry in engine.arbiter.queue:
         heads.setdefault(entry.tenant, (entry.arrival, engine.full_blocks(entry.item)))
     return heads
 
@@ -82,12 +82,12 @@ def test_limits_guarantees_and_work_conservation(
             assert blocks <= CAPACITY.limit_blocks(shares[tenant].share)
             assert slots <= CAPACITY.limit_slots(shares[tenant].share)
         assert len(engine.pool) + sum(blocks for blocks, _ in now.values()) == CAPACITY.kv_blocks
-        assert engine.running() or not len(engine.arbiter.line), "never idle while something waits"
+        assert engine.running() or not len(engine.arbiter.queue), "never idle while something waits"
         if not with_adapters and not engine.ran_out:
             check_nobody_is_passed_over(engine, shares, started)
         engine.compute()
         assert engine.steps < 20_000, "everybody gets on"
-    assert engine.arbiter.tally.starved_steps == 0
+    assert engine.arbiter.counters.starved_steps == 0
     assert not held(engine)
 
 
@@ -113,11 +113,12 @@ def check_nobody_is_passed_over(engine: SimEngine, shares: dict[str, Policy], st
             assert all(above(other)[1] <= 0 for other in now), "a slot could be taken back"
         if lacks_blocks and not lacks_slot:
             newest = [
-                max(lease.arrival for lease in engine.running() if lease.tenant == other) for other in now
+                max(allocation.arrival for allocation in engine.running() if allocation.tenant == other)
+                for other in now
             ]
-            for lease in engine.running():
-                if lease.arrival in newest and above(lease.tenant)[0] > 0:
-                    assert len(lease.block_ids) + len(engine.pool) < blocks, "blocks could be taken back"
+            for allocation in engine.running():
+                if allocation.arrival in newest and above(allocation.tenant)[0] > 0:
+                    assert len(allocation.block_ids) + len(engine.pool) < blocks, "blocks could be taken back"
 
 
 @settings(max_examples=20, deadline=None)
@@ -135,7 +136,7 @@ def test_the_service_of_two_busy_tenants_differs_by_a_bounded_amount(
     bound = 2 * max(60, 2 * CAPACITY.kv_blocks * CAPACITY.block_size_tokens)
     for step in range(300):
         for tenant, policy, (prompt, generate) in (("a", heavy, shape_a), ("b", light, shape_b)):
-            while engine.arbiter.line.count(tenant) < 17:
+            while engine.arbiter.queue.count(tenant) < 17:
                 engine.add(tenant, policy, prompt, generate)
         engine.step()
         gap = abs(engine.service.get("a", 0) / weight - engine.service.get("b", 0))
@@ -146,7 +147,7 @@ def test_over_a_longer_time_the_gap_is_a_small_part_of_the_total() -> None:
     engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=16))
     for _ in range(3000):
         for tenant, (prompt, generate) in (("a", (200, 4)), ("b", (8, 60))):
-            while engine.arbiter.line.count(tenant) < 17:
+            while engine.arbiter.queue.count(tenant) < 17:
                 engine.add(tenant, Policy(), prompt, generate)
         engine.step()
     total = sum(engine.service.values())
@@ -198,11 +199,12 @@ def test_what_a_limit_kept_from_a_tenant_is_no_credit_against_the_others() -> No
     limited, free = Policy(kv_limit=0.15), Policy()
     for step in range(400):
         for tenant, policy in (("limited", limited), ("free", free), ("other", free)):
-            while engine.arbiter.line.count(tenant) < 2:
+            while engine.arbiter.queue.count(tenant) < 2:
                 engine.add(tenant, policy, 8, 12)
         engine.step()
         if step > 100:
-            lag = engine.arbiter.bills.counters.of("free") - engine.arbiter.bills.counters.of("limited")
+            counters = engine.arbiter.charges.virtual_counters
+            lag = counters.of("free") - counters.of("limited")
             assert lag < 200
 
 
@@ -213,11 +215,11 @@ def test_a_step_that_breaks_a_promise_is_counted() -> None:
         engine.add("b", Policy(), 8, 5)
     engine.add("a", Policy(kv_guarantee=0.5), 8, 5)
     engine.arbiter.begin_step()
-    wrong = next(entry for entry in engine.arbiter.line if entry.tenant == "b")
-    engine.arbiter.hold(wrong, [engine.pool.pop() for _ in range(2)], 2)
-    engine.arbiter.take(wrong)
+    wrong = next(entry for entry in engine.arbiter.queue if entry.tenant == "b")
+    engine.arbiter.start(wrong, [engine.pool.pop() for _ in range(2)], 2)
+    engine.arbiter.dequeue(wrong)
     engine.arbiter.end_step(tokens_left=0)
-    assert engine.arbiter.tally.starved_steps == 1
+    assert engine.arbiter.counters.starved_steps == 1
 
 
 @pytest.mark.parametrize("over", ["blocks", "slots"])
@@ -225,9 +227,9 @@ def test_a_limit_that_is_exceeded_is_counted(over: str) -> None:
     engine = SimEngine(CAPACITY)
     for _ in range(3):
         engine.add("a", Policy(kv_limit=0.25), 8, 5)
-    for entry in list(engine.arbiter.line):
+    for entry in list(engine.arbiter.queue):
         blocks = 6 if over == "blocks" else 1
-        engine.arbiter.hold(entry, [engine.pool.pop() for _ in range(blocks)], blocks)
-        engine.arbiter.take(entry)
+        engine.arbiter.start(entry, [engine.pool.pop() for _ in range(blocks)], blocks)
+        engine.arbiter.dequeue(entry)
     engine.arbiter.end_step(tokens_left=1)
-    assert engine.arbiter.tally.limit_violations == 1
+    assert engine.arbiter.counters.limit_violations == 1

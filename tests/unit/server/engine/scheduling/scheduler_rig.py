@@ -113,7 +113,7 @@ class Rig:
             log_stats=True,
         )
         if scheduler_cls is TenantScheduler:
-            self.scheduler.arbiter._clock = self.scheduler.arbiter.holdings._clock = lambda: self.now_s
+            self.scheduler.arbiter._clock = self.scheduler.arbiter.accounting._clock = lambda: self.now_s
 
     def add(
         self,
@@ -182,10 +182,12 @@ class Rig:
     def check_books(self) -> None:
         """The arbiter's blocks are the cache's blocks."""
         pool = self.scheduler.kv_cache_manager.block_pool
-        held = sum(holding.blocks for _, holding in self.scheduler.arbiter.holdings.active())
+        held = sum(allocated.blocks for _, allocated in self.scheduler.arbiter.accounting.active())
         assert held == pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-        leases = {lease.request_id for lease in self.scheduler.arbiter.holdings.leases()}
-        assert leases == {request.request_id for request in self.scheduler.running}
+        allocations = {
+            allocation.request_id for allocation in self.scheduler.arbiter.accounting.allocations()
+        }
+        assert allocations == {request.request_id for request in self.scheduler.running}
 
     def _answer(self, output: SchedulerOutput) -> dict[str, list[int]]:
         """The token that follows each computed sequence: a function of its position only."""

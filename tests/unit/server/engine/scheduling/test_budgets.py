@@ -36,7 +36,7 @@ class Load:
     def add(self) -> None:
         rng = self.rng
         tenant = rng.choice(list(self.policies))
-        capacity = self.rig.scheduler.arbiter.holdings.capacity
+        capacity = self.rig.scheduler.arbiter.accounting.capacity
         most = capacity.limit_blocks(self.policies[tenant].share) * BLOCK_SIZE
         prompt_tokens = rng.randint(1, max(1, min(120, most - 1)))
         generate = rng.randint(1, max(1, min(80, most - prompt_tokens + 1)))
@@ -54,7 +54,7 @@ class Load:
 
 
 def check_limits(rig: Rig) -> None:
-    """Independent of the arbiter's own tally: from the cache's block tables."""
+    """Independent of the arbiter's own counters: from the cache's block tables."""
     scheduler = rig.scheduler
     blocks: dict[str, set[int]] = {}
     slots: dict[str, int] = {}
@@ -64,7 +64,7 @@ def check_limits(rig: Rig) -> None:
         blocks.setdefault(entry.tenant, set()).update(ids)
         slots[entry.tenant] = slots.get(entry.tenant, 0) + 1
     for request in scheduler.running:
-        entry, capacity = request.loragate_entry, scheduler.arbiter.holdings.capacity
+        entry, capacity = request.loragate_entry, scheduler.arbiter.accounting.capacity
         assert len(blocks[entry.tenant]) <= capacity.limit_blocks(entry.share)
         assert slots[entry.tenant] <= capacity.limit_slots(entry.share)
 
@@ -103,8 +103,8 @@ def test_random_tenants_keep_their_budgets_and_every_answer_is_whole(seed: int) 
     assert {r: rig.tokens[r] for r in load.expected if r not in aborted} == {
         r: tokens for r, tokens in load.expected.items() if r not in aborted
     }
-    tally = rig.scheduler.arbiter.tally
-    assert (tally.limit_violations, tally.starved_steps) == (0, 0)
+    counters = rig.scheduler.arbiter.counters
+    assert (counters.limit_violations, counters.starved_steps) == (0, 0)
 
 
 def test_a_guaranteed_tenant_starts_within_a_step_however_busy_the_others_are() -> None:
@@ -170,7 +170,7 @@ def test_adapters_that_fit_into_the_slots_are_never_preempted_for_a_turn() -> No
     for i in range(20):
         rig.add(f"r{i}", prompt=20, generate=50, adapter=i % 3)  # 0 is the base model
     rig.run()
-    assert rig.scheduler.arbiter.tally.preempted_for_adapter == 0
+    assert rig.scheduler.arbiter.counters.preempted_for_adapter == 0
 
 
 def test_nobody_waits_behind_a_request_whose_adapter_has_no_slot() -> None:

@@ -120,7 +120,7 @@ def test_a_tenant_is_kept_below_its_limit_while_it_grows() -> None:
         most = max(most, rig.report("acme")["kv_blocks"])
         assert rig.running().get("acme", 0) <= 4
     assert 45 <= most <= 50
-    assert rig.scheduler.arbiter.tally.preempted_for_limit > 0
+    assert rig.scheduler.arbiter.counters.preempted_for_limit > 0
     assert all(tokens == expected(20, 60) for tokens in rig.tokens.values())
 
 
@@ -152,7 +152,7 @@ def test_what_others_leave_idle_is_lent_and_comes_back_at_once() -> None:
         rig.step()
     rig.run()
     assert rig.tokens["g7"] == expected(40, 100)
-    assert rig.scheduler.arbiter.tally.starved_steps == 0
+    assert rig.scheduler.arbiter.counters.starved_steps == 0
 
 
 def test_reclaim_takes_from_the_furthest_above_its_guarantee_and_never_from_below() -> None:
@@ -182,7 +182,7 @@ def test_a_lower_limit_holds_at_once_for_what_runs_and_what_comes() -> None:
     rig.step()
     assert rig.running()["acme"] <= 2
     rig.run()
-    assert rig.scheduler.arbiter.tally.limit_violations == 0
+    assert rig.scheduler.arbiter.counters.limit_violations == 0
     assert rig.tokens["r7"] == expected(20, 60)
 
 
