@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.names import public_name
+from adapters.tenant_settings import TenantSettings
 
 
 class Role(StrEnum):
@@ -18,13 +19,6 @@ class Role(StrEnum):
     INFERENCE = "inference"
     TENANT_ADMIN = "tenant_admin"
     OPERATOR = "operator"
-
-
-class BudgetPeriod(StrEnum):
-    """The calendar period (UTC) after which a token budget starts anew."""
-
-    DAY = "day"
-    MONTH = "month"
 
 
 class VersionState(StrEnum):
@@ -56,20 +50,15 @@ SYSTEM = Actor("system")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A customer: its share of the engine, its limits, its defaults. None means unlimited."""
+    """A customer."""
 
     name: str
-    weight: float = 1.0
-    kv_guarantee: float = 0.0  # share of the KV cache, 0..1
-    kv_limit: float = 1.0  # share of the KV cache, 0..1
-    max_concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    token_budget: int | None = None
-    budget_period: BudgetPeriod = BudgetPeriod.MONTH
-    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    settings: TenantSettings = field(default_factory=TenantSettings)
     created_at: datetime | None = None  # set by the registry
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, settings and time of creation on one level, as the database, the API and the CLI show them."""
+        return {"name": self.name, **self.settings.model_dump(), "created_at": self.created_at}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Sequence
 
 import demo
+from adapters.tenant_settings import TenantSettings
 from benchmarks.fairness.tenant_load import (
     BATCH_SLOTS,
     ENGINE_OPTIONS,
@@ -26,9 +27,9 @@ from benchmarks.fairness.tenant_load import (
     probe,
     window,
 )
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.engine.bench_engine import BareEngine
-from server.fairness import Policy
+from server.fairness.policy import Capacity, Share
 
 #: Figures that issue 4 bounds: name -> (largest or smallest value, whether it is the largest).
 BOUNDS = {
@@ -93,7 +94,7 @@ async def _measure(seconds: float, rounds: int) -> dict[str, float]:
 
 async def _noisy_neighbour(engine: BareEngine, seconds: float) -> dict[str, float]:
     """A alone, then with B sending 20 times A's load of long generations."""
-    quiet, noisy = Policy(kv_guarantee=0.25), Policy()
+    quiet, noisy = TenantSettings(kv_guarantee=0.25), TenantSettings()
     await probe(engine, quiet, PROBE, seconds=1.0)
     alone = await probe(engine, quiet, PROBE, seconds=seconds / 2)
     async with busy(engine, [Load("b", noisy, NOISE, clients=20)]) as meter:
@@ -113,8 +114,8 @@ async def _noisy_neighbour(engine: BareEngine, seconds: float) -> dict[str, floa
 async def _service_gap(engine: BareEngine, seconds: float) -> float:
     """Two always-busy tenants of equal weight and opposite shapes: difference of service over the total."""
     loads = [
-        Load("prompts", Policy(), LONG_PROMPT, clients=3 * BATCH_SLOTS),
-        Load("answers", Policy(), LONG_ANSWER, clients=3 * BATCH_SLOTS),
+        Load("prompts", TenantSettings(), LONG_PROMPT, clients=3 * BATCH_SLOTS),
+        Load("answers", TenantSettings(), LONG_ANSWER, clients=3 * BATCH_SLOTS),
     ]
     service = await window(engine, loads, warm_up_s=seconds / 4, seconds=2 * seconds)
     return abs(service["prompts"] - service["answers"]) / sum(service.values())
@@ -122,8 +123,8 @@ async def _service_gap(engine: BareEngine, seconds: float) -> float:
 
 async def _weights(engine: BareEngine, seconds: float) -> dict[str, float]:
     loads = [
-        Load("three", Policy(weight=3), LONG_ANSWER, clients=3 * BATCH_SLOTS),
-        Load("one", Policy(weight=1), LONG_PROMPT, clients=3 * BATCH_SLOTS),
+        Load("three", TenantSettings(weight=3), LONG_ANSWER, clients=3 * BATCH_SLOTS),
+        Load("one", TenantSettings(weight=1), LONG_PROMPT, clients=3 * BATCH_SLOTS),
     ]
     service = await window(engine, loads, warm_up_s=seconds / 4, seconds=2 * seconds)
     ratio = service["three"] / service["one"]
@@ -134,7 +135,9 @@ async def _throughput_ratio(
     fair: BareEngine, stock: BareEngine, tenants: int, seconds: float, rounds: int
 ) -> float:
     """Service per second of ours over vLLM's: the median over turns of the two engines."""
-    loads = [Load(f"t{i}", Policy(), MIXED, clients=2 * BATCH_SLOTS // tenants) for i in range(tenants)]
+    loads = [
+        Load(f"t{i}", TenantSettings(), MIXED, clients=2 * BATCH_SLOTS // tenants) for i in range(tenants)
+    ]
     ratios = []
     for turn in range(rounds):
         order = (fair, stock) if turn % 2 else (stock, fair)
@@ -145,7 +148,7 @@ async def _throughput_ratio(
 
 async def _token_rate(engine: BareEngine, seconds: float) -> dict[str, float]:
     """64 clients against a tpm: what was used in any minute above it, and what a decision costs."""
-    policy = Policy(tpm=6000)
+    policy = TenantSettings(tpm=6000)
     admission = Admission(engine.capacity)
     async with busy(engine, [Load("capped", policy, MIXED, clients=64)], admission=admission) as meter:
         await asyncio.sleep(seconds)
@@ -178,18 +181,20 @@ async def _budgets(engine: BareEngine, requests: int) -> dict[str, float]:
     return {"budget_requests": requests, **{name: after[name] - before[name] for name in after}}
 
 
-def _random_policies(chance: random.Random, tenants: int) -> dict[str, Policy]:
+def _random_policies(chance: random.Random, tenants: int) -> dict[str, TenantSettings]:
     left, policies = 1.0, {}
     for i in range(tenants):
         guarantee = chance.choice([0.0, chance.uniform(0, left / 2)])
         left -= guarantee
         limit = min(1.0, max(guarantee, chance.uniform(0.15, 1.2)))
-        policies[f"r{i}"] = Policy(weight=chance.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
+        policies[f"r{i}"] = TenantSettings(
+            weight=chance.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit
+        )
     return policies
 
 
-def _fitting(chance: random.Random, policy: Policy, capacity: Capacity) -> Shape:
-    most = min(capacity.limit_blocks(policy.share) * capacity.block_size_tokens, 900)
+def _fitting(chance: random.Random, policy: TenantSettings, capacity: Capacity) -> Shape:
+    most = min(capacity.limit_blocks(Share.of(policy)) * capacity.block_size_tokens, 900)
     prompt = chance.randint(4, most // 2)
     return Shape(prompt, chance.randint(1, min(200, most - prompt)))
 

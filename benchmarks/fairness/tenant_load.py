@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from adapters.tenant_settings import TenantSettings
 from server.admission import Admission, Reservation, TryLater
 from server.engine.bench_engine import BareEngine
-from server.fairness import Policy
 
 BATCH_SLOTS = 8
 BLOCK_TOKENS = 32
@@ -42,7 +42,7 @@ class Shape:
         n = next(_prompts)
         return [(n * 7919 + i * 104729 + n * i) % 3000 + 50 for i in range(self.prompt)]
 
-    async def run(self, engine: BareEngine, tenant: str, policy: Policy) -> None:
+    async def run(self, engine: BareEngine, tenant: str, policy: TenantSettings) -> None:
         """One request, to its end."""
         async for _ in engine.generate(tenant, policy, self.tokens(), self.generate):
             pass
@@ -53,7 +53,7 @@ class Load:
     """So many clients of one tenant, each sending its next request when the last has ended."""
 
     tenant: str
-    policy: Policy
+    policy: TenantSettings
     shape: Shape
     clients: int
 
@@ -119,7 +119,7 @@ async def window(
         return {name: service - before.get(name, 0) for name, service in meter.service.items()}
 
 
-async def probe(engine: BareEngine, policy: Policy, shape: Shape, seconds: float) -> Probes:
+async def probe(engine: BareEngine, policy: TenantSettings, shape: Shape, seconds: float) -> Probes:
     """Short requests of tenant "a", one after the other."""
     probes = Probes([], [])
     end = time.monotonic() + seconds

@@ -13,7 +13,7 @@ from server.admission.errors import (
     TryLater,
 )
 from server.admission.reservations import Admission, Reservation
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity
 
 __all__ = [
     "MAX_RETRY_AFTER_S",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from adapters.models import BudgetPeriod
+from adapters.tenant_settings import BudgetPeriod
 from server.admission.window import SlidingWindow
 
 #: How much the newest request moves the mean duration.

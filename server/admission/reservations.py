@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from adapters.tenant_settings import TenantSettings
 from server.admission import checks
 from server.admission.account import Account
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 
 
 class Reservation:
@@ -90,13 +91,13 @@ class Admission:
         self._accounts: dict[str, Account] = {}
 
     def reserve(
-        self, tenant: str, policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int = 1
+        self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> Reservation:
         """Take what the request may use at most, or say why not; a refusal changes nothing.
 
         Args:
             tenant: the tenant's name; "" is the operator.
-            policy: the tenant's limits as they are now; a change holds from this call on.
+            settings: the tenant's limits as they are now; a change holds from this call on.
             prompt_tokens: length of the prompt.
             max_tokens: the most tokens one sequence may generate.
             n: how many sequences are generated; the prompt counts once.
@@ -108,46 +109,48 @@ class Admission:
             BudgetExhausted: token_budget.
         """
         tokens = prompt_tokens + n * max_tokens
-        self.check_fits(policy, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
+        self.check_fits(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
         account = self._accounts.setdefault(tenant, Account())
         now = self._clock()
-        checks.check_concurrency(account, policy, n)
-        checks.check_request_rate(account, policy, now)
-        checks.check_token_rate(account, policy, tokens, now)
+        checks.check_concurrency(account, settings, n)
+        checks.check_request_rate(account, settings, now)
+        checks.check_token_rate(account, settings, tokens, now)
         checks.check_budget(
-            account, policy, tokens, account.turn_period(policy.budget_period, self._wall_clock())
+            account, settings, tokens, account.turn_period(settings.budget_period, self._wall_clock())
         )
         account.enter(now, tokens=tokens, sequences=n)
         return Reservation(account, self._clock, tokens=tokens, sequences=n)
 
-    def check_fits(self, policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int = 1) -> None:
-        """Refuse what could never be served under this policy on this engine.
+    def check_fits(
+        self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
+    ) -> None:
+        """Refuse what could never be served under these settings on this engine.
 
         Raises:
             NeverFits: the message shows the arithmetic.
         """
-        checks.check_size(policy, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
-        checks.check_blocks(policy, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        checks.check_size(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
+        checks.check_blocks(settings, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
 
-    def fitting_max_tokens(self, policy: Policy, *, prompt_tokens: int, n: int = 1) -> int:
+    def fitting_max_tokens(self, settings: TenantSettings, *, prompt_tokens: int, n: int = 1) -> int:
         """The largest max_tokens with which `check_fits` passes; below 1 when the prompt alone is too long.
 
         For requests that name no max_tokens: their default is what is left of the model's length, which a
         tenant with a small limit could never be given.
         """
-        blocks = self.capacity.limit_blocks(policy.share)
+        blocks = self.capacity.limit_blocks(Share.of(settings))
         rooms = [blocks * self.capacity.block_size_tokens - prompt_tokens + 1]
-        rooms += [(a - prompt_tokens) // n for a in (policy.tpm, policy.token_budget) if a is not None]
+        rooms += [(a - prompt_tokens) // n for a in (settings.tpm, settings.token_budget) if a is not None]
         return min(rooms)
 
-    def headers(self, tenant: str, policy: Policy) -> dict[str, str]:
-        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that the policy sets."""
+    def headers(self, tenant: str, settings: TenantSettings) -> dict[str, str]:
+        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that are set."""
         account = self._accounts.get(tenant) or Account()
         now = self._clock()
         headers: dict[str, str] = {}
         for unit, limit, window, reserved in (
-            ("requests", policy.rpm, account.requests, 0),
-            ("tokens", policy.tpm, account.tokens, account.reserved_tokens),
+            ("requests", settings.rpm, account.requests, 0),
+            ("tokens", settings.tpm, account.tokens, account.reserved_tokens),
         ):
             if limit is not None:
                 headers[f"x-ratelimit-limit-{unit}"] = str(limit)
@@ -155,10 +158,10 @@ class Admission:
                 headers[f"x-ratelimit-reset-{unit}"] = _duration_text(window.reset_s(now))
         return headers
 
-    def restore_budget(self, tenant: str, policy: Policy, *, used_tokens: int) -> None:
+    def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
         """Take over what the ledger counted in this period: after a restart, before the first request."""
         account = self._accounts.setdefault(tenant, Account())
-        account.restore_period(policy.budget_period, self._wall_clock(), used_tokens)
+        account.restore_period(settings.budget_period, self._wall_clock(), used_tokens)
 
     def reserved_tokens(self, tenant: str) -> int:
         """What the tenant's requests under way may still use."""

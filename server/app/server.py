@@ -25,7 +25,7 @@ from adapters.sources import Uploads
 from adapters.store.store import Store
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.app import demo_seed
 from server.auth.authenticator import Authenticator
 from server.auth.throttle import Attempts
@@ -38,7 +38,7 @@ from server.engine.base_model import BaseModel
 from server.engine.runtime import Engine, start
 from server.engine.supervisor import State, Supervisor
 from server.errors import AdapterUnavailable, Draining, EngineUnavailable
-from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.fairness.policy import OPERATOR_SETTINGS, Capacity
 from server.observability.instrumented import InstrumentedLifecycle, InstrumentedLoader
 from server.observability.metrics_endpoint import MetricsEndpoint
 from server.observability.recorder import Metrics
@@ -157,7 +157,7 @@ class Server:
             request_id=request_id,
             caller=caller,
             target=target,
-            policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
+            policy=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
             cache_salt=self._salt(caller.tenant_name),
             held=None,
             max_tokens_named="max_tokens" in resolved.origins,

@@ -24,10 +24,10 @@ from sampling.errors import InvalidPolicy
 from server.config.settings import Settings
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
+from server.fairness.policy import STAMP_KEY
 from server.planner.errors import ModelUnplanned
 from server.planner.plan import MAX_DEFAULT_CPU_KV_CACHE_BYTES, default_cpu_kv_bytes, full_cpu_batch_bytes
 from server.planner.shape import Shape
-from server.request.gate import EXTRA_ARGS_KEY
 
 #: What --engine-args may not set: it has a flag of ours, or the product stands on our value.
 _FLAGS = {
@@ -73,7 +73,7 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         # Dotted: vLLM resolves it in the EngineCore process.
         "scheduler_cls": "server.engine.scheduling.scheduler.TenantScheduler",
         "additional_config": {
-            EXTRA_ARGS_KEY: {
+            STAMP_KEY: {
                 "lora_slot_wait_s": settings.lora_slot_wait_s,
                 POLICY_KEY: settings.repetition_policy,
             }

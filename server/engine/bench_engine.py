@@ -14,8 +14,9 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from adapters.tenant_settings import TenantSettings
 from server.engine.scheduling import scheduler_report
-from server.fairness.policy import Capacity, Policy, stamp
+from server.fairness.policy import STAMP_KEY, Capacity, stamp
 
 SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 
@@ -48,7 +49,7 @@ class BareEngine:
         )
 
     async def generate(
-        self, tenant: str, policy: Policy, prompt: Sequence[int], tokens: int
+        self, tenant: str, settings: TenantSettings, prompt: Sequence[int], tokens: int
     ) -> AsyncGenerator[int]:
         """Exactly `tokens` greedy tokens; yields how many came each time."""
         params = SamplingParams(
@@ -57,7 +58,7 @@ class BareEngine:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={"loragate": stamp(tenant, policy)},
+            extra_args={STAMP_KEY: stamp(tenant, settings)},
         )
         request: Any = {"prompt_token_ids": list(prompt), "cache_salt": tenant}
         async for output in self._client.generate(request, params, f"{tenant}-{next(self._ids)}"):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from adapters.models import Tenant
-from server.fairness.policy import OPERATOR_POLICY, Capacity, Policy
+from server.fairness.policy import Capacity, Share
 
 #: However many consoles are open, the scheduler is asked no more often than this.
 MAX_AGE_S = 0.4
@@ -48,23 +48,24 @@ def rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -
     """One row per tenant, in the order given: `running`, `waiting`, and blocks of the KV cache."""
     counted: Mapping[str, Mapping[str, Any]] = report["tenants"] if report else {}
     return [
-        _row(tenant.name, Policy.of(tenant), counted.get(tenant.name, {}), capacity) for tenant in tenants
+        _row(tenant.name, Share.of(tenant.settings), counted.get(tenant.name, {}), capacity)
+        for tenant in tenants
     ]
 
 
 def operator_row(report: Report | None, capacity: Capacity) -> dict[str, Any]:
     """What operators' own requests and the probes of new adapters take; tenant ""."""
     counted: Mapping[str, Mapping[str, Any]] = report["tenants"] if report else {}
-    return _row("", OPERATOR_POLICY, counted.get("", {}), capacity)
+    return _row("", Share(), counted.get("", {}), capacity)
 
 
-def _row(name: str, policy: Policy, counted: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
+def _row(name: str, share: Share, counted: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
     return {
         "tenant": name,
         "running": counted.get("running", 0),
         "waiting": counted.get("waiting", 0),
         "kv_blocks": counted.get("kv_blocks", 0),
-        "guaranteed_blocks": capacity.guaranteed_blocks(policy.share),
-        "limit_blocks": capacity.limit_blocks(policy.share),
-        "weight": policy.weight,
+        "guaranteed_blocks": capacity.guaranteed_blocks(share),
+        "limit_blocks": capacity.limit_blocks(share),
+        "weight": share.weight,
     }

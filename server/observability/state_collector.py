@@ -24,7 +24,7 @@ from server.background.canary_rollback import CanaryRollback
 from server.config.settings import Settings
 from server.config.versions import vllm_version
 from server.engine.supervisor import Supervisor
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 from server.observability.metrics import family
 from server.observability.request_collector import OTHER
 from server.observability.scheduler_stats import Report
@@ -177,7 +177,7 @@ def _idle(tenants: Mapping[str, Tenant], capacity: Capacity) -> dict[str, dict[s
     """Rows of tenants that the scheduler has not seen: nothing in use, and what they are entitled to."""
     rows = {}
     for name, tenant in tenants.items():
-        share = Policy.of(tenant).share
+        share = Share.of(tenant.settings)
         rows[name] = dict.fromkeys(_PER_TENANT, 0.0) | {
             "guaranteed_blocks": float(capacity.guaranteed_blocks(share)),
             "limit_blocks": float(capacity.limit_blocks(share)),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.models import EngineAdapter, Key, Tenant, Version
+from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.layers import NO_DEFAULTS
 from sampling.limits import NO_LIMITS, Limits
-from server.fairness.policy import Policy
 from server.request.histogram import GAP_BOUNDS_S, TokenGapHistogram
 
 
@@ -81,7 +81,7 @@ class RequestContext:
     request_id: str
     caller: Caller
     target: Target
-    policy: Policy
+    policy: TenantSettings
     cache_salt: str
     held: EngineAdapter | None
     """What is resident for this request until it ends; None for the base model, and before it is held."""

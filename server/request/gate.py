@@ -18,13 +18,11 @@ from sampling.limits import check_prompt
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
-from server.fairness.policy import stamp
+from server.fairness.policy import STAMP_KEY, stamp
 from server.request.context import RequestContext
 from server.request.metering import MeteredStream, Progress
 
-#: Key under which tenant and policy ride in `sampling_params.extra_args`; the scheduler reads it.
-EXTRA_ARGS_KEY = "loragate"
-#: The same for what is done when the answer goes in circles; `server.engine.decoding.repetition` reads it.
+#: Key in `sampling_params.extra_args` for the action against a looping answer, read by `server.engine.decoding`.
 REPETITION_KEY = "loragate_repetition"
 #: Shorter than what ends an answer: a canary's circles are counted, not cut off.
 _WATCH = Thresholds(window_tokens=64)
@@ -129,7 +127,7 @@ class Gate:
         reservation = self._reserve(context, sampling_params, prompt_tokens)
         for name, value in context.unplaced.items():
             setattr(sampling_params, name, value)
-        sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(context.caller.tenant_name, context.policy)}
+        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.policy)}
         if context.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.repetition
         # NOTE: `AsyncLLM.abort` ends every request that was given this id, and the handler's holds what the caller

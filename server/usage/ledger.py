@@ -22,10 +22,10 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError
-from adapters.models import BudgetPeriod, Tenant, Usage
+from adapters.models import Tenant, Usage
 from adapters.registry.database import utc_now
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.errors import LoragateError
-from server.fairness.policy import Policy
 from server.request.context import RequestContext
 
 logger = logging.getLogger("loragate.ledger")
@@ -51,7 +51,7 @@ class Table(Protocol):
 class Budgets(Protocol):
     """What takes the spent budgets over at start (`server.admission.Admission`)."""
 
-    def restore_budget(self, tenant: str, policy: Policy, *, used_tokens: int) -> None:
+    def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
         """Set what the tenant has used in its present period."""
 
 
@@ -169,9 +169,8 @@ class Ledger:
         now = self._now()
         used = {period: await self._table.tokens_since(period_start(period, now)) for period in BudgetPeriod}
         for tenant in tenants:
-            policy = Policy.of(tenant)
-            spent = used[policy.budget_period].get(tenant.name, 0)
-            budgets.restore_budget(tenant.name, policy, used_tokens=spent)
+            spent = used[tenant.settings.budget_period].get(tenant.name, 0)
+            budgets.restore_budget(tenant.name, tenant.settings, used_tokens=spent)
 
     def _collect(self, watched: _Watched) -> None:
         now = self._clock()

@@ -250,5 +250,7 @@ def _version(service: Service, version: Version) -> dict[str, Any]:
 def _decoding(service: Service, defaults: dict[str, Any], owner: Tenant) -> dict[str, Any]:
     """What holds for a chat request to this version that names no option, and where each value is from."""
     return service.decoding.shown(
-        Layer("adapter", defaults), Layer("tenant", owner.sampling_defaults), Limits(**owner.limits)
+        Layer("adapter", defaults),
+        Layer("tenant", owner.settings.sampling_defaults),
+        Limits(**owner.settings.limits),
     )

@@ -26,7 +26,8 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
 from sampling.repetition import Adjustment, Detector, Drawing, Thresholds, adjust, next_pressure
-from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
+from server.fairness.policy import STAMP_KEY
+from server.request.gate import REPETITION_KEY
 
 #: Where the operator's figures stand in `additional_config["loragate"]`.
 POLICY_KEY = "repetition"
@@ -171,7 +172,7 @@ class SteeringProcessor(LogitsProcessor):
 def policy_in(config: VllmConfig) -> RepetitionPolicy:
     """The operator's figures, as `server.engine.args` wrote them into vLLM's configuration."""
     options = config.additional_config
-    ours = options.get(EXTRA_ARGS_KEY, {}) if isinstance(options, dict) else {}
+    ours = options.get(STAMP_KEY, {}) if isinstance(options, dict) else {}
     return RepetitionPolicy.of(ours.get(POLICY_KEY, {}))
 
 

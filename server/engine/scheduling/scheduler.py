@@ -28,14 +28,12 @@ from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import OPERATOR_POLICY, Capacity, InvalidPolicy, Share, read_stamp
+from server.fairness.policy import STAMP_KEY, Capacity, InvalidStamp, Share, read_stamp
 from server.fairness.preemption import preemption_order
 from server.fairness.waiting_queue import Entry
 
 logger = init_logger(__name__)
 
-#: Where tenant and policy stand in `sampling_params.extra_args`, and our options in `additional_config`.
-STAMP_KEY = "loragate"
 DEFAULT_LORA_SLOT_WAIT_S = 2.0
 
 
@@ -253,10 +251,10 @@ def _stamp_of(request: Request) -> tuple[str, Share]:
     arguments = request.sampling_params.extra_args if request.sampling_params else None
     try:
         return read_stamp((arguments or {}).get(STAMP_KEY))
-    except InvalidPolicy:
+    except InvalidStamp:
         # An exception here would end the engine for everyone.
         logger.exception("Request %s carries a stamp that cannot be read.", request.request_id)
-        return "", OPERATOR_POLICY.share
+        return "", Share()
 
 
 def _block_ids(blocks: KVCacheBlocks) -> list[int]:

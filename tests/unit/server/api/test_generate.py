@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from adapters.errors import ResidencyBusy
 from adapters.models import Key, Role, Tenant
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
 from sampling.layers import Resolved
@@ -25,7 +26,6 @@ from server.api.generate import GenerateRoute
 from server.api.middleware import Record, RequestMiddleware
 from server.config.settings import Settings
 from server.errors import EngineUnavailable, ModelNotFound
-from server.fairness.policy import Policy
 from server.observability.tracing import Tracing
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, StreamAnswer, Target
 
@@ -59,7 +59,7 @@ class FakeService:
         if body.get("model") == "none":
             raise ModelNotFound("no such model")
         target = Target("m", None)
-        return RequestContext(request_id, caller, target, Policy(), "s", None, True), Resolved(
+        return RequestContext(request_id, caller, target, TenantSettings(), "s", None, True), Resolved(
             dict(body), {}, self.clamped
         )
 

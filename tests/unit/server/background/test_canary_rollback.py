@@ -11,9 +11,9 @@ import pytest
 
 from adapters.lifecycle.canary import CanaryLimits, Outcome
 from adapters.models import Alias, AliasTarget, Key, Rating, Role, Tenant, Version, VersionState
+from adapters.tenant_settings import TenantSettings
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
-from server.fairness.policy import Policy
 from server.request.context import Caller, RequestContext, Target, UsageCounters
 
 NOW = datetime.now(UTC)
@@ -55,7 +55,7 @@ def context(number: int, usage: UsageCounters) -> RequestContext:
     version = Version("acme", "support", number, number, VersionState.READY, "", NOW)
     caller = Caller(key, Tenant("acme"))
     return RequestContext(
-        "r", caller, Target("acme-support", version), Policy(), "s", None, True, usage=usage
+        "r", caller, Target("acme-support", version), TenantSettings(), "s", None, True, usage=usage
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from adapters.tenant_settings import TenantSettings
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 from server.fairness.preemption import preemption_order
 from server.fairness.waiting_queue import Entry
 
@@ -50,10 +51,10 @@ class SimEngine:
         self.arbiter = Arbiter(self.capacity, self, slots, clock=lambda: self.now_s)
         self.pool = list(range(self.capacity.kv_blocks))
 
-    def add(self, tenant: str, policy: Policy, prompt: int, generate: int, adapter: int = 0) -> str:
+    def add(self, tenant: str, policy: TenantSettings, prompt: int, generate: int, adapter: int = 0) -> str:
         name = f"{tenant}-{len(self.jobs)}"
         self.jobs[name] = Job(name, prompt, generate)
-        self.entries[name] = Entry(name, tenant, policy.share, adapter, len(self.jobs), self.jobs[name])
+        self.entries[name] = Entry(name, tenant, Share.of(policy), adapter, len(self.jobs), self.jobs[name])
         self.arbiter.enqueue(self.entries[name])
         return name
 

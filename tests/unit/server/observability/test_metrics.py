@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.models import Key, Role, Tenant, Version, VersionState
-from server.fairness.policy import Policy
+from adapters.tenant_settings import TenantSettings
 from server.observability.metrics import SERIES, Series, family
 from server.observability.recorder import Metrics
 from server.request.context import Caller, RequestContext, Target
@@ -26,7 +26,7 @@ KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
 def context(tenant: str, adapter: str, number: int = 1) -> RequestContext:
     version = Version(tenant, adapter, number, 7, VersionState.READY, "", NOW) if adapter else None
     caller = Caller(KEY, Tenant(tenant) if tenant else None)
-    made = RequestContext("r", caller, Target("m", version), Policy(), "s", None, True)
+    made = RequestContext("r", caller, Target("m", version), TenantSettings(), "s", None, True)
     made.usage.prompt_tokens, made.usage.generated_tokens = 5, 2
     made.usage.finish_reasons.append("stop")
     made.usage.first_token_at = made.started_at + 0.02

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from server.fairness.policy import Capacity
 from server.observability import scheduler_stats as module
 from server.observability.scheduler_stats import SchedulerStats, operator_row, rows
@@ -58,7 +59,10 @@ async def test_a_busy_scheduler_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_tenant_without_requests_has_a_row_too() -> None:
-    tenants = [Tenant("acme", kv_guarantee=0.25, kv_limit=0.5), Tenant("globex", weight=3.0)]
+    tenants = [
+        Tenant("acme", TenantSettings(kv_guarantee=0.25, kv_limit=0.5)),
+        Tenant("globex", TenantSettings(weight=3.0)),
+    ]
     acme, globex = rows(REPORT, tenants, CAPACITY)
     assert acme == {
         "tenant": "acme", "running": 2, "waiting": 1, "kv_blocks": 7,

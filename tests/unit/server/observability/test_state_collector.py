@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import EngineGone
 from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from server.config.settings import Settings
 from server.observability.recorder import Metrics
 from server.observability.state_collector import StateCollector
@@ -31,7 +32,7 @@ class Subject:
         self.attempts = SimpleNamespace(total=9)
         self.canaries = SimpleNamespace(rollbacks=4)
         self.requests_in_flight, self.welcome = 6, True
-        self.tenants = [Tenant("acme"), Tenant("idle", kv_guarantee=0.2, kv_limit=0.5)]
+        self.tenants = [Tenant("acme"), Tenant("idle", TenantSettings(kv_guarantee=0.2, kv_limit=0.5))]
         self.registry = SimpleNamespace(
             tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
         )

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from adapters.errors import UnknownKey
-from adapters.models import BudgetPeriod, Tenant, Usage
+from adapters.models import Tenant, Usage
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module
 from server.usage.ledger import COLUMNS, Ledger, period_start, summed
@@ -263,8 +264,10 @@ def test_budgets_come_back_for_their_own_period() -> None:
         budgets: Any = SimpleNamespace(
             restore_budget=lambda tenant, policy, *, used_tokens: restored.update({tenant: used_tokens})
         )
-        daily = Tenant("daily", token_budget=100, budget_period=BudgetPeriod.DAY)
-        await ledger.restore([daily, Tenant("monthly", token_budget=1000), Tenant("quiet")], budgets)
+        daily = Tenant("daily", TenantSettings(token_budget=100, budget_period=BudgetPeriod.DAY))
+        await ledger.restore(
+            [daily, Tenant("monthly", TenantSettings(token_budget=1000)), Tenant("quiet")], budgets
+        )
         assert restored == {"daily": 70, "monthly": 900, "quiet": 0}
 
     asyncio.run(scenario())

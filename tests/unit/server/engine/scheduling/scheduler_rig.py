@@ -30,8 +30,9 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from adapters.tenant_settings import TenantSettings
 from server.engine.scheduling.scheduler import TenantScheduler
-from server.fairness import Policy, stamp
+from server.fairness.policy import stamp
 
 BLOCK_SIZE = 4
 
@@ -119,7 +120,7 @@ class Rig:
         self,
         request_id: str,
         tenant: str | None = "acme",
-        policy: Policy | None = None,
+        policy: TenantSettings | None = None,
         *,
         prompt: int | list[int] = 8,
         generate: int = 8,
@@ -128,7 +129,7 @@ class Rig:
         """A new request; an integer prompt stands for so many tokens that nobody else has."""
         if isinstance(prompt, int):
             prompt = [hash((request_id, i)) % 900 + 10 for i in range(prompt)]
-        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or Policy())}
+        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or TenantSettings())}
         params = SamplingParams(max_tokens=generate, ignore_eos=True, extra_args=extra_args)
         request = Request(
             request_id=request_id,

@@ -7,18 +7,18 @@ import random
 
 import pytest
 
-from server.fairness import Policy
+from adapters.tenant_settings import TenantSettings
 from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 
 LONG = bool(os.environ.get("LORAGATE_TEST_LONG"))
 
 
-def random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
+def random_policies(rng: random.Random, tenants: int) -> dict[str, TenantSettings]:
     left, policies = 1.0, {}
     for i in range(tenants):
         guarantee = rng.choice([0.0, 0.0, rng.uniform(0, left)])
         left -= guarantee
-        policies[f"t{i}"] = Policy(
+        policies[f"t{i}"] = TenantSettings(
             weight=rng.choice([1, 1, 2, 4]),
             kv_guarantee=guarantee,
             kv_limit=min(1.0, max(guarantee, rng.uniform(0.1, 1.2))),
@@ -29,7 +29,9 @@ def random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
 class Load:
     """Requests of random tenants that fit their limits, as admission would let them in."""
 
-    def __init__(self, rig: Rig, rng: random.Random, policies: dict[str, Policy], adapters: int) -> None:
+    def __init__(
+        self, rig: Rig, rng: random.Random, policies: dict[str, TenantSettings], adapters: int
+    ) -> None:
         self.rig, self.rng, self.policies, self.adapters = rig, rng, policies, adapters
         self.expected: dict[str, list[int]] = {}
 
@@ -110,7 +112,7 @@ def test_random_tenants_keep_their_budgets_and_every_answer_is_whole(seed: int) 
 def test_a_guaranteed_tenant_starts_within_a_step_however_busy_the_others_are() -> None:
     rng = random.Random(1)
     rig = Rig(blocks=120, max_num_seqs=8, max_tokens_per_step=64)
-    quiet = Policy(kv_guarantee=0.3)
+    quiet = TenantSettings(kv_guarantee=0.3)
     for i in range(300):
         rig.add(f"n{i}", f"noisy{i % 3}", prompt=rng.randint(10, 100), generate=rng.randint(10, 80))
     waits = []
@@ -130,7 +132,7 @@ def test_a_guaranteed_tenant_starts_within_a_step_however_busy_the_others_are() 
 def test_tenants_without_a_guarantee_all_get_on_beside_one_with() -> None:
     rig = Rig(blocks=120, max_num_seqs=6, max_tokens_per_step=64)
     for i in range(60):
-        rig.add(f"g{i}", "guaranteed", Policy(kv_guarantee=0.5), prompt=30, generate=30)
+        rig.add(f"g{i}", "guaranteed", TenantSettings(kv_guarantee=0.5), prompt=30, generate=30)
         rig.add(f"a{i}", "acme", prompt=30, generate=30)
         rig.add(f"b{i}", "beta", prompt=30, generate=30)
     while len(rig.finished) < 90:
