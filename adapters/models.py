@@ -22,7 +22,7 @@ class Role(StrEnum):
 
 
 class VersionState(StrEnum):
-    """Where a version stands; `adapters.lifecycle.MOVES` has the legal moves.
+    """Where a version stands; `adapters.lifecycle.TRANSITIONS` has the legal moves.
 
     RESIDENT is true of one running process, so it is never written to the database: there it is READY.
     """

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.artifact.files import CONFIG, name_found
+from adapters.artifact.files import CONFIG, printable
 from adapters.errors import ArtifactRefused
 
 _PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
@@ -118,11 +118,11 @@ def engine_rank(rank: int) -> int:
 def _check_kind(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
-        raise ArtifactRefused(f"this is a {name_found(kind)} adapter; only LoRA can be served, {_RETRAIN}")
+        raise ArtifactRefused(f"this is a {printable(kind)} adapter; only LoRA can be served, {_RETRAIN}")
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise ArtifactRefused(
-            f"the adapter was trained for {name_found(task)}; this server generates text, "
+            f"the adapter was trained for {printable(task)}; this server generates text, "
             "retrain with task_type CAUSAL_LM"
         )
 
@@ -133,16 +133,16 @@ def _check_variants(config: Mapping[str, Any]) -> None:
             raise ArtifactRefused(sentence)
     bias = config.get("bias", "none")
     if bias != "none":
-        raise ArtifactRefused(f"bias={name_found(bias)} cannot be served; {_RETRAIN} with bias='none'")
+        raise ArtifactRefused(f"bias={printable(bias)} cannot be served; {_RETRAIN} with bias='none'")
     if saved := config.get("modules_to_save"):
         raise ArtifactRefused(
-            f"fully trained modules (modules_to_save: {name_found(saved)}) cannot be served; "
+            f"fully trained modules (modules_to_save: {printable(saved)}) cannot be served; "
             f"{_RETRAIN} without modules_to_save"
         )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
         raise ArtifactRefused(
-            f"init_lora_weights={name_found(init)} changed the base model's weights in training; convert the "
+            f"init_lora_weights={printable(init)} changed the base model's weights in training; convert the "
             "adapter with PEFT's save_pretrained(path_initial_model_for_weight_conversion=…) or retrain "
             "with init_lora_weights=True"
         )
@@ -150,14 +150,14 @@ def _check_variants(config: Mapping[str, Any]) -> None:
         unknown = name.startswith("use_") or name.endswith("_config")
         if unknown and value and name not in _HARMLESS and name not in _REFUSED:
             raise ArtifactRefused(
-                f"{name_found(name)} asks for a LoRA variant this server does not know; {_RETRAIN}"
+                f"{printable(name)} asks for a LoRA variant this server does not know; {_RETRAIN}"
             )
 
 
 def _rank(value: object, name: str) -> int:
     if type(value) is not int or not 0 < value <= 65536:
         raise ArtifactRefused(
-            f"{CONFIG} has {name} = {name_found(value)}; a rank must be a whole number above 0"
+            f"{CONFIG} has {name} = {printable(value)}; a rank must be a whole number above 0"
         )
     return value
 
@@ -166,7 +166,7 @@ def _alpha(value: object, name: str) -> float:
     number = value if type(value) in (int, float) else math.nan
     assert isinstance(number, int | float)
     if not math.isfinite(number) or number < 0:
-        raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(value)}; it must be a number above 0")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a number above 0")
     if number == 0:
         raise ArtifactRefused(f"{name} is 0, so the adapter changes nothing; retrain with alpha = r or 2 r")
     return float(number)
@@ -175,13 +175,13 @@ def _alpha(value: object, name: str) -> float:
 def _pattern(config: Mapping[str, Any], name: str, check: Any) -> dict[str, Any]:
     entries = config.get(name) or {}
     if not isinstance(entries, Mapping):
-        raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(entries)}; it must be an object")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(entries)}; it must be an object")
     if len(entries) > _PATTERNS_MAX:
         raise ArtifactRefused(
             f"{name} has {len(entries)} entries, above {_PATTERNS_MAX}; {_RETRAIN} without it"
         )
     return {
-        key: check(value, f"{name} of {name_found(_harmless(key, name))}") for key, value in entries.items()
+        key: check(value, f"{name} of {printable(_harmless(key, name))}") for key, value in entries.items()
     }
 
 
@@ -189,12 +189,12 @@ def _harmless(pattern: str, name: str) -> str:
     """NOTE: vLLM runs these as regular expressions in the engine; a malicious one would stop everybody."""
     plain = len(pattern) <= 200 and re.fullmatch(r"[\w.\\^$|()\[\]*+?-]*", pattern, re.ASCII)
     if not plain or re.search(r"\)[*+?]|[*+?]{3}", pattern) or len(re.findall(r"[*+?]", pattern)) > 2:
-        raise ArtifactRefused(f"{name} has the pattern {name_found(pattern)}; use plain module names there")
+        raise ArtifactRefused(f"{name} has the pattern {printable(pattern)}; use plain module names there")
     try:
         re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
         raise ArtifactRefused(
-            f"{name} has the unreadable pattern {name_found(pattern)}; save it again"
+            f"{name} has the unreadable pattern {printable(pattern)}; save it again"
         ) from error
     return pattern
 
@@ -213,7 +213,7 @@ def _names(config: Mapping[str, Any], name: str) -> tuple[str, ...] | str:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(value)}; it must be a list of module names")
+    raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a list of module names")
 
 
 def _layers(value: object) -> tuple[int, ...] | None:
@@ -222,6 +222,6 @@ def _layers(value: object) -> tuple[int, ...] | None:
     numbers = value if isinstance(value, list) else [value]
     if any(type(number) is not int for number in numbers):
         raise ArtifactRefused(
-            f"{CONFIG} has layers_to_transform = {name_found(value)}; it must be layer numbers"
+            f"{CONFIG} has layers_to_transform = {printable(value)}; it must be layer numbers"
         )
     return tuple(numbers)

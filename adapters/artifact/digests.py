@@ -1,7 +1,4 @@
-"""Digests by which an adapter names the base and the chat template it was trained on.
-
-Standard library only: the registry compares them without torch.
-"""
+"""SHA-256 digests: of files, of a base model and of its chat template."""
 
 from __future__ import annotations
 
@@ -9,16 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
-_CHUNK_BYTES = 1 << 20
-
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def base_digest(model_dir: Path) -> str:

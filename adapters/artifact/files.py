@@ -96,7 +96,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def name_found(value: object, limit: int = 60) -> str:
+def printable(value: object, limit: int = 60) -> str:
     """A value from somebody's file as it may stand in a message: printable and short."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = "".join(char if char.isprintable() else "?" for char in text)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from adapters.artifact.files import WEIGHTS, name_found, parse_json
+from adapters.artifact.files import WEIGHTS, parse_json, printable
 from adapters.errors import ArtifactRefused
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -53,7 +53,7 @@ def read_header(file: BinaryIO, size_bytes: int) -> dict[str, Tensor]:
 
 
 def _parse(name: str, entry: Any, offset: int) -> Tensor:
-    shown = name_found(name)
+    shown = printable(name)
     try:
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         start, end = entry["data_offsets"]
@@ -64,7 +64,7 @@ def _parse(name: str, entry: Any, offset: int) -> Tensor:
         raise ArtifactRefused(f"{_DAMAGED}: tensor {shown} is not described; {_AGAIN}")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ArtifactRefused(
-            f"tensor {shown} has type {name_found(dtype)}; save the adapter as F32, F16 or BF16"
+            f"tensor {shown} has type {printable(dtype)}; save the adapter as F32, F16 or BF16"
         )
     if len(shape) > 8 or end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise ArtifactRefused(f"{_DAMAGED}: the size of tensor {shown} does not fit its shape; {_AGAIN}")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from adapters.artifact.config import LoraConfig
-from adapters.artifact.files import CONFIG, WEIGHTS, name_found
+from adapters.artifact.files import CONFIG, WEIGHTS, printable
 from adapters.artifact.header import Tensor
 from adapters.artifact.shape import PROJECTIONS, BaseShape
 from adapters.errors import ArtifactRefused
@@ -56,7 +56,7 @@ def _parse_key(key: str) -> tuple[str, str]:
     """`base_model.model.<module>.lora_A.weight` into (module, "a" or "b")."""
     if key.endswith((".base_layer.weight", ".base_layer.bias")):
         raise ArtifactRefused(
-            f"{name_found(key)} holds the base model's own weights, which would be dropped in silence; "
+            f"{printable(key)} holds the base model's own weights, which would be dropped in silence; "
             "save again with save_embedding_layers=False and without resized or trained embeddings"
         )
     for wrapper, culprit in _WRAPPERS.items():
@@ -70,16 +70,16 @@ def _parse_key(key: str) -> tuple[str, str]:
         return match["module"], "a" if match["side"].endswith("A") else "b"
     if ".modules_to_save." in key or (key.endswith((".weight", ".bias")) and ".lora_" not in key):
         raise ArtifactRefused(
-            f"{name_found(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
+            f"{printable(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
             "new tokens and trained biases"
         )
     if not key.startswith(PREFIX) and ".lora_" in key:
         raise ArtifactRefused(
-            f"tensor {name_found(key)} does not start with {PREFIX}, so it would match no layer; "
+            f"tensor {printable(key)} does not start with {PREFIX}, so it would match no layer; "
             "save with PEFT's save_pretrained"
         )
     raise ArtifactRefused(
-        f"tensor {name_found(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT"
+        f"tensor {printable(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT"
     )
 
 
@@ -92,7 +92,7 @@ def _explain_module(module: str, base: BaseShape) -> str:
         )
     if leaf not in PROJECTIONS:
         return (
-            f"LoRA on {name_found(leaf)} cannot be served; "
+            f"LoRA on {printable(leaf)} cannot be served; "
             f"retrain with target_modules among {', '.join(PROJECTIONS)}"
         )
     layer = re.fullmatch(r"model\.layers\.(\d{1,6})\..+", module)
@@ -103,11 +103,11 @@ def _explain_module(module: str, base: BaseShape) -> str:
         )
     if re.fullmatch(r"layers\.\d+\..+", module):
         return (
-            f"tensor names lack '.model.' ({name_found(PREFIX + module)}), so they would match no layer; "
+            f"tensor names lack '.model.' ({printable(PREFIX + module)}), so they would match no layer; "
             "train on AutoModelForCausalLM, not AutoModel, and save again"
         )
     return (
-        f"the base model has no layer {name_found(module)}; expected names like "
+        f"the base model has no layer {printable(module)}; expected names like "
         f"{PREFIX}model.layers.0.self_attn.q_proj, so save from the plain {base.family}ForCausalLM"
     )
 

@@ -43,7 +43,9 @@ async def prepare_version(
     """
     async with _staging(store) as staging:
         fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
-        version = await registry.versions.move(version, VersionState.FETCHED, by=by, source=fetched.label)
+        version = await registry.versions.transition(
+            version, VersionState.FETCHED, by=by, source=fetched.label
+        )
         report = await in_thread(
             lambda: inspect_artifact(
                 staging.files,
@@ -55,7 +57,7 @@ async def prepare_version(
         )
         artifact = await in_thread(lambda: store.seal(staging, report.config))
         # The digest is in the registry before the artifact is in the store: no garbage collection takes it.
-        version = await registry.versions.move(
+        version = await registry.versions.transition(
             version,
             VersionState.VERIFIED,
             by=by,
@@ -65,7 +67,7 @@ async def prepare_version(
             training=None if report.training is None else dict(report.training),
         )
         await in_thread(lambda: store.publish(staging, artifact))
-    return await registry.versions.move(version, VersionState.READY, by=by)
+    return await registry.versions.transition(version, VersionState.READY, by=by)
 
 
 async def fail_version(registry: Registry, version: Version, error: BaseException, *, by: Actor) -> None:
@@ -74,7 +76,7 @@ async def fail_version(registry: Registry, version: Version, error: BaseExceptio
     try:
         now = await registry.versions.get(version.tenant, version.adapter, version.number)
         if now.state not in ENDED:
-            await registry.versions.move(now, VersionState.FAILED, by=by, error=reason)
+            await registry.versions.transition(now, VersionState.FAILED, by=by, error=reason)
     except (IllegalTransition, UnknownVersion):
         return  # it was removed in the meantime
 

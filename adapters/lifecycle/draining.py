@@ -9,7 +9,7 @@ from adapters.registry import Registry
 from adapters.residency import Residency
 
 
-class Drains:
+class DrainTasks:
     """The drains that run, one per engine id."""
 
     def __init__(self, registry: Registry, residency: Residency) -> None:
@@ -31,7 +31,7 @@ class Drains:
 
     async def _drain(self, version: Version, by: Actor) -> Version:
         await self._residency.retire(version.engine_id)
-        retired = await self._registry.versions.move(version, VersionState.RETIRED, by=by)
+        retired = await self._registry.versions.transition(version, VersionState.RETIRED, by=by)
         del self._tasks[version.engine_id]
         return retired
 

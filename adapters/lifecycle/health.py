@@ -24,7 +24,7 @@ class DriftKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fetching:
+class FetchProgress:
     """How far a fetch is; the total is None where the source does not tell."""
 
     fetched_bytes: int
@@ -32,7 +32,7 @@ class Fetching:
 
 
 @dataclass(frozen=True, slots=True)
-class Drifted:
+class DriftRecord:
     """The last time that a version was not in the engine as it should be. It was mended then."""
 
     kind: DriftKind
@@ -44,18 +44,18 @@ class Condition:
     """A version in this process, beside what the registry says of it."""
 
     slot: SlotView | None  # None: not in the engine
-    fetching: Fetching | None  # None: not being fetched
-    drifted: Drifted | None  # None: not since the start
+    fetching: FetchProgress | None  # None: not being fetched
+    drifted: DriftRecord | None  # None: not since the start
     damaged: bool  # its stored copy is missing or differs from its digest
 
 
-class Health:
+class ProcessHealth:
     """Fetches that run and drift that was found; bounded."""
 
     def __init__(self) -> None:
         self.reconciled_at: datetime | None = None
-        self._fetches: dict[tuple[str, str, int], Fetching] = {}
-        self._drifts: dict[int, Drifted] = {}  # by engine id, oldest first
+        self._fetches: dict[tuple[str, str, int], FetchProgress] = {}
+        self._drifts: dict[int, DriftRecord] = {}  # by engine id, oldest first
 
     @contextmanager
     def fetching(self, version: Version, progress: Progress | None) -> Iterator[Progress]:
@@ -63,11 +63,11 @@ class Health:
         key = (version.tenant, version.adapter, version.number)
 
         def note(fetched_bytes: int, total_bytes: int | None) -> None:
-            self._fetches[key] = Fetching(fetched_bytes, total_bytes)
+            self._fetches[key] = FetchProgress(fetched_bytes, total_bytes)
             if progress is not None:
                 progress(fetched_bytes, total_bytes)
 
-        self._fetches[key] = Fetching(0, None)
+        self._fetches[key] = FetchProgress(0, None)
         try:
             yield note
         finally:
@@ -77,7 +77,7 @@ class Health:
         """How many versions of a tenant are being fetched."""
         return sum(owner == tenant for owner, _, _ in self._fetches)
 
-    def fetch_of(self, version: Version) -> Fetching | None:
+    def fetch_of(self, version: Version) -> FetchProgress | None:
         """How far a version's fetch is."""
         return self._fetches.get((version.tenant, version.adapter, version.number))
 
@@ -92,10 +92,10 @@ class Health:
         for kind, ids in kinds:
             for engine_id in ids:
                 self._drifts.pop(engine_id, None)
-                self._drifts[engine_id] = Drifted(kind, self.reconciled_at)
+                self._drifts[engine_id] = DriftRecord(kind, self.reconciled_at)
         while len(self._drifts) > _DRIFTS_MAX:
             del self._drifts[next(iter(self._drifts))]
 
-    def drift_of(self, version: Version) -> Drifted | None:
+    def drift_of(self, version: Version) -> DriftRecord | None:
         """When a version last drifted."""
         return self._drifts.get(version.engine_id)

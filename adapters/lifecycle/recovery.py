@@ -36,12 +36,14 @@ async def recover_registry(registry: Registry, store: Store, *, deep: bool) -> R
     finished, failed = [], []
     for version in await registry.versions.list(UNFINISHED):
         if await _is_stored(store, version):
-            finished.append(await registry.versions.move(version, VersionState.READY, by=SYSTEM))
+            finished.append(await registry.versions.transition(version, VersionState.READY, by=SYSTEM))
         else:
-            moved = await registry.versions.move(version, VersionState.FAILED, by=SYSTEM, error=_STOPPED)
+            moved = await registry.versions.transition(
+                version, VersionState.FAILED, by=SYSTEM, error=_STOPPED
+            )
             failed.append(moved)
     retired = [
-        await registry.versions.move(version, VersionState.RETIRED, by=SYSTEM)
+        await registry.versions.transition(version, VersionState.RETIRED, by=SYSTEM)
         for version in await registry.versions.list({VersionState.DRAINING})
     ]
     ready = await registry.versions.list({VersionState.READY})

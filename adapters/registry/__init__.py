@@ -17,7 +17,7 @@ from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
-from adapters.registry.feedback import FeedbackBook
+from adapters.registry.feedback import FeedbackStore
 from adapters.registry.keys import Keys
 from adapters.registry.schema.migration import check_schema, migrate
 from adapters.registry.tenants import Tenants
@@ -39,7 +39,7 @@ class Registry:
         self.aliases = Aliases(self._database)
         self.audit = Audit(self._database)
         self.usage = UsageLedger(self._database)
-        self.feedback = FeedbackBook(self._database)
+        self.feedback = FeedbackStore(self._database)
 
     def changes(self) -> int:
         """How many changes this object has made; one more means that what was read before may be old."""

@@ -92,7 +92,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads. Raises: RegistryUnavailable."""
-        with _trouble_told():
+        with _translate_errors():
             async with self._connection() as connection, connection.begin():
                 yield connection
 
@@ -102,7 +102,7 @@ class Database:
 
         Raises: StoreFull, RegistryUnavailable
         """
-        with _trouble_told():
+        with _translate_errors():
             async with self._turn, self._connection() as connection:
                 await connection.execution_options(writes=True)
                 async with connection.begin():
@@ -129,7 +129,7 @@ class Database:
 
 
 @contextmanager
-def _trouble_told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Say in a sentence of ours what is wrong with the database, where it is not the statement that is wrong."""
     try:
         yield

@@ -15,7 +15,7 @@ _T = tables.feedback
 _KEY = ("tenant", "request_id")
 
 
-class FeedbackBook:
+class FeedbackStore:
     """The registry's feedback. No audit rows: nothing that is served changes by it."""
 
     def __init__(self, database: Database) -> None:

@@ -17,7 +17,7 @@ from adapters.registry.aliases import read_alias
 from adapters.registry.database import Database, count_up, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version, version_of
-from adapters.registry.state_machine import ENDED, check_move
+from adapters.registry.state_machine import ENDED, check_transition
 
 _A, _V = tables.adapters, tables.versions
 
@@ -87,14 +87,14 @@ class Versions:
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query.distinct())).scalars())
 
-    async def move(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
+    async def transition(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
         """Move a version from the state it was read in; `facts` are columns learned on the way.
 
         Raises: IllegalTransition: not a legal move, or somebody moved it meanwhile; UnknownVersion;
             InUse: to DRAINING while the alias still points at it.
         """
         name = f"{version.public_name}@{version.number}"
-        check_move(name, version.state, to)
+        check_transition(name, version.state, to)
         assert to is not VersionState.RESIDENT, "resident is never written; see VersionState"
         details = {"from": version.state, "error": facts.get("error")}
         async with self._database.change(by, f"version.{to}", name, details) as connection:

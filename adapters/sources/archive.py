@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WANTED, require_files
 from adapters.errors import SourceRefused
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.local import copy_stream
-from adapters.sources.meter import Meter
 from adapters.store.fsync import CHUNK_BYTES
 
 _MEMBERS_MAX = 1000
@@ -29,17 +29,17 @@ _LABELS = {
 }
 
 
-async def spool_archive(chunks: AsyncIterator[bytes], into: Path, meter: Meter) -> Path:
+async def spool_archive(chunks: AsyncIterator[bytes], into: Path, limit: ByteLimit) -> Path:
     """Write the stream to a file, as it comes. Raises: SourceRefused: more than the limit."""
     path = into / "upload"
     with path.open("xb") as file:
         async for chunk in chunks:
-            meter.add(len(chunk))
+            limit.add(len(chunk))
             file.write(chunk)
     return path
 
 
-def unpack_archive(archive: Path, into: Path, meter: Meter) -> str:
+def unpack_archive(archive: Path, into: Path, limit: ByteLimit) -> str:
     """Unpack the adapter that lies highest in the archive, then delete the archive.
 
     Raises: SourceRefused: not readable, or a member that may not be; ArtifactRefused: no adapter in it.
@@ -56,7 +56,7 @@ def unpack_archive(archive: Path, into: Path, meter: Meter) -> str:
                 if path.name in WANTED:
                     copy = into / f"member{count}"
                     with copy.open("xb") as file:
-                        copy_stream(_content(tar, member), file, meter)
+                        copy_stream(_content(tar, member), file, limit)
                     unpacked.setdefault(path.parent, {})[path.name] = copy
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceRefused(_UNREADABLE) from error

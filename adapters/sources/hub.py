@@ -8,12 +8,12 @@ from typing import Any
 
 from adapters.artifact import WANTED, require_files
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import HubSource
-from adapters.store.fsync import full_disk_told
+from adapters.store.fsync import raising_store_full
 
 
-def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
+def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
     """Download the wanted files of one commit; the library resumes a download that breaks off.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
@@ -27,9 +27,9 @@ def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
         )
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
         require_files(sizes)
-        meter.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
+        limit.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
         for name in sorted(WANTED & sizes.keys()):
-            _download(source, name, str(info.sha), into, meter)
+            _download(source, name, str(info.sha), into, limit)
     except HFValidationError as error:
         raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name") from error
     except HfHubHTTPError as error:
@@ -42,10 +42,10 @@ def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
     return f"hf://{source.repo}@{info.sha}"
 
 
-def _download(source: HubSource, name: str, commit: str, into: Path, meter: Meter) -> None:
+def _download(source: HubSource, name: str, commit: str, into: Path, limit: ByteLimit) -> None:
     from huggingface_hub import hf_hub_download
 
-    with full_disk_told():
+    with raising_store_full():
         hf_hub_download(
             source.repo,
             name,
@@ -53,7 +53,7 @@ def _download(source: HubSource, name: str, commit: str, into: Path, meter: Mete
             local_dir=into,
             endpoint=source.endpoint,
             token=_token(source),
-            tqdm_class=_metered(meter),
+            tqdm_class=_counted(limit),
         )
 
 
@@ -62,18 +62,18 @@ def _token(source: HubSource) -> str | bool | None:
     return source.token or (None if source.own_token else False)
 
 
-def _metered(meter: Meter) -> Any:
+def _counted(limit: ByteLimit) -> Any:
     """The progress bar that hf_hub_download calls for every chunk, counting instead of drawing."""
     from huggingface_hub.utils import tqdm
 
-    class Metered(tqdm):
+    class CountingBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            meter.add(int(n or 0))
+            limit.add(int(n or 0))
 
-    return Metered
+    return CountingBar
 
 
 def _explain(source: HubSource, error: Any) -> str:

@@ -80,7 +80,7 @@ def parse_source(
     text: str,
     *,
     local_roots: Sequence[Path] | None = (),
-    beginnings: Sequence[str] | None = None,
+    prefixes: Sequence[str] | None = None,
     own_token: bool = False,
 ) -> Source:
     """Read `hf://org/name@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
@@ -88,7 +88,7 @@ def parse_source(
     Args:
         text: the source as it is written.
         local_roots: a local path must lie below one of these; None allows every path (for the operator only).
-        beginnings: any other source must begin with one of these; None allows every one (likewise).
+        prefixes: any other source must begin with one of these; None allows every one (likewise).
         own_token: whether the hub may see the server's own token (likewise).
 
     Raises: SourceRefused.
@@ -98,7 +98,7 @@ def parse_source(
         return LocalSource(_check_root(Path(text), local_roots))
     if scheme == "file":
         return LocalSource(_check_root(Path(rest), local_roots))
-    if beginnings is not None and not text.startswith(tuple(beginnings)):
+    if prefixes is not None and not text.startswith(tuple(prefixes)):
         raise SourceRefused(
             "this source may not be named by a tenant; upload the adapter, or ask the operator to allow it "
             "with --tenant-sources"

@@ -9,9 +9,9 @@ from typing import Any
 
 from adapters.artifact import WANTED, require_files
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import RemoteSource
-from adapters.store.fsync import CHUNK_BYTES, full_disk_told
+from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _ERRORS = (  # what the file systems let through of the libraries below them
@@ -23,7 +23,7 @@ _ERRORS = (  # what the file systems let through of the libraries below them
 _ATTEMPTS = 3
 
 
-def fetch_remote(source: RemoteSource, into: Path, meter: Meter) -> str:
+def fetch_remote(source: RemoteSource, into: Path, limit: ByteLimit) -> str:
     """Copy the wanted files of a folder; a broken read goes on where it stopped.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
@@ -35,9 +35,9 @@ def fetch_remote(source: RemoteSource, into: Path, meter: Meter) -> str:
         files = {name: entry for name, entry in entries.items() if entry["type"] == "file"}
         require_files(files)
         wanted = sorted(WANTED & files.keys())
-        meter.expect(sum(files[name]["size"] or 0 for name in wanted))
+        limit.expect(sum(files[name]["size"] or 0 for name in wanted))
         for name in wanted:
-            _copy(file_system, files[name]["name"], into / name, meter, errors)
+            _copy(file_system, files[name]["name"], into / name, limit, errors)
     except errors as error:
         raise SourceUnavailable(
             f"{source.label} cannot be read; check that it exists and that the server's credentials may read it"
@@ -60,15 +60,17 @@ def _connect(source: RemoteSource) -> tuple[Any, str]:
     return file_system, folder
 
 
-def _copy(file_system: Any, name: str, copy: Path, meter: Meter, errors: tuple[type[Exception], ...]) -> None:
+def _copy(
+    file_system: Any, name: str, copy: Path, limit: ByteLimit, errors: tuple[type[Exception], ...]
+) -> None:
     with copy.open("xb") as target:
         for attempt in range(_ATTEMPTS):
             try:
                 with file_system.open(name, "rb") as file:
                     file.seek(target.tell())
                     while chunk := file.read(CHUNK_BYTES):
-                        meter.add(len(chunk))
-                        with full_disk_told():
+                        limit.add(len(chunk))
+                        with raising_store_full():
                             target.write(chunk)
                 return
             except FileNotFoundError:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import ArtifactRefused, SourceRefused, TooManyFetches, UnknownUpload, UploadConflict
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import ArchiveSource
 from adapters.sources.threads import in_thread
-from adapters.store.fsync import CHUNK_BYTES, full_disk_told
+from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 MAX_UPLOADS = 4  # of one tenant at once
 _KEPT_S = 24 * 3600.0
@@ -47,7 +47,7 @@ class Uploads:
         if folder.is_dir() and len(list(folder.iterdir())) >= MAX_UPLOADS:
             raise TooManyFetches(tenant, MAX_UPLOADS)
         upload_id = secrets.token_hex(16)
-        with full_disk_told():
+        with raising_store_full():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / upload_id).touch()
         return Upload(upload_id, 0)
@@ -68,13 +68,13 @@ class Uploads:
         received_bytes = path.stat().st_size
         if offset_bytes != received_bytes or upload_id in self._busy:
             raise UploadConflict(offset_bytes, received_bytes)
-        meter = Meter(self._max_bytes)
-        meter.add(received_bytes)
+        limit = ByteLimit(self._max_bytes)
+        limit.add(received_bytes)
         self._busy.add(upload_id)
         try:
-            with full_disk_told(), path.open("ab") as file:
+            with raising_store_full(), path.open("ab") as file:
                 async for chunk in chunks:
-                    meter.add(len(chunk))
+                    limit.add(len(chunk))
                     file.write(chunk)
         finally:
             self._busy.discard(upload_id)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WEIGHTS
+from adapters.artifact.digests import file_digest
 from adapters.errors import StoreDamaged
-from adapters.store.fsync import full_disk_told, sha256_of, sync_file, sync_folder, write_file
+from adapters.store.fsync import raising_store_full, sync_file, sync_folder, write_file
 
 _MANIFEST = "manifest.json"
 _GRACE_S = 60.0
@@ -62,7 +63,7 @@ class Store:
         self._artifacts = root / "sha256"
         self._staging = root / "staging"
         self._damaged: set[str] = set()  # found by the last deep check
-        with full_disk_told():
+        with raising_store_full():
             self._artifacts.mkdir(parents=True, exist_ok=True)
             self._staging.mkdir(parents=True, exist_ok=True)
 
@@ -73,13 +74,13 @@ class Store:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A new empty staging folder, removed at the end. Raises: StoreFull."""
-        with full_disk_told():
+        with raising_store_full():
             lock = self._lock_new()
         lock_path = Path(lock.name)
         staging = Staging(lock_path.with_suffix(""))
         with lock:
             try:
-                with full_disk_told():
+                with raising_store_full():
                     staging.files.mkdir(parents=True)
                     yield staging
             finally:
@@ -100,7 +101,7 @@ class Store:
 
         Raises: StoreFull.
         """
-        with full_disk_told():
+        with raising_store_full():
             staging.sealed.mkdir()
             (staging.files / WEIGHTS).rename(staging.sealed / WEIGHTS)
             with (staging.sealed / WEIGHTS).open("rb") as weights:
@@ -119,7 +120,7 @@ class Store:
         place = self.path(artifact.digest)
         for path in staging.sealed.iterdir():
             path.chmod(0o444)
-        with full_disk_told():
+        with raising_store_full():
             sync_folder(staging.sealed)
             if place.exists() and not self._is_whole(artifact.digest, deep=True):
                 self._remove(artifact.digest)
@@ -204,7 +205,7 @@ class Store:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256_of(path), "size_bytes": path.stat().st_size}
+    return {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

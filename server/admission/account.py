@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from adapters.sliding_window import SlidingWindow
 from adapters.tenant_settings import BudgetPeriod
-from server.admission.window import SlidingWindow
 
 #: How much the newest request moves the mean duration.
 _MEAN_STEP = 0.2

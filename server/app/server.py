@@ -33,13 +33,12 @@ from server.background.canary_rollback import CanaryRollback, limits_of, rating_
 from server.background.maintenance import MaintenanceLoop
 from server.config.logs import error_log
 from server.config.settings import Settings, otlp_protocol
-from server.engine.adapter_loader import CurrentEngine
+from server.engine.adapter_loader import running_engine
 from server.engine.base_model import BaseModel
 from server.engine.runtime import Engine, start
 from server.engine.supervisor import State, Supervisor
 from server.errors import AdapterUnavailable, Draining, EngineUnavailable
 from server.fairness.policy import OPERATOR_SETTINGS, Capacity
-from server.observability.instrumented import InstrumentedLifecycle, InstrumentedLoader
 from server.observability.metrics_endpoint import MetricsEndpoint
 from server.observability.recorder import Metrics
 from server.observability.scheduler_stats import Report, SchedulerStats, block_seconds
@@ -87,12 +86,13 @@ class Server:
             explain=self._memory.explain,
         )
         self.residency = Residency(
-            InstrumentedLoader(CurrentEngine(self.supervisor), self.metrics.load_s),
+            lambda: running_engine(self.supervisor),
             capacity=settings.adapters_held,
             wait_s=settings.adapter_wait_s,
+            observe_load=self.metrics.load_s.observe,
         )
-        self.lifecycle: Lifecycle = InstrumentedLifecycle(
-            registry, store, self.residency, base.rules, swap_s=self.metrics.swap_s
+        self.lifecycle = Lifecycle(
+            registry, store, self.residency, base.rules, observe_swap=self.metrics.swap_s.observe
         )
         self.uploads = Uploads(settings.home / "uploads", base.rules.max_bytes)
         self.maintenance = MaintenanceLoop(self.lifecycle, lambda: self.state is State.READY)

@@ -14,7 +14,7 @@ from server.usage.recent_requests import RecentAnswers
 
 
 class Book(Protocol):
-    """Where it is kept (`adapters.registry.feedback.FeedbackBook`)."""
+    """Where it is kept (`adapters.registry.feedback.FeedbackStore`)."""
 
     async def put(self, said: Feedback) -> None:
         """Keep it."""

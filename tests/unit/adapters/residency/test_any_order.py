@@ -41,7 +41,7 @@ KINDS = [
     "pin",
     "unpin",
     "dismiss",
-    "keep",
+    "undo_dismiss",
     "retire",
     "reconcile",
     "lose",
@@ -87,7 +87,7 @@ class World:
                 await self.residency.pin(adapter)
             elif event.kind == "reconcile":
                 await self.residency.reconcile()
-            elif event.kind in ("unpin", "dismiss", "keep"):
+            elif event.kind in ("unpin", "dismiss", "undo_dismiss"):
                 getattr(self.residency, event.kind)(event.engine_id)
             else:
                 await self.disturb(event)

@@ -72,14 +72,14 @@ def test_sources_that_are_not_known_are_refused(text: str) -> None:
 
 def test_a_tenant_names_only_what_begins_as_allowed() -> None:
     allowed = ["hf://", "s3://adapters/acme/"]
-    assert parse_source("s3://adapters/acme/v1", beginnings=allowed) == RemoteSource("s3://adapters/acme/v1")
-    assert parse_source("hf://a/b", beginnings=allowed) == HubSource("a/b")
+    assert parse_source("s3://adapters/acme/v1", prefixes=allowed) == RemoteSource("s3://adapters/acme/v1")
+    assert parse_source("hf://a/b", prefixes=allowed) == HubSource("a/b")
     assert parse_source("hf://a/b", own_token=True) == HubSource("a/b", own_token=True)
     for text in ("s3://adapters/globex/v1", "s3://adapters/acme/../globex", "gs://adapters/acme/v1"):
         with pytest.raises(SourceRefused):
-            parse_source(text, beginnings=allowed)
+            parse_source(text, prefixes=allowed)
     with pytest.raises(SourceRefused, match="--tenant-sources"):
-        parse_source("hf://a/b", beginnings=[])
+        parse_source("hf://a/b", prefixes=[])
 
 
 def test_local_folders_are_allowed_below_the_roots_only(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_limits_guarantees_and_work_conservation(
         assert not set(started) & set(engine.preemptions[preempted:]), "stopped and started in one step"
         now = held(engine)
         for tenant, (blocks, slots) in now.items():
-            assert blocks <= CAPACITY.limit_blocks(shares[tenant].share)
-            assert slots <= CAPACITY.limit_slots(shares[tenant].share)
+            assert blocks <= CAPACITY.limit_blocks(Share.of(shares[tenant]))
+            assert slots <= CAPACITY.limit_slots(Share.of(shares[tenant]))
         assert len(engine.pool) + sum(blocks for blocks, _ in now.values()) == CAPACITY.kv_blocks
         assert engine.running() or not len(engine.arbiter.queue), "never idle while something waits"
         if not with_adapters and not engine.ran_out:
@@ -100,7 +100,7 @@ def check_nobody_is_passed_over(
 
     def above(tenant: str) -> tuple[int, int]:
         blocks, slots = now.get(tenant, (0, 0))
-        share = shares[tenant].share
+        share = Share.of(shares[tenant])
         return blocks - CAPACITY.guaranteed_blocks(share), slots - CAPACITY.guaranteed_slots(share)
 
     owed = {

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from adapters.tenant_settings import TenantSettings
+from server.fairness.policy import Share
 from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 
 LONG = bool(os.environ.get("LORAGATE_TEST_LONG"))
@@ -39,7 +40,7 @@ class Load:
         rng = self.rng
         tenant = rng.choice(list(self.policies))
         capacity = self.rig.scheduler.arbiter.accounting.capacity
-        most = capacity.limit_blocks(self.policies[tenant].share) * BLOCK_SIZE
+        most = capacity.limit_blocks(Share.of(self.policies[tenant])) * BLOCK_SIZE
         prompt_tokens = rng.randint(1, max(1, min(120, most - 1)))
         generate = rng.randint(1, max(1, min(80, most - prompt_tokens + 1)))
         shared_prefix = rng.random() < 0.3

@@ -8,7 +8,7 @@ from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.models import Progress
 
 
-class Meter:
+class ByteLimit:
     """One fetch's count. It is used from one thread at a time; `stop` may be called from any."""
 
     def __init__(self, limit_bytes: int, progress: Progress | None = None) -> None:
