@@ -16,7 +16,7 @@ def file_digest(path: Path) -> str:
 def base_digest(model_dir: Path) -> str:
     """SHA-256 over a base model's ``config.json`` and the sorted digests of its safetensors files.
 
-    Names and places do not count: a copy, or a renamed shard, has the same digest.
+    Names and folders do not count: a copy, or a renamed shard, has the same digest.
 
     Raises:
         FileNotFoundError: ``model_dir`` holds no ``config.json`` or no safetensors file.
@@ -29,9 +29,9 @@ def base_digest(model_dir: Path) -> str:
 
 
 def template_digest(model_dir: Path) -> str | None:
-    """SHA-256 of the chat template a base comes with, or None when it has none.
+    """SHA-256 of a base model's chat template, or None when it has none.
 
-    ``chat_template.jinja`` wins over the ``chat_template`` of ``tokenizer_config.json``, as in transformers.
+    ``chat_template.jinja`` takes precedence over ``tokenizer_config.json``, as in transformers.
     """
     template = model_dir / "chat_template.jinja"
     if template.is_file():

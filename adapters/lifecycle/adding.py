@@ -1,4 +1,4 @@
-"""From a source to a version that is ready: registered -> fetched -> verified -> ready."""
+"""Adds a version: from its source to the state ready (registered -> fetched -> verified -> ready)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapters.store.store import Staging, Store
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What adapters must fit."""
+    """What the checks of new adapters compare with."""
 
     base: BaseShape
     max_lora_rank: int
@@ -71,14 +71,14 @@ async def prepare_version(
 
 
 async def fail_version(registry: Registry, version: Version, error: BaseException, *, by: Actor) -> None:
-    """Write down why a version will never be ready; whatever step it had reached."""
-    reason = str(error) if isinstance(error, AdapterError) else "adding it was interrupted; add it again"
+    """Mark a version as failed, with the reason, whichever step it had reached."""
+    reason = str(error) if isinstance(error, AdapterError) else "Adding it was interrupted; add it again."
     try:
         now = await registry.versions.get(version.tenant, version.adapter, version.number)
         if now.state not in ENDED:
             await registry.versions.transition(now, VersionState.FAILED, by=by, error=reason)
     except (IllegalTransition, UnknownVersion):
-        return  # it was removed in the meantime
+        return  # it was removed meanwhile
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Versions on their way out: no new requests, those in flight finish, then they leave the engine for good."""
+"""Draining: a version takes no new requests, those in flight finish, and then it is unloaded for good."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters.residency import Residency
 
 
 class DrainTasks:
-    """The drains that run, one per engine id."""
+    """The running drain tasks, one per engine id."""
 
     def __init__(self, registry: Registry, residency: Residency) -> None:
         self._registry = registry
@@ -18,11 +18,11 @@ class DrainTasks:
         self._tasks: dict[int, asyncio.Task[Version]] = {}
 
     def __len__(self) -> int:
-        """How many run."""
+        """Number of running tasks."""
         return len(self._tasks)
 
     def start(self, version: Version, by: Actor) -> asyncio.Task[Version]:
-        """Drain a DRAINING version; the task of one that is being drained already is given again."""
+        """Drain a DRAINING version; returns the running task if there is one."""
         task = self._tasks.get(version.engine_id)
         if task is None or task.done():
             task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")
@@ -36,7 +36,7 @@ class DrainTasks:
         return retired
 
     async def aclose(self) -> None:
-        """Stop waiting; the next start retires what is left."""
+        """Cancel the tasks; the next start retires the versions that are left."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What is true of this process alone about versions: how far a fetch is, what drifted, what it found damaged."""
+"""What only this process knows of versions: progress of fetches, drift of the engine, damaged copies."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _DRIFTS_MAX = 1000
 
 
 class DriftKind(StrEnum):
-    """How the engine differed from what was thought of it."""
+    """How the engine differed from the table of slots."""
 
-    ORPHAN = "orphan"  # it held what it should not have
-    MISSING = "missing"  # it had lost what it should have held
+    ORPHAN = "orphan"  # it had an adapter without a slot
+    MISSING = "missing"  # it had lost an adapter with a slot
     STUCK = "stuck"  # it had not confirmed an unload
 
 
 @dataclass(frozen=True, slots=True)
 class FetchProgress:
-    """How far a fetch is; the total is None where the source does not tell."""
+    """Progress of a fetch; the total is None where the source does not say it."""
 
     fetched_bytes: int
     total_bytes: int | None
@@ -33,7 +33,7 @@ class FetchProgress:
 
 @dataclass(frozen=True, slots=True)
 class DriftRecord:
-    """The last time that a version was not in the engine as it should be. It was mended then."""
+    """The last drift of a version; it was repaired at that time."""
 
     kind: DriftKind
     at: datetime
@@ -41,16 +41,16 @@ class DriftRecord:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A version in this process, beside what the registry says of it."""
+    """What only this process knows of a version."""
 
     slot: SlotView | None  # None: not in the engine
     fetching: FetchProgress | None  # None: not being fetched
-    drifted: DriftRecord | None  # None: not since the start
+    drifted: DriftRecord | None  # None: no drift since the start
     damaged: bool  # its stored copy is missing or differs from its digest
 
 
 class ProcessHealth:
-    """Fetches that run and drift that was found; bounded."""
+    """Running fetches and found drift; bounded in size."""
 
     def __init__(self) -> None:
         self.reconciled_at: datetime | None = None
@@ -59,7 +59,7 @@ class ProcessHealth:
 
     @contextmanager
     def fetching(self, version: Version, progress: Progress | None) -> Iterator[Progress]:
-        """What to tell the fetch's progress to, from any thread; it is forgotten with the block."""
+        """A progress callback for a fetch, callable from any thread; the progress is dropped with the block."""
         key = (version.tenant, version.adapter, version.number)
 
         def note(fetched_bytes: int, total_bytes: int | None) -> None:
@@ -74,15 +74,15 @@ class ProcessHealth:
             del self._fetches[key]
 
     def fetches_of(self, tenant: str) -> int:
-        """How many versions of a tenant are being fetched."""
+        """Number of a tenant's versions that are being fetched."""
         return sum(owner == tenant for owner, _, _ in self._fetches)
 
     def fetch_of(self, version: Version) -> FetchProgress | None:
-        """How far a version's fetch is."""
+        """Progress of a version's fetch; None: it is not being fetched."""
         return self._fetches.get((version.tenant, version.adapter, version.number))
 
     def note_drift(self, drift: Drift) -> None:
-        """Take note of one comparison with the engine."""
+        """Record the result of one reconciliation."""
         self.reconciled_at = datetime.now(UTC)
         kinds = (
             (DriftKind.ORPHAN, drift.orphans),
@@ -97,5 +97,5 @@ class ProcessHealth:
             del self._drifts[next(iter(self._drifts))]
 
     def drift_of(self, version: Version) -> DriftRecord | None:
-        """When a version last drifted."""
+        """A version's last drift."""
         return self._drifts.get(version.engine_id)

@@ -294,5 +294,5 @@ class Lifecycle:
         return tuple(version for version in ready if version.digest in self._store.damaged)
 
     async def aclose(self) -> None:
-        """Stop waiting for drains; the next start retires what is left."""
+        """Cancel the drains; the next start retires the versions that are left."""
         await self._drain_tasks.aclose()

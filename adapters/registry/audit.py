@@ -1,4 +1,4 @@
-"""The audit: who changed what, when, with which key."""
+"""The audit log: each change with its time, its actor and the key that was used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _T = tables.audit
 
 
 class Audit:
-    """The registry's audit; it is written by `Database.change` only."""
+    """The audit log; only `Database.change` writes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def revision(self) -> int:
-        """A number that grows with every change: what was cached at another revision is stale."""
+        """A number that grows with every change: data cached at another revision is stale."""
         async with self._database.read() as connection:
             counter = sa.select(tables.counters.c.value).where(tables.counters.c.name == "revision")
             return int((await connection.execute(counter)).scalar_one())

@@ -1,4 +1,4 @@
-"""The one table of legal moves of a version.
+"""The legal changes of a version's state.
 
 registered -> fetched -> verified -> ready <-> resident -> draining -> retired
      \\___________\\___________\\_________\\_________________________> failed
@@ -29,4 +29,4 @@ def check_transition(name: str, old: VersionState, new: VersionState) -> None:
     """Raises: IllegalTransition: `new` does not follow `old`."""
     if new not in TRANSITIONS[old]:
         allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing"
-        raise IllegalTransition(f"{name} is {old} and cannot become {new}; it can become {allowed}")
+        raise IllegalTransition(f"{name} is {old} and cannot become {new}; it can become {allowed}.")

@@ -40,7 +40,7 @@ class Tenants:
                 await connection.execute(sa.insert(tables.tenants).values(**added.as_dict()))
                 await _check_all(connection, check)
         except IntegrityError as error:
-            raise NameTaken(f"tenant {tenant.name!r} exists already") from error
+            raise NameTaken(f"Tenant {tenant.name!r} exists already.") from error
         return added
 
     async def get(self, name: str) -> Tenant:
@@ -92,7 +92,7 @@ class Tenants:
             )
             used = (await connection.execute(alive.limit(1))).scalar_one_or_none()
             if used is not None:
-                raise InUse(f"tenant {name!r} still has adapter {used!r}; remove its adapters first")
+                raise InUse(f"Tenant {name!r} still has adapter {used!r}; remove its adapters first.")
             if (await connection.execute(sa.delete(table).where(table.c.name == name))).rowcount == 0:
                 raise UnknownTenant(name)
             await connection.execute(sa.delete(tables.feedback).where(tables.feedback.c.tenant == name))

@@ -1,4 +1,4 @@
-"""The usage ledger's table: sums per tenant, adapter, version and hour."""
+"""The usage table: sums per tenant, adapter, version and hour."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SUMS = tuple(field.name for field in fields(Usage) if field.name not in _KEY)
 
 
 class UsageLedger:
-    """Adds up what was used. No audit rows: this is not a change that anyone decided."""
+    """Adds and reads usage. It writes no audit rows, because nobody decides these changes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, batch: Iterable[Usage]) -> None:
-        """Add a batch in one transaction; entries of the same hour are summed up."""
-        rows = [asdict(entry) for entry in _fold(batch)]
+        """Add a batch in one transaction; entries of the same hour are summed."""
+        rows = [asdict(entry) for entry in _sum_by_hour(batch)]
         if not rows:
             return
         dialect = self._database.engine.dialect.name
@@ -65,7 +65,7 @@ def hour_of(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _fold(batch: Iterable[Usage]) -> list[Usage]:
+def _sum_by_hour(batch: Iterable[Usage]) -> list[Usage]:
     """One entry per key, as one statement may touch a row only once."""
     sums: dict[tuple[object, ...], Usage] = {}
     for entry in batch:

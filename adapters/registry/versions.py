@@ -1,4 +1,4 @@
-"""Versions: registered once, moved through their states, never changed otherwise."""
+"""The versions in the database: registered once; only their state, pin and engine id change later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _A, _V = tables.adapters, tables.versions
 
 
 class Versions:
-    """The registry's versions. `reserved` names models that no adapter may shadow (the base's)."""
+    """The versions. `reserved` are public names that no adapter may have (the base model's)."""
 
     def __init__(self, database: Database, reserved: Collection[str]) -> None:
         self._database = database
@@ -38,13 +38,13 @@ class Versions:
         by: Actor,
         sampling_defaults: Mapping[str, Any] | None = None,
     ) -> Version:
-        """Give a new version its number and engine id; the adapter is made, or revived, as needed.
+        """Add a version with a new number and engine id; its adapter is created, or restored, if need be.
 
         Raises: BadName, UnknownTenant; NameTaken: the base model has the public name.
         """
         name = public_name(check_tenant_name(tenant), check_adapter_name(adapter))
         if name in self._reserved:
-            raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name")
+            raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name.")
         try:
             async with self._database.change(by, "version.register", name, {"source": source}) as connection:
                 number = await _next_number(connection, tenant, adapter)
@@ -82,15 +82,15 @@ class Versions:
             return {(tenant, str(state)): count for tenant, state, count in await connection.execute(query)}
 
     async def digests(self) -> frozenset[str]:
-        """The artifacts that a version still needs."""
+        """The digests of artifacts that a version still needs."""
         query = sa.select(_V.c.digest).where(_V.c.digest.is_not(None), _V.c.state.not_in(tuple(ENDED)))
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query.distinct())).scalars())
 
     async def transition(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
-        """Move a version from the state it was read in; `facts` are columns learned on the way.
+        """Change the state of a version that is still in the state it was read in; `facts` are further columns.
 
-        Raises: IllegalTransition: not a legal move, or somebody moved it meanwhile; UnknownVersion;
+        Raises: IllegalTransition: not a legal change, or the state has changed meanwhile; UnknownVersion;
             InUse: to DRAINING while the alias still points at it.
         """
         name = f"{version.public_name}@{version.number}"
@@ -102,7 +102,7 @@ class Versions:
             now = await read_version(connection, version.tenant, version.adapter, version.number)
             if now.state is not version.state:
                 raise IllegalTransition(
-                    f"{name} is {now.state} by now, no longer {version.state}; look again"
+                    f"{name} is now {now.state}, no longer {version.state}; read it again and repeat the change."
                 )
             if to is VersionState.DRAINING:
                 await _require_unaliased(connection, now)
@@ -130,7 +130,7 @@ class Versions:
             await lock_adapter(connection, version.tenant, version.adapter)
             now = await read_version(connection, version.tenant, version.adapter, version.number)
             if pinned and now.state is not VersionState.READY:
-                raise IllegalTransition(f"{name} is {now.state}; only a ready version can be pinned")
+                raise IllegalTransition(f"{name} is {now.state}; only a ready version can be pinned.")
             await connection.execute(sa.update(_V).where(*_same(version)).values(pinned=pinned))
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
@@ -155,6 +155,6 @@ async def _require_unaliased(connection: AsyncConnection, version: Version) -> N
     alias = await read_alias(connection, version.tenant, version.adapter)
     if any(target.number == version.number for target in alias.targets):
         raise InUse(
-            f"version {version.number} still serves {version.public_name!r}; "
-            "promote another version first, or remove the adapter"
+            f"Version {version.number} still serves {version.public_name!r}; "
+            "promote another version first, or remove the adapter."
         )

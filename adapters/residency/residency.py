@@ -82,7 +82,7 @@ class Residency:
         if not known and len(self._pins) >= self.capacity - 1:
             raise PinLimit(
                 f"{len(self._pins)} of {self.capacity} slots are pinned and one must stay free; "
-                "unpin a version or restart with a larger --max-cpu-loras"
+                "unpin a version or restart with a larger --max-cpu-loras."
             )
         self._pins[adapter.engine_id] = adapter
         try:

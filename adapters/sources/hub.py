@@ -14,7 +14,7 @@ from adapters.store.fsync import raising_store_full
 
 
 def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
-    """Download the wanted files of one commit; the library resumes a download that breaks off.
+    """Download the wanted files of one commit; the library resumes an interrupted download.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
     """
@@ -31,12 +31,12 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
         for name in sorted(WANTED & sizes.keys()):
             _download(source, name, str(info.sha), into, limit)
     except HFValidationError as error:
-        raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name") from error
+        raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name.") from error
     except HfHubHTTPError as error:
         raise SourceUnavailable(_explain(source, error)) from error
     except (HTTPError, OSError) as error:
         raise SourceUnavailable(
-            f"{source.label} cannot be reached; check the server's network and try again"
+            f"{source.label} cannot be reached; check the server's network and try again."
         ) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)
     return f"hf://{source.repo}@{info.sha}"
@@ -58,12 +58,12 @@ def _download(source: HubSource, name: str, commit: str, into: Path, limit: Byte
 
 
 def _token(source: HubSource) -> str | bool | None:
-    """What huggingface_hub takes: a token, None for the one of its environment, False for none."""
+    """The token as huggingface_hub takes it: a token, None for that of its environment, False for none."""
     return source.token or (None if source.own_token else False)
 
 
 def _counted(limit: ByteLimit) -> Any:
-    """The progress bar that hf_hub_download calls for every chunk, counting instead of drawing."""
+    """A progress bar for hf_hub_download that counts each chunk and draws nothing."""
     from huggingface_hub.utils import tqdm
 
     class CountingBar(tqdm):
@@ -81,11 +81,11 @@ def _explain(source: HubSource, error: Any) -> str:
 
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"{source.label}: there is no revision {source.revision!r}; give a branch, tag or commit it has"
+            f"{source.label}: there is no revision {source.revision!r}; give a branch, tag or commit it has."
         )
     if isinstance(error, GatedRepoError):
-        return f"{source.label} is gated; accept its terms on the hub and give the server a token"
+        return f"{source.label} is gated; accept its terms on the hub and give the server a token."
     if isinstance(error, RepositoryNotFoundError):
-        return f"{source.label} does not exist, or is private and needs a token"
+        return f"{source.label} does not exist, or is private and needs a token; check both."
     status = getattr(error.response, "status_code", "no")
-    return f"{source.label} cannot be fetched: the hub answered with status {status}; try again later"
+    return f"{source.label} cannot be fetched: the hub answered with status {status}; try again later."

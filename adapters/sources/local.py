@@ -1,4 +1,4 @@
-"""A folder on the server's disk: copied, so that nobody can change it under the engine."""
+"""Copies a folder of the server's disk, so that later changes to it do not reach the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fetch_local(source: LocalSource, into: Path, limit: ByteLimit) -> str:
         names = {path.name for path in source.path.iterdir()}
     except OSError as error:
         raise SourceUnavailable(
-            "the folder does not exist or cannot be read by the server; check the path and its permissions"
+            "The folder does not exist or cannot be read by the server; check the path and its permissions."
         ) from error
     require_files(names)
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def fetch_local(source: LocalSource, into: Path, limit: ByteLimit) -> str:
 
 
 def copy_stream(file: BinaryIO, copy: BinaryIO, limit: ByteLimit) -> None:
-    """Copy to the end, counted."""
+    """Copy the rest of a file and count its bytes."""
     while chunk := file.read(CHUNK_BYTES):
         limit.add(len(chunk))
         copy.write(chunk)

@@ -1,4 +1,4 @@
-"""A folder in a bucket, read through fsspec with the credentials of the server's environment."""
+"""Copies a folder of a bucket through fsspec, with the credentials of the server's environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapters.sources.models import RemoteSource
 from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-_ERRORS = (  # what the file systems let through of the libraries below them
+_ERRORS = (  # errors of the underlying libraries that the file systems do not translate
     ("botocore.exceptions", "BotoCoreError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("gcsfs.retry", "HttpError"),
@@ -24,7 +24,7 @@ _ATTEMPTS = 3
 
 
 def fetch_remote(source: RemoteSource, into: Path, limit: ByteLimit) -> str:
-    """Copy the wanted files of a folder; a broken read goes on where it stopped.
+    """Copy the wanted files of a folder; an interrupted read continues where it stopped.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
     """
@@ -40,7 +40,7 @@ def fetch_remote(source: RemoteSource, into: Path, limit: ByteLimit) -> str:
             _copy(file_system, files[name]["name"], into / name, limit, errors)
     except errors as error:
         raise SourceUnavailable(
-            f"{source.label} cannot be read; check that it exists and that the server's credentials may read it"
+            f"{source.label} cannot be read; check that it exists and that the server's credentials may read it."
         ) from error
     return source.label
 
@@ -54,8 +54,8 @@ def _connect(source: RemoteSource) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES.get(scheme, "a file system for it")
         raise SourceRefused(
-            f"reading {scheme}:// needs the package {package}; "
-            f"`pip install {package}` into the server's environment and restart"
+            f"Reading {scheme}:// needs the package {package}; "
+            f"`pip install {package}` into the server's environment and restart."
         ) from error
     return file_system, folder
 
@@ -83,6 +83,6 @@ def _copy(
 def _remote_errors() -> tuple[type[Exception], ...]:
     found: list[type[Exception]] = [OSError]
     for module, name in _ERRORS:
-        with suppress(ImportError):  # the file system that needs it is not installed either
+        with suppress(ImportError):  # then its file system is not installed either
             found.append(getattr(import_module(module), name))
     return tuple(found)

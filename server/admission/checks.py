@@ -1,4 +1,4 @@
-"""The single limits: each function refuses, with the arithmetic, or returns. None changes what is counted."""
+"""One function per limit: it returns, or raises a refusal that shows the arithmetic. None changes a count."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NEXT_STEP = "Send a shorter prompt or a smaller max_tokens."
 
 
 def check_size(settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int) -> None:
-    """Refuse what no empty window and no new period would hold.
+    """Refuse a request that would not fit even into an empty window or a new period.
 
     Raises:
-        NeverFits: above tpm, token_budget or max_concurrency all by itself.
+        NeverFits: it is above tpm, token_budget or max_concurrency by itself.
     """
     tokens = prompt_tokens + n * max_tokens
     factor = f"{n} x " if n > 1 else ""
@@ -36,12 +36,12 @@ def check_size(settings: TenantSettings, *, prompt_tokens: int, max_tokens: int,
 def check_blocks(
     settings: TenantSettings, capacity: Capacity, *, prompt_tokens: int, max_tokens: int
 ) -> None:
-    """Refuse a sequence that would not fit into the cache with nothing else of its tenant there.
+    """Refuse a sequence that would not fit into the KV cache even as the only one of its tenant.
 
     Raises:
-        NeverFits: above kv_limit, or above the whole cache.
+        NeverFits: it is above kv_limit, or above the whole cache.
     """
-    # The last generated token is never computed on, so it needs no place in the cache.
+    # The last generated token is never an input, so it needs no place in the cache.
     tokens = prompt_tokens + max(max_tokens - 1, 0)
     blocks, allowed = capacity.blocks_for(tokens), capacity.limit_blocks(Share.of(settings))
     if blocks > allowed:
@@ -61,8 +61,8 @@ def check_concurrency(account: Account, settings: TenantSettings, n: int) -> Non
     if allowed is None or account.sequences + n <= allowed:
         return
     raise TooManyConcurrent(
-        f"{account.sequences} sequences are under way and {n} more were asked for; "
-        f"max_concurrency is {allowed}.",
+        f"{account.sequences} sequences are running and the request asks for {n} more; "
+        f"max_concurrency is {allowed}. Wait until one has ended.",
         limit="max_concurrency",
         asked=n,
         used=account.sequences,
@@ -77,7 +77,7 @@ def check_request_rate(account: Account, settings: TenantSettings, now: float) -
     if settings.rpm is None or used + 1 <= settings.rpm:
         return
     raise RateLimited(
-        f"{used} requests came in the last minute; rpm is {settings.rpm}.",
+        f"{used} requests came in the last minute; rpm is {settings.rpm}. Wait and send it again.",
         limit="rpm",
         asked=1,
         used=used,
@@ -93,11 +93,11 @@ def check_token_rate(account: Account, settings: TenantSettings, tokens: int, no
         return
     missing = used + reserved + tokens - settings.tpm
     retry_after_s = account.tokens.wait_s(now, missing)
-    if missing > used:  # what is reserved comes back when a request under way ends
+    if missing > used:  # reserved tokens are returned when a running request ends
         retry_after_s = max(retry_after_s, account.mean_duration_s)
     raise RateLimited(
         f"The request may use {tokens} tokens; {used} were used in the last minute and {reserved} are "
-        f"reserved by requests under way; tpm is {settings.tpm}.",
+        f"reserved by running requests; tpm is {settings.tpm}. Wait and send it again.",
         limit="tpm",
         asked=tokens,
         used=used + reserved,
@@ -113,8 +113,9 @@ def check_budget(account: Account, settings: TenantSettings, tokens: int, period
         return
     waits_for_refund = used + tokens <= budget
     raise BudgetExhausted(
-        f"The request may use {tokens} tokens; {used} are used and {reserved} reserved of {budget} per "
-        f"{settings.budget_period}, which ends in {int(period_ends_in_s)} s.",
+        f"The request may use {tokens} tokens; {used} are used and {reserved} reserved of the token_budget "
+        f"{budget} per {settings.budget_period}, which ends in {int(period_ends_in_s)} s. Wait, or ask the operator "
+        "for a larger budget.",
         limit="token_budget",
         asked=tokens,
         used=used + reserved,

@@ -1,8 +1,8 @@
-"""May this request enter? Decided at once, in the API process, before anything reaches the engine.
+"""Admits or refuses a request at once, in the API process, before anything reaches the engine.
 
-Tokens are *reserved* at entry (prompt + n x max_tokens) and *settled* at exit to what was used, so that the
-limits hold for any interleaving of requests and streams: at each moment, what is reserved plus what was used
-in the last 60 s is at most `tpm`. Nothing here awaits; one event loop calls it; each call is O(1).
+Tokens are *reserved* at entry (prompt + n x max_tokens) and *settled* at exit to the tokens used, so the limits hold
+for any interleaving of requests and streams: at each moment, the reserved tokens plus those used in the last 60 s
+are at most `tpm`. Nothing here awaits; one event loop calls it; each call is O(1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.fairness.policy import Capacity, Share
 
 
 class Reservation:
-    """What one request holds of its tenant's limits. Whoever reserved must `settle` or `release` it."""
+    """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
 
     __slots__ = (
         "_account",
@@ -39,9 +39,9 @@ class Reservation:
         self._open = True
 
     def consume(self, tokens: int) -> None:
-        """Optional: say as it happens that `tokens` more were used.
+        """Optional: count `tokens` more as used, while the request runs.
 
-        Used tokens leave the rate's window 60 s after they were used; without this they count from the exit.
+        Used tokens leave the rate's window 60 s after they were counted; without this call that is at the exit.
         """
         if self._open and tokens > 0:
             reserved = min(tokens, self._reserved_tokens)
@@ -50,7 +50,7 @@ class Reservation:
             self._used_tokens += tokens
 
     def settle(self, *, prompt_tokens: int, cached_tokens: int, generated_tokens: int) -> None:
-        """Count what the whole request used and give the rest back. A second call does nothing.
+        """Count the tokens of the whole request and return the rest. A second call does nothing.
 
         `cached_tokens` is part of `prompt_tokens` and counts like the rest of it.
         """
@@ -58,7 +58,7 @@ class Reservation:
         self.release()
 
     def release(self) -> None:
-        """Give back all that was not used, when nothing more is known of the request. Idempotent."""
+        """Return the tokens that were not used, when the request's usage is unknown. Idempotent."""
         if not self._open:
             return
         self._open = False
@@ -74,7 +74,7 @@ class Admission:
     """Reserves against the limits of each tenant.
 
     Args:
-        capacity: what the engine has; assign a new one when the engine comes back different.
+        capacity: blocks and slots of the engine; assign a new one when another engine starts.
         clock: monotonic seconds.
         wall_clock: seconds since 1970, for budget periods.
     """
@@ -93,14 +93,14 @@ class Admission:
     def reserve(
         self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> Reservation:
-        """Take what the request may use at most, or say why not; a refusal changes nothing.
+        """Reserve the most that the request may use, or refuse it; a refusal changes no count.
 
         Args:
             tenant: the tenant's name; "" is the operator.
             settings: the tenant's limits as they are now; a change holds from this call on.
             prompt_tokens: length of the prompt.
-            max_tokens: the most tokens one sequence may generate.
-            n: how many sequences are generated; the prompt counts once.
+            max_tokens: the maximum of tokens that one sequence may generate.
+            n: number of generated sequences; the prompt counts once.
 
         Raises:
             NeverFits: larger than a limit that waiting does not lift.
@@ -116,7 +116,7 @@ class Admission:
         checks.check_request_rate(account, settings, now)
         checks.check_token_rate(account, settings, tokens, now)
         checks.check_budget(
-            account, settings, tokens, account.turn_period(settings.budget_period, self._wall_clock())
+            account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
         )
         account.enter(now, tokens=tokens, sequences=n)
         return Reservation(account, self._clock, tokens=tokens, sequences=n)
@@ -124,7 +124,7 @@ class Admission:
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> None:
-        """Refuse what could never be served under these settings on this engine.
+        """Refuse a request that could never be served under these settings on this engine.
 
         Raises:
             NeverFits: the message shows the arithmetic.
@@ -135,8 +135,8 @@ class Admission:
     def fitting_max_tokens(self, settings: TenantSettings, *, prompt_tokens: int, n: int = 1) -> int:
         """The largest max_tokens with which `check_fits` passes; below 1 when the prompt alone is too long.
 
-        For requests that name no max_tokens: their default is what is left of the model's length, which a
-        tenant with a small limit could never be given.
+        It replaces the default of requests without max_tokens, the rest of the model's length, which a tenant
+        with a small limit could never get.
         """
         blocks = self.capacity.limit_blocks(Share.of(settings))
         rooms = [blocks * self.capacity.block_size_tokens - prompt_tokens + 1]
@@ -159,18 +159,18 @@ class Admission:
         return headers
 
     def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
-        """Take over what the ledger counted in this period: after a restart, before the first request."""
+        """Set the tokens that the usage ledger counted in this period: after a restart, before the first request."""
         account = self._accounts.setdefault(tenant, Account())
         account.restore_period(settings.budget_period, self._wall_clock(), used_tokens)
 
     def reserved_tokens(self, tenant: str) -> int:
-        """What the tenant's requests under way may still use."""
+        """The tokens that the tenant's running requests may still use."""
         account = self._accounts.get(tenant)
         return account.reserved_tokens if account else 0
 
 
 def _duration_text(seconds: float) -> str:
-    """As OpenAI writes it: `0s`, `12s`, `1m1s`."""
+    """A duration in OpenAI's format: `0s`, `12s`, `1m1s`."""
     whole = -int(-seconds // 1)
     minutes, rest = divmod(whole, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

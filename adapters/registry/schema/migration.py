@@ -44,7 +44,7 @@ async def check_schema(engine: AsyncEngine) -> None:
         return
     _refuse_unknown(found)
     state = "has no tables yet" if found is None else f"is at revision {found}, older than {head_revision()}"
-    raise SchemaMismatch(f"the database {state}; run `loragate migrate` (back it up first) and start again")
+    raise SchemaMismatch(f"The database {state}; run `loragate migrate` (back it up first) and start again.")
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -64,8 +64,8 @@ def _refuse_unknown(found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if found is not None and found not in known:
         raise SchemaMismatch(
-            f"the database is at revision {found}, which is newer than this program ({head_revision()}); "
-            "install the version that made it, or restore the backup from before its `loragate migrate`"
+            f"The database is at revision {found}, which is newer than this program ({head_revision()}); "
+            "install the version that made it, or restore the backup from before its `loragate migrate`."
         )
 
 

@@ -87,12 +87,12 @@ async def test_adding_makes_a_ready_version_from_a_copy_of_our_own(plant: Plant)
 
 
 async def test_a_refused_adapter_is_listed_with_its_reason_and_leaves_no_file(plant: Plant) -> None:
-    with pytest.raises(ArtifactRefused, match="rank 64"):
+    with pytest.raises(ArtifactRefused, match="Rank 64"):
         await plant.lifecycle.register("acme", "support", plant.source(config=make_config(r=64)), by=BY)
     with pytest.raises(SourceUnavailable):
         await plant.lifecycle.register("acme", "support", LocalSource(plant.folder / "none"), by=BY)
     (refused, missing) = (await plant.registry.adapters.get("acme", "support")).versions
-    assert refused.state is S.FAILED and "rank 64 is above --max-lora-rank 16" in (refused.error or "")
+    assert refused.state is S.FAILED and "Rank 64 is above --max-lora-rank 16" in (refused.error or "")
     assert missing.state is S.FAILED and "does not exist" in (missing.error or "")
     assert not list((plant.folder / "store").rglob("*.json"))
     with pytest.raises(
@@ -115,7 +115,7 @@ async def test_an_upload_that_breaks_off_or_is_cancelled_fails_its_version(plant
     with pytest.raises(asyncio.CancelledError):
         await task
     versions = (await plant.registry.adapters.get("acme", "support")).versions
-    assert [version.error for version in versions] == ["adding it was interrupted; add it again"] * 2
+    assert [version.error for version in versions] == ["Adding it was interrupted; add it again."] * 2
     assert not list((plant.folder / "store" / "staging").iterdir())
 
 

@@ -99,10 +99,10 @@ async def test_only_legal_moves_from_the_state_that_was_read(registry: Registry)
     ):
         await registry.versions.transition(version, S.READY, by=BY)
     moved = await registry.versions.transition(version, S.FETCHED, by=BY)
-    with pytest.raises(IllegalTransition, match="is fetched by now, no longer registered"):
+    with pytest.raises(IllegalTransition, match="is now fetched, no longer registered"):
         await registry.versions.transition(version, S.FETCHED, by=BY)
-    failed = await registry.versions.transition(moved, S.FAILED, by=BY, error="rank 64 is above")
-    assert (failed.state, failed.error) == (S.FAILED, "rank 64 is above")
+    failed = await registry.versions.transition(moved, S.FAILED, by=BY, error="Rank 64 is above")
+    assert (failed.state, failed.error) == (S.FAILED, "Rank 64 is above")
     with pytest.raises(IllegalTransition):
         await registry.versions.transition(failed, S.READY, by=BY)
 
@@ -143,7 +143,7 @@ async def test_of_racing_promotions_one_wins(registry: Registry) -> None:
 
 async def test_an_alias_takes_ready_versions_only(registry: Registry) -> None:
     version = await registry.versions.register("acme", "support", "upload", by=BY)
-    with pytest.raises(IllegalTransition, match="acme-support@1 is registered, not ready"):
+    with pytest.raises(IllegalTransition, match="acme-support@1 is registered, and only a ready version can serve"):
         await point(registry, 1)
     with pytest.raises(UnknownVersion):
         await point(registry, 2)
@@ -200,7 +200,7 @@ async def test_rollback_passes_over_retired_versions(registry: Registry) -> None
 async def test_a_version_in_service_cannot_be_drained(registry: Registry) -> None:
     version = await make_ready(registry)
     await point(registry, 1)
-    with pytest.raises(InUse, match="version 1 still serves 'acme-support'"):
+    with pytest.raises(InUse, match="Version 1 still serves 'acme-support'"):
         await registry.versions.transition(version, S.DRAINING, by=BY)
 
 

@@ -63,7 +63,7 @@ def test_when_all_is_held_the_wait_is_bounded_and_the_error_tells_when_to_retry(
         residency, loader = build(1, wait_s=5.0)
         async with residency.hold(a(1)):
             started_s = loop_s()
-            with pytest.raises(ResidencyBusy, match="all 1 adapter slots stayed in use for 5 s") as caught:
+            with pytest.raises(ResidencyBusy, match="All 1 adapter slots stayed in use for 5 s") as caught:
                 await hold_for(residency, 2, 0)
             assert loop_s() - started_s == pytest.approx(5.0)
             assert caught.value.retry_after_s >= 1

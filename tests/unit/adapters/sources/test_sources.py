@@ -88,7 +88,7 @@ def test_local_folders_are_allowed_below_the_roots_only(tmp_path: Path) -> None:
     roots = [tmp_path / "roots"]
     assert parse_source(str(tmp_path / "roots" / "a"), local_roots=roots)
     for path in ("/etc", tmp_path / "roots" / ".." / "x", tmp_path / "roots" / "link", tmp_path / "rootsx"):
-        with pytest.raises(SourceRefused, match="may not be read as a source; upload the adapter"):
+        with pytest.raises(SourceRefused, match="may not be used as a source; upload the adapter"):
             parse_source(str(path), local_roots=roots)
     with pytest.raises(SourceRefused):
         parse_source(str(tmp_path / "roots"))
@@ -144,7 +144,7 @@ async def test_a_bucket_without_an_adapter(into: Path, bucket: Any) -> None:
     with pytest.raises(SourceRefused, match="above the limit of 10000"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=10_000)
     bucket.rm("/bucket/run/adapter_model.safetensors")
-    with pytest.raises(ArtifactRefused, match=r"there is no adapter_model.safetensors"):
+    with pytest.raises(ArtifactRefused, match=r"There is no adapter_model.safetensors"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=1 << 20)
 
 
