@@ -34,7 +34,7 @@ class Pair:
 
 
 def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseShape) -> tuple[Pair, ...]:
-    """Every module's pair, checked against the base. Raises: ArtifactRefused."""
+    """The pair of factors of every module, checked against the base. Raises: ArtifactRefused."""
     sizes = base.modules()
     if base.lora_embeddings:
         sizes["lm_head"] = (base.hidden_size, base.vocab_size)

@@ -13,6 +13,7 @@ from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFai
 from adapters.lifecycle.adding import Rules, fail_version, prepare_version
 from adapters.lifecycle.draining import DrainTasks
 from adapters.lifecycle.health import Condition, ProcessHealth
+from adapters.lifecycle.load_failures import LoadFailures
 from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
 from adapters.models import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
 from adapters.registry import Registry
@@ -23,7 +24,6 @@ from adapters.sources.threads import in_thread
 from adapters.store.store import Store
 
 MAX_FETCHES = 4  # concurrent fetches of one tenant: each takes a thread and disk space
-_RETRY_AFTER_S = 10.0  # pause after a failed load before the same version is tried again
 
 
 class Lifecycle:
@@ -47,8 +47,7 @@ class Lifecycle:
         self._rules = rules
         self.health = ProcessHealth()
         self._observe_swap = observe_swap
-        self._failed_engine_ids: set[int] = set()  # must not be used again
-        self._failures: dict[tuple[str, int], tuple[float, LoadFailed]] = {}  # with the end of the pause
+        self._load_failures = LoadFailures(registry)
         self._drain_tasks = DrainTasks(registry, residency)
 
     async def recover(self, *, deep: bool = False) -> Recovery:
@@ -122,7 +121,7 @@ class Lifecycle:
             yield await self._enter(stack, version)
 
     async def _enter(self, stack: AsyncExitStack, version: Version) -> EngineAdapter:
-        version = await self._usable(version)
+        version = await self._load_failures.usable(version)
         adapter = self.engine_adapter(version)
         if self._residency.phase(adapter.engine_id) is None:
             self._store.require(str(version.digest))
@@ -131,25 +130,8 @@ class Lifecycle:
         except EngineGone:
             raise
         except LoadFailed as error:
-            self._failed_engine_ids.add(version.engine_id)
-            until_s = time.monotonic() + _RETRY_AFTER_S
-            self._failures[version.public_name, version.number] = (until_s, error)
-            await self._registry.versions.renew_engine_id(version, by=SYSTEM)
+            await self._load_failures.add(version, error)
             raise
-
-    async def _usable(self, version: Version) -> Version:
-        """The version with an engine id that may be tried. Raises: LoadFailed: it failed a moment ago.
-
-        NOTE: vLLM may keep a part of what failed to load, so an id is never tried a second time.
-        """
-        until_s, error = self._failures.get((version.public_name, version.number), (0.0, None))
-        if error is not None and time.monotonic() < until_s:
-            raise LoadFailed(str(error))
-        if version.engine_id in self._failed_engine_ids:
-            version = await self._registry.versions.get(version.tenant, version.adapter, version.number)
-        if version.engine_id in self._failed_engine_ids:  # its renewal failed as well
-            version = await self._registry.versions.renew_engine_id(version, by=SYSTEM)
-        return version
 
     async def _probe(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
         """Check that each version loads and answers.

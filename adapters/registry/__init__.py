@@ -28,7 +28,7 @@ __all__ = ["Registry", "check_schema", "connect", "migrate"]
 
 
 class Registry:
-    """All nouns over one engine. The caller owns the engine and disposes of it."""
+    """All tables over one database engine, which the caller owns and disposes of."""
 
     def __init__(self, engine: AsyncEngine, *, reserved_names: Collection[str] = ()) -> None:
         self._database = Database(engine)
@@ -42,7 +42,7 @@ class Registry:
         self.feedback = FeedbackStore(self._database)
 
     def changes(self) -> int:
-        """How many changes this object has made; one more means that what was read before may be old."""
+        """Number of changes made by this object; when it grows, data read before may be stale."""
         return self._database.changes
 
     async def ping(self) -> None:

@@ -42,7 +42,7 @@ class Aliases:
     ) -> Alias:
         """Point the alias at these versions if its generation is still the expected one.
 
-        `restored` marks a rollback: the generation whose targets these are.
+        `restored` marks a rollback: the generation that these targets come from.
         Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
             not ready.
         """
@@ -103,13 +103,15 @@ def change_before(changes: Sequence[AliasChange], ready: Container[int]) -> Alia
 
 
 def check_targets(targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
-    """Order targets by version. Raises: BadValue: none, one twice, or a weight that is not above 0."""
+    """Sort targets by version. Raises: BadValue: no target, a version twice, or a weight out of range."""
     numbers = [target.number for target in targets]
     if not numbers or len(set(numbers)) != len(numbers):
         raise BadValue("An alias needs at least one version, and each at most once.")
     for target in targets:
         if not (math.isfinite(target.weight) and 0 < target.weight <= 1e6):
-            raise BadValue(f"Weight {target.weight:g} of version {target.number} must be above 0.")
+            raise BadValue(
+                f"Weight {target.weight:g} of version {target.number} must be above 0, up to 1000000."
+            )
     if len(targets) == 1:
         return (AliasTarget(numbers[0]),)
     return tuple(sorted(targets, key=lambda target: target.number))

@@ -1,4 +1,4 @@
-"""One database behind two dialects: SQLite (WAL) for a single machine, PostgreSQL for the rest.
+"""Connections and transactions, on SQLite (WAL) for a single machine and on PostgreSQL otherwise.
 
 Every change is one transaction that also writes its audit row and increments the registry's revision, so a cache
 learns of a change by reading one number.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -123,7 +124,7 @@ class Database:
         async with AsyncExitStack() as stack:
             try:
                 connection = await stack.enter_async_context(self.engine.connect())
-            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own
+            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own error
                 raise RegistryUnavailable from error
             yield connection
 
@@ -142,6 +143,11 @@ def _translate_errors() -> Iterator[None]:
         if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             raise RegistryUnavailable from error
         raise
+
+
+def insert_into(dialect: sa.Dialect, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can handle conflicts; SQLAlchemy has it per dialect only."""
+    return (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table)
 
 
 async def record_change(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.models import Feedback, Rating
-from adapters.registry.database import Database
+from adapters.registry.database import Database, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.feedback
@@ -25,8 +24,7 @@ class FeedbackStore:
         """Store feedback; it replaces earlier feedback on the same request."""
         row = asdict(feedback)
         row["messages"] = list(row["messages"]) if feedback.messages is not None else None
-        dialect = self._database.engine.dialect.name
-        insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(_T).values(**row)
+        insert = insert_into(self._database.engine.dialect, _T).values(**row)
         changed = {name: insert.excluded[name] for name in row if name not in _KEY}
         async with self._database.write() as connection:
             await connection.execute(

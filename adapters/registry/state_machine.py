@@ -13,7 +13,7 @@ TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     VersionState.REGISTERED: frozenset({VersionState.FETCHED, VersionState.FAILED}),
     VersionState.FETCHED: frozenset({VersionState.VERIFIED, VersionState.FAILED}),
     VersionState.VERIFIED: frozenset({VersionState.READY, VersionState.FAILED}),
-    # ready -> failed: the store found its copy damaged
+    # ready -> failed: the stored copy is damaged
     VersionState.READY: frozenset({VersionState.RESIDENT, VersionState.DRAINING, VersionState.FAILED}),
     VersionState.RESIDENT: frozenset({VersionState.READY, VersionState.DRAINING}),
     VersionState.DRAINING: frozenset({VersionState.RETIRED}),

@@ -81,7 +81,7 @@ class Tenants:
         return tenant
 
     async def remove(self, name: str, *, by: Actor) -> None:
-        """Remove a tenant with its keys, the history of its adapters and what its users said.
+        """Remove a tenant with its keys, the history of its adapters and its users' feedback.
 
         Raises: UnknownTenant; InUse: it still has adapters that were not removed.
         """

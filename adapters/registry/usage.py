@@ -7,10 +7,9 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.models import Usage
-from adapters.registry.database import Database
+from adapters.registry.database import Database, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.usage
@@ -29,8 +28,7 @@ class UsageLedger:
         rows = [asdict(entry) for entry in _sum_by_hour(batch)]
         if not rows:
             return
-        dialect = self._database.engine.dialect.name
-        insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(_T)
+        insert = insert_into(self._database.engine.dialect, _T)
         merged = insert.on_conflict_do_update(
             index_elements=[_T.c[name] for name in _KEY],
             set_={name: _T.c[name] + insert.excluded[name] for name in _SUMS},
@@ -41,7 +39,7 @@ class UsageLedger:
     async def list(
         self, *, since: datetime, until: datetime | None = None, tenant: str | None = None
     ) -> tuple[Usage, ...]:
-        """The hours from `since` (its hour included) to `until` (excluded), oldest first."""
+        """Usage per hour from `since` (including its hour) to `until` (exclusive), oldest first."""
         query = (
             sa.select(_T).where(_T.c.hour >= hour_of(since)).order_by(_T.c.hour, *(_T.c[n] for n in _KEY[:3]))
         )

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,7 +13,7 @@ from adapters.errors import IllegalTransition, InUse, NameTaken, UnknownTenant
 from adapters.models import Actor, Version, VersionState
 from adapters.names import check_adapter_name, check_tenant_name, public_name
 from adapters.registry.aliases import read_alias
-from adapters.registry.database import Database, count_up, utc_now
+from adapters.registry.database import Database, count_up, insert_into, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version, version_of
 from adapters.registry.state_machine import ENDED, check_transition
@@ -76,7 +75,7 @@ class Versions:
             return tuple(version_of(row) for row in (await connection.execute(query)).mappings())
 
     async def count_states(self) -> dict[tuple[str, str], int]:
-        """How many versions each tenant has in each state."""
+        """Number of versions by tenant and state."""
         query = sa.select(_V.c.tenant, _V.c.state, sa.func.count()).group_by(_V.c.tenant, _V.c.state)
         async with self._database.read() as connection:
             return {(tenant, str(state)): count for tenant, state, count in await connection.execute(query)}
@@ -111,7 +110,7 @@ class Versions:
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
     async def renew_engine_id(self, version: Version, *, by: Actor) -> Version:
-        """Give a version a fresh engine id after a failed load; a no-op when it has a newer one already."""
+        """Give a version a new engine id after a failed load; nothing happens if it has a newer one already."""
         name = f"{version.public_name}@{version.number}"
         async with self._database.change(by, "version.renew", name, {"old": version.engine_id}) as connection:
             await lock_adapter(connection, version.tenant, version.adapter)
@@ -122,7 +121,7 @@ class Versions:
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
     async def set_pinned(self, version: Version, pinned: bool, *, by: Actor) -> Version:
-        """Remember across restarts that a version stays loaded. Raises: UnknownVersion, IllegalTransition."""
+        """Store whether a version stays loaded across restarts. Raises: UnknownVersion, IllegalTransition."""
         name = f"{version.public_name}@{version.number}"
         async with self._database.change(
             by, "version.pin" if pinned else "version.unpin", name
@@ -140,11 +139,10 @@ def _same(version: Version) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 async def _next_number(connection: AsyncConnection, tenant: str, adapter: str) -> int:
-    """The next version number; an adapter that was removed comes back and its numbers go on."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    """The next version number. A removed adapter is restored, and its numbers continue."""
     row = {"tenant": tenant, "name": adapter, "public_name": public_name(tenant, adapter)}
-    made = insert(_A).values(**row, next_number=1, created_at=utc_now())
-    # NOTE: naming a conflict target would let a race on the other unique index through as an error.
+    made = insert_into(connection.dialect, _A).values(**row, next_number=1, created_at=utc_now())
+    # NOTE: with a conflict target, a race on the other unique index would raise an error.
     await connection.execute(made.on_conflict_do_nothing())
     mine = sa.and_(_A.c.tenant == tenant, _A.c.name == adapter)
     taken = sa.update(_A).where(mine).values(next_number=_A.c.next_number + 1, removed_at=None)

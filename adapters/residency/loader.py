@@ -14,7 +14,7 @@ class Loader(Protocol):
     """
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Make the engine hold the adapter (`add_lora`, never `load_inplace`).
+        """Load the adapter into the engine (`add_lora`, never `load_inplace`).
 
         Raises: LoadFailed: the engine refused it; EngineGone: there is no engine.
         """
@@ -26,7 +26,7 @@ class Loader(Protocol):
         """
 
     async def loaded(self) -> frozenset[int]:
-        """The ids the engine holds (`list_loras`). Raises: EngineGone."""
+        """The loaded ids (`list_loras`). Raises: EngineGone."""
 
     async def probe(self, adapter: EngineAdapter) -> None:
         """Let a loaded adapter answer one short greedy prompt.

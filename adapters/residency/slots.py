@@ -22,7 +22,7 @@ class Phase(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One adapter in the engine. `loaded` resolves when its present load ends; `gone` when it is out."""
+    """One adapter in the engine. `loaded` resolves when its present load ends, `gone` is set when it is unloaded."""
 
     adapter: EngineAdapter
     phase: Phase
@@ -83,7 +83,7 @@ class ResidencyCounts:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """A slot as metrics and the admin API show it."""
+    """A slot, for metrics and the admin API."""
 
     engine_id: int
     engine_name: str

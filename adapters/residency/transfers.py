@@ -111,7 +111,7 @@ class Transfers:
                 self.drop(slot)
                 self._changed(slot)
             else:
-                self.unload(slot)  # NOTE: vLLM may have registered it halfway; it must not stay there
+                self.unload(slot)  # NOTE: vLLM may have registered a part of it, which must not stay
 
     def _unload_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
         error = _failure(task)

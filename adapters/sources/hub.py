@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub, at one commit."""
+"""Downloads a repository of the Hugging Face hub at one commit."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class HubSource:
     revision: str | None = None
     endpoint: str | None = None  # None: the hub's own
     token: str | None = field(default=None, repr=False)
-    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), where it has one
+    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), if there is one
 
     @property
     def label(self) -> str:

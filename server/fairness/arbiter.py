@@ -46,12 +46,10 @@ class Arbiter:
         self._lora_slots = lora_slots
         self._clock = clock
         self._next: Entry | None = None
-        self._preempted_requests: set[str] = (
-            set()
-        )  # in this step; they start again in the next one at the earliest
-        self._preempted_tenants: set[str] = (
-            set()
-        )  # for a limit or a guarantee in this step; they start nothing in it
+        # What was preempted in this step: a request starts again in the next step at the earliest, and a tenant
+        # that lost one to a limit or a guarantee starts nothing in this step.
+        self._preempted_requests: set[str] = set()
+        self._preempted_tenants: set[str] = set()
         self._limited: set[str] = set()  # tenants whose own limit keeps their requests waiting
         self._exact_blocks: dict[str, int] = {}  # results of `new_blocks` in this step
         self._fitting_guaranteed: dict[str, Entry] = {}  # guaranteed requests that have room in this step
@@ -112,7 +110,7 @@ class Arbiter:
 
     @property
     def has_room(self) -> bool:
-        """Whether something waits and the engine has a slot for it."""
+        """Whether a request waits and the engine has a free sequence slot."""
         return len(self.queue) > 0 and self._engine.free_slots() > 0
 
     def _choose(self) -> None:

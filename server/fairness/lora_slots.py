@@ -35,7 +35,7 @@ class LoraSlots:
 
     @property
     def full(self) -> bool:
-        """Whether an adapter that does not run would have to wait."""
+        """Whether all slots are taken, so that an adapter without a slot waits."""
         return len(self._running) + len(self._granted) >= self.slots
 
     def runs(self, adapter: int) -> bool:

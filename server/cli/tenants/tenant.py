@@ -54,7 +54,7 @@ def add(name: str, config: Path | None, **flags: Any) -> None:
             Tenant(name, TenantSettings.parse(values)), by=operator_at_shell(), check=check_guarantees
         ),
     )
-    click.echo(f"added tenant {added.name}; make it a key with `loragate key add {added.name}`")
+    click.echo(f"Added tenant {added.name}. Create a key for it with `loragate key add {added.name}`.")
 
 
 @settings_options(*STORAGE_FIELDS)
@@ -67,11 +67,11 @@ def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: An
     settings, values = _split(config, flags)
     changes = values | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
     if not changes:
-        raise click.UsageError("nothing to change: name at least one limit")
+        raise click.UsageError("Nothing to change; name at least one setting, for example --rpm 60.")
     with_registry(
         settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=check_guarantees)
     )
-    click.echo(f"changed tenant {name}")
+    click.echo(f"Changed tenant {name}.")
 
 
 @settings_options(*STORAGE_FIELDS)
@@ -106,7 +106,7 @@ def remove(name: str, config: Path | None, **flags: Any) -> None:
     """Remove a tenant and its keys; its adapters must be gone."""
     settings, _ = _split(config, flags)
     with_registry(settings, lambda r: r.tenants.remove(name, by=operator_at_shell()))
-    click.echo(f"removed tenant {name}")
+    click.echo(f"Removed tenant {name}.")
 
 
 def _split(config: Path | None, flags: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:

@@ -252,7 +252,7 @@ def _stamp_of(request: Request) -> tuple[str, Share]:
     try:
         return read_stamp((arguments or {}).get(STAMP_KEY))
     except InvalidStamp:
-        # An exception here would end the engine for everyone.
+        # An exception here would end the engine for all tenants.
         logger.exception("Request %s carries a stamp that cannot be read.", request.request_id)
         return "", Share()
 

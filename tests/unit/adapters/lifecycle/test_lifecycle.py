@@ -200,8 +200,8 @@ async def test_a_load_that_fails_changes_nothing_and_burns_its_engine_id(
         async with plant.lifecycle.hold(fresh):
             pass
     assert plant.loader.calls == calls
-    monkeypatch.setattr("adapters.lifecycle.lifecycle._RETRY_AFTER_S", 0.0)
-    plant.lifecycle._failures.clear()
+    monkeypatch.setattr("adapters.lifecycle.load_failures._RETRY_AFTER_S", 0.0)
+    plant.lifecycle._load_failures._pauses.clear()
     async with plant.lifecycle.hold(stale) as held:  # read before the renewal
         assert held.engine_id == fresh.engine_id
     assert [call for call in plant.loader.calls if call[0] == "load"] == [

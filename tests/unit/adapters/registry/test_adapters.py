@@ -143,7 +143,9 @@ async def test_of_racing_promotions_one_wins(registry: Registry) -> None:
 
 async def test_an_alias_takes_ready_versions_only(registry: Registry) -> None:
     version = await registry.versions.register("acme", "support", "upload", by=BY)
-    with pytest.raises(IllegalTransition, match="acme-support@1 is registered, and only a ready version can serve"):
+    with pytest.raises(
+        IllegalTransition, match="acme-support@1 is registered, and only a ready version can serve"
+    ):
         await point(registry, 1)
     with pytest.raises(UnknownVersion):
         await point(registry, 2)
