@@ -7,9 +7,7 @@ before the next one begins, so a process that dies at any point leaves no half-m
 from __future__ import annotations
 
 from adapters.lifecycle.adding import Rules
-from adapters.lifecycle.health import Condition, DriftKind, ProcessHealth
+from adapters.lifecycle.health import DriftKind
 from adapters.lifecycle.lifecycle import Lifecycle
-from adapters.lifecycle.recovery import Recovery
-from adapters.registry.state_machine import TRANSITIONS
 
-__all__ = ["TRANSITIONS", "Condition", "DriftKind", "Lifecycle", "ProcessHealth", "Recovery", "Rules"]
+__all__ = ["DriftKind", "Lifecycle", "Rules"]

@@ -71,5 +71,7 @@ def _check_decoding(settings: TenantSettings) -> None:
     Layer("tenant", settings.sampling_defaults)
     for name in settings.limits:
         if name not in Limits.__dataclass_fields__:
-            raise BadValue(f"there is no limit {name!r}; limits: {', '.join(Limits.__dataclass_fields__)}")
+            raise BadValue(
+                f"There is no limit {name!r}; use one of {', '.join(Limits.__dataclass_fields__)}."
+            )
     Limits(**settings.limits)

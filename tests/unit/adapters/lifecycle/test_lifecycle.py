@@ -24,10 +24,9 @@ from adapters.errors import (
     UnknownVersion,
     VersionRetired,
 )
-from adapters.lifecycle import TRANSITIONS
 from adapters.models import AliasTarget, VersionState
 from adapters.registry import Registry
-from adapters.registry.state_machine import check_transition
+from adapters.registry.state_machine import TRANSITIONS, check_transition
 from adapters.sources import ArchiveSource, LocalSource
 from adapters.sources import fetch as real_fetch
 from tests.unit.adapters.building import make_config
