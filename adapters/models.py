@@ -142,10 +142,6 @@ class Version:
         """`<tenant>/<adapter>@<number>#<digest12>`; vLLM keys its prefix cache by it and the path."""
         return f"{self.tenant}/{self.adapter}@{self.number}#{(self.digest or '')[:12]}"
 
-    def engine_adapter(self, path: Path) -> EngineAdapter:
-        """The engine's identification of this version, with its folder in the store."""
-        return EngineAdapter(self.engine_id, self.engine_name, path)
-
 
 @dataclass(frozen=True, slots=True)
 class AliasTarget:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -14,20 +14,18 @@ from adapters.errors import BadValue
 
 logger = logging.getLogger("loragate.registry")
 
-_MAX_LIMIT = 2**31 - 1
-_COUNT = f"a whole number from 1 to {_MAX_LIMIT}, or null for no limit"
-_OBJECT = "an object of names and values"
+_Weight = Annotated[float, Field(ge=0.001, le=1000)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1, lt=2**31)]
+
+_COUNT = f"a whole number from 1 to {2**31 - 1}, or null for no limit"
 _RANGES = {
     "weight": "a number from 0.001 to 1000",
     "kv_guarantee": "a share from 0 to 1",
     "kv_limit": "a share above 0 and up to 1",
-    "max_concurrency": _COUNT,
-    "rpm": _COUNT,
-    "tpm": _COUNT,
-    "token_budget": _COUNT,
+    **dict.fromkeys(("max_concurrency", "rpm", "tpm", "token_budget"), _COUNT),
     "budget_period": "day or month",
-    "sampling_defaults": _OBJECT,
-    "limits": _OBJECT,
+    **dict.fromkeys(("sampling_defaults", "limits"), "an object of names and values"),
 }
 
 
@@ -47,21 +45,15 @@ class TenantSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    weight: float = Field(
-        1.0, ge=0.001, le=1000, description="Share of the engine's time against other tenants."
+    weight: _Weight = Field(1.0, description="Share of the engine's time against other tenants.")
+    kv_guarantee: _Share = Field(
+        0.0, description="Share of the KV cache it always gets when it has work (0 to 1)."
     )
-    kv_guarantee: float = Field(
-        0.0, ge=0, le=1, description="Share of the KV cache it always gets when it has work (0 to 1)."
-    )
-    kv_limit: float = Field(1.0, gt=0, le=1, description="Share of the KV cache it never exceeds (0 to 1).")
-    max_concurrency: int | None = Field(
-        None, ge=1, le=_MAX_LIMIT, description="Most sequences at the same time."
-    )
-    rpm: int | None = Field(None, ge=1, le=_MAX_LIMIT, description="Most requests per minute.")
-    tpm: int | None = Field(None, ge=1, le=_MAX_LIMIT, description="Most tokens per minute.")
-    token_budget: int | None = Field(
-        None, ge=1, le=_MAX_LIMIT, description="Most tokens per --budget-period."
-    )
+    kv_limit: _Share = Field(1.0, gt=0, description="Share of the KV cache it never exceeds (0 to 1).")
+    max_concurrency: _Count | None = Field(None, description="Most sequences at the same time.")
+    rpm: _Count | None = Field(None, description="Most requests per minute.")
+    tpm: _Count | None = Field(None, description="Most tokens per minute.")
+    token_budget: _Count | None = Field(None, description="Most tokens per --budget-period.")
     budget_period: BudgetPeriod = Field(
         BudgetPeriod.MONTH, strict=False, description="Period of --token-budget."
     )

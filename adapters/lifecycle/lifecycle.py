@@ -14,7 +14,7 @@ from adapters.lifecycle.adding import Rules, fail_version, prepare_version
 from adapters.lifecycle.draining import DrainTasks
 from adapters.lifecycle.health import Condition, ProcessHealth
 from adapters.lifecycle.load_failures import LoadFailures
-from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
+from adapters.lifecycle.recovery import Recovery, recover_registry
 from adapters.models import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
 from adapters.registry import Registry
 from adapters.registry.state_machine import UNFINISHED
@@ -56,7 +56,14 @@ class Lifecycle:
 
     async def restore_pins(self) -> tuple[AdapterError, ...]:
         """Load the pinned versions once the engine runs; returns the errors."""
-        return await restore_pins(self._registry, self._store, self._residency)
+        errors = []
+        for version in await self._registry.versions.list({VersionState.READY}):
+            if version.pinned:
+                try:
+                    await self._residency.pin(self.engine_adapter(version))
+                except AdapterError as error:
+                    errors.append(error)
+        return tuple(errors)
 
     async def register(
         self,
@@ -94,7 +101,7 @@ class Lifecycle:
     def engine_adapter(self, version: Version) -> EngineAdapter:
         """The version as the engine identifies it."""
         assert version.digest is not None, version
-        return version.engine_adapter(self._store.path(version.digest))
+        return EngineAdapter(version.engine_id, version.engine_name, self._store.path(version.digest))
 
     def state_of(self, version: Version) -> VersionState:
         """The version's state in this process: RESIDENT for a ready version that the engine holds."""

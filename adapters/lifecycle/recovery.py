@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adapters.errors import AdapterError
 from adapters.models import SYSTEM, Version, VersionState
 from adapters.registry import Registry
 from adapters.registry.state_machine import UNFINISHED
-from adapters.residency import Residency
 from adapters.sources.threads import in_thread
 from adapters.store.store import Store
 
@@ -52,18 +50,6 @@ async def recover_registry(registry: Registry, store: Store, *, deep: bool) -> R
     garbage = await in_thread(lambda: store.collect_garbage(digests, min_age_s=0))
     damaged = tuple(version for version in ready if version.digest in broken)
     return Recovery(tuple(finished), tuple(failed), tuple(retired), damaged, removed, garbage)
-
-
-async def restore_pins(registry: Registry, store: Store, residency: Residency) -> tuple[AdapterError, ...]:
-    """Load the pinned versions; returns the errors of those that could not be loaded."""
-    errors = []
-    for version in await registry.versions.list({VersionState.READY}):
-        if version.pinned and version.digest:
-            try:
-                await residency.pin(version.engine_adapter(store.path(version.digest)))
-            except AdapterError as error:
-                errors.append(error)
-    return tuple(errors)
 
 
 async def _is_stored(store: Store, version: Version) -> bool:

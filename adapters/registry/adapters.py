@@ -12,7 +12,7 @@ from adapters.errors import UnknownAdapter
 from adapters.models import Actor, Adapter, AdapterView, Alias, Version, VersionState
 from adapters.names import public_name
 from adapters.registry.aliases import read_alias, targets_of, write_alias
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import adapter_of, lock_adapter, version_of
 from adapters.registry.state_machine import ENDED, UNFINISHED
@@ -20,11 +20,8 @@ from adapters.registry.state_machine import ENDED, UNFINISHED
 _A, _L, _V = tables.adapters, tables.aliases, tables.versions
 
 
-class Adapters:
+class Adapters(DatabasePart):
     """The registry's adapters."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def get(self, tenant: str, name: str) -> AdapterView:
         """One adapter with all its versions, including retired and failed ones. Raises: UnknownAdapter."""

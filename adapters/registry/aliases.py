@@ -12,18 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import AliasConflict, BadValue, IllegalTransition, NothingToRollBack, UnknownAdapter
 from adapters.models import Actor, Alias, AliasChange, AliasTarget, VersionState
 from adapters.names import public_name
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version
 
 _L, _C, _V = tables.aliases, tables.alias_changes, tables.versions
 
 
-class Aliases:
+class Aliases(DatabasePart):
     """The registry's aliases."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def get(self, tenant: str, adapter: str) -> Alias:
         """The alias; generation 0 if no version was promoted yet."""

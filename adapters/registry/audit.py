@@ -5,17 +5,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from adapters.models import AuditEntry
-from adapters.registry.database import Database
+from adapters.registry.database import DatabasePart
 from adapters.registry.schema import tables
 
 _T = tables.audit
 
 
-class Audit:
+class Audit(DatabasePart):
     """The audit log; only `Database.change` writes it."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def revision(self) -> int:
         """A number that grows with every change: data cached at another revision is stale."""

@@ -129,6 +129,13 @@ class Database:
             yield connection
 
 
+class DatabasePart:
+    """Base of the registry's parts, such as `Tenants` and `Keys`: they share one `Database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
 @contextmanager
 def _translate_errors() -> Iterator[None]:
     """Turn the database driver's errors into ours, except errors of the statement itself."""

@@ -7,18 +7,15 @@ from dataclasses import asdict
 import sqlalchemy as sa
 
 from adapters.models import Feedback, Rating
-from adapters.registry.database import Database, insert_into
+from adapters.registry.database import DatabasePart, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.feedback
 _KEY = ("tenant", "request_id")
 
 
-class FeedbackStore:
+class FeedbackStore(DatabasePart):
     """The feedback table. It writes no audit rows, because feedback does not change what is served."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def put(self, feedback: Feedback) -> None:
         """Store feedback; it replaces earlier feedback on the same request."""

@@ -19,17 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import BadValue, NameTaken, UnknownKey, UnknownTenant
 from adapters.models import Actor, IssuedKey, Key, Role
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 
 _PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
 
 
-class Keys:
+class Keys(DatabasePart):
     """The registry's keys."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def issue(
         self,

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import InUse, NameTaken, UnknownTenant
 from adapters.models import Actor, Tenant
 from adapters.names import check_tenant_name
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.tenant_settings import TenantSettings
 
@@ -21,11 +21,8 @@ from adapters.tenant_settings import TenantSettings
 Check = Callable[[Sequence[Tenant]], None]
 
 
-class Tenants:
+class Tenants(DatabasePart):
     """The registry's tenants."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def add(self, tenant: Tenant, *, by: Actor, check: Check | None = None) -> Tenant:
         """Add a tenant, if `check` accepts all tenants with it.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from adapters.models import Usage
-from adapters.registry.database import Database, insert_into
+from adapters.registry.database import DatabasePart, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.usage
@@ -17,11 +17,8 @@ _KEY = ("tenant", "adapter", "version", "hour")
 _SUMS = tuple(field.name for field in fields(Usage) if field.name not in _KEY)
 
 
-class UsageLedger:
+class UsageLedger(DatabasePart):
     """Adds and reads usage. It writes no audit rows, because nobody decides these changes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def add(self, batch: Iterable[Usage]) -> None:
         """Add a batch in one transaction; entries of the same hour are summed."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from adapters.errors import AdapterError, EngineGone, LoadFailed
 from adapters.models import EngineAdapter
@@ -45,11 +44,13 @@ class Transfers:
         """Start a first or repeated load; its result is in `slot.loaded`."""
         if slot.loaded.done():
             slot.loaded = asyncio.get_running_loop().create_future()
-        self._start(slot, Phase.LOADING, self._load(slot.adapter), self._load_ended)
+        self._start(slot, Phase.LOADING, lambda engine: engine.load(slot.adapter), self._load_ended)
 
     def unload(self, slot: Slot) -> None:
         """Start an unload; the slot is dropped when the engine has confirmed it."""
-        self._start(slot, Phase.UNLOADING, self._unload(slot.adapter.engine_id), self._unload_ended)
+        self._start(
+            slot, Phase.UNLOADING, lambda engine: engine.unload(slot.adapter.engine_id), self._unload_ended
+        )
 
     def unload_unknown(self, adapter: EngineAdapter) -> None:
         """Unload an adapter without a slot; it takes one meanwhile, so that its id is not loaded again."""
@@ -66,11 +67,8 @@ class Transfers:
             _fail(slot.loaded, EngineGone("The engine stopped during the load; try again."))
         slot.gone.set()
 
-    async def _load(self, adapter: EngineAdapter) -> None:
-        await self._current_loader().load(adapter)
-
-    async def _unload(self, engine_id: int) -> None:
-        await self._current_loader().unload(engine_id)
+    async def _run(self, work: Callable[[Loader], Awaitable[None]]) -> None:
+        await work(self._current_loader())
 
     def _add(self, adapter: EngineAdapter, phase: Phase) -> Slot:
         assert adapter.engine_id not in self.slots, adapter
@@ -82,13 +80,13 @@ class Transfers:
         self,
         slot: Slot,
         phase: Phase,
-        work: Coroutine[Any, Any, None],
+        work: Callable[[Loader], Awaitable[None]],
         ended: Callable[[Slot, float, asyncio.Task[None]], None],
     ) -> None:
         if slot.task is not None:
             slot.task.cancel()
         slot.phase = phase
-        slot.task = asyncio.create_task(work, name=f"{phase} {slot.adapter.engine_name}")
+        slot.task = asyncio.create_task(self._run(work), name=f"{phase} {slot.adapter.engine_name}")
         slot.task.add_done_callback(partial(ended, slot, time.monotonic()))
 
     def _load_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
