@@ -18,12 +18,12 @@ _Weight = Annotated[float, Field(ge=0.001, le=1000)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 
-_COUNT = f"a whole number from 1 to {2**31 - 1}, or null for no limit"
+_COUNT_RANGE = f"a whole number from 1 to {2**31 - 1}, or null for no limit"
 _RANGES = {
     "weight": "a number from 0.001 to 1000",
     "kv_guarantee": "a share from 0 to 1",
     "kv_limit": "a share above 0 and up to 1",
-    **dict.fromkeys(("max_concurrency", "rpm", "tpm", "token_budget"), _COUNT),
+    **dict.fromkeys(("max_concurrency", "rpm", "tpm", "token_budget"), _COUNT_RANGE),
     "budget_period": "day or month",
     **dict.fromkeys(("sampling_defaults", "limits"), "an object of names and values"),
 }
@@ -91,11 +91,8 @@ class TenantSettings(BaseModel):
             for fault in error.errors():
                 logger.warning("The registry has a bad setting of tenant %s: %s", tenant, _sentence(fault))
                 name = str(fault["loc"][0]) if fault["loc"] else "kv_guarantee"
-                values[name] = (
-                    1
-                    if _RANGES[name] is _COUNT
-                    else cls.model_fields[name].get_default(call_default_factory=True)
-                )
+                default = cls.model_fields[name].get_default(call_default_factory=True)
+                values[name] = 1 if _RANGES[name] is _COUNT_RANGE else default
         return cls.read(tenant, values)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:

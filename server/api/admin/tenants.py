@@ -18,7 +18,7 @@ from server.request.context import Caller
 
 
 class TenantBody(Wire):
-    """A new tenant; what is left out has its default, and limits their absence."""
+    """A new tenant; settings that are left out have their defaults."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
