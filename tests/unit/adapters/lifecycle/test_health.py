@@ -1,4 +1,4 @@
-"""What one process knows of versions: fetches that run, drift that was mended, copies that rotted, a full disk."""
+"""What one process knows of versions: running fetches, repaired drift, damaged copies, a full disk."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ async def test_a_load_that_fails_changes_nothing_and_burns_its_engine_id(
     assert fresh.engine_id > stale.engine_id and fresh.state is S.READY
     assert (await plant.registry.aliases.get("acme", "support")).generation == 0
     calls = list(plant.loader.calls)
-    with pytest.raises(LoadFailed):  # for a moment nobody tries again, whoever asks
+    with pytest.raises(LoadFailed):  # no second try within the pause
         async with plant.lifecycle.hold(fresh):
             pass
     assert plant.loader.calls == calls
@@ -246,7 +246,7 @@ async def test_what_vanished_from_the_store_is_told_before_the_engine_sees_it(pl
         async with plant.lifecycle.hold(version):
             pass
     assert len(plant.loader.calls) == calls
-    await plant.add(0)  # the same weights again: mended for both versions
+    await plant.add(0)  # the same weights again repair both versions
     async with plant.lifecycle.hold(version):
         pass
 

@@ -73,7 +73,7 @@ async def test_engine_ids_are_never_given_twice(registry: Registry) -> None:
     assert fresh.engine_id > last.engine_id
     renewed = await registry.versions.renew_engine_id(fresh, by=BY)
     assert renewed.engine_id > fresh.engine_id
-    assert await registry.versions.renew_engine_id(fresh, by=BY) == renewed  # told late: nothing to do
+    assert await registry.versions.renew_engine_id(fresh, by=BY) == renewed  # a late report changes nothing
 
 
 async def test_names_are_checked(registry: Registry) -> None:

@@ -50,7 +50,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         return entry
 
     def check_retry(self, refused: TryLater, prompt: int, most: int, n: int) -> None:
-        """With nothing under way, whoever waits as told is let in."""
+        """Without running requests, a request that waits for its Retry-After is admitted."""
         if self.open or isinstance(refused, BudgetExhausted):
             return
         self.now += refused.retry_after_s

@@ -91,14 +91,14 @@ class SimEngine:
         return list(self.arbiter.accounting.allocations())
 
     def step(self) -> list[str]:
-        """One whole step; returns what started."""
+        """One complete step; returns the requests that started."""
         started = self.schedule()
         self.compute()
         return started
 
     def schedule(self) -> list[str]:
-        """What runs takes its blocks and others start, as vLLM does it: nobody starts after a preemption of
-        its own. Returns what started."""
+        """Running requests take their blocks and others start; as in vLLM, none starts in a step in which blocks
+        ran out. Returns the requests that started."""
         self.steps += 1
         self.now_s += self.step_s
         self.arbiter.begin_step()

@@ -95,7 +95,7 @@ def test_limits_guarantees_and_work_conservation(
 def check_nobody_is_passed_over(
     engine: SimEngine, shares: dict[str, TenantSettings], started: list[str]
 ) -> None:
-    """Whoever still waits below its guarantee has nobody above a guarantee to blame."""
+    """A tenant waits below its guarantee only if no other tenant is above its own."""
     now = held(engine)
 
     def above(tenant: str) -> tuple[int, int]:

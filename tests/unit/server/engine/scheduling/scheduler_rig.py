@@ -126,7 +126,7 @@ class Rig:
         generate: int = 8,
         adapter: int = 0,
     ) -> Request:
-        """A new request; an integer prompt stands for so many tokens that nobody else has."""
+        """Add a request; an integer prompt means that many tokens that no other request has."""
         if isinstance(prompt, int):
             prompt = [hash((request_id, i)) % 900 + 10 for i in range(prompt)]
         extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or TenantSettings())}
@@ -180,7 +180,7 @@ class Rig:
         report: dict[str, Any] = self.scheduler.report()["tenants"][tenant]
         return report
 
-    def check_books(self) -> None:
+    def check_accounting(self) -> None:
         """The arbiter's blocks are the cache's blocks."""
         pool = self.scheduler.kv_cache_manager.block_pool
         held = sum(allocated.blocks for _, allocated in self.scheduler.arbiter.accounting.active())

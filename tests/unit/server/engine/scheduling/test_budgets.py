@@ -100,7 +100,7 @@ def test_random_tenants_keep_their_budgets_and_every_answer_is_whole(seed: int) 
                 rig.abort(request_id)
                 aborted.add(request_id)
         rig.step()
-        rig.check_books()
+        rig.check_accounting()
         check_limits(rig)
         assert len(rig.steps) < 20_000
     assert {r: rig.tokens[r] for r in load.expected if r not in aborted} == {

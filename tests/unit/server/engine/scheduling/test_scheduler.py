@@ -116,7 +116,7 @@ def test_a_tenant_is_kept_below_its_limit_while_it_grows() -> None:
     most = 0
     while rig.scheduler.get_num_unfinished_requests():
         rig.step()
-        rig.check_books()
+        rig.check_accounting()
         most = max(most, rig.report("acme")["kv_blocks"])
         assert rig.running().get("acme", 0) <= 4
     assert 45 <= most <= 50
@@ -134,7 +134,7 @@ def test_a_shared_prefix_counts_once_against_the_limit() -> None:
         rig.add(f"r{i}", "acme", limit, prompt=[*system_prompt, 2 + i], generate=2)
     rig.step()
     assert rig.running() == {"acme": 4}  # four times 41 blocks, but 40 of them are the same ones
-    rig.check_books()
+    rig.check_accounting()
 
 
 def test_what_others_leave_idle_is_lent_and_comes_back_at_once() -> None:
@@ -212,7 +212,7 @@ def test_aborting_waiting_and_running_requests_gives_everything_back() -> None:
     for i in range(20):
         rig.step()
         rig.abort(f"r{i}")
-        rig.check_books()
+        rig.check_accounting()
     assert not len(rig.scheduler.waiting)
     assert rig.report("a")["kv_blocks"] == rig.report("b")["kv_blocks"] == 0
 
