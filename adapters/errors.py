@@ -1,4 +1,4 @@
-"""What can go wrong with an adapter, its registry and its residency.
+"""The errors of this package.
 
 AdapterError
 ├── NotFound
@@ -31,40 +31,40 @@ AdapterError
 ├── VersionRetired
 └── SchemaMismatch
 
-They know no HTTP. A message is one sentence that names the value, the limit and the next step; it may be
-shown to a caller, so it holds no path of the server, no address and no traceback.
+They know no HTTP. A message is a sentence with the value, the limit and the next step. Callers may see it, so it
+contains no path of the server, no address and no traceback.
 """
 
 from __future__ import annotations
 
 
 class AdapterError(Exception):
-    """Root of this package's errors; `str()` is the sentence for the caller."""
+    """Root of this package's errors; `str()` is the message for the caller."""
 
 
 class NotFound(AdapterError):
-    """Something was asked for by a name that nothing has."""
+    """Nothing has the requested name."""
 
 
 class UnknownTenant(NotFound):
     """No tenant has this name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no tenant {name!r}; `loragate tenant list` shows those there are")
+        super().__init__(f"There is no tenant {name!r}; `loragate tenant list` shows all tenants.")
 
 
 class UnknownKey(NotFound):
-    """No valid key matches: it never existed, has expired or was revoked (which, is not told)."""
+    """No valid key matches; the message does not say whether it is unknown, expired or revoked."""
 
     def __init__(self) -> None:
-        super().__init__("the key is not known, has expired or was revoked")
+        super().__init__("The key is unknown, has expired or was revoked; ask an operator for another one.")
 
 
 class UnknownAdapter(NotFound):
     """The tenant has no adapter of this name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no adapter {name!r}; `loragate adapter list` shows those there are")
+        super().__init__(f"There is no adapter {name!r}; `loragate adapter list` shows all adapters.")
 
 
 class UnknownVersion(NotFound):
@@ -72,15 +72,17 @@ class UnknownVersion(NotFound):
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(
-            f"adapter {name!r} has no version {number}; `loragate adapter show` lists its versions"
+            f"Adapter {name!r} has no version {number}; `loragate adapter show` lists its versions."
         )
 
 
 class UnknownUpload(NotFound):
-    """The tenant has no archive of this id on its way."""
+    """The tenant has no upload with this id."""
 
     def __init__(self) -> None:
-        super().__init__("there is no such upload; it was used, removed, or left alone for a day: begin anew")
+        super().__init__(
+            "There is no such upload: it was used, removed, or left unfinished for a day; begin a new one."
+        )
 
 
 class BadName(AdapterError):
@@ -88,48 +90,48 @@ class BadName(AdapterError):
 
 
 class NameTaken(AdapterError):
-    """The name belongs to something else already."""
+    """The name is already in use."""
 
 
 class Conflict(AdapterError):
-    """The change does not fit the present state; asking again unchanged will not help."""
+    """The change does not fit the present state; the same request will fail again."""
 
 
 class AliasConflict(Conflict):
-    """Somebody changed the alias in between (compare-and-swap on its generation failed)."""
+    """The alias has changed since it was read (compare-and-swap on its generation failed)."""
 
     def __init__(self, name: str, expected: int, found: int) -> None:
         super().__init__(
-            f"alias {name!r} is at generation {found}, not {expected}: it was changed in between; "
-            "read it again and decide anew"
+            f"Alias {name!r} is at generation {found}, not {expected}: it was changed meanwhile; "
+            "read it again and repeat the change."
         )
         self.expected = expected
         self.found = found
 
 
 class IllegalTransition(Conflict):
-    """A version cannot go from its state to the one asked for."""
+    """A version cannot change from its present state to the requested one."""
 
 
 class InUse(Conflict):
-    """Something else still needs what was to be removed."""
+    """The object cannot be removed because something else still needs it."""
 
 
 class NothingToRollBack(Conflict):
-    """No earlier version is left to go back to."""
+    """There is no earlier version to go back to."""
 
 
 class PinLimit(Conflict):
-    """One more pin would leave no slot for versions that are not pinned."""
+    """Another pin would leave no slot for versions that are not pinned."""
 
 
 class UploadConflict(Conflict):
-    """A piece of an archive does not begin where the last one ended, or another one is on its way."""
+    """A piece of an upload does not begin where the last one ended, or another piece is being written."""
 
     def __init__(self, offset_bytes: int, received_bytes: int) -> None:
         super().__init__(
-            f"a piece at offset {offset_bytes} does not fit: {received_bytes} bytes have come so far; "
-            "ask for the upload's offset and go on from there"
+            f"A piece at offset {offset_bytes} does not fit: {received_bytes} bytes have arrived so far; "
+            "read the upload's offset and continue from there."
         )
 
 
@@ -138,30 +140,30 @@ class BadValue(AdapterError):
 
 
 class TooManyFetches(AdapterError):
-    """A tenant adds more versions at once than it may."""
+    """A tenant adds more versions at the same time than it may."""
 
     def __init__(self, tenant: str, limit: int) -> None:
         super().__init__(
-            f"tenant {tenant!r} is adding {limit} versions already, the most at once; "
-            "try again when one of them has ended"
+            f"Tenant {tenant!r} already adds {limit} versions, the most at the same time; "
+            "try again when one of them has ended."
         )
         self.retry_after_s = 5.0
 
 
 class ArtifactRefused(AdapterError):
-    """The adapter's files cannot be served; the sentence tells what was found and what helps."""
+    """The adapter's files cannot be served; the message has what was found and what helps."""
 
 
 class SourceRefused(AdapterError):
-    """The source breaks a rule (size, links, traversal, scheme); trying again will not help."""
+    """The source breaks a rule (size, links, path traversal, scheme); the same source will be refused again."""
 
 
 class SourceUnavailable(AdapterError):
-    """The source cannot be reached or read at the moment, or does not exist."""
+    """The source does not exist, or cannot be reached or read at the moment."""
 
 
 class StoreFull(AdapterError):
-    """The disk under the store is full; nothing half-written was left behind."""
+    """The disk that holds the store or the database is full; no partial file is left."""
 
 
 class StoreDamaged(AdapterError):
@@ -172,35 +174,35 @@ class RegistryUnavailable(AdapterError):
     """The database does not answer."""
 
     def __init__(self) -> None:
-        super().__init__("the registry's database does not answer; try again shortly")
+        super().__init__("The registry's database does not answer; try again shortly.")
 
 
 class LoadFailed(AdapterError):
-    """The engine refused the adapter. NOTE: its engine id may be half-registered; never use it again."""
+    """The engine refused the adapter. NOTE: its engine id may be partly registered; never use it again."""
 
 
 class EngineGone(LoadFailed):
-    """The engine is not there to load, unload or probe; nothing is wrong with the adapter."""
+    """No engine runs that could load, unload or probe; the adapter itself is not the cause."""
 
 
 class ProbeFailed(AdapterError):
-    """The adapter was loaded, but its probe did not finish with a finite answer."""
+    """The adapter was loaded, but its probe did not finish with finite numbers."""
 
 
 class ResidencyBusy(AdapterError):
-    """Every slot stayed held for as long as this caller may wait."""
+    """All slots stayed held for the longest time that a request may wait."""
 
     def __init__(self, capacity: int, waited_s: float, retry_after_s: float) -> None:
         super().__init__(
-            f"all {capacity} adapter slots stayed in use for {waited_s:g} s; "
-            "try again later, or restart with a larger --max-cpu-loras"
+            f"All {capacity} adapter slots stayed in use for {waited_s:g} s; "
+            "try again later, or restart with a larger --max-cpu-loras."
         )
         self.retry_after_s = retry_after_s
 
 
 class VersionRetired(AdapterError):
-    """The version is being retired or is gone; resolve the name again."""
+    """The version is being retired or is retired; resolve the name again."""
 
 
 class SchemaMismatch(AdapterError):
-    """The database's schema is not the one this program was written for."""
+    """The database's schema is not the one of this release."""

@@ -1,4 +1,4 @@
-"""The records of this package: frozen, compared by value, safe to hand around."""
+"""The records of this package: frozen and compared by value."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.names import public_name
+from adapters.tenant_settings import TenantSettings
 
 
 class Role(StrEnum):
@@ -20,17 +21,10 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
-class BudgetPeriod(StrEnum):
-    """The calendar period (UTC) after which a token budget starts anew."""
-
-    DAY = "day"
-    MONTH = "month"
-
-
 class VersionState(StrEnum):
-    """Where a version stands; `adapters.lifecycle.MOVES` has the legal moves.
+    """The state of a version; `adapters.registry.state_machine.TRANSITIONS` has the legal changes.
 
-    RESIDENT is true of one running process, so it is never written to the database: there it is READY.
+    RESIDENT belongs to one running process and is never written to the database, which has READY instead.
     """
 
     REGISTERED = "registered"
@@ -45,7 +39,7 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change, for the audit: a readable name and, where one was used, the key's id."""
+    """Who makes a change, for the audit log: a readable name and, where a key was used, its id."""
 
     name: str
     key_id: str | None = None
@@ -56,20 +50,15 @@ SYSTEM = Actor("system")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A customer: its share of the engine, its limits, its defaults. None means unlimited."""
+    """A customer."""
 
     name: str
-    weight: float = 1.0
-    kv_guarantee: float = 0.0  # share of the KV cache, 0..1
-    kv_limit: float = 1.0  # share of the KV cache, 0..1
-    max_concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    token_budget: int | None = None
-    budget_period: BudgetPeriod = BudgetPeriod.MONTH
-    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    settings: TenantSettings = field(default_factory=TenantSettings)
     created_at: datetime | None = None  # set by the registry
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, settings and time of creation on one level, as the database, the API and the CLI show them."""
+        return {"name": self.name, **self.settings.model_dump(), "created_at": self.created_at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +68,22 @@ class Key:
     id: str
     tenant: str | None
     role: Role
-    prefix: str  # the first characters of the secret, to tell keys apart in a listing
+    prefix: str  # the first characters of the secret, which identify a key in a listing
     sha256: str  # hex digest of the secret
-    models: tuple[str, ...] | None  # public names it may call; None: all of its tenant's
+    models: tuple[str, ...] | None  # public names that it may call; None: all names of its tenant
     expires_at: datetime | None
     revoked_at: datetime | None
     created_at: datetime
     note: str = ""
 
     def is_valid(self, now: datetime) -> bool:
-        """Whether the key may be used at `now` (a revocation may lie in the future, after a rotation)."""
+        """Whether the key is valid at `now` (after a rotation its revocation lies in the future)."""
         return all(end is None or now < end for end in (self.expires_at, self.revoked_at))
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key with its secret: shown once, stored nowhere."""
+    """A key with its secret, which is shown once and stored nowhere."""
 
     key: Key
     secret: str = field(repr=False)
@@ -102,7 +91,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A name of a tenant under which versions are published."""
+    """A name under which a tenant publishes versions."""
 
     tenant: str
     name: str
@@ -117,9 +106,9 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapter:
-    """An adapter as the engine knows it; id, name and path are all unique to one version."""
+    """The engine's identification of an adapter; id, name and path are unique to one version."""
 
-    engine_id: int  # > 0, never used twice
+    engine_id: int  # > 0, never reused
     engine_name: str
     path: Path  # the version's own folder in the store
 
@@ -135,13 +124,13 @@ class Version:
     state: VersionState
     source: str
     created_at: datetime
-    digest: str | None = None  # sha256 hex, known from `verified` on
+    digest: str | None = None  # sha256 hex; set from `verified` on
     rank: int | None = None
     size_bytes: int | None = None
-    error: str | None = None  # why it failed
+    error: str | None = None  # the reason, for a failed version
     pinned: bool = False
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] | None = None  # training.json, where the trainer left one
+    training: Mapping[str, Any] | None = None  # the content of training.json, if there is one
 
     @property
     def public_name(self) -> str:
@@ -153,14 +142,10 @@ class Version:
         """`<tenant>/<adapter>@<number>#<digest12>`; vLLM keys its prefix cache by it and the path."""
         return f"{self.tenant}/{self.adapter}@{self.number}#{(self.digest or '')[:12]}"
 
-    def engine_adapter(self, path: Path) -> EngineAdapter:
-        """The version as the engine knows it, with its folder in the store."""
-        return EngineAdapter(self.engine_id, self.engine_name, path)
-
 
 @dataclass(frozen=True, slots=True)
 class AliasTarget:
-    """One version of an alias and its weight; only the ratio of weights matters."""
+    """One version of an alias, and its weight relative to the others."""
 
     number: int
     weight: float = 1.0
@@ -168,7 +153,7 @@ class AliasTarget:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """What a public name stands for at present. Generation 0 with no targets: never promoted."""
+    """The versions that a public name points at. Generation 0 without targets: never promoted."""
 
     tenant: str
     adapter: str
@@ -185,12 +170,12 @@ class AliasChange:
     targets: tuple[AliasTarget, ...]
     at: datetime
     by: str
-    restored: int | None = None  # for a rollback: the generation whose targets it brought back
+    restored: int | None = None  # for a rollback: the generation whose targets it restored
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """An adapter with its alias and versions, as listings and routing need it."""
+    """An adapter with its alias and versions, for listings and routing."""
 
     adapter: Adapter
     alias: Alias
@@ -199,7 +184,7 @@ class AdapterView:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who changed what, and when."""
+    """One change: who made it, what it was, and when."""
 
     id: int
     at: datetime
@@ -211,7 +196,7 @@ class AuditEntry:
 
 
 class Rating(StrEnum):
-    """What a user thinks of an answer."""
+    """A user's rating of an answer."""
 
     UP = "up"
     DOWN = "down"
@@ -219,22 +204,22 @@ class Rating(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a user said about one answer. `tenant` "" is the operator asking the base model."""
+    """A user's feedback on one answer. Tenant "" is the operator."""
 
     tenant: str
     request_id: str
-    adapter: str  # "" for the base model, as in the ledger
+    adapter: str  # "" for the base model, as in the usage table
     version: int  # 0 for the base model
     rating: Rating
     at: datetime
     reason: str = ""
     comment: str = ""
-    messages: tuple[Mapping[str, Any], ...] | None = None  # a chat to learn from, where one was sent along
+    messages: tuple[Mapping[str, Any], ...] | None = None  # a chat to train on, if one was sent
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was used in one hour (or, summed, in a range). `version` 0 and `adapter` "" mean the base."""
+    """Usage in one hour (or, summed, in a range). Version 0 and adapter "" are the base model."""
 
     tenant: str
     adapter: str

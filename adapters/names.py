@@ -1,7 +1,7 @@
-"""How things are called: the rules for names, and how public names are put together and taken apart.
+"""The rules for names of tenants and adapters, and the composition of public model names.
 
-A tenant's name has no "-", so the first "-" of a public model name `<tenant>-<adapter>` always ends the
-tenant: two pairs never share a public name. "@" divides the version from it: `acme-support@3`.
+A tenant's name has no "-", so the first "-" of a public model name `<tenant>-<adapter>` always ends the tenant, and
+two pairs never share a public name. "@" separates a version: `acme-support@3`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def check_tenant_name(name: str) -> str:
     """Return `name`. Raises: BadName."""
     if not _TENANT.fullmatch(name):
         raise BadName(
-            f"tenant name {name[:64]!r} must be 1 to 32 of a-z, 0-9 and _, and start with a letter or digit"
+            f"Tenant name {name[:64]!r} must have 1 to 32 characters of a-z, 0-9 and _, "
+            "and start with a letter or digit."
         )
     return name
 
@@ -28,8 +29,8 @@ def check_adapter_name(name: str) -> str:
     """Return `name`. Raises: BadName."""
     if not _ADAPTER.fullmatch(name) or ".." in name:
         raise BadName(
-            f"adapter name {name[:80]!r} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', "
-            "and start and end with a letter or digit"
+            f"Adapter name {name[:80]!r} must have 1 to 64 characters of a-z, 0-9, '.', '_' and '-', "
+            "and start and end with a letter or digit."
         )
     return name
 
@@ -40,6 +41,6 @@ def public_name(tenant: str, adapter: str) -> str:
 
 
 def split_model_name(model: str) -> tuple[str, int | None]:
-    """Take `acme-support@3` apart into `("acme-support", 3)`; without a version: `(model, None)`."""
+    """Split `acme-support@3` into `("acme-support", 3)`; without a version: `(model, None)`."""
     match = _PINNED.fullmatch(model)
     return (match["name"], int(match["number"])) if match else (model, None)

@@ -1,8 +1,8 @@
-"""Whether an adapter's files can be served, told before the engine sees them; from the files, without torch.
+"""Checks whether an adapter's files can be served, before the engine sees them and without torch.
 
-vLLM 0.32 refuses some adapters with an obscure error and serves others wrong without a word (a wrong key
-prefix answers as the pure base model). Both are refused here, each with one sentence that names what was
-found, what was expected and what helps.
+vLLM 0.32 refuses some adapters with an obscure error and serves others wrongly in silence (with a wrong key prefix
+the answers are those of the base model). Both are refused here, with a message that has what was found, what was
+expected and what helps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What `adapter_config.json` may ask for.
+"""Checks `adapter_config.json`.
 
-The rules are those of vLLM 0.32 (`vllm/lora/peft_helper.py: PEFTHelper`) and, beyond them, what it does not
-look at although it changes the mathematics.
+The rules are those of vLLM 0.32 (`vllm/lora/peft_helper.py: PEFTHelper`), and further ones for settings that vLLM
+ignores although they change the result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.artifact.files import CONFIG, name_found
+from adapters.artifact.files import CONFIG, printable
 from adapters.errors import ArtifactRefused
 
 _PLAIN_INITS = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"}
@@ -20,24 +20,24 @@ _RETRAIN = "retrain as plain LoRA"
 _PATTERNS_MAX = 2000
 
 _REFUSED: dict[str, str] = {
-    "use_dora": f"DoRA cannot be served; {_RETRAIN} with use_dora=False",
-    "lora_bias": f"LoRA with biases cannot be served; {_RETRAIN} with lora_bias=False",
+    "use_dora": f"DoRA cannot be served; {_RETRAIN} with use_dora=False.",
+    "lora_bias": f"LoRA with biases cannot be served; {_RETRAIN} with lora_bias=False.",
     "trainable_token_indices": (
-        f"trained tokens (trainable_token_indices) cannot be served; {_RETRAIN} without new tokens"
+        f"Trained tokens (trainable_token_indices) cannot be served; {_RETRAIN} without new tokens."
     ),
     "target_parameters": (
-        f"target_parameters cannot be served; {_RETRAIN} and name the layers in target_modules"
+        f"target_parameters cannot be served; {_RETRAIN} and name the layers in target_modules."
     ),
-    "alora_invocation_tokens": f"activated LoRA (aLoRA) cannot be served; {_RETRAIN}",
-    "layer_replication": f"layer_replication cannot be served; {_RETRAIN} on the base as it is",
-    "use_bdlora": f"block-diagonal LoRA (use_bdlora) cannot be served; {_RETRAIN}",
-    "use_qalora": f"QALoRA (use_qalora) cannot be served; {_RETRAIN} (QLoRA is fine)",
-    "arrow_config": f"Arrow routing (arrow_config) cannot be served; {_RETRAIN}",
-    "velora_config": f"VeLoRA (velora_config) cannot be served; {_RETRAIN}",
-    "kasa_config": f"KaSA (kasa_config) cannot be served; {_RETRAIN}",
-    "monteclora_config": f"MonteCLoRA (monteclora_config) cannot be served; {_RETRAIN}",
+    "alora_invocation_tokens": f"Activated LoRA (aLoRA) cannot be served; {_RETRAIN}.",
+    "layer_replication": f"layer_replication cannot be served; {_RETRAIN} on the base as it is.",
+    "use_bdlora": f"Block-diagonal LoRA (use_bdlora) cannot be served; {_RETRAIN}.",
+    "use_qalora": f"QALoRA (use_qalora) cannot be served; {_RETRAIN} (QLoRA is fine).",
+    "arrow_config": f"Arrow routing (arrow_config) cannot be served; {_RETRAIN}.",
+    "velora_config": f"VeLoRA (velora_config) cannot be served; {_RETRAIN}.",
+    "kasa_config": f"KaSA (kasa_config) cannot be served; {_RETRAIN}.",
+    "monteclora_config": f"MonteCLoRA (monteclora_config) cannot be served; {_RETRAIN}.",
 }
-_HARMLESS = {
+_IGNORABLE = {
     "use_rslora",
     "eva_config",
     "corda_config",
@@ -50,7 +50,7 @@ _HARMLESS = {
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What the tensors are checked against."""
+    """The configuration that the tensors must fit."""
 
     rank: int
     alpha: float
@@ -63,20 +63,20 @@ class LoraConfig:
 
     @property
     def largest_rank(self) -> int:
-        """The rank the engine must have room for."""
+        """The largest rank of any module, which the engine must allow."""
         return max([self.rank, *self.rank_pattern.values()])
 
     def rank_of(self, module: str) -> int:
-        """The rank of one module, by its full path."""
+        """The rank of a module, given by its full path."""
         return int(_match(self.rank_pattern, module, self.rank))
 
     def scaling_of(self, module: str) -> float:
-        """What the product of B and A is multiplied with."""
+        """The factor of the product of B and A."""
         alpha, rank = float(_match(self.alpha_pattern, module, self.alpha)), self.rank_of(module)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
     def targets(self, module: str) -> bool | None:
-        """Whether PEFT would train this module; None where a regular expression decides."""
+        """Whether PEFT trains this module; None where a regular expression decides."""
         if isinstance(self.target_modules, str) or isinstance(self.exclude_modules, str):
             return None
         layer = re.search(r"\.layers\.(\d+)\.", module)
@@ -87,7 +87,7 @@ class LoraConfig:
 
 
 def read_config(config: Mapping[str, Any], max_lora_rank: int) -> LoraConfig:
-    """Check the configuration and take from it what the tensors need. Raises: ArtifactRefused."""
+    """Check the configuration and return the part that the tensors must fit. Raises: ArtifactRefused."""
     _check_kind(config)
     _check_variants(config)
     lora = LoraConfig(
@@ -102,28 +102,28 @@ def read_config(config: Mapping[str, Any], max_lora_rank: int) -> LoraConfig:
     )
     if lora.largest_rank > max_lora_rank:
         raise ArtifactRefused(
-            f"rank {lora.largest_rank} is above --max-lora-rank {max_lora_rank}; restart with "
-            f"--max-lora-rank {engine_rank(lora.largest_rank)} or retrain with r <= {max_lora_rank}"
+            f"Rank {lora.largest_rank} is above --max-lora-rank {max_lora_rank}; restart with "
+            f"--max-lora-rank {engine_rank(lora.largest_rank)} or retrain with r <= {max_lora_rank}."
         )
     if not lora.target_modules:
-        raise ArtifactRefused(f"{CONFIG} names no target_modules; save the adapter again with PEFT")
+        raise ArtifactRefused(f"{CONFIG} names no target_modules; save the adapter again with PEFT.")
     return lora
 
 
 def engine_rank(rank: int) -> int:
-    """The smallest --max-lora-rank of vLLM (`vllm/config/lora.py: MaxLoRARanks`) with room for `rank`."""
+    """The smallest --max-lora-rank of vLLM (`vllm/config/lora.py: MaxLoRARanks`) that allows `rank`."""
     return next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), 512)
 
 
 def _check_kind(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
-        raise ArtifactRefused(f"this is a {name_found(kind)} adapter; only LoRA can be served, {_RETRAIN}")
+        raise ArtifactRefused(f"This is a {printable(kind)} adapter; only LoRA can be served, {_RETRAIN}.")
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise ArtifactRefused(
-            f"the adapter was trained for {name_found(task)}; this server generates text, "
-            "retrain with task_type CAUSAL_LM"
+            f"The adapter was trained for {printable(task)}; this server generates text, "
+            "retrain with task_type CAUSAL_LM."
         )
 
 
@@ -133,31 +133,31 @@ def _check_variants(config: Mapping[str, Any]) -> None:
             raise ArtifactRefused(sentence)
     bias = config.get("bias", "none")
     if bias != "none":
-        raise ArtifactRefused(f"bias={name_found(bias)} cannot be served; {_RETRAIN} with bias='none'")
+        raise ArtifactRefused(f"bias={printable(bias)} cannot be served; {_RETRAIN} with bias='none'.")
     if saved := config.get("modules_to_save"):
         raise ArtifactRefused(
-            f"fully trained modules (modules_to_save: {name_found(saved)}) cannot be served; "
-            f"{_RETRAIN} without modules_to_save"
+            f"Fully trained modules (modules_to_save: {printable(saved)}) cannot be served; "
+            f"{_RETRAIN} without modules_to_save."
         )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
         raise ArtifactRefused(
-            f"init_lora_weights={name_found(init)} changed the base model's weights in training; convert the "
+            f"init_lora_weights={printable(init)} changed the base model's weights in training; convert the "
             "adapter with PEFT's save_pretrained(path_initial_model_for_weight_conversion=…) or retrain "
-            "with init_lora_weights=True"
+            "with init_lora_weights=True."
         )
     for name, value in config.items():
         unknown = name.startswith("use_") or name.endswith("_config")
-        if unknown and value and name not in _HARMLESS and name not in _REFUSED:
+        if unknown and value and name not in _IGNORABLE and name not in _REFUSED:
             raise ArtifactRefused(
-                f"{name_found(name)} asks for a LoRA variant this server does not know; {_RETRAIN}"
+                f"{printable(name)} asks for a LoRA variant that this server does not know; {_RETRAIN}."
             )
 
 
 def _rank(value: object, name: str) -> int:
     if type(value) is not int or not 0 < value <= 65536:
         raise ArtifactRefused(
-            f"{CONFIG} has {name} = {name_found(value)}; a rank must be a whole number above 0"
+            f"{CONFIG} has {name} = {printable(value)}; a rank must be a whole number above 0."
         )
     return value
 
@@ -166,41 +166,42 @@ def _alpha(value: object, name: str) -> float:
     number = value if type(value) in (int, float) else math.nan
     assert isinstance(number, int | float)
     if not math.isfinite(number) or number < 0:
-        raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(value)}; it must be a number above 0")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a number above 0.")
     if number == 0:
-        raise ArtifactRefused(f"{name} is 0, so the adapter changes nothing; retrain with alpha = r or 2 r")
+        raise ArtifactRefused(f"{name} is 0, so the adapter changes nothing; retrain with alpha = r or 2 r.")
     return float(number)
 
 
 def _pattern(config: Mapping[str, Any], name: str, check: Any) -> dict[str, Any]:
     entries = config.get(name) or {}
     if not isinstance(entries, Mapping):
-        raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(entries)}; it must be an object")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(entries)}; it must be an object.")
     if len(entries) > _PATTERNS_MAX:
         raise ArtifactRefused(
-            f"{name} has {len(entries)} entries, above {_PATTERNS_MAX}; {_RETRAIN} without it"
+            f"{name} has {len(entries)} entries, above {_PATTERNS_MAX}; {_RETRAIN} without it."
         )
     return {
-        key: check(value, f"{name} of {name_found(_harmless(key, name))}") for key, value in entries.items()
+        key: check(value, f"{name} of {printable(_checked_pattern(key, name))}")
+        for key, value in entries.items()
     }
 
 
-def _harmless(pattern: str, name: str) -> str:
-    """NOTE: vLLM runs these as regular expressions in the engine; a malicious one would stop everybody."""
+def _checked_pattern(pattern: str, name: str) -> str:
+    """Check a pattern. NOTE: vLLM runs it as a regular expression, and a malicious one would block the engine."""
     plain = len(pattern) <= 200 and re.fullmatch(r"[\w.\\^$|()\[\]*+?-]*", pattern, re.ASCII)
     if not plain or re.search(r"\)[*+?]|[*+?]{3}", pattern) or len(re.findall(r"[*+?]", pattern)) > 2:
-        raise ArtifactRefused(f"{name} has the pattern {name_found(pattern)}; use plain module names there")
+        raise ArtifactRefused(f"{name} has the pattern {printable(pattern)}; use plain module names there.")
     try:
         re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
         raise ArtifactRefused(
-            f"{name} has the unreadable pattern {name_found(pattern)}; save it again"
+            f"{name} has the unreadable pattern {printable(pattern)}; save it again."
         ) from error
     return pattern
 
 
 def _match(pattern: Mapping[str, Any], module: str, default: float) -> float:
-    """vLLM's and PEFT's rule: a key matches as a suffix that starts at a dot; the first match wins."""
+    """Apply the rule of vLLM and PEFT: a key matches as a suffix that starts at a dot; the first match wins."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return float(value)
@@ -213,7 +214,7 @@ def _names(config: Mapping[str, Any], name: str) -> tuple[str, ...] | str:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise ArtifactRefused(f"{CONFIG} has {name} = {name_found(value)}; it must be a list of module names")
+    raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a list of module names.")
 
 
 def _layers(value: object) -> tuple[int, ...] | None:
@@ -222,6 +223,6 @@ def _layers(value: object) -> tuple[int, ...] | None:
     numbers = value if isinstance(value, list) else [value]
     if any(type(number) is not int for number in numbers):
         raise ArtifactRefused(
-            f"{CONFIG} has layers_to_transform = {name_found(value)}; it must be layer numbers"
+            f"{CONFIG} has layers_to_transform = {printable(value)}; it must be a list of layer numbers."
         )
     return tuple(numbers)

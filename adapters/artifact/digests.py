@@ -1,7 +1,4 @@
-"""Digests by which an adapter names the base and the chat template it was trained on.
-
-Standard library only: the registry compares them without torch.
-"""
+"""SHA-256 digests: of files, of a base model and of its chat template."""
 
 from __future__ import annotations
 
@@ -9,22 +6,17 @@ import hashlib
 import json
 from pathlib import Path
 
-_CHUNK_BYTES = 1 << 20
-
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def base_digest(model_dir: Path) -> str:
     """SHA-256 over a base model's ``config.json`` and the sorted digests of its safetensors files.
 
-    Names and places do not count: a copy, or a renamed shard, has the same digest.
+    Names and folders do not count: a copy, or a renamed shard, has the same digest.
 
     Raises:
         FileNotFoundError: ``model_dir`` holds no ``config.json`` or no safetensors file.
@@ -37,9 +29,9 @@ def base_digest(model_dir: Path) -> str:
 
 
 def template_digest(model_dir: Path) -> str | None:
-    """SHA-256 of the chat template a base comes with, or None when it has none.
+    """SHA-256 of a base model's chat template, or None when it has none.
 
-    ``chat_template.jinja`` wins over the ``chat_template`` of ``tokenizer_config.json``, as in transformers.
+    ``chat_template.jinja`` takes precedence over ``tokenizer_config.json``, as in transformers.
     """
     template = model_dir / "chat_template.jinja"
     if template.is_file():

@@ -1,4 +1,4 @@
-"""The files of an adapter folder: which we take, and how they are opened."""
+"""The files of an adapter folder: which ones are taken, and how they are opened and parsed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TRAINING = "training.json"
 WANTED = frozenset({CONFIG, WEIGHTS, TRAINING})
-"""What is taken from a source; README, tokenizer, optimizer state and the like are left where they are."""
+"""The files that are taken from a source; README, tokenizer, optimizer state and others are ignored."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _JSON_MAX_BYTES = 4 << 20
@@ -23,7 +23,7 @@ _JSON_MAX_DEPTH = 32
 
 
 def require_files(names: Collection[str]) -> None:
-    """Return when a folder with these file names can be an adapter. Raises: ArtifactRefused."""
+    """Check that a folder with these file names can be an adapter. Raises: ArtifactRefused."""
     if WEIGHTS not in names:
         pickled = sorted(
             name for name in names if name.startswith("adapter_model") and name.endswith(_PICKLES)
@@ -31,18 +31,18 @@ def require_files(names: Collection[str]) -> None:
         if pickled:
             raise ArtifactRefused(
                 f"{pickled[0]} is a pickle, which can run code when loaded; "
-                f"save the adapter again with safe_serialization=True, which writes {WEIGHTS}"
+                f"save the adapter again with safe_serialization=True, which writes {WEIGHTS}."
             )
         if any(name.startswith("adapter_model-") and name.endswith(".safetensors") for name in names):
-            raise ArtifactRefused(f"the weights are split over several files; save them as one {WEIGHTS}")
+            raise ArtifactRefused(f"The weights are split over several files; save them as one {WEIGHTS}.")
         if "model.safetensors" in names or "model.safetensors.index.json" in names:
             raise ArtifactRefused(
-                f"this is a whole model, not an adapter: there is no {WEIGHTS}; "
-                "save the PEFT model itself, not the merged one"
+                f"This is a whole model, not an adapter: there is no {WEIGHTS}; "
+                "save the PEFT model itself, not the merged one."
             )
-        raise ArtifactRefused(f"there is no {WEIGHTS}; give the folder that PEFT's save_pretrained wrote")
+        raise ArtifactRefused(f"There is no {WEIGHTS}; give the folder that PEFT's save_pretrained wrote.")
     if CONFIG not in names:
-        raise ArtifactRefused(f"there is no {CONFIG} beside {WEIGHTS}; give the folder that PEFT wrote")
+        raise ArtifactRefused(f"There is no {CONFIG} beside {WEIGHTS}; give the folder that PEFT wrote.")
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -52,12 +52,12 @@ def open_plain(path: Path) -> BinaryIO:
     except OSError as error:
         if path.is_symlink():
             raise ArtifactRefused(
-                f"{path.name} is a link; copy the folder with its contents (cp -rL) and give the copy"
+                f"{path.name} is a link; copy the folder with its contents (cp -rL) and give the copy."
             ) from error
-        raise ArtifactRefused(f"{path.name} cannot be opened; check that it is a readable file") from error
+        raise ArtifactRefused(f"{path.name} cannot be opened; check that it is a readable file.") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ArtifactRefused(f"{path.name} is not a regular file; give the folder that PEFT wrote")
+        raise ArtifactRefused(f"{path.name} is not a regular file; give the folder that PEFT wrote.")
     return os.fdopen(descriptor, "rb")
 
 
@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
         text = file.read(_JSON_MAX_BYTES + 1)
     if len(text) > _JSON_MAX_BYTES:
         raise ArtifactRefused(
-            f"{path.name} is larger than {_JSON_MAX_BYTES >> 20} MiB; it should be a few kB"
+            f"{path.name} is larger than {_JSON_MAX_BYTES >> 20} MiB; it should be a few kB."
         )
     return parse_json(text, path.name)
 
@@ -77,10 +77,10 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ArtifactRefused(f"{name} is not readable as JSON; save the adapter again") from error
+        raise ArtifactRefused(f"{name} is not readable as JSON; save the adapter again.") from error
     if not isinstance(value, dict):
         raise ArtifactRefused(
-            f"{name} must be a JSON object, found {type(value).__name__}; save the adapter again"
+            f"{name} must be a JSON object, found {type(value).__name__}; save the adapter again."
         )
     return value
 
@@ -96,8 +96,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def name_found(value: object, limit: int = 60) -> str:
-    """A value from somebody's file as it may stand in a message: printable and short."""
+def printable(value: object, limit: int = 60) -> str:
+    """A value from an adapter's file in a form for messages: printable characters only, and short."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""The whole check of one folder."""
+"""The complete check of an adapter folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from adapters.artifact.files import (
     CONFIG,
     TRAINING,
     WEIGHTS,
-    name_found,
     open_plain,
+    printable,
     read_json,
     require_files,
 )
@@ -37,16 +37,16 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class ArtifactReport:
-    """What was found in a folder that can be served."""
+    """The properties of an adapter folder that can be served."""
 
     rank: int  # the largest of any module
     alpha: float
-    scaling: float  # of the modules that no pattern singles out
-    target_modules: tuple[str, ...]  # leaf names that have tensors
-    dtype: str  # F32, F16 or BF16; the commonest
+    scaling: float  # of the modules without a pattern
+    target_modules: tuple[str, ...]  # leaf names of the modules with tensors
+    dtype: str  # F32, F16 or BF16: the most frequent one
     size_bytes: int  # of the weights file
     parameters: int
-    config: Mapping[str, Any]  # canonical: what changes the mathematics, and nothing else
+    config: Mapping[str, Any]  # canonical: only the settings that change the result
     training: Mapping[str, Any] | None  # training.json
 
 
@@ -60,8 +60,8 @@ def inspect_artifact(
 ) -> ArtifactReport:
     """Check an adapter folder. Blocks while it reads every weight once (about 1 GB/s).
 
-    `base_digest` is compared with `training.json`'s, where there is one.
-    Raises: ArtifactRefused: one sentence with what was found, what was expected, what helps.
+    `base_digest` is compared with that in `training.json`, if there is one.
+    Raises: ArtifactRefused: with what was found, what was expected and what helps.
     """
     require_files({path.name for path in folder.iterdir()})
     raw = read_json(folder / CONFIG)
@@ -73,7 +73,7 @@ def inspect_artifact(
         if max_bytes is not None and size_bytes > max_bytes:
             raise ArtifactRefused(
                 f"{WEIGHTS} has {size_bytes} bytes, above the limit of {max_bytes}; "
-                "train with a lower rank or restart with a larger --max-adapter-bytes"
+                "train with a lower rank or restart with a larger --max-adapter-bytes."
             )
         pairs = pair_tensors(read_header(file, size_bytes), config, base)
         scan_weights(file, pairs)
@@ -84,8 +84,8 @@ def _check_base(training: Mapping[str, Any] | None, base_digest: str | None) -> 
     found = (training or {}).get("base_digest")
     if base_digest is not None and found is not None and found != base_digest:
         raise ArtifactRefused(
-            f"{TRAINING} says it was trained on base model {name_found(found, 13)}, but this server has "
-            f"{base_digest[:12]}; serve that base or train on this one"
+            f"{TRAINING} says it was trained on base model {printable(found, 13)}, but this server has "
+            f"{base_digest[:12]}; serve that base or train on this one."
         )
 
 
@@ -113,7 +113,7 @@ def _report(
 
 
 def _canonical(raw: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration reduced to what matters; PEFT writes the rest differently each time."""
+    """The configuration reduced to the settings that change the result; PEFT's other fields vary between runs."""
     kept = {name: raw[name] for name in _KEPT if raw.get(name) not in (None, {}, [])}
     fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
     return {**kept, **fixed, "target_modules": sorted(targets)}

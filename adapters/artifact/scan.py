@@ -1,7 +1,7 @@
-"""One pass over the weights, in chunks: NaN, infinities, and adapters that change nothing.
+"""Scans the weights in chunks for NaN, infinities and updates that are all zero.
 
-The bits are looked at as integers, as numpy knows no bfloat16: a value is NaN or infinite exactly when all
-bits of its exponent are set, and zero exactly when all bits but the sign are not.
+The bits are read as integers, because numpy has no bfloat16: a value is NaN or infinite if and only if all bits of
+its exponent are set, and zero if and only if no bit but the sign is set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adapters.artifact.header import Tensor
 from adapters.artifact.tensors import Pair
 from adapters.errors import ArtifactRefused
 
-_CHUNK_BYTES = 4 << 20  # fits the caches of a server's CPU better than whole tensors do
+_CHUNK_BYTES = 4 << 20  # fits into the CPU's caches better than whole tensors
 _BITS: dict[str, tuple[Any, int, int]] = {  # dtype: integer, exponent bits, all bits but the sign
     "F32": (np.uint32, 0x7F80_0000, 0x7FFF_FFFF),
     "F16": (np.uint16, 0x7C00, 0x7FFF),
@@ -32,13 +32,13 @@ def scan_weights(file: BinaryIO, pairs: Iterable[Pair]) -> None:
         changes = changes or all(nonzero)
     if not changes:
         raise ArtifactRefused(
-            "all of lora_B (or lora_A) is zero, so the adapter changes nothing; "
-            "it was saved before training or its gradients never flowed"
+            "All of lora_B (or lora_A) is zero, so the adapter changes nothing; "
+            "it was saved before training or its gradients never flowed."
         )
 
 
 def _scan(file: BinaryIO, tensor: Tensor) -> bool:
-    """Whether any value is not zero. Raises: ArtifactRefused: not all values are finite."""
+    """Whether a value is not zero. Raises: ArtifactRefused: a value is not finite."""
     kind, exponent, magnitude = _BITS[tensor.dtype]
     nonzero = False
     file.seek(tensor.start)
@@ -46,15 +46,15 @@ def _scan(file: BinaryIO, tensor: Tensor) -> bool:
     while left:
         data = file.read(min(left, _CHUNK_BYTES))
         if not data or len(data) % np.dtype(kind).itemsize:
-            raise ArtifactRefused(f"{WEIGHTS} is truncated; copy or save the adapter again")
+            raise ArtifactRefused(f"{WEIGHTS} is truncated; copy or save the adapter again.")
         left -= len(data)
         bits = np.frombuffer(data, dtype=kind) & kind(magnitude)
         largest = bits.max()
         nonzero = nonzero or bool(largest)
-        # Without the sign, the integers are ordered as the magnitudes are: infinity, then NaN, come last.
+        # Without the sign bit, integers have the order of the magnitudes; infinity and then NaN are the largest.
         if largest >= exponent:
             what = "an infinity" if largest == exponent else "NaN"
             raise ArtifactRefused(
-                f"{tensor.name} contains {what}; training diverged, take an earlier checkpoint or retrain"
+                f"{tensor.name} contains {what}; training diverged, take an earlier checkpoint or retrain."
             )
     return nonzero

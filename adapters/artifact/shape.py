@@ -1,4 +1,4 @@
-"""The base model's shape, as far as an adapter must fit it."""
+"""The sizes of the base model that an adapter must fit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BaseShape:
 
     @property
     def family(self) -> str:
-        """Readable family name."""
+        """The readable name of the model family."""
         return _MODEL_TYPES[self.model_type]
 
     @property
@@ -62,7 +62,7 @@ class BaseShape:
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
-        """Leaf name of each of the seven projections to its (input size, output size)."""
+        """(input size, output size) of the seven projections, by leaf name."""
         hidden, mlp = self.hidden_size, self.intermediate_size
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         sizes = [(hidden, query), (hidden, key), (hidden, key), (query, hidden)]
@@ -70,7 +70,7 @@ class BaseShape:
         return dict(zip(PROJECTIONS, sizes, strict=True))
 
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Full path of every projection of every layer to its (input size, output size)."""
+        """(input size, output size) of every projection of every layer, by full path."""
         sizes = self.projections
         return {
             f"model.layers.{layer}.{'self_attn' if leaf in ATTENTION else 'mlp'}.{leaf}": sizes[leaf]

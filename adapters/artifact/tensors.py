@@ -1,4 +1,4 @@
-"""Whether the tensors are the ones that this configuration promises and this base model has room for."""
+"""Checks the tensors against the adapter's configuration and the sizes of the base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from adapters.artifact.config import LoraConfig
-from adapters.artifact.files import CONFIG, WEIGHTS, name_found
+from adapters.artifact.files import CONFIG, WEIGHTS, printable
 from adapters.artifact.header import Tensor
 from adapters.artifact.shape import PROJECTIONS, BaseShape
 from adapters.errors import ArtifactRefused
@@ -26,7 +26,7 @@ _EMBEDDINGS = ("model.embed_tokens", "lm_head")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two factors of one module's update, B·A."""
+    """The factors A and B of one module's update B·A."""
 
     module: str
     a: Tensor
@@ -34,7 +34,7 @@ class Pair:
 
 
 def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseShape) -> tuple[Pair, ...]:
-    """Every module's pair, checked against the base. Raises: ArtifactRefused."""
+    """The pair of factors of every module, checked against the base. Raises: ArtifactRefused."""
     sizes = base.modules()
     if base.lora_embeddings:
         sizes["lm_head"] = (base.hidden_size, base.vocab_size)
@@ -53,33 +53,33 @@ def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseSh
 
 
 def _parse_key(key: str) -> tuple[str, str]:
-    """`base_model.model.<module>.lora_A.weight` into (module, "a" or "b")."""
+    """Split `base_model.model.<module>.lora_A.weight` into (module, "a" or "b")."""
     if key.endswith((".base_layer.weight", ".base_layer.bias")):
         raise ArtifactRefused(
-            f"{name_found(key)} holds the base model's own weights, which would be dropped in silence; "
-            "save again with save_embedding_layers=False and without resized or trained embeddings"
+            f"{printable(key)} holds the base model's own weights, which would be dropped in silence; "
+            "save again with save_embedding_layers=False and without resized or trained embeddings."
         )
     for wrapper, culprit in _WRAPPERS.items():
         if re.search(rf"(^|\.){re.escape(wrapper)}", key):
             raise ArtifactRefused(
-                f"the tensor names contain {wrapper!r}, left there by {culprit}, and would match no layer; "
-                "save the unwrapped model"
+                f"The tensor names contain {wrapper!r}, left there by {culprit}, and would match no layer; "
+                "save the unwrapped model."
             )
     match = _KEY.fullmatch(key) or _EMBEDDING_KEY.fullmatch(key)
     if match is not None and ("embedding" in match["side"]) == match["module"].endswith("embed_tokens"):
         return match["module"], "a" if match["side"].endswith("A") else "b"
     if ".modules_to_save." in key or (key.endswith((".weight", ".bias")) and ".lora_" not in key):
         raise ArtifactRefused(
-            f"{name_found(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
-            "new tokens and trained biases"
+            f"{printable(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
+            "new tokens and trained biases."
         )
     if not key.startswith(PREFIX) and ".lora_" in key:
         raise ArtifactRefused(
-            f"tensor {name_found(key)} does not start with {PREFIX}, so it would match no layer; "
-            "save with PEFT's save_pretrained"
+            f"Tensor {printable(key)} does not start with {PREFIX}, so it would match no layer; "
+            "save with PEFT's save_pretrained."
         )
     raise ArtifactRefused(
-        f"tensor {name_found(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT"
+        f"Tensor {printable(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT."
     )
 
 
@@ -88,27 +88,27 @@ def _explain_module(module: str, base: BaseShape) -> str:
     if module in _EMBEDDINGS or leaf in ("embed_tokens", "lm_head"):
         return (
             f"LoRA on {leaf} cannot be served on {base.family}; "
-            f"retrain with target_modules {', '.join(PROJECTIONS)}"
+            f"retrain with target_modules {', '.join(PROJECTIONS)}."
         )
     if leaf not in PROJECTIONS:
         return (
-            f"LoRA on {name_found(leaf)} cannot be served; "
-            f"retrain with target_modules among {', '.join(PROJECTIONS)}"
+            f"LoRA on {printable(leaf)} cannot be served; "
+            f"retrain with target_modules among {', '.join(PROJECTIONS)}."
         )
     layer = re.fullmatch(r"model\.layers\.(\d{1,6})\..+", module)
     if layer is not None and int(layer[1]) >= base.layers:
         return (
-            f"the adapter has layer {layer[1]}, but the base model has layers 0 to {base.layers - 1}; "
-            "it was trained on another base model"
+            f"The adapter has layer {layer[1]}, but the base model has layers 0 to {base.layers - 1}; "
+            "it was trained on another base model."
         )
     if re.fullmatch(r"layers\.\d+\..+", module):
         return (
-            f"tensor names lack '.model.' ({name_found(PREFIX + module)}), so they would match no layer; "
-            "train on AutoModelForCausalLM, not AutoModel, and save again"
+            f"Tensor names lack '.model.' ({printable(PREFIX + module)}), so they would match no layer; "
+            "train on AutoModelForCausalLM, not AutoModel, and save again."
         )
     return (
-        f"the base model has no layer {name_found(module)}; expected names like "
-        f"{PREFIX}model.layers.0.self_attn.q_proj, so save from the plain {base.family}ForCausalLM"
+        f"The base model has no layer {printable(module)}; expected names like "
+        f"{PREFIX}model.layers.0.self_attn.q_proj, so save from the plain {base.family}ForCausalLM."
     )
 
 
@@ -116,7 +116,7 @@ def _pair(module: str, found: Mapping[str, Tensor]) -> Pair:
     if len(found) != 2:
         have, lack = ("A", "B") if "a" in found else ("B", "A")
         raise ArtifactRefused(
-            f"{module} has lora_{have} but no lora_{lack}; the file is incomplete, save the adapter again"
+            f"{module} has lora_{have} but no lora_{lack}; the file is incomplete, save the adapter again."
         )
     return Pair(module, found["a"], found["b"])
 
@@ -125,29 +125,29 @@ def _check_shapes(pair: Pair, config: LoraConfig, sizes: tuple[int, int], base: 
     a, b, rank = pair.a.shape, pair.b.shape, config.rank_of(pair.module)
     if len(a) != 2 or len(b) != 2 or 0 in (*a, *b):
         raise ArtifactRefused(
-            f"the tensors of {pair.module} are empty or flat ({_shape(a)} and {_shape(b)}), as ZeRO-3 and "
-            "FSDP leave them; gather the parameters before saving"
+            f"The tensors of {pair.module} are empty or flat ({_shape(a)} and {_shape(b)}), as ZeRO-3 and "
+            "FSDP leave them; gather the parameters before saving."
         )
     if a[0] != rank or b[1] != rank:
         raise ArtifactRefused(
             f"{pair.module} has rank {a[0] if a[0] != rank else b[1]} in {WEIGHTS} but {rank} in {CONFIG}, "
-            "which would scale it wrongly; use the configuration it was trained with"
+            "which would scale it wrongly; use the configuration it was trained with."
         )
     if (a[1], b[0]) != sizes:
         other = "smaller" if a[1] < sizes[0] or b[0] < sizes[1] else "larger"
         raise ArtifactRefused(
             f"{pair.module} maps {a[1]} to {b[0]} values, but the base model maps {sizes[0]} to {sizes[1]}; "
-            f"it was trained on a {other} base than this {base.family} of hidden size {base.hidden_size}"
+            f"it was trained on a {other} base than this {base.family} of hidden size {base.hidden_size}."
         )
 
 
 def _check_complete(modules: Collection[str], config: LoraConfig, base: BaseShape) -> None:
-    """PEFT trains every layer that target_modules names; a file without some was cut short."""
+    """Check that every targeted layer has tensors: PEFT trains them all, so a file without some is incomplete."""
     for module in base.modules():
         if module not in modules and config.targets(module):
             raise ArtifactRefused(
                 f"{CONFIG} targets {module}, but {WEIGHTS} has no tensors for it; "
-                "the file is incomplete, save the adapter again"
+                "the file is incomplete, save the adapter again."
             )
 
 

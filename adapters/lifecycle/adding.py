@@ -1,4 +1,4 @@
-"""From a source to a version that is ready: registered -> fetched -> verified -> ready."""
+"""Adds a version: from its source to the state ready (registered -> fetched -> verified -> ready)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapters.store.store import Staging, Store
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What adapters must fit."""
+    """What the checks of new adapters compare with."""
 
     base: BaseShape
     max_lora_rank: int
@@ -43,7 +43,9 @@ async def prepare_version(
     """
     async with _staging(store) as staging:
         fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
-        version = await registry.versions.move(version, VersionState.FETCHED, by=by, source=fetched.label)
+        version = await registry.versions.transition(
+            version, VersionState.FETCHED, by=by, source=fetched.label
+        )
         report = await in_thread(
             lambda: inspect_artifact(
                 staging.files,
@@ -55,7 +57,7 @@ async def prepare_version(
         )
         artifact = await in_thread(lambda: store.seal(staging, report.config))
         # The digest is in the registry before the artifact is in the store: no garbage collection takes it.
-        version = await registry.versions.move(
+        version = await registry.versions.transition(
             version,
             VersionState.VERIFIED,
             by=by,
@@ -65,18 +67,18 @@ async def prepare_version(
             training=None if report.training is None else dict(report.training),
         )
         await in_thread(lambda: store.publish(staging, artifact))
-    return await registry.versions.move(version, VersionState.READY, by=by)
+    return await registry.versions.transition(version, VersionState.READY, by=by)
 
 
 async def fail_version(registry: Registry, version: Version, error: BaseException, *, by: Actor) -> None:
-    """Write down why a version will never be ready; whatever step it had reached."""
-    reason = str(error) if isinstance(error, AdapterError) else "adding it was interrupted; add it again"
+    """Mark a version as failed, with the reason, whichever step it had reached."""
+    reason = str(error) if isinstance(error, AdapterError) else "Adding it was interrupted; add it again."
     try:
         now = await registry.versions.get(version.tenant, version.adapter, version.number)
         if now.state not in ENDED:
-            await registry.versions.move(now, VersionState.FAILED, by=by, error=reason)
+            await registry.versions.transition(now, VersionState.FAILED, by=by, error=reason)
     except (IllegalTransition, UnknownVersion):
-        return  # it was removed in the meantime
+        return  # it was removed meanwhile
 
 
 @asynccontextmanager

@@ -1,24 +1,25 @@
-"""When a canary is worse than what it is to replace: counts of outcomes, and the verdict. No I/O, no clock.
+"""Detects a canary that answers worse than the version it is to replace. No I/O and no clock.
 
-A canary is any version of a split alias but the one with the most weight. It is called bad when it has
-answered often enough, the share of one kind of bad answers is above the operator's limit, and it is above the
-stable version's share too: when everything fails, the canary is not to blame.
+A canary is any version of a split alias but the one with the most weight, the stable version. It is bad when it has
+answered often enough, and its share of one kind of bad answers is above the operator's limit and above the stable
+version's share too: when everything fails, the canary is not the cause.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from adapters.models import Alias, Version
+from adapters.sliding_window import SlidingWindow
 
-_BUCKETS = 10  # old answers are forgotten in steps of a tenth of the window
+_BUCKETS = 10  # old answers leave in steps of a tenth of the window
 
 
 class Outcome(StrEnum):
-    """How a request ended, as far as its version may be to blame."""
+    """How a request ended, as far as its version may be the cause."""
 
     GOOD = "good"
     ERROR = "error"
@@ -29,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CanaryLimits:
-    """The operator's limits; a share of 1 never triggers."""
+    """The operator's limits; a limit of 1 never triggers a rollback."""
 
     shares: Mapping[Outcome, float]
     min_answers: int = 50
@@ -54,22 +55,22 @@ class Breach:
 
 
 class CanaryWatch:
-    """Outcomes per version within a sliding window; `now_s` is any clock that does not go back."""
+    """Counts outcomes per version in a sliding window; `now_s` is any clock that does not go backwards."""
 
     def __init__(self, limits: CanaryLimits) -> None:
         self._limits = limits
-        self._counts: dict[tuple[str, int], deque[tuple[int, Counter[Outcome]]]] = {}
+        self._counts: dict[tuple[str, int], dict[Outcome, SlidingWindow]] = {}
 
     def note(self, version: Version, outcome: Outcome, now_s: float) -> None:
         """Count one answered request."""
-        buckets = self._counts.setdefault((version.public_name, version.number), deque(maxlen=_BUCKETS + 1))
-        index = self._index(now_s)
-        if not buckets or buckets[-1][0] != index:
-            buckets.append((index, Counter()))
-        buckets[-1][1][outcome] += 1
+        counts = self._counts.setdefault((version.public_name, version.number), {})
+        if outcome not in counts:
+            bucket_s = self._limits.window_s / _BUCKETS
+            counts[outcome] = SlidingWindow(self._limits.window_s - bucket_s, bucket_s)
+        counts[outcome].add(now_s, 1)
 
     def judge(self, alias: Alias, public_name: str, now_s: float) -> Breach | None:
-        """The first canary of the alias that is worse than it may be."""
+        """The first canary of the alias that is bad, or None."""
         if len(alias.targets) < 2:
             return None
         stable = max(alias.targets, key=lambda target: (target.weight, -target.number)).number
@@ -100,12 +101,5 @@ class CanaryWatch:
         return None
 
     def _window(self, public_name: str, number: int, now_s: float) -> Counter[Outcome]:
-        oldest = self._index(now_s) - _BUCKETS
-        total: Counter[Outcome] = Counter()
-        for index, counts in self._counts.get((public_name, number), ()):
-            if index > oldest:
-                total.update(counts)
-        return total
-
-    def _index(self, now_s: float) -> int:
-        return int(now_s // (self._limits.window_s / _BUCKETS))
+        counts = self._counts.get((public_name, number), {})
+        return Counter({outcome: window.total(now_s) for outcome, window in counts.items()})

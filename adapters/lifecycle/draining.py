@@ -1,4 +1,4 @@
-"""Versions on their way out: no new requests, those in flight finish, then they leave the engine for good."""
+"""Draining: a version takes no new requests, those in flight finish, and then it is unloaded for good."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from adapters.registry import Registry
 from adapters.residency import Residency
 
 
-class Drains:
-    """The drains that run, one per engine id."""
+class DrainTasks:
+    """The running drain tasks, one per engine id."""
 
     def __init__(self, registry: Registry, residency: Residency) -> None:
         self._registry = registry
@@ -18,11 +18,11 @@ class Drains:
         self._tasks: dict[int, asyncio.Task[Version]] = {}
 
     def __len__(self) -> int:
-        """How many run."""
+        """Number of running tasks."""
         return len(self._tasks)
 
     def start(self, version: Version, by: Actor) -> asyncio.Task[Version]:
-        """Drain a DRAINING version; the task of one that is being drained already is given again."""
+        """Drain a DRAINING version; returns the running task if there is one."""
         task = self._tasks.get(version.engine_id)
         if task is None or task.done():
             task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")
@@ -31,12 +31,12 @@ class Drains:
 
     async def _drain(self, version: Version, by: Actor) -> Version:
         await self._residency.retire(version.engine_id)
-        retired = await self._registry.versions.move(version, VersionState.RETIRED, by=by)
+        retired = await self._registry.versions.transition(version, VersionState.RETIRED, by=by)
         del self._tasks[version.engine_id]
         return retired
 
     async def aclose(self) -> None:
-        """Stop waiting; the next start retires what is left."""
+        """Cancel the tasks; the next start retires the versions that are left."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What is true of this process alone about versions: how far a fetch is, what drifted, what it found damaged."""
+"""What only this process knows of versions: progress of fetches, drift of the engine, damaged copies."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _DRIFTS_MAX = 1000
 
 
 class DriftKind(StrEnum):
-    """How the engine differed from what was thought of it."""
+    """How the engine differed from the table of slots."""
 
-    ORPHAN = "orphan"  # it held what it should not have
-    MISSING = "missing"  # it had lost what it should have held
+    ORPHAN = "orphan"  # it had an adapter without a slot
+    MISSING = "missing"  # it had lost an adapter with a slot
     STUCK = "stuck"  # it had not confirmed an unload
 
 
 @dataclass(frozen=True, slots=True)
-class Fetching:
-    """How far a fetch is; the total is None where the source does not tell."""
+class FetchProgress:
+    """Progress of a fetch; the total is None where the source does not say it."""
 
     fetched_bytes: int
     total_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Drifted:
-    """The last time that a version was not in the engine as it should be. It was mended then."""
+class DriftRecord:
+    """The last drift of a version; it was repaired at that time."""
 
     kind: DriftKind
     at: datetime
@@ -41,48 +41,48 @@ class Drifted:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A version in this process, beside what the registry says of it."""
+    """What only this process knows of a version."""
 
     slot: SlotView | None  # None: not in the engine
-    fetching: Fetching | None  # None: not being fetched
-    drifted: Drifted | None  # None: not since the start
+    fetching: FetchProgress | None  # None: not being fetched
+    drifted: DriftRecord | None  # None: no drift since the start
     damaged: bool  # its stored copy is missing or differs from its digest
 
 
-class Health:
-    """Fetches that run and drift that was found; bounded."""
+class ProcessHealth:
+    """Running fetches and found drift; bounded in size."""
 
     def __init__(self) -> None:
         self.reconciled_at: datetime | None = None
-        self._fetches: dict[tuple[str, str, int], Fetching] = {}
-        self._drifts: dict[int, Drifted] = {}  # by engine id, oldest first
+        self._fetches: dict[tuple[str, str, int], FetchProgress] = {}
+        self._drifts: dict[int, DriftRecord] = {}  # by engine id, oldest first
 
     @contextmanager
     def fetching(self, version: Version, progress: Progress | None) -> Iterator[Progress]:
-        """What to tell the fetch's progress to, from any thread; it is forgotten with the block."""
+        """A progress callback for a fetch, callable from any thread; the progress is dropped with the block."""
         key = (version.tenant, version.adapter, version.number)
 
         def note(fetched_bytes: int, total_bytes: int | None) -> None:
-            self._fetches[key] = Fetching(fetched_bytes, total_bytes)
+            self._fetches[key] = FetchProgress(fetched_bytes, total_bytes)
             if progress is not None:
                 progress(fetched_bytes, total_bytes)
 
-        self._fetches[key] = Fetching(0, None)
+        self._fetches[key] = FetchProgress(0, None)
         try:
             yield note
         finally:
             del self._fetches[key]
 
     def fetches_of(self, tenant: str) -> int:
-        """How many versions of a tenant are being fetched."""
+        """Number of a tenant's versions that are being fetched."""
         return sum(owner == tenant for owner, _, _ in self._fetches)
 
-    def fetch_of(self, version: Version) -> Fetching | None:
-        """How far a version's fetch is."""
+    def fetch_of(self, version: Version) -> FetchProgress | None:
+        """Progress of a version's fetch; None: it is not being fetched."""
         return self._fetches.get((version.tenant, version.adapter, version.number))
 
     def note_drift(self, drift: Drift) -> None:
-        """Take note of one comparison with the engine."""
+        """Record the result of one reconciliation."""
         self.reconciled_at = datetime.now(UTC)
         kinds = (
             (DriftKind.ORPHAN, drift.orphans),
@@ -92,10 +92,10 @@ class Health:
         for kind, ids in kinds:
             for engine_id in ids:
                 self._drifts.pop(engine_id, None)
-                self._drifts[engine_id] = Drifted(kind, self.reconciled_at)
+                self._drifts[engine_id] = DriftRecord(kind, self.reconciled_at)
         while len(self._drifts) > _DRIFTS_MAX:
             del self._drifts[next(iter(self._drifts))]
 
-    def drift_of(self, version: Version) -> Drifted | None:
-        """When a version last drifted."""
+    def drift_of(self, version: Version) -> DriftRecord | None:
+        """A version's last drift."""
         return self._drifts.get(version.engine_id)

@@ -1,19 +1,20 @@
-"""Everything that may be done with an adapter, over registry, store and residency."""
+"""All operations on adapters, over registry, store and residency."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed, TooManyFetches
 from adapters.lifecycle.adding import Rules, fail_version, prepare_version
-from adapters.lifecycle.draining import Drains
-from adapters.lifecycle.health import Condition, Health
-from adapters.lifecycle.recovery import Recovery, recover_registry, restore_pins
+from adapters.lifecycle.draining import DrainTasks
+from adapters.lifecycle.health import Condition, ProcessHealth
+from adapters.lifecycle.load_failures import LoadFailures
+from adapters.lifecycle.recovery import Recovery, recover_registry
 from adapters.models import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
 from adapters.registry import Registry
 from adapters.registry.state_machine import UNFINISHED
@@ -22,30 +23,47 @@ from adapters.sources import Progress, Source
 from adapters.sources.threads import in_thread
 from adapters.store.store import Store
 
-MAX_FETCHES = 4  # of one tenant at once: each takes a thread and disk
-_COOLING_S = 10.0  # after a failed load nobody tries the same version again for as long
+MAX_FETCHES = 4  # concurrent fetches of one tenant: each takes a thread and disk space
 
 
 class Lifecycle:
-    """The one owner of a data directory's adapters; call `recover` before anything else."""
+    """The one owner of a data directory's adapters; call `recover` before anything else.
 
-    def __init__(self, registry: Registry, store: Store, residency: Residency, rules: Rules) -> None:
+    `observe_swap` is called with the seconds of each change of an alias: promotion, split or rollback.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        residency: Residency,
+        rules: Rules,
+        *,
+        observe_swap: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._registry = registry
         self._store = store
         self._residency = residency
         self._rules = rules
-        self.health = Health()
-        self._burnt: set[int] = set()  # engine ids that must not be used again
-        self._cooling: dict[tuple[str, int], tuple[float, LoadFailed]] = {}
-        self._drains = Drains(registry, residency)
+        self.health = ProcessHealth()
+        self._observe_swap = observe_swap
+        self._load_failures = LoadFailures(registry)
+        self._drain_tasks = DrainTasks(registry, residency)
 
     async def recover(self, *, deep: bool = False) -> Recovery:
-        """After a start: finish or fail what was begun, clean the store. `deep` re-hashes all artifacts."""
+        """After a start: finish or fail unfinished versions and clean the store. `deep` re-hashes all artifacts."""
         return await recover_registry(self._registry, self._store, deep=deep)
 
     async def restore_pins(self) -> tuple[AdapterError, ...]:
-        """Once the engine is up: load what is pinned; returns what could not be."""
-        return await restore_pins(self._registry, self._store, self._residency)
+        """Load the pinned versions once the engine runs; returns the errors."""
+        errors = []
+        for version in await self._registry.versions.list({VersionState.READY}):
+            if version.pinned:
+                try:
+                    await self._residency.pin(self.engine_adapter(version))
+                except AdapterError as error:
+                    errors.append(error)
+        return tuple(errors)
 
     async def register(
         self,
@@ -57,9 +75,9 @@ class Lifecycle:
         sampling_defaults: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Version:
-        """Add a version: fetch, check and store it. It is ready, but serves nothing until promoted.
+        """Add a version: fetch, check and store it. It is ready, but serves nothing until it is promoted.
 
-        When it fails the version stays listed as failed with the reason. How far it is, `condition` tells.
+        If that fails the version stays listed as failed, with the reason. `condition` has the progress.
         Raises: BadName, UnknownTenant, NameTaken; TooManyFetches; SourceRefused, SourceUnavailable,
             ArtifactRefused, StoreFull.
         """
@@ -74,25 +92,25 @@ class Lifecycle:
                 return await prepare_version(
                     self._registry, self._store, self._rules, version, source, by=by, progress=note
                 )
-        except BaseException as error:  # a cancelled fetch leaves a failed version, too
+        except BaseException as error:  # a cancelled fetch also leaves a failed version
             await asyncio.shield(fail_version(self._registry, version, error, by=by))
             raise
 
     # Serving
 
     def engine_adapter(self, version: Version) -> EngineAdapter:
-        """A version as the engine is to know it."""
+        """The version as the engine identifies it."""
         assert version.digest is not None, version
-        return version.engine_adapter(self._store.path(version.digest))
+        return EngineAdapter(version.engine_id, version.engine_name, self._store.path(version.digest))
 
     def state_of(self, version: Version) -> VersionState:
-        """Its state with what is true of this process: RESIDENT for a ready version the engine holds."""
+        """The version's state in this process: RESIDENT for a ready version that the engine holds."""
         if version.state is VersionState.READY and self._residency.phase(version.engine_id) is Phase.RESIDENT:
             return VersionState.RESIDENT
         return version.state
 
     def condition(self, version: Version) -> Condition:
-        """The version as it stands in this process."""
+        """What only this process knows of the version."""
         return Condition(
             slot=self._residency.view(version.engine_id),
             fetching=self.health.fetch_of(version),
@@ -110,7 +128,7 @@ class Lifecycle:
             yield await self._enter(stack, version)
 
     async def _enter(self, stack: AsyncExitStack, version: Version) -> EngineAdapter:
-        version = await self._usable(version)
+        version = await self._load_failures.usable(version)
         adapter = self.engine_adapter(version)
         if self._residency.phase(adapter.engine_id) is None:
             self._store.require(str(version.digest))
@@ -119,44 +137,30 @@ class Lifecycle:
         except EngineGone:
             raise
         except LoadFailed as error:
-            self._burnt.add(version.engine_id)
-            until_s = time.monotonic() + _COOLING_S
-            self._cooling[version.public_name, version.number] = (until_s, error)
-            await self._registry.versions.renew_engine_id(version, by=SYSTEM)
+            await self._load_failures.add(version, error)
             raise
 
-    async def _usable(self, version: Version) -> Version:
-        """The version with an engine id that may be tried. Raises: LoadFailed: it failed just now.
+    async def _probe(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
+        """Check that each version loads and answers.
 
-        NOTE: vLLM may keep half of what failed to load, so an id is never tried a second time.
+        Raises: IllegalTransition, LoadFailed, ProbeFailed, ResidencyBusy.
         """
-        until_s, error = self._cooling.get((version.public_name, version.number), (0.0, None))
-        if error is not None and time.monotonic() < until_s:
-            raise LoadFailed(str(error))
-        if version.engine_id in self._burnt:
-            version = await self._registry.versions.get(version.tenant, version.adapter, version.number)
-        if version.engine_id in self._burnt:  # the renewal itself failed, then
-            version = await self._registry.versions.renew_engine_id(version, by=SYSTEM)
-        return version
-
-    async def _prove(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
-        """Each version loads and answers. Raises: IllegalTransition, LoadFailed, ProbeFailed, ResidencyBusy."""
         for number in numbers:
             version = await self._registry.versions.get(tenant, adapter, number)
             if version.state is not VersionState.READY:
                 name = f"{version.public_name}@{number}"
-                raise IllegalTransition(f"{name} is {version.state}; only a ready version can serve")
+                raise IllegalTransition(f"{name} is {version.state}, and only a ready version can serve.")
             async with self.hold(version) as held:
                 await self._residency.probe(held)
 
-    # What a name stands for
+    # Aliases
 
     async def promote(
         self, tenant: str, adapter: str, number: int, *, by: Actor, expected_generation: int | None = None
     ) -> Alias:
-        """Give one version all the traffic: load, probe, then flip the alias at once.
+        """Give one version all the traffic: load it, probe it, then change the alias in one step.
 
-        Without `expected_generation` it is the present one, so of two racing promotions one fails.
+        Without `expected_generation` the present one is taken, so one of two concurrent promotions fails.
         Raises: UnknownAdapter, UnknownVersion, IllegalTransition; LoadFailed, ProbeFailed, ResidencyBusy:
             nothing has changed; AliasConflict.
         """
@@ -173,14 +177,16 @@ class Lifecycle:
         expected_generation: int | None = None,
         restored: int | None = None,
     ) -> Alias:
-        """Share the traffic out among versions by weight. Raises: as `promote`, and BadValue."""
+        """Distribute the traffic among versions by weight. Raises: as `promote`, and BadValue."""
+        began = time.perf_counter()
         if expected_generation is None:
             expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
-        await self._prove(tenant, adapter, [target.number for target in targets])
+        await self._probe(tenant, adapter, [target.number for target in targets])
         alias = await self._registry.aliases.set(
             tenant, adapter, targets, expected_generation=expected_generation, by=by, restored=restored
         )
-        await self._settle(alias)
+        await self._dismiss_unaliased(alias)
+        self._observe_swap(time.perf_counter() - began)
         return alias
 
     async def rollback(
@@ -199,30 +205,30 @@ class Lifecycle:
             restored=previous.generation,
         )
 
-    async def _settle(self, alias: Alias) -> None:
-        """Let versions that the name no longer stands for leave the engine when their requests have ended."""
+    async def _dismiss_unaliased(self, alias: Alias) -> None:
+        """Unload versions that the alias no longer points at, once their requests have ended."""
         serving = {target.number for target in alias.targets}
         for version in (await self._registry.adapters.get(alias.tenant, alias.adapter)).versions:
             if version.number in serving:
-                self._residency.keep(version.engine_id)
+                self._residency.undo_dismiss(version.engine_id)
             elif not version.pinned:
                 self._residency.dismiss(version.engine_id)
 
-    # Staying and leaving
+    # Pins and removal
 
     async def pin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
         """Load a version and keep it loaded, across restarts. Raises: PinLimit; as `promote`."""
-        await self._prove(tenant, adapter, [number])
+        await self._probe(tenant, adapter, [number])
         version = await self._registry.versions.get(tenant, adapter, number)
         await self._residency.pin(self.engine_adapter(version))
         try:
             return await self._registry.versions.set_pinned(version, True, by=by)
-        except BaseException:  # a cancellation between the two must not leave a pin behind
+        except BaseException:  # a cancellation between the two steps must not leave a pin behind
             self._residency.unpin(version.engine_id)
             raise
 
     async def unpin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
-        """Let a version leave again. Raises: UnknownVersion."""
+        """Let a version be unloaded again when its slot is needed. Raises: UnknownVersion."""
         version = await self._registry.versions.get(tenant, adapter, number)
         version = await self._registry.versions.set_pinned(version, False, by=by)
         self._residency.unpin(version.engine_id)
@@ -233,8 +239,8 @@ class Lifecycle:
     ) -> tuple[Version, ...]:
         """Take a version, or the whole adapter, out of service; requests in flight finish.
 
-        Returns after at most `wait_s`, with those that still drain as DRAINING; they retire by themselves.
-        Raises: UnknownAdapter, UnknownVersion; InUse: the name still stands for it; IllegalTransition.
+        Returns after at most `wait_s`. Versions that still drain then are DRAINING and retire by themselves.
+        Raises: UnknownAdapter, UnknownVersion; InUse: the alias still points at it; IllegalTransition.
         """
         if number is None:
             draining = await self._registry.adapters.begin_removal(tenant, adapter, by=by)
@@ -242,21 +248,23 @@ class Lifecycle:
             version = await self._registry.versions.get(tenant, adapter, number)
             if version.state in UNFINISHED:
                 return (
-                    await self._registry.versions.move(version, VersionState.FAILED, by=by, error="removed"),
+                    await self._registry.versions.transition(
+                        version, VersionState.FAILED, by=by, error="The version was removed."
+                    ),
                 )
-            draining = (await self._registry.versions.move(version, VersionState.DRAINING, by=by),)
-        tasks = [self._drains.start(version, by) for version in draining]
+            draining = (await self._registry.versions.transition(version, VersionState.DRAINING, by=by),)
+        tasks = [self._drain_tasks.start(version, by) for version in draining]
         if tasks:
             await asyncio.wait(tasks, timeout=wait_s)
         return tuple(task.result() if task.done() else v for task, v in zip(tasks, draining, strict=True))
 
     async def reconcile(self) -> Drift:
-        """Mend the engine's drift, go on with drains that broke off, collect garbage; call it regularly.
+        """Repair the engine's drift, resume interrupted drains and collect garbage; call it regularly.
 
         Raises: EngineGone.
         """
         for version in await self._registry.versions.list({VersionState.DRAINING}):
-            self._drains.start(version, SYSTEM)
+            self._drain_tasks.start(version, SYSTEM)
         needed = await self._registry.versions.digests()
         await in_thread(lambda: self._store.collect_garbage(needed))
         drift = await self._residency.reconcile()
@@ -264,9 +272,9 @@ class Lifecycle:
         return drift
 
     async def check_store(self, *, pause_s: float = 0.1) -> tuple[Version, ...]:
-        """Hash the stored copy of every ready version, one after the other; returns those with a damaged one.
+        """Hash the stored copy of every ready version, one after the other; returns the damaged versions.
 
-        What is damaged is not loaded any more until its adapter was added again; what is loaded stays.
+        A damaged copy is not loaded again until its adapter is added again; a loaded version stays loaded.
         """
         ready = await self._registry.versions.list({VersionState.READY})
         for digest in sorted({version.digest for version in ready if version.digest}):
@@ -275,5 +283,5 @@ class Lifecycle:
         return tuple(version for version in ready if version.digest in self._store.damaged)
 
     async def aclose(self) -> None:
-        """Stop waiting for drains; the next start retires what is left."""
-        await self._drains.aclose()
+        """Cancel the drains; the next start retires the versions that are left."""
+        await self._drain_tasks.aclose()

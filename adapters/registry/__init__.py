@@ -17,7 +17,7 @@ from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
-from adapters.registry.feedback import FeedbackBook
+from adapters.registry.feedback import FeedbackStore
 from adapters.registry.keys import Keys
 from adapters.registry.schema.migration import check_schema, migrate
 from adapters.registry.tenants import Tenants
@@ -28,7 +28,7 @@ __all__ = ["Registry", "check_schema", "connect", "migrate"]
 
 
 class Registry:
-    """All nouns over one engine. The caller owns the engine and disposes of it."""
+    """All tables over one database engine, which the caller owns and disposes of."""
 
     def __init__(self, engine: AsyncEngine, *, reserved_names: Collection[str] = ()) -> None:
         self._database = Database(engine)
@@ -39,10 +39,10 @@ class Registry:
         self.aliases = Aliases(self._database)
         self.audit = Audit(self._database)
         self.usage = UsageLedger(self._database)
-        self.feedback = FeedbackBook(self._database)
+        self.feedback = FeedbackStore(self._database)
 
     def changes(self) -> int:
-        """How many changes this object has made; one more means that what was read before may be old."""
+        """Number of changes made by this object; when it grows, data read before may be stale."""
         return self._database.changes
 
     async def ping(self) -> None:

@@ -1,4 +1,4 @@
-"""Adapters: the names under which versions are published, and the look-up that routing needs."""
+"""The adapters in the database: listing, look-up for routing, and removal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adapters.errors import UnknownAdapter
 from adapters.models import Actor, Adapter, AdapterView, Alias, Version, VersionState
 from adapters.names import public_name
 from adapters.registry.aliases import read_alias, targets_of, write_alias
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import adapter_of, lock_adapter, version_of
 from adapters.registry.state_machine import ENDED, UNFINISHED
@@ -20,14 +20,11 @@ from adapters.registry.state_machine import ENDED, UNFINISHED
 _A, _L, _V = tables.adapters, tables.aliases, tables.versions
 
 
-class Adapters:
+class Adapters(DatabasePart):
     """The registry's adapters."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     async def get(self, tenant: str, name: str) -> AdapterView:
-        """One adapter with all its versions, ended ones too. Raises: UnknownAdapter."""
+        """One adapter with all its versions, including retired and failed ones. Raises: UnknownAdapter."""
         query = _view().where(_A.c.tenant == tenant, _A.c.name == name)
         views = await self._views(query)
         if not views:
@@ -35,7 +32,7 @@ class Adapters:
         return views[0]
 
     async def list(self, tenant: str | None = None, *, ended: bool = False) -> tuple[AdapterView, ...]:
-        """All adapters, or one tenant's, by name, in one query; `ended` shows retired, failed and removed."""
+        """All adapters, or one tenant's, by name, in one query; `ended` includes retired, failed and removed."""
         query = _view(() if ended else ENDED)
         if not ended:
             query = query.where(_A.c.removed_at.is_(None))
@@ -44,9 +41,9 @@ class Adapters:
         return await self._views(query)
 
     async def resolve(self, tenant: str, model: str) -> AdapterView:
-        """What `model` (a public name without @version) means to `tenant`; holds only versions that serve.
+        """The tenant's adapter with the public name `model` (without @version), and only its versions that serve.
 
-        Raises: UnknownAdapter: the same for another tenant's name as for one that does not exist.
+        Raises: UnknownAdapter: the same for another tenant's name as for a name that does not exist.
         """
         query = _view(ENDED | UNFINISHED | {VersionState.DRAINING})
         query = query.where(_A.c.public_name == model, _A.c.tenant == tenant, _A.c.removed_at.is_(None))
@@ -56,9 +53,9 @@ class Adapters:
         return views[0]
 
     async def begin_removal(self, tenant: str, name: str, *, by: Actor) -> tuple[Version, ...]:
-        """Take the name out of service; returns the versions that now drain.
+        """Take the adapter out of service; returns its versions, which now drain.
 
-        Versions still being fetched fail. Raises: UnknownAdapter: not there, or removed already.
+        Versions that are being fetched fail. Raises: UnknownAdapter: it does not exist or is removed already.
         """
         mine = sa.and_(_V.c.tenant == tenant, _V.c.adapter == name)
         async with self._database.change(by, "adapter.remove", public_name(tenant, name)) as connection:
@@ -70,7 +67,7 @@ class Adapters:
                 await write_alias(connection, alias, (), by=by)
             failed = sa.update(_V).where(mine, _V.c.state.in_(UNFINISHED))
             await connection.execute(
-                failed.values(state=VersionState.FAILED, error="its adapter was removed")
+                failed.values(state=VersionState.FAILED, error="The adapter was removed.")
             )
             drained = sa.update(_V).where(mine, _V.c.state == VersionState.READY)
             await connection.execute(drained.values(state=VersionState.DRAINING, pinned=False))
@@ -85,7 +82,7 @@ class Adapters:
 
 
 def _view(without: Iterable[VersionState] = ()) -> sa.Select[Any]:
-    """Adapters with alias and versions, one row per version; labels `a_ l_ v_` keep the columns apart."""
+    """Adapters with alias and versions, one row per version; the labels `a_`, `l_`, `v_` separate the columns."""
     labelled = [
         column.label(f"{letter}_{column.name}")
         for letter, table in (("a", _A), ("l", _L), ("v", _V))

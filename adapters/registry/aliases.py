@@ -1,4 +1,4 @@
-"""Aliases: what a public name stands for, changed by compare-and-swap, with a history to roll back to."""
+"""Aliases: the versions that a public name points at, changed by compare-and-swap, with a history for rollback."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import AliasConflict, BadValue, IllegalTransition, NothingToRollBack, UnknownAdapter
 from adapters.models import Actor, Alias, AliasChange, AliasTarget, VersionState
 from adapters.names import public_name
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version
 
 _L, _C, _V = tables.aliases, tables.alias_changes, tables.versions
 
 
-class Aliases:
+class Aliases(DatabasePart):
     """The registry's aliases."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     async def get(self, tenant: str, adapter: str) -> Alias:
-        """The alias, generation 0 where nothing was promoted yet."""
+        """The alias; generation 0 if no version was promoted yet."""
         async with self._database.read() as connection:
             return await read_alias(connection, tenant, adapter)
 
@@ -40,9 +37,9 @@ class Aliases:
         by: Actor,
         restored: int | None = None,
     ) -> Alias:
-        """Point the name at these versions if its generation is still the expected one.
+        """Point the alias at these versions if its generation is still the expected one.
 
-        `restored` marks a rollback: the generation whose targets these are.
+        `restored` marks a rollback: the generation that these targets come from.
         Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
             not ready.
         """
@@ -59,19 +56,21 @@ class Aliases:
             for target in checked:
                 version = await read_version(connection, tenant, adapter, target.number)
                 if version.state is not VersionState.READY:
-                    raise IllegalTransition(f"{name}@{version.number} is {version.state}, not ready to serve")
+                    raise IllegalTransition(
+                        f"{name}@{version.number} is {version.state}, and only a ready version can serve."
+                    )
             return await write_alias(connection, alias, checked, by=by, restored=restored)
 
     async def history(self, tenant: str, adapter: str, *, limit: int = 50) -> tuple[AliasChange, ...]:
-        """Past and present targets, newest first."""
+        """Present and earlier targets, newest first."""
         async with self._database.read() as connection:
             return await _changes(connection, tenant, adapter, limit)
 
     async def previous(self, tenant: str, adapter: str) -> AliasChange:
-        """What a rollback goes back to: the last time that one version, still ready, had all the traffic.
+        """The target of a rollback: the last change that gave one version, still ready, all the traffic.
 
-        Splits are passed over, and so is what was rolled back already: rolling back twice goes two
-        promotions back and never returns to the version that was left.
+        Splits and earlier rollbacks are skipped: two rollbacks go back two promotions, and never return to the
+        version that was rolled back.
         Raises: NothingToRollBack.
         """
         async with self._database.read() as connection:
@@ -80,12 +79,12 @@ class Aliases:
         if changes and (change := change_before(changes, ready)):
             return change
         raise NothingToRollBack(
-            f"{public_name(tenant, adapter)!r} has no earlier version that is still ready to go back to"
+            f"{public_name(tenant, adapter)!r} has no earlier version that is still ready; promote a version instead."
         )
 
 
 def change_before(changes: Sequence[AliasChange], ready: Container[int]) -> AliasChange | None:
-    """Walk back from the newest change; a rollback leads on to what it restored, past what it undid."""
+    """Go back from the newest change; a rollback continues at the generation that it restored."""
     by_generation = {change.generation: change for change in changes}
     now = changes[0]
     generation = now.generation
@@ -101,13 +100,15 @@ def change_before(changes: Sequence[AliasChange], ready: Container[int]) -> Alia
 
 
 def check_targets(targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
-    """Order targets by version. Raises: BadValue: none, one twice, or a weight that is not above 0."""
+    """Sort targets by version. Raises: BadValue: no target, a version twice, or a weight out of range."""
     numbers = [target.number for target in targets]
     if not numbers or len(set(numbers)) != len(numbers):
-        raise BadValue("an alias needs at least one version, and each at most once")
+        raise BadValue("An alias needs at least one version, and each at most once.")
     for target in targets:
         if not (math.isfinite(target.weight) and 0 < target.weight <= 1e6):
-            raise BadValue(f"weight {target.weight:g} of version {target.number} must be above 0")
+            raise BadValue(
+                f"Weight {target.weight:g} of version {target.number} must be above 0, up to 1000000."
+            )
     if len(targets) == 1:
         return (AliasTarget(numbers[0]),)
     return tuple(sorted(targets, key=lambda target: target.number))
@@ -123,7 +124,7 @@ def _plain(targets: Iterable[AliasTarget]) -> list[list[float]]:
 
 
 async def read_alias(connection: AsyncConnection, tenant: str, adapter: str) -> Alias:
-    """The alias within a transaction."""
+    """The alias, read within a transaction."""
     query = sa.select(_L).where(_L.c.tenant == tenant, _L.c.adapter == adapter)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
@@ -139,7 +140,7 @@ async def write_alias(
     by: Actor,
     restored: int | None = None,
 ) -> Alias:
-    """Write the next generation and its history; the caller holds `lock_adapter`."""
+    """Write the next generation and its history entry; the caller has called `lock_adapter`."""
     key = {"tenant": alias.tenant, "adapter": alias.adapter}
     values = {"generation": alias.generation + 1, "targets": _plain(targets), "updated_at": utc_now()}
     if alias.generation:

@@ -1,24 +1,21 @@
-"""The audit: who changed what, when, with which key."""
+"""The audit log: each change with its time, its actor and the key that was used."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from adapters.models import AuditEntry
-from adapters.registry.database import Database
+from adapters.registry.database import DatabasePart
 from adapters.registry.schema import tables
 
 _T = tables.audit
 
 
-class Audit:
-    """The registry's audit; it is written by `Database.change` only."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Audit(DatabasePart):
+    """The audit log; only `Database.change` writes it."""
 
     async def revision(self) -> int:
-        """A number that grows with every change: what was cached at another revision is stale."""
+        """A number that grows with every change: data cached at another revision is stale."""
         async with self._database.read() as connection:
             counter = sa.select(tables.counters.c.value).where(tables.counters.c.name == "revision")
             return int((await connection.execute(counter)).scalar_one())

@@ -1,4 +1,4 @@
-"""A cache of what the registry says, never older than half a second behind a change."""
+"""A cache of registry look-ups that is at most half a second behind a change."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ V = TypeVar("V")
 
 #: A revoked key works at most this long after its revocation.
 MAX_STALENESS_S = 0.5
-#: Entries are dropped all at once above this; callers can ask for any number of unknown names.
+#: Above this all entries are dropped, because callers can send any number of unknown names.
 MAX_ENTRIES = 20_000
 
 
 class RegistryCache(Generic[K, V]):
-    """Remembers look-ups until the registry's revision moves on.
+    """Caches look-ups until the registry's revision changes.
 
-    Asking for the revision costs one indexed query, made at most every MAX_STALENESS_S; a change that this
-    process made itself (`own_changes` went up) is seen at once.
+    Reading the revision costs one indexed query, at most every MAX_STALENESS_S. A change by this process
+    (`own_changes` grew) is seen at once.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RegistryCache(Generic[K, V]):
         self._entries: dict[K, V] = {}
 
     async def get(self, key: K) -> V:
-        """The look-up's result; what it raises is not remembered."""
+        """The result of the look-up; its exceptions are not cached."""
         stale = self._clock() - self._checked_at >= MAX_STALENESS_S
         if stale or self._own_changes() != self._changes_seen:
             await self._refresh()
@@ -47,7 +47,7 @@ class RegistryCache(Generic[K, V]):
             return self._entries[key]
         revision = self._revision
         value = await self._look_up(key)
-        if revision == self._revision:  # else it may be older than what made the revision move
+        if revision == self._revision:  # else the value may be older than the change
             self._entries[key] = value
         return value
 

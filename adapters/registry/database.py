@@ -1,7 +1,7 @@
-"""One database behind two dialects: SQLite (WAL) for a single machine, PostgreSQL for the rest.
+"""Connections and transactions, on SQLite (WAL) for a single machine and on PostgreSQL otherwise.
 
-Every change is one transaction that also writes its audit row and counts up the registry's revision, so
-whoever caches what it read learns of a change by reading one number.
+Every change is one transaction that also writes its audit row and increments the registry's revision, so a cache
+learns of a change by reading one number.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -36,18 +37,18 @@ _BUSY_TIMEOUT_S = 15.0
 
 
 def utc_now() -> datetime:
-    """The time now, aware."""
+    """The present time, with time zone UTC."""
     return datetime.now(UTC)
 
 
 def parse_url(url: str) -> URL:
-    """Name the async driver where the URL does not: `sqlite:///x.db`, `postgresql://…`."""
+    """Add the async driver to a URL without one: `sqlite:///x.db`, `postgresql://…`."""
     parsed = make_url(url)
     return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
 
 
 def connect(url: str) -> AsyncEngine:
-    """Open a pool; the caller disposes of it. For SQLite the file's folder is made.
+    """Open a connection pool, which the caller disposes of. For SQLite the file's folder is created.
 
     Raises: sqlalchemy.exc.ArgumentError: not a database URL.
     """
@@ -73,8 +74,8 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # NOTE: a transaction that reads first and writes later fails at once with "database is locked" when
-    # another writer came in between, whatever the busy timeout. So whoever will write says so at BEGIN.
+    # NOTE: a transaction that reads first and writes later fails at once with "database is locked" when another
+    # writer committed meanwhile, whatever the busy timeout. So a writing transaction begins as one.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -84,15 +85,15 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.changes = 0  # made through this object: whoever caches need not ask the database about them
-        # SQLite has one writer, and others poll for their turn: in one process, let them queue instead.
+        self.changes = 0  # made through this object, so that caches see them without a query
+        # SQLite has one writer and the others poll; within one process a lock queues them instead.
         sqlite = engine.dialect.name == "sqlite"
         self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if sqlite else nullcontext()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads. Raises: RegistryUnavailable."""
-        with _trouble_told():
+        with _translate_errors():
             async with self._connection() as connection, connection.begin():
                 yield connection
 
@@ -102,7 +103,7 @@ class Database:
 
         Raises: StoreFull, RegistryUnavailable
         """
-        with _trouble_told():
+        with _translate_errors():
             async with self._turn, self._connection() as connection:
                 await connection.execution_options(writes=True)
                 async with connection.begin():
@@ -123,33 +124,45 @@ class Database:
         async with AsyncExitStack() as stack:
             try:
                 connection = await stack.enter_async_context(self.engine.connect())
-            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own
+            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own error
                 raise RegistryUnavailable from error
             yield connection
 
 
+class DatabasePart:
+    """Base of the registry's parts, such as `Tenants` and `Keys`: they share one `Database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
 @contextmanager
-def _trouble_told() -> Iterator[None]:
-    """Say in a sentence of ours what is wrong with the database, where it is not the statement that is wrong."""
+def _translate_errors() -> Iterator[None]:
+    """Turn the database driver's errors into ours, except errors of the statement itself."""
     try:
         yield
     except sa.exc.DBAPIError as error:
         # SQLite: SQLITE_FULL; PostgreSQL: SQLSTATE 53100
         if "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100":
             raise StoreFull(
-                "the disk that holds the registry is full; make room on it, then try again"
+                "The disk that holds the registry is full; make room on it, then try again."
             ) from error
         if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             raise RegistryUnavailable from error
         raise
 
 
+def insert_into(dialect: sa.Dialect, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can handle conflicts; SQLAlchemy has it per dialect only."""
+    return (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table)
+
+
 async def record_change(
     connection: AsyncConnection, by: Actor, action: str, subject: str, details: Mapping[str, Any] | None
 ) -> None:
-    """The last statements of a change: its audit row, and the next revision.
+    """The last statements of a change: its audit row and the next revision.
 
-    The counter's row stays locked until the commit, so revisions become visible in their order.
+    The counter's row stays locked until the commit, so revisions become visible in order.
     """
     row = {"actor": by.name, "key_id": by.key_id, "action": action, "subject": subject}
     await connection.execute(sa.insert(tables.audit).values(at=utc_now(), details=dict(details or {}), **row))
@@ -157,7 +170,7 @@ async def record_change(
 
 
 async def count_up(connection: AsyncConnection, counter: str) -> int:
-    """The next value of a counter; it never gives a value twice, whatever is deleted."""
+    """Increment a counter and return its value; a value is never returned twice, whatever is deleted."""
     row = tables.counters
     bump = sa.update(row).where(row.c.name == counter).values(value=row.c.value + 1).returning(row.c.value)
     return int((await connection.execute(bump)).scalar_one())

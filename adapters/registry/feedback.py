@@ -1,32 +1,27 @@
-"""What users said about answers: one row per request, the last word counts."""
+"""Feedback of users on answers: one row per request; later feedback replaces earlier."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.models import Feedback, Rating
-from adapters.registry.database import Database
+from adapters.registry.database import DatabasePart, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.feedback
 _KEY = ("tenant", "request_id")
 
 
-class FeedbackBook:
-    """The registry's feedback. No audit rows: nothing that is served changes by it."""
+class FeedbackStore(DatabasePart):
+    """The feedback table. It writes no audit rows, because feedback does not change what is served."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def put(self, said: Feedback) -> None:
-        """Keep what was said; said again about the same request, it takes the place of what was there."""
-        row = asdict(said)
-        row["messages"] = list(row["messages"]) if said.messages is not None else None
-        dialect = self._database.engine.dialect.name
-        insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(_T).values(**row)
+    async def put(self, feedback: Feedback) -> None:
+        """Store feedback; it replaces earlier feedback on the same request."""
+        row = asdict(feedback)
+        row["messages"] = list(row["messages"]) if feedback.messages is not None else None
+        insert = insert_into(self._database.engine.dialect, _T).values(**row)
         changed = {name: insert.excluded[name] for name in row if name not in _KEY}
         async with self._database.write() as connection:
             await connection.execute(
@@ -43,19 +38,19 @@ class FeedbackBook:
         with_messages: bool = False,
         limit: int | None = None,
     ) -> tuple[Feedback, ...]:
-        """What was said, newest first; None stands for all, `with_messages` leaves out what has none."""
+        """Feedback, newest first; None selects all, and `with_messages` only feedback with a chat."""
         query = sa.select(_T).order_by(_T.c.at.desc(), _T.c.request_id).limit(limit)
-        asked = {"tenant": tenant, "adapter": adapter, "version": version, "rating": rating}
-        for name, value in asked.items():
+        filters = {"tenant": tenant, "adapter": adapter, "version": version, "rating": rating}
+        for name, value in filters.items():
             if value is not None:
                 query = query.where(_T.c[name] == value)
         if with_messages:
             query = query.where(_T.c.messages.is_not(None))
         async with self._database.read() as connection:
-            return tuple(_said(dict(row)) for row in (await connection.execute(query)).mappings())
+            return tuple(_feedback_of(dict(row)) for row in (await connection.execute(query)).mappings())
 
 
-def _said(row: dict[str, object]) -> Feedback:
+def _feedback_of(row: dict[str, object]) -> Feedback:
     messages = row.pop("messages")
     rating = Rating(str(row.pop("rating")))
     kept = tuple(messages) if isinstance(messages, list) else None

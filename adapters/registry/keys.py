@@ -1,7 +1,7 @@
-"""Bearer keys: 32 random bytes, shown once, kept as SHA-256.
+"""Bearer keys: 32 random bytes, shown once, stored as SHA-256.
 
-A plain SHA-256 is enough for a secret of 256 random bits (no dictionary to try); the fixed keys of the
-demo are the exception, and the demo binds to loopback only.
+A plain SHA-256 is enough for a secret of 256 random bits, which no dictionary contains. The fixed keys of the demo
+are the exception, and the demo binds to loopback only.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import BadValue, NameTaken, UnknownKey, UnknownTenant
 from adapters.models import Actor, IssuedKey, Key, Role
-from adapters.registry.database import Database, utc_now
+from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 
-_PREFIX_CHARS = 9  # "lg-" and six more: tells keys apart, 218 random bits stay unknown
+_PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
 
 
-class Keys:
+class Keys(DatabasePart):
     """The registry's keys."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def issue(
         self,
@@ -42,12 +39,14 @@ class Keys:
         note: str = "",
         secret: str | None = None,
     ) -> IssuedKey:
-        """Make a key. `secret` fixes it (the demo's keys); otherwise it is random.
+        """Create a key with a random secret, or with the given `secret` (the demo's keys).
 
         Raises: UnknownTenant; BadValue: role and tenant do not fit; NameTaken: this secret is in use.
         """
         if (tenant is None) != (role is Role.OPERATOR):
-            raise BadValue("an operator's key belongs to no tenant, and every other key to one")
+            raise BadValue(
+                "An operator's key belongs to no tenant, and every other key to one; change the role or the tenant."
+            )
         issued = _new_key(tenant, role, secret, models, expires_at, note)
         try:
             async with self._database.change(
@@ -56,7 +55,7 @@ class Keys:
                 await _require_tenant(connection, tenant)
                 await _insert(connection, issued.key)
         except IntegrityError as error:
-            raise NameTaken("this key exists already") from error
+            raise NameTaken("This key exists already; choose another secret.") from error
         return issued
 
     async def find(self, secret: str) -> Key:
@@ -66,7 +65,7 @@ class Keys:
             query = sa.select(tables.keys).where(tables.keys.c.sha256 == digest)
             row = (await connection.execute(query)).mappings().one_or_none()
         key = None if row is None else key_of(row)
-        # The index compares hashes, not secrets: what its timing tells does not help to find a secret.
+        # The index compares hashes, not secrets, so its timing does not help to find a secret.
         if key is None or not hmac.compare_digest(key.sha256, digest) or not key.is_valid(utc_now()):
             raise UnknownKey
         return key
@@ -85,12 +84,12 @@ class Keys:
             return tuple(key_of(row) for row in (await connection.execute(query)).mappings())
 
     async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
-        """End a key now, or `in_s` seconds from now; an earlier end is kept. Raises: UnknownKey."""
+        """Revoke a key now, or `in_s` seconds from now; an earlier end stays. Raises: UnknownKey."""
         async with self._database.change(by, "key.revoke", key_id, {"in_s": in_s}) as connection:
             return await _revoke(connection, await _get(connection, key_id), in_s)
 
     async def rotate(self, key_id: str, *, by: Actor, overlap_s: float = 0.0) -> IssuedKey:
-        """Make a key with the same rights; the old one ends after `overlap_s`. Raises: UnknownKey."""
+        """Create a key with the same rights; the old one ends after `overlap_s`. Raises: UnknownKey."""
         async with self._database.change(by, "key.rotate", key_id, {"overlap_s": overlap_s}) as connection:
             old = await _get(connection, key_id)
             if not old.is_valid(utc_now()):
@@ -102,7 +101,7 @@ class Keys:
 
 
 def hash_secret(secret: str) -> str:
-    """What the database keeps of a secret."""
+    """The hash of a secret that the database stores."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -115,9 +114,9 @@ def _new_key(
     note: str,
 ) -> IssuedKey:
     if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
-        raise BadValue("a fixed key must be 6 to 256 printable ASCII characters")
+        raise BadValue("A fixed key must have 6 to 256 printable ASCII characters; choose another secret.")
     if expires_at is not None and expires_at.tzinfo is None:
-        raise BadValue("expires_at needs a time zone")
+        raise BadValue("expires_at needs a time zone, for example +00:00.")
     secret = secret or "lg-" + secrets.token_urlsafe(32)
     key = Key(
         id="k_" + secrets.token_hex(8),

@@ -1,4 +1,4 @@
-"""The one table of legal moves of a version.
+"""The legal changes of a version's state.
 
 registered -> fetched -> verified -> ready <-> resident -> draining -> retired
      \\___________\\___________\\_________\\_________________________> failed
@@ -9,11 +9,11 @@ from __future__ import annotations
 from adapters.errors import IllegalTransition
 from adapters.models import VersionState
 
-MOVES: dict[VersionState, frozenset[VersionState]] = {
+TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     VersionState.REGISTERED: frozenset({VersionState.FETCHED, VersionState.FAILED}),
     VersionState.FETCHED: frozenset({VersionState.VERIFIED, VersionState.FAILED}),
     VersionState.VERIFIED: frozenset({VersionState.READY, VersionState.FAILED}),
-    # ready -> failed: the store found its copy damaged
+    # ready -> failed: the stored copy is damaged
     VersionState.READY: frozenset({VersionState.RESIDENT, VersionState.DRAINING, VersionState.FAILED}),
     VersionState.RESIDENT: frozenset({VersionState.READY, VersionState.DRAINING}),
     VersionState.DRAINING: frozenset({VersionState.RETIRED}),
@@ -25,8 +25,8 @@ UNFINISHED = frozenset({VersionState.REGISTERED, VersionState.FETCHED, VersionSt
 ENDED = frozenset({VersionState.RETIRED, VersionState.FAILED})
 
 
-def check_move(name: str, old: VersionState, new: VersionState) -> None:
+def check_transition(name: str, old: VersionState, new: VersionState) -> None:
     """Raises: IllegalTransition: `new` does not follow `old`."""
-    if new not in MOVES[old]:
-        allowed = ", ".join(sorted(MOVES[old])) or "nothing"
-        raise IllegalTransition(f"{name} is {old} and cannot become {new}; it can become {allowed}")
+    if new not in TRANSITIONS[old]:
+        allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing"
+        raise IllegalTransition(f"{name} is {old} and cannot become {new}; it can become {allowed}.")

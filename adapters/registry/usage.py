@@ -1,4 +1,4 @@
-"""The usage ledger's table: sums per tenant, adapter, version and hour."""
+"""The usage table: sums per tenant, adapter, version and hour."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.models import Usage
-from adapters.registry.database import Database
+from adapters.registry.database import DatabasePart, insert_into
 from adapters.registry.schema import tables
 
 _T = tables.usage
@@ -18,19 +17,15 @@ _KEY = ("tenant", "adapter", "version", "hour")
 _SUMS = tuple(field.name for field in fields(Usage) if field.name not in _KEY)
 
 
-class UsageLedger:
-    """Adds up what was used. No audit rows: this is not a change that anyone decided."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class UsageLedger(DatabasePart):
+    """Adds and reads usage. It writes no audit rows, because nobody decides these changes."""
 
     async def add(self, batch: Iterable[Usage]) -> None:
-        """Add a batch in one transaction; entries of the same hour are summed up."""
-        rows = [asdict(entry) for entry in _fold(batch)]
+        """Add a batch in one transaction; entries of the same hour are summed."""
+        rows = [asdict(entry) for entry in _sum_by_hour(batch)]
         if not rows:
             return
-        dialect = self._database.engine.dialect.name
-        insert = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(_T)
+        insert = insert_into(self._database.engine.dialect, _T)
         merged = insert.on_conflict_do_update(
             index_elements=[_T.c[name] for name in _KEY],
             set_={name: _T.c[name] + insert.excluded[name] for name in _SUMS},
@@ -41,7 +36,7 @@ class UsageLedger:
     async def list(
         self, *, since: datetime, until: datetime | None = None, tenant: str | None = None
     ) -> tuple[Usage, ...]:
-        """The hours from `since` (its hour included) to `until` (excluded), oldest first."""
+        """Usage per hour from `since` (including its hour) to `until` (exclusive), oldest first."""
         query = (
             sa.select(_T).where(_T.c.hour >= hour_of(since)).order_by(_T.c.hour, *(_T.c[n] for n in _KEY[:3]))
         )
@@ -65,7 +60,7 @@ def hour_of(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _fold(batch: Iterable[Usage]) -> list[Usage]:
+def _sum_by_hour(batch: Iterable[Usage]) -> list[Usage]:
     """One entry per key, as one statement may touch a row only once."""
     sums: dict[tuple[object, ...], Usage] = {}
     for entry in batch:

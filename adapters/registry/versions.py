@@ -1,4 +1,4 @@
-"""Versions: registered once, moved through their states, never changed otherwise."""
+"""The versions in the database: registered once; only their state, pin and engine id change later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,16 +13,16 @@ from adapters.errors import IllegalTransition, InUse, NameTaken, UnknownTenant
 from adapters.models import Actor, Version, VersionState
 from adapters.names import check_adapter_name, check_tenant_name, public_name
 from adapters.registry.aliases import read_alias
-from adapters.registry.database import Database, count_up, utc_now
+from adapters.registry.database import Database, count_up, insert_into, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version, version_of
-from adapters.registry.state_machine import ENDED, check_move
+from adapters.registry.state_machine import ENDED, check_transition
 
 _A, _V = tables.adapters, tables.versions
 
 
 class Versions:
-    """The registry's versions. `reserved` names models that no adapter may shadow (the base's)."""
+    """The versions. `reserved` are public names that no adapter may have (the base model's)."""
 
     def __init__(self, database: Database, reserved: Collection[str]) -> None:
         self._database = database
@@ -38,13 +37,13 @@ class Versions:
         by: Actor,
         sampling_defaults: Mapping[str, Any] | None = None,
     ) -> Version:
-        """Give a new version its number and engine id; the adapter is made, or revived, as needed.
+        """Add a version with a new number and engine id; its adapter is created, or restored, if need be.
 
         Raises: BadName, UnknownTenant; NameTaken: the base model has the public name.
         """
         name = public_name(check_tenant_name(tenant), check_adapter_name(adapter))
         if name in self._reserved:
-            raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name")
+            raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name.")
         try:
             async with self._database.change(by, "version.register", name, {"source": source}) as connection:
                 number = await _next_number(connection, tenant, adapter)
@@ -76,25 +75,25 @@ class Versions:
             return tuple(version_of(row) for row in (await connection.execute(query)).mappings())
 
     async def count_states(self) -> dict[tuple[str, str], int]:
-        """How many versions each tenant has in each state."""
+        """Number of versions by tenant and state."""
         query = sa.select(_V.c.tenant, _V.c.state, sa.func.count()).group_by(_V.c.tenant, _V.c.state)
         async with self._database.read() as connection:
             return {(tenant, str(state)): count for tenant, state, count in await connection.execute(query)}
 
     async def digests(self) -> frozenset[str]:
-        """The artifacts that a version still needs."""
+        """The digests of artifacts that a version still needs."""
         query = sa.select(_V.c.digest).where(_V.c.digest.is_not(None), _V.c.state.not_in(tuple(ENDED)))
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query.distinct())).scalars())
 
-    async def move(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
-        """Move a version from the state it was read in; `facts` are columns learned on the way.
+    async def transition(self, version: Version, to: VersionState, *, by: Actor, **facts: Any) -> Version:
+        """Change the state of a version that is still in the state it was read in; `facts` are further columns.
 
-        Raises: IllegalTransition: not a legal move, or somebody moved it meanwhile; UnknownVersion;
+        Raises: IllegalTransition: not a legal change, or the state has changed meanwhile; UnknownVersion;
             InUse: to DRAINING while the alias still points at it.
         """
         name = f"{version.public_name}@{version.number}"
-        check_move(name, version.state, to)
+        check_transition(name, version.state, to)
         assert to is not VersionState.RESIDENT, "resident is never written; see VersionState"
         details = {"from": version.state, "error": facts.get("error")}
         async with self._database.change(by, f"version.{to}", name, details) as connection:
@@ -102,7 +101,7 @@ class Versions:
             now = await read_version(connection, version.tenant, version.adapter, version.number)
             if now.state is not version.state:
                 raise IllegalTransition(
-                    f"{name} is {now.state} by now, no longer {version.state}; look again"
+                    f"{name} is now {now.state}, no longer {version.state}; read it again and repeat the change."
                 )
             if to is VersionState.DRAINING:
                 await _require_unaliased(connection, now)
@@ -111,7 +110,7 @@ class Versions:
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
     async def renew_engine_id(self, version: Version, *, by: Actor) -> Version:
-        """Give a version a fresh engine id after a failed load; a no-op when it has a newer one already."""
+        """Give a version a new engine id after a failed load; nothing happens if it has a newer one already."""
         name = f"{version.public_name}@{version.number}"
         async with self._database.change(by, "version.renew", name, {"old": version.engine_id}) as connection:
             await lock_adapter(connection, version.tenant, version.adapter)
@@ -122,7 +121,7 @@ class Versions:
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
     async def set_pinned(self, version: Version, pinned: bool, *, by: Actor) -> Version:
-        """Remember across restarts that a version stays loaded. Raises: UnknownVersion, IllegalTransition."""
+        """Store whether a version stays loaded across restarts. Raises: UnknownVersion, IllegalTransition."""
         name = f"{version.public_name}@{version.number}"
         async with self._database.change(
             by, "version.pin" if pinned else "version.unpin", name
@@ -130,7 +129,7 @@ class Versions:
             await lock_adapter(connection, version.tenant, version.adapter)
             now = await read_version(connection, version.tenant, version.adapter, version.number)
             if pinned and now.state is not VersionState.READY:
-                raise IllegalTransition(f"{name} is {now.state}; only a ready version can be pinned")
+                raise IllegalTransition(f"{name} is {now.state}; only a ready version can be pinned.")
             await connection.execute(sa.update(_V).where(*_same(version)).values(pinned=pinned))
             return await read_version(connection, version.tenant, version.adapter, version.number)
 
@@ -140,11 +139,10 @@ def _same(version: Version) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 async def _next_number(connection: AsyncConnection, tenant: str, adapter: str) -> int:
-    """The next version number; an adapter that was removed comes back and its numbers go on."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    """The next version number. A removed adapter is restored, and its numbers continue."""
     row = {"tenant": tenant, "name": adapter, "public_name": public_name(tenant, adapter)}
-    made = insert(_A).values(**row, next_number=1, created_at=utc_now())
-    # NOTE: naming a conflict target would let a race on the other unique index through as an error.
+    made = insert_into(connection.dialect, _A).values(**row, next_number=1, created_at=utc_now())
+    # NOTE: with a conflict target, a race on the other unique index would raise an error.
     await connection.execute(made.on_conflict_do_nothing())
     mine = sa.and_(_A.c.tenant == tenant, _A.c.name == adapter)
     taken = sa.update(_A).where(mine).values(next_number=_A.c.next_number + 1, removed_at=None)
@@ -155,6 +153,6 @@ async def _require_unaliased(connection: AsyncConnection, version: Version) -> N
     alias = await read_alias(connection, version.tenant, version.adapter)
     if any(target.number == version.number for target in alias.targets):
         raise InUse(
-            f"version {version.number} still serves {version.public_name!r}; "
-            "promote another version first, or remove the adapter"
+            f"Version {version.number} still serves {version.public_name!r}; "
+            "promote another version first, or remove the adapter."
         )

@@ -1,8 +1,7 @@
-"""Which versions are loaded in the engine, who holds them, and whose turn it is.
+"""Which versions are loaded in the engine, which requests hold them, and which request gets the next slot.
 
-vLLM keeps at most `max_cpu_loras` adapters and evicts the least recently used one on its own, held or not.
-So we never let it come to that: `Residency` loads at most as many, unloads an unheld one first, and makes
-whoever asks for one more wait.
+vLLM keeps at most `max_cpu_loras` adapters and evicts the least recently used one itself, held or not. `Residency`
+prevents that: it loads at most as many, unloads an unheld one first, and lets further requests wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine as this package sees it."""
+"""The engine's interface for adapters."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from adapters.models import EngineAdapter
 
 
 class Loader(Protocol):
-    """Loads and unloads adapters; `server.engine` implements it on vLLM's `AsyncLLM`.
+    """Loads and unloads adapters; `server.engine.runtime.Engine` implements it on vLLM's `AsyncLLM`.
 
-    Every call ends within a bound of its own. Calls for different ids may overlap; calls for one id never do.
+    Every call must end in bounded time. Calls for different ids may overlap; calls for one id never do.
     """
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Make the engine hold the adapter (`add_lora`, never `load_inplace`).
+        """Load the adapter into the engine (`add_lora`, never `load_inplace`).
 
         Raises: LoadFailed: the engine refused it; EngineGone: there is no engine.
         """
 
     async def unload(self, engine_id: int) -> None:
-        """Make the engine forget an id (`remove_lora`); nothing happens when it does not know it.
+        """Remove an id from the engine (`remove_lora`); nothing happens when the engine does not know it.
 
         Raises: EngineGone.
         """
 
     async def loaded(self) -> frozenset[int]:
-        """The ids the engine holds (`list_loras`). Raises: EngineGone."""
+        """The loaded ids (`list_loras`). Raises: EngineGone."""
 
     async def probe(self, adapter: EngineAdapter) -> None:
         """Let a loaded adapter answer one short greedy prompt.

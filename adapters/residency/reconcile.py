@@ -1,4 +1,4 @@
-"""What we think the engine holds against what it says it holds."""
+"""Reconciles the table of slots with the engine's own list of adapters."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Container
 from pathlib import Path
 
 from adapters.models import EngineAdapter
+from adapters.residency.loader import Loader
 from adapters.residency.slots import Drift, Phase
 from adapters.residency.transfers import Transfers
 
 
-async def mend(transfers: Transfers, pins: Container[int]) -> Drift:
-    """Unload what we do not know, load again what is held but gone, forget what is gone and unheld.
+async def reconcile(transfers: Transfers, loader: Loader, pins: Container[int]) -> Drift:
+    """Unload unknown adapters, reload missing ones that are held or pinned, and drop the other missing ones.
 
-    Slots that move while the engine is asked are left alone: their own transfers will settle them.
+    Slots that change while the engine is asked are left alone: their own load or unload decides.
     Raises: EngineGone.
     """
     before = dict(transfers.slots)
     resident = {engine_id: slot.loaded for engine_id, slot in before.items() if slot.phase is Phase.RESIDENT}
-    engine_has = await transfers.loader.loaded()
+    engine_has = await loader.loaded()
     orphans = sorted(engine_has - before.keys() - transfers.slots.keys())
     for engine_id in orphans:
-        transfers.expel(EngineAdapter(engine_id, f"unknown adapter {engine_id}", Path()))
+        transfers.unload_unknown(EngineAdapter(engine_id, f"unknown adapter {engine_id}", Path()))
     missing, stuck = [], []
     for engine_id, slot in before.items():
         if transfers.slots.get(engine_id) is not slot:

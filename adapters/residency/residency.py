@@ -1,49 +1,56 @@
-"""Holds: an adapter is in the engine, and stays there, for as long as somebody holds it.
+"""Holds: an adapter stays loaded in the engine for as long as a request holds it.
 
-All changes of state are synchronous, so between two awaits everything is consistent.
+All changes of state are synchronous, so the state is consistent at every await.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from adapters.errors import PinLimit, ResidencyBusy, VersionRetired
 from adapters.models import EngineAdapter
 from adapters.residency.loader import Loader
-from adapters.residency.reconcile import mend
-from adapters.residency.slots import Drift, Phase, ResidencySnapshot, Slot, SlotView, Ticket, view_slot
+from adapters.residency.reconcile import reconcile
+from adapters.residency.slots import Drift, PendingHold, Phase, ResidencySnapshot, Slot, SlotView, view_slot
 from adapters.residency.transfers import Transfers
 
 
 class Residency:
     """At most `capacity` adapters in the engine.
 
-    A hold waits at most `wait_s` for a slot. Whoever has waited `patience_s` makes the least recently used
-    held adapter yield: it takes no new holds until it is idle and gives way. A dismissed adapter leaves
+    A hold waits at most `wait_s` for a slot. A request that has waited `patience_s` makes the least recently used
+    held adapter yield: that one takes no new holds and is unloaded once it is idle. A dismissed adapter is unloaded
     after `linger_s` without holders.
+
+    Args:
+        current_loader: returns the engine that runs now. Raises: EngineGone.
+        capacity: number of slots.
+        wait_s, patience_s, linger_s: see above.
+        observe_load: called with the seconds of each load that succeeded.
     """
 
     def __init__(
         self,
-        loader: Loader,
+        current_loader: Callable[[], Loader],
         capacity: int,
         *,
         wait_s: float = 30.0,
         patience_s: float = 1.0,
         linger_s: float = 1.0,
+        observe_load: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         assert capacity >= 1, capacity
         self.capacity = capacity
-        self._loader = loader
+        self._current_loader = current_loader
         self._wait_s, self._patience_s, self._linger_s = wait_s, patience_s, linger_s
-        self._transfers = Transfers(loader, self._changed)
+        self._transfers = Transfers(current_loader, self._changed, observe_load)
         self._slots = self._transfers.slots
         self._counts = self._transfers.counts
-        self._queue: dict[Ticket, None] = {}  # in order of arrival
+        self._queue: dict[PendingHold, None] = {}  # in order of arrival
         self._pins: dict[int, EngineAdapter] = {}
         self._retired: set[int] = set()
 
@@ -51,8 +58,8 @@ class Residency:
     async def hold(self, adapter: EngineAdapter) -> AsyncIterator[EngineAdapter]:
         """Keep the adapter loaded until the block ends, however it ends.
 
-        A cold one is fetched ahead: its load, or the unload that makes room for it, begins at this call,
-        before the request is rendered, admitted or scheduled.
+        If it is not loaded, its load, or the unload that frees a slot for it, begins at this call, before the
+        request is rendered, admitted or scheduled.
         Raises: ResidencyBusy: no slot within the wait; LoadFailed; VersionRetired.
         """
         slot = self._take(adapter) or await self._queue_for(adapter)
@@ -65,77 +72,77 @@ class Residency:
             self._release(slot)
 
     async def probe(self, adapter: EngineAdapter) -> None:
-        """Load it if need be and let it answer once. Raises: as `hold`, and ProbeFailed."""
+        """Load the adapter if need be and let it answer once. Raises: as `hold`, and ProbeFailed."""
         async with self.hold(adapter):
-            await self._loader.probe(adapter)
+            await self._current_loader().probe(adapter)
 
     async def pin(self, adapter: EngineAdapter) -> None:
-        """Load it and never let it leave. Raises: PinLimit: one slot must stay free; as `hold`."""
+        """Load the adapter and never unload it. Raises: PinLimit: one slot must stay free; as `hold`."""
         known = adapter.engine_id in self._pins
         if not known and len(self._pins) >= self.capacity - 1:
             raise PinLimit(
                 f"{len(self._pins)} of {self.capacity} slots are pinned and one must stay free; "
-                "unpin a version or restart with a larger --max-cpu-loras"
+                "unpin a version or restart with a larger --max-cpu-loras."
             )
         self._pins[adapter.engine_id] = adapter
         try:
             async with self.hold(adapter):
                 pass
-        except BaseException:  # whoever is cancelled while it loads has pinned nothing
+        except BaseException:  # also when the caller is cancelled during the load
             if not known:
                 self.unpin(adapter.engine_id)
             raise
 
     def unpin(self, engine_id: int) -> None:
-        """Let it leave again when its place is needed."""
+        """Let the adapter be unloaded again when its slot is needed."""
         self._pins.pop(engine_id, None)
         self._serve_queue()
 
     def dismiss(self, engine_id: int) -> None:
-        """Unload it once it has been idle for a moment; a later hold loads it again."""
+        """Unload the adapter once it has been idle for `linger_s`; a later hold loads it again."""
         if slot := self._slots.get(engine_id):
             slot.dismissed = True
-            self._leave_later(slot)
+            self._unload_later(slot)
 
-    def keep(self, engine_id: int) -> None:
-        """Undo `dismiss`."""
+    def undo_dismiss(self, engine_id: int) -> None:
+        """Keep the adapter loaded after all."""
         if slot := self._slots.get(engine_id):
             slot.dismissed = False
 
     async def retire(self, engine_id: int) -> None:
-        """Give out no more holds, wait for the last one to end, unload for good.
+        """Refuse new holds, wait for the last one to end, and unload the adapter for good.
 
-        When this is cancelled it still happens; there is just nobody waiting for it.
+        A cancellation ends only the wait; the adapter is still unloaded.
         """
         self._retired.add(engine_id)
         self._pins.pop(engine_id, None)
-        for ticket in [ticket for ticket in self._queue if ticket.adapter.engine_id == engine_id]:
-            del self._queue[ticket]
-            ticket.refuse(_retired(ticket.adapter))
+        for pending in [pending for pending in self._queue if pending.adapter.engine_id == engine_id]:
+            del self._queue[pending]
+            pending.refuse(_retired(pending.adapter))
         slot = self._slots.get(engine_id)
         if slot is not None:
             slot.retiring = True
-            self._leave_if_idle(slot)
+            self._unload_if_leaving(slot)
             await slot.gone.wait()
 
     async def reset(self) -> None:
-        """The engine was restarted and holds nothing: load again what is held or pinned, forget the rest."""
-        again = []
+        """After a restart of the engine, which is empty then: reload held and pinned adapters, drop the others."""
+        reloads = []
         for slot in list(self._slots.values()):
             wanted = slot.holders or slot.adapter.engine_id in self._pins
             if slot.phase in (Phase.LOADING, Phase.RESIDENT) and wanted and not slot.retiring:
                 slot.yielding = False
                 self._transfers.load(slot)
-                again.append(slot.loaded)
+                reloads.append(slot.loaded)
             else:
                 self._transfers.drop(slot)
         self._serve_queue()
-        if again:
-            await asyncio.wait(again)
+        if reloads:
+            await asyncio.wait(reloads)
 
     async def reconcile(self) -> Drift:
-        """Compare with what the engine says it holds; mend and count the differences. Raises: EngineGone."""
-        drift = await mend(self._transfers, self._pins)
+        """Compare the slots with the engine's own list; repair and count the differences. Raises: EngineGone."""
+        drift = await reconcile(self._transfers, self._current_loader(), self._pins)
         for engine_id, adapter in self._pins.items():
             if engine_id not in self._slots and len(self._slots) < self.capacity:
                 self._transfers.open(adapter)
@@ -143,28 +150,28 @@ class Residency:
         return drift
 
     def phase(self, engine_id: int) -> Phase | None:
-        """What the engine is doing with it; None: it has no slot."""
+        """What the engine is doing with the adapter; None: it has no slot."""
         slot = self._slots.get(engine_id)
         return None if slot is None else slot.phase
 
     def view(self, engine_id: int) -> SlotView | None:
-        """Its slot at this moment; None: it has none."""
+        """The adapter's slot at this moment; None: it has none."""
         slot = self._slots.get(engine_id)
         return None if slot is None else view_slot(slot, engine_id in self._pins)
 
     def snapshot(self) -> ResidencySnapshot:
-        """What is where, for metrics and the admin API."""
+        """All slots at this moment, for metrics and the admin API."""
         views = tuple(view_slot(slot, slot.adapter.engine_id in self._pins) for slot in self._slots.values())
         return ResidencySnapshot(self.capacity, len(self._queue), views, replace(self._counts))
 
     async def aclose(self) -> None:
-        """Stop the loads and unloads that still run: the engine is going away."""
+        """Cancel the loads and unloads that still run, because the engine stops."""
         tasks = [slot.task for slot in self._slots.values() if slot.task]
         for slot in list(self._slots.values()):
             self._transfers.drop(slot)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # Taking and giving back
+    # Holds
 
     def _take(self, adapter: EngineAdapter) -> Slot | None:
         if adapter.engine_id in self._retired:
@@ -177,27 +184,27 @@ class Residency:
         return slot
 
     async def _queue_for(self, adapter: EngineAdapter) -> Slot:
-        ticket = Ticket(adapter, asyncio.get_running_loop().create_future())
-        self._queue[ticket] = None
+        pending = PendingHold(adapter, asyncio.get_running_loop().create_future())
+        self._queue[pending] = None
         try:
             self._serve_queue()
-            self._counts.waits += ticket.slot is None
+            self._counts.waits += pending.slot is None
             async with asyncio.timeout(self._wait_s):
-                while not ticket.granted.done():
-                    await asyncio.wait([ticket.granted], timeout=self._patience_s)
+                while not pending.granted.done():
+                    await asyncio.wait([pending.granted], timeout=self._patience_s)
                     self._make_one_yield()
-            return ticket.granted.result()
-        except BaseException as error:  # a cancellation must give back what it may have been granted
-            if ticket.slot is not None:  # granted, but cancelled before we woke up
-                self._release(ticket.slot)
+            return pending.granted.result()
+        except BaseException as error:  # a cancellation, too, must release a slot that was granted
+            if pending.slot is not None:  # granted, but cancelled before this task ran again
+                self._release(pending.slot)
             if isinstance(error, TimeoutError):
                 self._counts.busy += 1
                 raise ResidencyBusy(self.capacity, self._wait_s, max(1.0, self._patience_s)) from None
             raise
         finally:
-            if ticket in self._queue:
-                del self._queue[ticket]
-                self._serve_queue()  # what yielded for this ticket alone may open again
+            if pending in self._queue:
+                del self._queue[pending]
+                self._serve_queue()  # slots that yielded for this request alone may open again
 
     def _release(self, slot: Slot) -> None:
         slot.holders -= 1
@@ -207,51 +214,51 @@ class Residency:
             self._changed(slot)
 
     def _changed(self, slot: Slot) -> None:
-        self._leave_if_idle(slot)
-        self._leave_later(slot)
+        self._unload_if_leaving(slot)
+        self._unload_later(slot)
         self._serve_queue()
 
     def _serve_queue(self) -> None:
-        """Give out every slot that can be given, first come first served, and make room for the rest."""
-        for ticket in list(self._queue):
-            slot = self._take(ticket.adapter)
+        """Grant every slot that can be granted, first come, first served, and free slots for the rest."""
+        for pending in list(self._queue):
+            slot = self._take(pending.adapter)
             if (
                 slot is None
-                and ticket.adapter.engine_id not in self._slots
+                and pending.adapter.engine_id not in self._slots
                 and len(self._slots) < self.capacity
             ):
-                slot = self._transfers.open(ticket.adapter)
+                slot = self._transfers.open(pending.adapter)
                 slot.holders += 1
             if slot is not None:
-                del self._queue[ticket]
-                ticket.grant(slot)
-        for _ in range(self._places_wanted()):
+                del self._queue[pending]
+                pending.grant(slot)
+        for _ in range(self._slots_wanted()):
             if idle := [slot for slot in self._candidates() if slot.holders == 0]:
                 self._counts.evictions += 1
                 self._transfers.unload(idle[0])
         self._reopen()
 
-    # Making room
+    # Freeing slots
 
-    def _places_wanted(self) -> int:
-        """How many more slots must become free for everybody in the queue."""
-        cold = {ticket.adapter.engine_id for ticket in self._queue} - self._slots.keys()
+    def _slots_wanted(self) -> int:
+        """How many more slots must become free for the whole queue."""
+        cold = {pending.adapter.engine_id for pending in self._queue} - self._slots.keys()
         return max(0, len(cold) - sum(slot.is_leaving for slot in self._slots.values()))
 
     def _candidates(self) -> list[Slot]:
-        """Resident slots that may be told to go, least recently used first."""
+        """Resident slots that may be freed, least recently used first."""
         resident = [slot for slot in self._slots.values() if slot.phase is Phase.RESIDENT]
-        free_to_go = [s for s in resident if not s.is_leaving and s.adapter.engine_id not in self._pins]
-        return sorted(free_to_go, key=lambda slot: slot.used_at_s)
+        freeable = [s for s in resident if not s.is_leaving and s.adapter.engine_id not in self._pins]
+        return sorted(freeable, key=lambda slot: slot.used_at_s)
 
     def _make_one_yield(self) -> None:
-        if self._places_wanted() and (candidates := self._candidates()):
+        if self._slots_wanted() and (candidates := self._candidates()):
             candidates[0].yielding = True
-            self._leave_if_idle(candidates[0])
+            self._unload_if_leaving(candidates[0])
 
     def _reopen(self) -> None:
-        """End the yielding when nobody waits for a place any more."""
-        if any(ticket.adapter.engine_id not in self._slots for ticket in self._queue):
+        """Let yielding slots take holds again when no request waits for a slot any more."""
+        if any(pending.adapter.engine_id not in self._slots for pending in self._queue):
             return
         yielding = [slot for slot in self._slots.values() if slot.yielding and slot.phase is Phase.RESIDENT]
         for slot in yielding:
@@ -259,17 +266,17 @@ class Residency:
         if yielding and self._queue:
             self._serve_queue()
 
-    def _leave_if_idle(self, slot: Slot) -> None:
+    def _unload_if_leaving(self, slot: Slot) -> None:
         mine = self._slots.get(slot.adapter.engine_id) is slot
         if mine and slot.is_leaving and slot.holders == 0 and slot.phase is Phase.RESIDENT:
             self._transfers.unload(slot)
 
-    def _leave_later(self, slot: Slot) -> None:
+    def _unload_later(self, slot: Slot) -> None:
         if slot.dismissed and slot.holders == 0:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._linger_s, self._leave_if_dismissed, slot, slot.used_at_s)
+            loop.call_later(self._linger_s, self._unload_if_dismissed, slot, slot.used_at_s)
 
-    def _leave_if_dismissed(self, slot: Slot, used_at_s: float) -> None:
+    def _unload_if_dismissed(self, slot: Slot, used_at_s: float) -> None:
         untouched = slot.dismissed and slot.holders == 0 and slot.used_at_s == used_at_s
         mine = self._slots.get(slot.adapter.engine_id) is slot and slot.adapter.engine_id not in self._pins
         if untouched and mine and slot.phase is Phase.RESIDENT:
@@ -278,4 +285,4 @@ class Residency:
 
 def _retired(adapter: EngineAdapter) -> VersionRetired:
     name = adapter.engine_name.partition("#")[0]
-    return VersionRetired(f"version {name} is being retired; resolve the model name again")
+    return VersionRetired(f"Version {name} is being retired; resolve the model name again.")

@@ -1,4 +1,4 @@
-"""The slots of the engine, the tickets of those who wait for one, and what is told of them."""
+"""The engine's slots, the holds that wait for one, and their snapshots."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Phase(StrEnum):
     LOADING = "loading"
     RESIDENT = "resident"
     UNLOADING = "unloading"
-    STUCK = "stuck"  # the engine did not confirm the unload: the slot counts as taken until it does
+    STUCK = "stuck"  # the engine has not confirmed the unload; the slot counts as taken until it does
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One adapter in the engine. `loaded` resolves when its present load ends; `gone` when it is out."""
+    """One adapter in the engine. `loaded` resolves when its present load ends, `gone` is set when it is unloaded."""
 
     adapter: EngineAdapter
     phase: Phase
     loaded: asyncio.Future[None]
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     holders: int = 0
-    yielding: bool = False  # takes no new holds while somebody waits for its place
-    retiring: bool = False  # takes no new holds, ever
-    dismissed: bool = False  # leaves after a moment without holders
+    yielding: bool = False  # takes no new holds while a request waits for its slot
+    retiring: bool = False  # never takes new holds
+    dismissed: bool = False  # is unloaded after a moment without holders
     used_at_s: float = field(default_factory=time.monotonic)
     task: asyncio.Task[None] | None = None
 
@@ -42,32 +42,32 @@ class Slot:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its place becomes free without further ado."""
+        """Whether the slot becomes free by itself."""
         return self.phase is Phase.UNLOADING or self.yielding or self.retiring
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
-    """Somebody's place in the queue. `slot` is held for them from the moment it is set."""
+class PendingHold:
+    """A request's place in the queue. `slot` is held for it from the moment it is set."""
 
     adapter: EngineAdapter
     granted: asyncio.Future[Slot]
     slot: Slot | None = None
 
     def grant(self, slot: Slot) -> None:
-        """Hand over a slot that is held already."""
+        """Pass on a slot that is already held for this request."""
         self.slot = slot
         self.granted.set_result(slot)
 
     def refuse(self, error: AdapterError) -> None:
-        """Let the waiter fail."""
+        """Let the waiting request fail."""
         self.granted.set_exception(error)
-        self.granted.exception()  # seen: the waiter may have been cancelled by now
+        self.granted.exception()  # marks it as retrieved: the request may be cancelled by now
 
 
 @dataclass(slots=True)
 class ResidencyCounts:
-    """What happened since the start."""
+    """Counts since the start."""
 
     loads: int = 0
     load_failures: int = 0
@@ -83,7 +83,7 @@ class ResidencyCounts:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """A slot as metrics and the admin API show it."""
+    """A slot, for metrics and the admin API."""
 
     engine_id: int
     engine_name: str
@@ -113,7 +113,10 @@ class ResidencySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How the engine differed from what we thought: ids it should not have had, and ids it had lost."""
+    """Differences between the engine and the table of slots, by engine id.
+
+    `orphans` were unknown to the table, `missing` were lost by the engine, `stuck` had no confirmed unload.
+    """
 
     orphans: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()

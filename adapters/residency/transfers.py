@@ -1,12 +1,11 @@
-"""Loads and unloads: each in a task of its own, so that no caller's cancellation interrupts one."""
+"""Loads and unloads, each in its own task, so that a caller's cancellation does not interrupt one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from adapters.errors import AdapterError, EngineGone, LoadFailed
 from adapters.models import EngineAdapter
@@ -15,47 +14,61 @@ from adapters.residency.slots import Phase, ResidencyCounts, Slot
 
 
 class Transfers:
-    """The table of slots and what moves adapters in and out of it.
+    """The table of slots, and the loads and unloads that change it.
 
-    `changed(slot)` is called, synchronously, after a load or an unload has ended.
+    Args:
+        current_loader: returns the engine that runs now. Raises: EngineGone.
+        changed: called, synchronously, with a slot whose load or unload has ended.
+        observe_load: called with the seconds of each load that succeeded.
     """
 
-    def __init__(self, loader: Loader, changed: Callable[[Slot], None]) -> None:
-        self.loader = loader
+    def __init__(
+        self,
+        current_loader: Callable[[], Loader],
+        changed: Callable[[Slot], None],
+        observe_load: Callable[[float], None],
+    ) -> None:
+        self._current_loader = current_loader
+        self._observe_load = observe_load
         self.slots: dict[int, Slot] = {}
         self.counts = ResidencyCounts()
         self._changed = changed
 
     def open(self, adapter: EngineAdapter) -> Slot:
-        """Make a slot for an adapter that has none and start its load."""
+        """Add a slot for an adapter that has none, and start its load."""
         slot = self._add(adapter, Phase.LOADING)
         self.load(slot)
         return slot
 
     def load(self, slot: Slot) -> None:
-        """Start a load, the first or another one; `slot.loaded` tells how it ends."""
+        """Start a first or repeated load; its result is in `slot.loaded`."""
         if slot.loaded.done():
             slot.loaded = asyncio.get_running_loop().create_future()
-        self._start(slot, Phase.LOADING, self.loader.load(slot.adapter), self._load_ended)
+        self._start(slot, Phase.LOADING, lambda engine: engine.load(slot.adapter), self._load_ended)
 
     def unload(self, slot: Slot) -> None:
         """Start an unload; the slot is dropped when the engine has confirmed it."""
-        self._start(slot, Phase.UNLOADING, self.loader.unload(slot.adapter.engine_id), self._unload_ended)
+        self._start(
+            slot, Phase.UNLOADING, lambda engine: engine.unload(slot.adapter.engine_id), self._unload_ended
+        )
 
-    def expel(self, adapter: EngineAdapter) -> None:
-        """Unload something that has no slot; meanwhile it takes one, so that its id is not loaded again."""
+    def unload_unknown(self, adapter: EngineAdapter) -> None:
+        """Unload an adapter without a slot; it takes one meanwhile, so that its id is not loaded again."""
         self.unload(self._add(adapter, Phase.UNLOADING))
 
     def drop(self, slot: Slot) -> None:
-        """Forget a slot at once, together with what still moves it."""
+        """Remove a slot at once and cancel its load or unload."""
         if self.slots.get(slot.adapter.engine_id) is slot:
             del self.slots[slot.adapter.engine_id]
         if slot.task is not None:
             slot.task.cancel()
             slot.task = None
         if not slot.loaded.done():
-            _fail(slot.loaded, EngineGone("the engine went away during the load; try again"))
+            _fail(slot.loaded, EngineGone("The engine stopped during the load; try again."))
         slot.gone.set()
+
+    async def _run(self, work: Callable[[Loader], Awaitable[None]]) -> None:
+        await work(self._current_loader())
 
     def _add(self, adapter: EngineAdapter, phase: Phase) -> Slot:
         assert adapter.engine_id not in self.slots, adapter
@@ -67,23 +80,25 @@ class Transfers:
         self,
         slot: Slot,
         phase: Phase,
-        work: Coroutine[Any, Any, None],
+        work: Callable[[Loader], Awaitable[None]],
         ended: Callable[[Slot, float, asyncio.Task[None]], None],
     ) -> None:
         if slot.task is not None:
             slot.task.cancel()
         slot.phase = phase
-        slot.task = asyncio.create_task(work, name=f"{phase} {slot.adapter.engine_name}")
+        slot.task = asyncio.create_task(self._run(work), name=f"{phase} {slot.adapter.engine_name}")
         slot.task.add_done_callback(partial(ended, slot, time.monotonic()))
 
     def _load_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
         error = _failure(task)
-        if slot.task is not task:  # dropped, or begun anew after a reset
+        if slot.task is not task:  # dropped, or started again after a reset
             return
         slot.task = None
         self.counts.loads += 1
-        self.counts.load_s += time.monotonic() - started_s
+        seconds = time.monotonic() - started_s
+        self.counts.load_s += seconds
         if error is None:
+            self._observe_load(seconds)
             slot.phase = Phase.RESIDENT
             slot.loaded.set_result(None)
             self._changed(slot)
@@ -94,7 +109,7 @@ class Transfers:
                 self.drop(slot)
                 self._changed(slot)
             else:
-                self.unload(slot)  # NOTE: vLLM may have registered it halfway; it must not stay there
+                self.unload(slot)  # NOTE: vLLM may have registered a part of it, which must not stay
 
     def _unload_ended(self, slot: Slot, started_s: float, task: asyncio.Task[None]) -> None:
         error = _failure(task)
@@ -111,17 +126,17 @@ class Transfers:
 
 
 def _failure(task: asyncio.Task[None]) -> AdapterError | None:
-    """Why a transfer failed; what no loader should raise goes to the event loop's handler as well."""
+    """Why a transfer failed; an exception that no loader should raise also goes to the event loop's handler."""
     if task.cancelled():
-        return LoadFailed("the load was interrupted; try again")
+        return LoadFailed("The load was interrupted; try again.")
     error = task.exception()
     if error is None or isinstance(error, AdapterError):
         return error
-    report = {"message": f"{task.get_name()} broke", "exception": error, "task": task}
+    report = {"message": f"The task {task.get_name()!r} failed.", "exception": error, "task": task}
     task.get_loop().call_exception_handler(report)
-    return LoadFailed("the engine could not load the adapter; the server's log has the cause")
+    return LoadFailed("The engine could not load the adapter; the server's log has the cause.")
 
 
 def _fail(future: asyncio.Future[None], error: AdapterError) -> None:
     future.set_exception(error)
-    future.exception()  # seen: there may be no holder left to await it
+    future.exception()  # marks it as retrieved: there may be no holder left to await it

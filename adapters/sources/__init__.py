@@ -1,7 +1,7 @@
-"""Where adapters come from: a local folder, an uploaded tar, the Hugging Face hub, s3:// or gs://.
+"""Sources of adapters: a local folder, an uploaded tar, the Hugging Face hub, s3:// or gs://.
 
-`fetch` copies the few files that make an adapter into a folder of ours, under a cap on bytes, and nothing
-else. Whether they can be served is `adapters.artifact`'s question.
+`fetch` copies only the files that make an adapter into a folder of the server, up to a limit of bytes.
+`adapters.artifact` checks them afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tar from outside: every member is suspect, so only plain files with plain names are looked at."""
+"""Unpacks an uploaded tar. It is untrusted: only regular files with plain relative names are read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WANTED, require_files
 from adapters.errors import SourceRefused
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.local import copy_stream
-from adapters.sources.meter import Meter
 from adapters.store.fsync import CHUNK_BYTES
 
 _MEMBERS_MAX = 1000
-_LABEL_MAX_BYTES = 64 << 10  # tar keeps long names and attributes in members of their own
+_LABEL_MAX_BYTES = 64 << 10  # tar stores long names and attributes in separate members
 _EXPANSION_MAX = 100
 _EXPANSION_FREE_BYTES = 16 << 20
-_UNREADABLE = "the upload is not a whole tar or tar.gz; make it with `tar -czf adapter.tgz -C FOLDER .`"
+_UNREADABLE = "The upload is not a whole tar or tar.gz; make it with `tar -czf adapter.tgz -C FOLDER .`."
 _LABELS = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -29,20 +29,20 @@ _LABELS = {
 }
 
 
-async def spool_archive(chunks: AsyncIterator[bytes], into: Path, meter: Meter) -> Path:
-    """Write the stream to a file, as it comes. Raises: SourceRefused: more than the limit."""
+async def spool_archive(chunks: AsyncIterator[bytes], into: Path, limit: ByteLimit) -> Path:
+    """Write the stream to a file. Raises: SourceRefused: it is larger than the limit."""
     path = into / "upload"
     with path.open("xb") as file:
         async for chunk in chunks:
-            meter.add(len(chunk))
+            limit.add(len(chunk))
             file.write(chunk)
     return path
 
 
-def unpack_archive(archive: Path, into: Path, meter: Meter) -> str:
-    """Unpack the adapter that lies highest in the archive, then delete the archive.
+def unpack_archive(archive: Path, into: Path, limit: ByteLimit) -> str:
+    """Unpack the adapter in the topmost folder of the archive, then delete the archive.
 
-    Raises: SourceRefused: not readable, or a member that may not be; ArtifactRefused: no adapter in it.
+    Raises: SourceRefused: not readable, or a forbidden member; ArtifactRefused: no adapter in it.
     """
     names: dict[PurePosixPath, set[str]] = {}
     unpacked: dict[PurePosixPath, dict[str, Path]] = {}
@@ -56,7 +56,7 @@ def unpack_archive(archive: Path, into: Path, meter: Meter) -> str:
                 if path.name in WANTED:
                     copy = into / f"member{count}"
                     with copy.open("xb") as file:
-                        copy_stream(_content(tar, member), file, meter)
+                        copy_stream(_content(tar, member), file, limit)
                     unpacked.setdefault(path.parent, {})[path.name] = copy
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceRefused(_UNREADABLE) from error
@@ -72,11 +72,11 @@ def unpack_archive(archive: Path, into: Path, meter: Meter) -> str:
 
 
 def _choose(names: dict[PurePosixPath, set[str]]) -> PurePosixPath:
-    """The folder of the adapter: the highest one; trainers leave checkpoints with adapters below it."""
+    """The topmost folder with an adapter; trainers store checkpoints with adapters below it."""
     found = sorted((folder for folder in names if CONFIG in names[folder]), key=lambda path: len(path.parts))
     if len(found) > 1 and len(found[0].parts) == len(found[1].parts):
         raise SourceRefused(
-            f"the upload holds several adapters ({found[0]} and {found[1]}); send each in an archive of its own"
+            f"The upload holds several adapters ({found[0]} and {found[1]}); send each in a separate archive."
         )
     everything = set().union(*names.values())
     require_files(names[found[0]] if found else everything)
@@ -87,18 +87,20 @@ def _check_member(member: tarfile.TarInfo, count: int) -> PurePosixPath:
     shown = "".join(char if char.isprintable() else "?" for char in member.name)[:60]
     if count > _MEMBERS_MAX:
         raise SourceRefused(
-            f"the upload has more than {_MEMBERS_MAX} members; send the adapter's folder only"
+            f"The upload has more than {_MEMBERS_MAX} members; send the adapter's folder only."
         )
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
-        raise SourceRefused(f"the upload's member {shown!r} points outside of it; use plain relative names")
+        raise SourceRefused(
+            f"The upload's member {shown!r} points outside of the archive; use plain relative names."
+        )
     if member.issym() or member.islnk():
         raise SourceRefused(
-            f"the upload's member {shown!r} is a link; make the archive with `tar --dereference`"
+            f"The upload's member {shown!r} is a link; make the archive with `tar --dereference`."
         )
     if not (member.isreg() or member.isdir()) or member.issparse():
         raise SourceRefused(
-            f"the upload's member {shown!r} is neither a plain file nor a folder; leave it out"
+            f"The upload's member {shown!r} is neither a plain file nor a folder; leave it out."
         )
     return path
 
@@ -116,7 +118,7 @@ def _plain(raw: BinaryIO) -> Any:
 
 
 class _Expanding:
-    """Reads a gzip and stops when it expands beyond reason. Raises: SourceRefused."""
+    """Reads a gzip file and refuses one that expands too much. Raises: SourceRefused."""
 
     def __init__(self, expanded: gzip.GzipFile, raw: BinaryIO) -> None:
         self._expanded, self._raw, self._seen_bytes = expanded, raw, 0
@@ -126,15 +128,17 @@ class _Expanding:
         self._seen_bytes += len(data)
         if self._seen_bytes > self._raw.tell() * _EXPANSION_MAX + _EXPANSION_FREE_BYTES:
             raise SourceRefused(
-                f"the upload expands to more than {_EXPANSION_MAX} times its size; send the adapter's files only"
+                f"The upload expands to more than {_EXPANSION_MAX} times its size; send the adapter's files only."
             )
         return data
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose labels cannot fill the memory: tarfile reads them whole."""
+    """A tar member with a bounded label: tarfile reads labels into memory as a whole."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.type in _LABELS and self.size > _LABEL_MAX_BYTES:
-            raise SourceRefused(f"the upload has a label of {self.size} bytes; make it with plain tar")
+            raise SourceRefused(
+                f"The upload has a label of {self.size} bytes, above {_LABEL_MAX_BYTES}; make it with plain tar."
+            )
         return super()._proc_member(tar)  # type: ignore[misc]

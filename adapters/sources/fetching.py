@@ -1,4 +1,4 @@
-"""One fetch from start to end; blocking sources run in a thread that ends when the caller is cancelled."""
+"""Fetches a source; blocking sources run in a thread, which ends when the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from functools import partial
 from pathlib import Path
 
 from adapters.sources.archive import spool_archive, unpack_archive
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.hub import fetch_hub
 from adapters.sources.local import fetch_local
-from adapters.sources.meter import Meter
 from adapters.sources.models import ArchiveSource, Fetched, HubSource, LocalSource, Progress, Source
 from adapters.sources.remote import fetch_remote
 from adapters.sources.threads import in_thread
-from adapters.store.fsync import full_disk_told
+from adapters.store.fsync import raising_store_full
 
-#: Threads of their own: a source that hangs must not keep anything else of the server waiting.
+#: Separate threads, so that a source that hangs does not block other parts of the server.
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 
 
 async def fetch(source: Source, into: Path, *, max_bytes: int, progress: Progress | None = None) -> Fetched:
     """Copy the adapter's files into the empty folder `into`; at most `max_bytes` of them.
 
-    On an error or cancellation the caller removes `into`; nothing writes to it any more by then.
-    Raises: SourceRefused, SourceUnavailable, StoreFull; ArtifactRefused: it is no adapter, told before
-        the weights are fetched.
+    After an error or cancellation nothing writes to `into` any more, and the caller removes it.
+    Raises: SourceRefused, SourceUnavailable, StoreFull; ArtifactRefused: it is no adapter, found before the
+        weights are fetched.
     """
-    meter = Meter(max_bytes, None if isinstance(source, ArchiveSource) else progress)
-    beside = partial(in_thread, stop=meter.stop, executor=_THREADS)
-    with full_disk_told():
+    limit = ByteLimit(max_bytes, None if isinstance(source, ArchiveSource) else progress)
+    run_in_thread = partial(in_thread, stop=limit.stop, executor=_THREADS)
+    with raising_store_full():
         if isinstance(source, ArchiveSource):
-            arriving = Meter(max_bytes, progress)
+            arriving = ByteLimit(max_bytes, progress)
             arriving.expect(source.size_bytes)
             archive = await spool_archive(source.chunks, into, arriving)
-            await beside(lambda: unpack_archive(archive, into, meter))
+            await run_in_thread(lambda: unpack_archive(archive, into, limit))
             label = source.label
         elif isinstance(source, LocalSource):
-            label = await beside(lambda: fetch_local(source, into, meter))
+            label = await run_in_thread(lambda: fetch_local(source, into, limit))
         elif isinstance(source, HubSource):
-            label = await beside(lambda: fetch_hub(source, into, meter))
+            label = await run_in_thread(lambda: fetch_hub(source, into, limit))
         else:
-            label = await beside(lambda: fetch_remote(source, into, meter))
-    return Fetched(label, meter.seen_bytes)
+            label = await run_in_thread(lambda: fetch_remote(source, into, limit))
+    return Fetched(label, limit.seen_bytes)

@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub, at one commit."""
+"""Downloads a repository of the Hugging Face hub at one commit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from adapters.artifact import WANTED, require_files
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import HubSource
-from adapters.store.fsync import full_disk_told
+from adapters.store.fsync import raising_store_full
 
 
-def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
-    """Download the wanted files of one commit; the library resumes a download that breaks off.
+def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
+    """Download the wanted files of one commit; the library resumes an interrupted download.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
     """
@@ -27,25 +27,25 @@ def fetch_hub(source: HubSource, into: Path, meter: Meter) -> str:
         )
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
         require_files(sizes)
-        meter.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
+        limit.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
         for name in sorted(WANTED & sizes.keys()):
-            _download(source, name, str(info.sha), into, meter)
+            _download(source, name, str(info.sha), into, limit)
     except HFValidationError as error:
-        raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name") from error
+        raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name.") from error
     except HfHubHTTPError as error:
         raise SourceUnavailable(_explain(source, error)) from error
     except (HTTPError, OSError) as error:
         raise SourceUnavailable(
-            f"{source.label} cannot be reached; check the server's network and try again"
+            f"{source.label} cannot be reached; check the server's network and try again."
         ) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)
     return f"hf://{source.repo}@{info.sha}"
 
 
-def _download(source: HubSource, name: str, commit: str, into: Path, meter: Meter) -> None:
+def _download(source: HubSource, name: str, commit: str, into: Path, limit: ByteLimit) -> None:
     from huggingface_hub import hf_hub_download
 
-    with full_disk_told():
+    with raising_store_full():
         hf_hub_download(
             source.repo,
             name,
@@ -53,27 +53,27 @@ def _download(source: HubSource, name: str, commit: str, into: Path, meter: Mete
             local_dir=into,
             endpoint=source.endpoint,
             token=_token(source),
-            tqdm_class=_metered(meter),
+            tqdm_class=_counted(limit),
         )
 
 
 def _token(source: HubSource) -> str | bool | None:
-    """What huggingface_hub takes: a token, None for the one of its environment, False for none."""
+    """The token as huggingface_hub takes it: a token, None for that of its environment, False for none."""
     return source.token or (None if source.own_token else False)
 
 
-def _metered(meter: Meter) -> Any:
-    """The progress bar that hf_hub_download calls for every chunk, counting instead of drawing."""
+def _counted(limit: ByteLimit) -> Any:
+    """A progress bar for hf_hub_download that counts each chunk and draws nothing."""
     from huggingface_hub.utils import tqdm
 
-    class Metered(tqdm):
+    class CountingBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            meter.add(int(n or 0))
+            limit.add(int(n or 0))
 
-    return Metered
+    return CountingBar
 
 
 def _explain(source: HubSource, error: Any) -> str:
@@ -81,11 +81,11 @@ def _explain(source: HubSource, error: Any) -> str:
 
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"{source.label}: there is no revision {source.revision!r}; give a branch, tag or commit it has"
+            f"{source.label}: there is no revision {source.revision!r}; give a branch, tag or commit it has."
         )
     if isinstance(error, GatedRepoError):
-        return f"{source.label} is gated; accept its terms on the hub and give the server a token"
+        return f"{source.label} is gated; accept its terms on the hub and give the server a token."
     if isinstance(error, RepositoryNotFoundError):
-        return f"{source.label} does not exist, or is private and needs a token"
+        return f"{source.label} does not exist, or is private and needs a token; check both."
     status = getattr(error.response, "status_code", "no")
-    return f"{source.label} cannot be fetched: the hub answered with status {status}; try again later"
+    return f"{source.label} cannot be fetched: the hub answered with status {status}; try again later."

@@ -1,4 +1,4 @@
-"""A folder on the server's disk: copied, so that nobody can change it under the engine."""
+"""Copies a folder of the server's disk, so that later changes to it do not reach the engine."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import BinaryIO
 from adapters.artifact import WANTED, require_files
 from adapters.artifact.files import open_plain
 from adapters.errors import SourceUnavailable
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import LocalSource
 from adapters.store.fsync import CHUNK_BYTES
 
 
-def fetch_local(source: LocalSource, into: Path, meter: Meter) -> str:
+def fetch_local(source: LocalSource, into: Path, limit: ByteLimit) -> str:
     """Copy the wanted files; links are refused. Raises: SourceUnavailable, SourceRefused, ArtifactRefused."""
     try:
         names = {path.name for path in source.path.iterdir()}
     except OSError as error:
         raise SourceUnavailable(
-            "the folder does not exist or cannot be read by the server; check the path and its permissions"
+            "The folder does not exist or cannot be read by the server; check the path and its permissions."
         ) from error
     require_files(names)
     with ExitStack() as stack:
         files = {name: stack.enter_context(open_plain(source.path / name)) for name in sorted(WANTED & names)}
-        meter.expect(sum(os.fstat(file.fileno()).st_size for file in files.values()))
+        limit.expect(sum(os.fstat(file.fileno()).st_size for file in files.values()))
         for name, file in files.items():
             with (into / name).open("xb") as copy:
-                copy_stream(file, copy, meter)
+                copy_stream(file, copy, limit)
     return source.label
 
 
-def copy_stream(file: BinaryIO, copy: BinaryIO, meter: Meter) -> None:
-    """Copy to the end, counted."""
+def copy_stream(file: BinaryIO, copy: BinaryIO, limit: ByteLimit) -> None:
+    """Copy the rest of a file and count its bytes."""
     while chunk := file.read(CHUNK_BYTES):
-        meter.add(len(chunk))
+        limit.add(len(chunk))
         copy.write(chunk)

@@ -1,4 +1,4 @@
-"""The kinds of sources, and how they are written."""
+"""The kinds of sources, and their notation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HUB = re.compile(r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w
 _BUCKET = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,221}/\S.*")
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes fetched so far and, where it is known, how many there will be; from any thread."""
+"""Called with the bytes fetched so far and the total (None if unknown), from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class LocalSource:
 
     @property
     def label(self) -> str:
-        """How the registry names it."""
+        """The source's name in the registry."""
         return f"folder {self.path.name}"
 
 
@@ -45,11 +45,11 @@ class HubSource:
     revision: str | None = None
     endpoint: str | None = None  # None: the hub's own
     token: str | None = field(default=None, repr=False)
-    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), where it has one
+    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), if there is one
 
     @property
     def label(self) -> str:
-        """How the registry names it."""
+        """The source's name in the registry."""
         return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
@@ -61,7 +61,7 @@ class RemoteSource:
 
     @property
     def label(self) -> str:
-        """How the registry names it."""
+        """The source's name in the registry."""
         return self.url
 
 
@@ -70,9 +70,9 @@ Source = LocalSource | ArchiveSource | HubSource | RemoteSource
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch brought."""
+    """The result of a fetch."""
 
-    label: str  # as exact as it can be: for the hub, with the commit
+    label: str  # as exact as possible: for the hub, with the commit
     size_bytes: int
 
 
@@ -80,16 +80,16 @@ def parse_source(
     text: str,
     *,
     local_roots: Sequence[Path] | None = (),
-    beginnings: Sequence[str] | None = None,
+    prefixes: Sequence[str] | None = None,
     own_token: bool = False,
 ) -> Source:
     """Read `hf://org/name@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
 
     Args:
-        text: the source as it is written.
-        local_roots: a local path must lie below one of these; None allows every path (for the operator only).
-        beginnings: any other source must begin with one of these; None allows every one (likewise).
-        own_token: whether the hub may see the server's own token (likewise).
+        text: the source in its notation.
+        local_roots: a local path must be below one of these; None allows every path (for operators only).
+        prefixes: any other source must begin with one of these; None allows every source (likewise).
+        own_token: whether the server's own token may be sent to the hub (likewise).
 
     Raises: SourceRefused.
     """
@@ -98,34 +98,34 @@ def parse_source(
         return LocalSource(_check_root(Path(text), local_roots))
     if scheme == "file":
         return LocalSource(_check_root(Path(rest), local_roots))
-    if beginnings is not None and not text.startswith(tuple(beginnings)):
+    if prefixes is not None and not text.startswith(tuple(prefixes)):
         raise SourceRefused(
-            "this source may not be named by a tenant; upload the adapter, or ask the operator to allow it "
-            "with --tenant-sources"
+            "A tenant may not use this source; upload the adapter, or ask the operator to allow it "
+            "with --tenant-sources."
         )
     if scheme == "hf":
         if match := _HUB.fullmatch(text):
             return HubSource(match["repo"], match["revision"], own_token=own_token)
         raise SourceRefused(
-            "a hub source is written hf://organisation/name or hf://organisation/name@revision"
+            "A hub source must have the form hf://organisation/name or hf://organisation/name@revision."
         )
     if scheme in ("s3", "gs"):
         if _BUCKET.fullmatch(text) and "/../" not in text + "/":
             return RemoteSource(text.rstrip("/"))
-        raise SourceRefused(f"a bucket source is written {scheme}://bucket/folder")
+        raise SourceRefused(f"A bucket source must have the form {scheme}://bucket/folder.")
     raise SourceRefused(
-        f"sources of kind {scheme[:20]!r} are not known; use hf://, s3://, gs://, a local folder or an upload"
+        f"Sources of kind {scheme[:20]!r} are not supported; use hf://, s3://, gs://, a local folder or an upload."
     )
 
 
 def _check_root(path: Path, roots: Sequence[Path] | None) -> Path:
     if not path.expanduser().is_absolute():
         raise SourceRefused(
-            "a folder of the server is named by its whole path, from / on; or upload the adapter"
+            "A server folder must be given as an absolute path; otherwise upload the adapter."
         )
     resolved = path.expanduser().resolve()
     if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise SourceRefused(
-            "this folder may not be read as a source; upload the adapter, or ask the operator to add it"
+            "This folder may not be used as a source; upload the adapter, or ask the operator to add it."
         )
     return resolved

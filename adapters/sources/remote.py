@@ -1,4 +1,4 @@
-"""A folder in a bucket, read through fsspec with the credentials of the server's environment."""
+"""Copies a folder of a bucket through fsspec, with the credentials of the server's environment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from adapters.artifact import WANTED, require_files
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources.meter import Meter
+from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import RemoteSource
-from adapters.store.fsync import CHUNK_BYTES, full_disk_told
+from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-_ERRORS = (  # what the file systems let through of the libraries below them
+_ERRORS = (  # errors of the underlying libraries that the file systems do not translate
     ("botocore.exceptions", "BotoCoreError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("gcsfs.retry", "HttpError"),
@@ -23,8 +23,8 @@ _ERRORS = (  # what the file systems let through of the libraries below them
 _ATTEMPTS = 3
 
 
-def fetch_remote(source: RemoteSource, into: Path, meter: Meter) -> str:
-    """Copy the wanted files of a folder; a broken read goes on where it stopped.
+def fetch_remote(source: RemoteSource, into: Path, limit: ByteLimit) -> str:
+    """Copy the wanted files of a folder; an interrupted read continues where it stopped.
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
     """
@@ -35,12 +35,12 @@ def fetch_remote(source: RemoteSource, into: Path, meter: Meter) -> str:
         files = {name: entry for name, entry in entries.items() if entry["type"] == "file"}
         require_files(files)
         wanted = sorted(WANTED & files.keys())
-        meter.expect(sum(files[name]["size"] or 0 for name in wanted))
+        limit.expect(sum(files[name]["size"] or 0 for name in wanted))
         for name in wanted:
-            _copy(file_system, files[name]["name"], into / name, meter, errors)
+            _copy(file_system, files[name]["name"], into / name, limit, errors)
     except errors as error:
         raise SourceUnavailable(
-            f"{source.label} cannot be read; check that it exists and that the server's credentials may read it"
+            f"{source.label} cannot be read; check that it exists and that the server's credentials may read it."
         ) from error
     return source.label
 
@@ -54,21 +54,23 @@ def _connect(source: RemoteSource) -> tuple[Any, str]:
     except ImportError as error:
         package = _PACKAGES.get(scheme, "a file system for it")
         raise SourceRefused(
-            f"reading {scheme}:// needs the package {package}; "
-            f"`pip install {package}` into the server's environment and restart"
+            f"Reading {scheme}:// needs the package {package}; "
+            f"`pip install {package}` into the server's environment and restart."
         ) from error
     return file_system, folder
 
 
-def _copy(file_system: Any, name: str, copy: Path, meter: Meter, errors: tuple[type[Exception], ...]) -> None:
+def _copy(
+    file_system: Any, name: str, copy: Path, limit: ByteLimit, errors: tuple[type[Exception], ...]
+) -> None:
     with copy.open("xb") as target:
         for attempt in range(_ATTEMPTS):
             try:
                 with file_system.open(name, "rb") as file:
                     file.seek(target.tell())
                     while chunk := file.read(CHUNK_BYTES):
-                        meter.add(len(chunk))
-                        with full_disk_told():
+                        limit.add(len(chunk))
+                        with raising_store_full():
                             target.write(chunk)
                 return
             except FileNotFoundError:
@@ -81,6 +83,6 @@ def _copy(file_system: Any, name: str, copy: Path, meter: Meter, errors: tuple[t
 def _remote_errors() -> tuple[type[Exception], ...]:
     found: list[type[Exception]] = [OSError]
     for module, name in _ERRORS:
-        with suppress(ImportError):  # the file system that needs it is not installed either
+        with suppress(ImportError):  # then its file system is not installed either
             found.append(getattr(import_module(module), name))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Blocking work beside the event loop, never abandoned half-way."""
+"""Runs blocking work in a thread, and waits for its end also after a cancellation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 async def in_thread(
     work: Callable[[], T], *, stop: Callable[[], None] | None = None, executor: Executor | None = None
 ) -> T:
-    """Run blocking work in a thread; when cancelled, call `stop` and wait until the work has ended.
+    """Run blocking work in a thread; after a cancellation, call `stop` and wait until the work has ended.
 
-    So whoever cleans up after the cancellation knows that nothing is being written any more.
+    So the caller can clean up, because nothing is written any more.
     """
     task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(executor, work))
     try:
@@ -29,5 +29,5 @@ async def in_thread(
             except asyncio.CancelledError:
                 continue
         if not task.cancelled():
-            task.exception()  # seen; the cancellation is what the caller is told
+            task.exception()  # marks it as retrieved; the caller gets the cancellation
         raise

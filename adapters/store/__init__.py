@@ -1,0 +1,1 @@
+"""The content-addressed store of verified adapters on the server's disk."""

@@ -1,9 +1,8 @@
-"""Writing so that it lasts, and telling a full disk from other trouble."""
+"""Durable writes with fsync, and the translation of a full disk to StoreFull."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,41 +16,35 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Turn the operating system's "no space left" into StoreFull; other errors pass. Raises: StoreFull."""
+def raising_store_full() -> Iterator[None]:
+    """Turn the operating system's "no space left" into StoreFull; other errors are raised unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(
-                "the disk that holds the adapter store is full; remove adapters or enlarge it, then try again"
+                "The disk that holds the adapter store is full; remove adapters or enlarge it, then try again."
             ) from error
         raise
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a new file and wait until it is on the disk. Raises: OSError: it exists, or cannot be written."""
+    """Write a new file and fsync it. Raises: OSError: it exists, or cannot be written."""
     with path.open("xb") as file:
         file.write(content)
         sync_file(file)
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Wait until what was written is on the disk."""
+    """Flush a file and wait until its content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until a folder's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

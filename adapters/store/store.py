@@ -1,10 +1,10 @@
-"""The content-addressed store: what was verified is what the engine reads, whatever becomes of its source.
+"""The content-addressed store: the engine reads the verified copy, whatever happens to the source.
 
     <root>/sha256/<digest>/   adapter_config.json  adapter_model.safetensors  manifest.json   (read-only)
     <root>/staging/<random>/  one adapter being fetched; the process that fetches it holds <random>.lock
 
-The digest is the SHA-256 of manifest.json, which has size and SHA-256 of the other two. Everything here
-blocks; call it in a thread.
+The digest is the SHA-256 of manifest.json, which has size and SHA-256 of the other two files. Everything here blocks;
+call it in a thread.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WEIGHTS
+from adapters.artifact.digests import file_digest
 from adapters.errors import StoreDamaged
-from adapters.store.fsync import full_disk_told, sha256_of, sync_file, sync_folder, write_file
+from adapters.store.fsync import raising_store_full, sync_file, sync_folder, write_file
 
 _MANIFEST = "manifest.json"
 _GRACE_S = 60.0
@@ -32,7 +33,7 @@ _GRACE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StoredArtifact:
-    """One artifact of the store."""
+    """An artifact in the store."""
 
     digest: str  # sha256 hex
     size_bytes: int  # of the weights
@@ -40,46 +41,46 @@ class StoredArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """A place to fetch an adapter to; `files` is removed with the block, unless it was published."""
+    """A folder to fetch an adapter into; it is removed at the end of the `with` block."""
 
     folder: Path
 
     @property
     def files(self) -> Path:
-        """Where the source's files go."""
+        """The folder for the source's files."""
         return self.folder / "files"
 
     @property
     def sealed(self) -> Path:
-        """Where `Store.seal` puts what will be published."""
+        """The folder for what `Store.seal` prepares for publication."""
         return self.folder / "sealed"
 
 
 class Store:
-    """A store below `root`, which is made if need be. Raises: StoreFull, OSError."""
+    """A store below `root`, which is created if need be. Raises: StoreFull, OSError."""
 
     def __init__(self, root: Path) -> None:
         self._artifacts = root / "sha256"
         self._staging = root / "staging"
         self._damaged: set[str] = set()  # found by the last deep check
-        with full_disk_told():
+        with raising_store_full():
             self._artifacts.mkdir(parents=True, exist_ok=True)
             self._staging.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
-        """The folder of an artifact, for the engine; it need not exist."""
+        """The folder of an artifact for the engine; it may not exist."""
         return self._artifacts / digest
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         """A new empty staging folder, removed at the end. Raises: StoreFull."""
-        with full_disk_told():
+        with raising_store_full():
             lock = self._lock_new()
         lock_path = Path(lock.name)
         staging = Staging(lock_path.with_suffix(""))
         with lock:
             try:
-                with full_disk_told():
+                with raising_store_full():
                     staging.files.mkdir(parents=True)
                     yield staging
             finally:
@@ -87,20 +88,20 @@ class Store:
                 lock_path.unlink(missing_ok=True)
 
     def _lock_new(self) -> BinaryIO:
-        """A lock of a new name, held. It is there before the folder is made and until it is removed."""
+        """A held lock file with a new name. It exists from before the folder is created until it is removed."""
         while True:
             lock = (self._staging / f"{secrets.token_hex(8)}.lock").open("xb")
             fcntl.flock(lock, fcntl.LOCK_EX)
             if os.fstat(lock.fileno()).st_nlink:
                 return lock
-            lock.close()  # `clean_staging` came between the two calls
+            lock.close()  # `clean_staging` ran between the two calls
 
     def seal(self, staging: Staging, config: Mapping[str, Any]) -> StoredArtifact:
-        """Make the artifact of the staged weights and the canonical configuration; it is not visible yet.
+        """Build the artifact from the staged weights and the canonical configuration; it is not visible yet.
 
         Raises: StoreFull.
         """
-        with full_disk_told():
+        with raising_store_full():
             staging.sealed.mkdir()
             (staging.files / WEIGHTS).rename(staging.sealed / WEIGHTS)
             with (staging.sealed / WEIGHTS).open("rb") as weights:
@@ -112,14 +113,14 @@ class Store:
         return StoredArtifact(hashlib.sha256(manifest).hexdigest(), files[WEIGHTS]["size_bytes"])
 
     def publish(self, staging: Staging, artifact: StoredArtifact) -> Path:
-        """Move the sealed artifact to its place in one step; an equal one that is there stays.
+        """Move the sealed artifact to its final folder in one step; an equal one that exists stays.
 
         Raises: StoreFull.
         """
         place = self.path(artifact.digest)
         for path in staging.sealed.iterdir():
             path.chmod(0o444)
-        with full_disk_told():
+        with raising_store_full():
             sync_folder(staging.sealed)
             if place.exists() and not self._is_whole(artifact.digest, deep=True):
                 self._remove(artifact.digest)
@@ -128,7 +129,7 @@ class Store:
             except OSError:
                 if not place.exists():
                     raise
-                os.utime(place)  # in use again: keeps the garbage collection away, see there
+                os.utime(place)  # in use again: `collect_garbage` skips young artifacts
             else:
                 place.chmod(0o555)
             sync_folder(self._artifacts)
@@ -136,26 +137,26 @@ class Store:
         return place
 
     def require(self, digest: str) -> Path:
-        """The folder of an artifact that looks whole (names and sizes), as far as is known. Raises: StoreDamaged."""
+        """The folder of an artifact with complete names and sizes and no known damage. Raises: StoreDamaged."""
         if digest in self._damaged or not self._is_whole(digest, deep=False):
             raise StoreDamaged(
-                f"the stored copy of artifact {digest[:12]} is missing or damaged; add the adapter again"
+                f"The stored copy of artifact {digest[:12]} is missing or damaged; add the adapter again."
             )
         return self.path(digest)
 
     def check(self, digests: Collection[str], *, deep: bool = False) -> tuple[str, ...]:
-        """Those that are missing or damaged; `deep` reads and hashes every byte, and `require` remembers."""
+        """The missing or damaged ones, which `require` refuses from now on; `deep` reads and hashes every byte."""
         broken = tuple(digest for digest in digests if not self._is_whole(digest, deep=deep))
         self._damaged = (self._damaged - (set(digests) if deep else set())) | set(broken)
         return broken
 
     @property
     def damaged(self) -> frozenset[str]:
-        """What checks have found so far and nobody has added again."""
+        """The damaged artifacts found by checks and not yet added again."""
         return frozenset(self._damaged)
 
     def clean_staging(self) -> int:
-        """Remove what a process that died has left in the staging area; returns how much it was."""
+        """Remove the staging folders of processes that died; returns their number."""
         removed = 0
         for lock_path in self._staging.glob("*.lock"):
             with suppress(BlockingIOError, FileNotFoundError), lock_path.open("rb") as lock:
@@ -166,10 +167,10 @@ class Store:
         return removed
 
     def collect_garbage(self, needed: Collection[str], *, min_age_s: float = _GRACE_S) -> tuple[str, ...]:
-        """Remove artifacts that nothing needs; returns their digests.
+        """Remove artifacts that no version needs; returns their digests.
 
-        One that was published, or published again, less than `min_age_s` ago stays: the version that
-        needs it may be newer than the caller's list.
+        An artifact that was published less than `min_age_s` ago stays: the version that needs it may be newer
+        than the caller's list.
         """
         newest_s = time.time() - min_age_s
         garbage = []
@@ -187,7 +188,7 @@ class Store:
         gone = self._artifacts / f".gone-{digest}"
         if gone.exists():
             _remove_tree(gone)
-        self.path(digest).rename(gone)  # first out of sight, so that nothing half-removed is ever visible
+        self.path(digest).rename(gone)  # renamed first, so that a partly removed artifact is never visible
         _remove_tree(gone)
 
     def _is_whole(self, digest: str, *, deep: bool) -> bool:
@@ -204,7 +205,7 @@ class Store:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256_of(path), "size_bytes": path.stat().st_size}
+    return {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

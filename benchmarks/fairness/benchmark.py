@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import demo
+from adapters.tenant_settings import TenantSettings
 from benchmarks.fairness.tenant_load import (
     BATCH_SLOTS,
     ENGINE_OPTIONS,
@@ -27,9 +28,9 @@ from benchmarks.fairness.tenant_load import (
     under_load,
 )
 from benchmarks.harness.report import exit_code, print_figures, print_json
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.engine.bench_engine import BenchEngine
-from server.fairness import Policy
+from server.fairness.policy import Capacity, Share
 
 BOUNDS = {
     "noisy_neighbour_p99_ttft_ratio": ("<=", 3.0),
@@ -89,7 +90,7 @@ async def _measure(seconds: float, rounds: int) -> dict[str, float]:
 
 async def _noisy_neighbour(engine: BenchEngine, seconds: float) -> dict[str, float]:
     """Tenant A alone, then while tenant B sends 20 times A's load of long generations."""
-    quiet, noisy = Policy(kv_guarantee=0.25), Policy()
+    quiet, noisy = TenantSettings(kv_guarantee=0.25), TenantSettings()
     await probe(engine, quiet, PROBE, seconds=1.0)
     alone = await probe(engine, quiet, PROBE, seconds=seconds / 2)
     async with under_load(engine, [TenantLoad("b", noisy, NOISE, clients=20)]) as counters:
@@ -109,8 +110,8 @@ async def _noisy_neighbour(engine: BenchEngine, seconds: float) -> dict[str, flo
 async def _service_gap(engine: BenchEngine, seconds: float) -> float:
     """Two tenants under constant load, equal weights, opposite shapes: difference of service over the total."""
     loads = [
-        TenantLoad("prompts", Policy(), LONG_PROMPT, clients=3 * BATCH_SLOTS),
-        TenantLoad("answers", Policy(), LONG_ANSWER, clients=3 * BATCH_SLOTS),
+        TenantLoad("prompts", TenantSettings(), LONG_PROMPT, clients=3 * BATCH_SLOTS),
+        TenantLoad("answers", TenantSettings(), LONG_ANSWER, clients=3 * BATCH_SLOTS),
     ]
     service = await measure_service(engine, loads, warm_up_s=seconds / 4, seconds=2 * seconds)
     return abs(service["prompts"] - service["answers"]) / sum(service.values())
@@ -118,8 +119,8 @@ async def _service_gap(engine: BenchEngine, seconds: float) -> float:
 
 async def _weights(engine: BenchEngine, seconds: float) -> dict[str, float]:
     loads = [
-        TenantLoad("three", Policy(weight=3), LONG_ANSWER, clients=3 * BATCH_SLOTS),
-        TenantLoad("one", Policy(weight=1), LONG_PROMPT, clients=3 * BATCH_SLOTS),
+        TenantLoad("three", TenantSettings(weight=3), LONG_ANSWER, clients=3 * BATCH_SLOTS),
+        TenantLoad("one", TenantSettings(weight=1), LONG_PROMPT, clients=3 * BATCH_SLOTS),
     ]
     service = await measure_service(engine, loads, warm_up_s=seconds / 4, seconds=2 * seconds)
     ratio = service["three"] / service["one"]
@@ -130,7 +131,10 @@ async def _throughput_ratio(
     fair: BenchEngine, stock: BenchEngine, tenants: int, seconds: float, rounds: int
 ) -> float:
     """Service of our engine divided by that of vLLM's: the median over the rounds."""
-    loads = [TenantLoad(f"t{i}", Policy(), MIXED, clients=2 * BATCH_SLOTS // tenants) for i in range(tenants)]
+    loads = [
+        TenantLoad(f"t{i}", TenantSettings(), MIXED, clients=2 * BATCH_SLOTS // tenants)
+        for i in range(tenants)
+    ]
     ratios = []
     for number in range(rounds):
         order = (fair, stock) if number % 2 else (stock, fair)
@@ -141,7 +145,7 @@ async def _throughput_ratio(
 
 async def _token_rate(engine: BenchEngine, seconds: float) -> dict[str, float]:
     """64 clients against a tpm limit: tokens used above it in any minute, and the time of a decision."""
-    policy = Policy(tpm=6000)
+    policy = TenantSettings(tpm=6000)
     admission = Admission(engine.capacity)
     load = TenantLoad("capped", policy, MIXED, clients=64)
     async with under_load(engine, [load], admission) as counters:
@@ -162,7 +166,7 @@ async def _budgets(engine: BenchEngine, requests: int) -> dict[str, float]:
     rng = random.Random(4)
     policies = _random_policies(rng, 8)
     capacity = engine.capacity
-    before = (await engine.report())["tally"]
+    before = (await engine.report())["counters"]
     running = []
     for _ in range(requests):
         tenant = rng.choice(list(policies))
@@ -171,21 +175,21 @@ async def _budgets(engine: BenchEngine, requests: int) -> dict[str, float]:
         if rng.random() < 0.2:
             await asyncio.sleep(rng.uniform(0, 0.1))
     await asyncio.gather(*running)
-    after = (await engine.report())["tally"]
+    after = (await engine.report())["counters"]
     return {"budget_requests": requests, **{name: after[name] - before[name] for name in after}}
 
 
-def _random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
+def _random_policies(rng: random.Random, tenants: int) -> dict[str, TenantSettings]:
     left, policies = 1.0, {}
     for i in range(tenants):
         guarantee = rng.choice([0.0, rng.uniform(0, left / 2)])
         left -= guarantee
         limit = min(1.0, max(guarantee, rng.uniform(0.15, 1.2)))
-        policies[f"r{i}"] = Policy(weight=rng.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
+        policies[f"r{i}"] = TenantSettings(weight=rng.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
     return policies
 
 
-def _fitting(rng: random.Random, policy: Policy, capacity: Capacity) -> RequestShape:
-    most = min(capacity.limit_blocks(policy.share) * capacity.block_size_tokens, 900)
+def _fitting(rng: random.Random, policy: TenantSettings, capacity: Capacity) -> RequestShape:
+    most = min(capacity.limit_blocks(Share.of(policy)) * capacity.block_size_tokens, 900)
     prompt = rng.randint(4, most // 2)
     return RequestShape(prompt, rng.randint(1, min(200, most - prompt)))

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from adapters.tenant_settings import TenantSettings
 from server.admission import Admission, Reservation, TryLater
 from server.engine.bench_engine import BenchEngine
-from server.fairness import Policy
 
 BATCH_SLOTS = 8
 BLOCK_TOKENS = 32
@@ -42,7 +42,7 @@ class RequestShape:
         n = next(_prompts)
         return [(n * 7919 + i * 104729 + n * i) % 3000 + 50 for i in range(self.prompt)]
 
-    async def run(self, engine: BenchEngine, tenant: str, policy: Policy) -> None:
+    async def run(self, engine: BenchEngine, tenant: str, policy: TenantSettings) -> None:
         """Send one request and read it to its end."""
         async for _ in engine.generate(tenant, policy, self.tokens(), self.generate):
             pass
@@ -53,7 +53,7 @@ class TenantLoad:
     """Clients of one tenant, each of which sends its next request when its last has ended."""
 
     tenant: str
-    policy: Policy
+    policy: TenantSettings
     shape: RequestShape
     clients: int
 
@@ -122,7 +122,9 @@ async def measure_service(
         return {name: service - before.get(name, 0) for name, service in counters.service.items()}
 
 
-async def probe(engine: BenchEngine, policy: Policy, shape: RequestShape, seconds: float) -> ProbeLatencies:
+async def probe(
+    engine: BenchEngine, policy: TenantSettings, shape: RequestShape, seconds: float
+) -> ProbeLatencies:
     """Send short requests of tenant "a", one after the other."""
     probes = ProbeLatencies([], [])
     end = time.monotonic() + seconds

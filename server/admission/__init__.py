@@ -1,4 +1,4 @@
-"""May a request enter? Rates, concurrency, budgets and sizes, per tenant."""
+"""Admission control per tenant: request and token rates, concurrency, token budgets and request sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from server.admission.errors import (
     TryLater,
 )
 from server.admission.reservations import Admission, Reservation
-from server.fairness.policy import Capacity, Policy
 
 __all__ = [
     "MAX_RETRY_AFTER_S",
@@ -21,9 +20,7 @@ __all__ = [
     "Admission",
     "AdmissionError",
     "BudgetExhausted",
-    "Capacity",
     "NeverFits",
-    "Policy",
     "RateLimited",
     "Reservation",
     "TooManyConcurrent",

@@ -1,19 +1,19 @@
-"""What one tenant has used and reserved at this moment."""
+"""The tokens and sequences that one tenant has used and reserved."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from adapters.models import BudgetPeriod
-from server.admission.window import SlidingWindow
+from adapters.sliding_window import SlidingWindow
+from adapters.tenant_settings import BudgetPeriod
 
-#: How much the newest request moves the mean duration.
+#: Weight of the newest request in the moving mean of durations, and the mean before the first request.
 _MEAN_STEP = 0.2
 _FIRST_GUESS_S = 2.0
 
 
 class Account:
-    """One tenant's books. Tokens are either *reserved* (may still be used) or *used*, never both."""
+    """One tenant's counts. A token is either *reserved* (may still be used) or *used*, never both."""
 
     __slots__ = (
         "_period",
@@ -37,25 +37,25 @@ class Account:
         self._period_ends_at = 0.0
 
     def enter(self, now: float, *, tokens: int, sequences: int) -> None:
-        """One request comes in."""
+        """Count a request that was admitted."""
         self.requests.add(now, 1)
         self.reserved_tokens += tokens
         self.sequences += sequences
 
     def use(self, now: float, *, used: int, reserved: int) -> None:
-        """`used` tokens were used, `reserved` of which had been reserved."""
+        """Count `used` tokens, of which `reserved` were reserved before."""
         self.tokens.add(now, used)
         self.period_used_tokens += used
         self.reserved_tokens -= reserved
 
     def leave(self, *, reserved: int, sequences: int, duration_s: float) -> None:
-        """One request is over; what it had reserved and not used comes back."""
+        """Count the end of a request and return the tokens that it reserved and did not use."""
         self.reserved_tokens -= reserved
         self.sequences -= sequences
         self.mean_duration_s += _MEAN_STEP * (duration_s - self.mean_duration_s)
 
-    def turn_period(self, period: BudgetPeriod, wall_now: float) -> float:
-        """Start a new budget period when the old one is over; return the seconds to its end."""
+    def roll_period(self, period: BudgetPeriod, wall_now: float) -> float:
+        """Start a new budget period if the old one has ended; return the seconds to its end."""
         if self._period is not None and wall_now >= self._period_ends_at:
             self.period_used_tokens = 0
             self._period = None
@@ -65,14 +65,14 @@ class Account:
         return self._period_ends_at - wall_now
 
     def restore_period(self, period: BudgetPeriod, wall_now: float, used_tokens: int) -> None:
-        """Set what the ledger knows of the present period, after a restart."""
+        """Set the tokens used in the present period, from the usage ledger, after a restart."""
         self._period = period
         self._period_ends_at = period_end(period, wall_now)
         self.period_used_tokens = used_tokens
 
 
 def period_end(period: BudgetPeriod, wall_now: float) -> float:
-    """When the calendar day or month (UTC) that holds `wall_now` ends, in seconds since 1970."""
+    """The end of the calendar day or month (UTC) that contains `wall_now`, in seconds since 1970."""
     today = datetime.fromtimestamp(wall_now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if period is BudgetPeriod.DAY:
         return (today + timedelta(days=1)).timestamp()

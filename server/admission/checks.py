@@ -1,23 +1,24 @@
-"""The single limits: each function refuses, with the arithmetic, or returns. None changes what is counted."""
+"""One function per limit: it returns, or raises a refusal that shows the arithmetic. None changes a count."""
 
 from __future__ import annotations
 
+from adapters.tenant_settings import TenantSettings
 from server.admission.account import Account
 from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, TooManyConcurrent
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 
 _NEXT_STEP = "Send a shorter prompt or a smaller max_tokens."
 
 
-def check_size(policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int) -> None:
-    """Refuse what no empty window and no new period would hold.
+def check_size(settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int) -> None:
+    """Refuse a request that would not fit even into an empty window or a new period.
 
     Raises:
-        NeverFits: above tpm, token_budget or max_concurrency all by itself.
+        NeverFits: it is above tpm, token_budget or max_concurrency by itself.
     """
     tokens = prompt_tokens + n * max_tokens
     factor = f"{n} x " if n > 1 else ""
-    for limit, allowed in (("tpm", policy.tpm), ("token_budget", policy.token_budget)):
+    for limit, allowed in (("tpm", settings.tpm), ("token_budget", settings.token_budget)):
         if allowed is not None and tokens > allowed:
             raise NeverFits(
                 f"The request may use {prompt_tokens} prompt + {factor}{max_tokens} max_tokens = {tokens} "
@@ -26,25 +27,27 @@ def check_size(policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int) -
                 asked=tokens,
                 allowed=allowed,
             )
-    allowed = policy.max_concurrency
+    allowed = settings.max_concurrency
     if allowed is not None and n > allowed:
         message = f"n={n} sequences are above max_concurrency {allowed}. Send a smaller n."
         raise NeverFits(message, limit="max_concurrency", asked=n, allowed=allowed)
 
 
-def check_blocks(policy: Policy, capacity: Capacity, *, prompt_tokens: int, max_tokens: int) -> None:
-    """Refuse a sequence that would not fit into the cache with nothing else of its tenant there.
+def check_blocks(
+    settings: TenantSettings, capacity: Capacity, *, prompt_tokens: int, max_tokens: int
+) -> None:
+    """Refuse a sequence that would not fit into the KV cache even as the only one of its tenant.
 
     Raises:
-        NeverFits: above kv_limit, or above the whole cache.
+        NeverFits: it is above kv_limit, or above the whole cache.
     """
-    # The last generated token is never computed on, so it needs no place in the cache.
+    # The last generated token is never an input, so it needs no place in the cache.
     tokens = prompt_tokens + max(max_tokens - 1, 0)
-    blocks, allowed = capacity.blocks_for(tokens), capacity.limit_blocks(policy.share)
+    blocks, allowed = capacity.blocks_for(tokens), capacity.limit_blocks(Share.of(settings))
     if blocks > allowed:
         raise NeverFits(
             f"One sequence may need {tokens} tokens / {capacity.block_size_tokens} per block = {blocks} KV "
-            f"blocks; kv_limit {policy.kv_limit:g} x {capacity.kv_blocks} blocks allows {allowed}. "
+            f"blocks; kv_limit {settings.kv_limit:g} x {capacity.kv_blocks} blocks allows {allowed}. "
             f"{_NEXT_STEP}",
             limit="kv_limit",
             asked=blocks,
@@ -52,14 +55,14 @@ def check_blocks(policy: Policy, capacity: Capacity, *, prompt_tokens: int, max_
         )
 
 
-def check_concurrency(account: Account, policy: Policy, n: int) -> None:
+def check_concurrency(account: Account, settings: TenantSettings, n: int) -> None:
     """Raises: TooManyConcurrent."""
-    allowed = policy.max_concurrency
+    allowed = settings.max_concurrency
     if allowed is None or account.sequences + n <= allowed:
         return
     raise TooManyConcurrent(
-        f"{account.sequences} sequences are under way and {n} more were asked for; "
-        f"max_concurrency is {allowed}.",
+        f"{account.sequences} sequences are running and the request asks for {n} more; "
+        f"max_concurrency is {allowed}. Wait until one has ended.",
         limit="max_concurrency",
         asked=n,
         used=account.sequences,
@@ -68,50 +71,51 @@ def check_concurrency(account: Account, policy: Policy, n: int) -> None:
     )
 
 
-def check_request_rate(account: Account, policy: Policy, now: float) -> None:
+def check_request_rate(account: Account, settings: TenantSettings, now: float) -> None:
     """Raises: RateLimited."""
     used = account.requests.total(now)
-    if policy.rpm is None or used + 1 <= policy.rpm:
+    if settings.rpm is None or used + 1 <= settings.rpm:
         return
     raise RateLimited(
-        f"{used} requests came in the last minute; rpm is {policy.rpm}.",
+        f"{used} requests came in the last minute; rpm is {settings.rpm}. Wait and send it again.",
         limit="rpm",
         asked=1,
         used=used,
-        allowed=policy.rpm,
-        retry_after_s=account.requests.wait_s(now, used + 1 - policy.rpm),
+        allowed=settings.rpm,
+        retry_after_s=account.requests.wait_s(now, used + 1 - settings.rpm),
     )
 
 
-def check_token_rate(account: Account, policy: Policy, tokens: int, now: float) -> None:
+def check_token_rate(account: Account, settings: TenantSettings, tokens: int, now: float) -> None:
     """Raises: RateLimited."""
     used, reserved = account.tokens.total(now), account.reserved_tokens
-    if policy.tpm is None or used + reserved + tokens <= policy.tpm:
+    if settings.tpm is None or used + reserved + tokens <= settings.tpm:
         return
-    missing = used + reserved + tokens - policy.tpm
+    missing = used + reserved + tokens - settings.tpm
     retry_after_s = account.tokens.wait_s(now, missing)
-    if missing > used:  # what is reserved comes back when a request under way ends
+    if missing > used:  # reserved tokens are returned when a running request ends
         retry_after_s = max(retry_after_s, account.mean_duration_s)
     raise RateLimited(
         f"The request may use {tokens} tokens; {used} were used in the last minute and {reserved} are "
-        f"reserved by requests under way; tpm is {policy.tpm}.",
+        f"reserved by running requests; tpm is {settings.tpm}. Wait and send it again.",
         limit="tpm",
         asked=tokens,
         used=used + reserved,
-        allowed=policy.tpm,
+        allowed=settings.tpm,
         retry_after_s=retry_after_s,
     )
 
 
-def check_budget(account: Account, policy: Policy, tokens: int, period_ends_in_s: float) -> None:
+def check_budget(account: Account, settings: TenantSettings, tokens: int, period_ends_in_s: float) -> None:
     """Raises: BudgetExhausted."""
-    budget, used, reserved = policy.token_budget, account.period_used_tokens, account.reserved_tokens
+    budget, used, reserved = settings.token_budget, account.period_used_tokens, account.reserved_tokens
     if budget is None or used + reserved + tokens <= budget:
         return
     waits_for_refund = used + tokens <= budget
     raise BudgetExhausted(
-        f"The request may use {tokens} tokens; {used} are used and {reserved} reserved of {budget} per "
-        f"{policy.budget_period}, which ends in {int(period_ends_in_s)} s.",
+        f"The request may use {tokens} tokens; {used} are used and {reserved} reserved of the token_budget "
+        f"{budget} per {settings.budget_period}, which ends in {int(period_ends_in_s)} s. Wait, or ask the operator "
+        "for a larger budget.",
         limit="token_budget",
         asked=tokens,
         used=used + reserved,

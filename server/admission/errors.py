@@ -1,9 +1,9 @@
-"""Why a request may not enter. All are `LoragateError`s and know no HTTP.
+"""The reasons for a refusal. All are `LoragateError`s and know no HTTP.
 
 AdmissionError
 ├── TryLater                 the same request can succeed later; carries `retry_after_s`
 │   ├── RateLimited          rpm or tpm is used up for now
-│   ├── TooManyConcurrent    max_concurrency sequences are under way
+│   ├── TooManyConcurrent    max_concurrency sequences are running
 │   └── BudgetExhausted      the token budget of the day or month is used up
 └── NeverFits                larger than a limit of its tenant, or than the engine
 """
@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from server.errors import LoragateError
 
-#: Clients take a Retry-After seriously between these two; the OpenAI SDK stops retrying above.
+#: The bounds of every Retry-After; the OpenAI SDK stops retrying above the upper one.
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 120.0
 
 
 class AdmissionError(LoragateError):
-    """The request may not enter.
+    """The request is refused.
 
     Attributes:
-        limit: the limit's name as the tenant's policy has it (`rpm`, `tpm`, `kv_limit`, …).
-        asked: what the request needs of it.
-        allowed: what the limit is.
+        limit: the name of the limit in `TenantSettings` (`rpm`, `tpm`, `kv_limit`, …).
+        asked: the amount that the request needs.
+        allowed: the value of the limit.
     """
 
     def __init__(self, message: str, *, limit: str, asked: int, allowed: int) -> None:
@@ -38,7 +38,7 @@ class TryLater(AdmissionError):
 
     Attributes:
         retry_after_s: finite, between 1 and 120.
-        used: what was used or reserved of the limit when the request came.
+        used: the amount used or reserved when the request came.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RateLimited(TryLater):
 
 
 class TooManyConcurrent(TryLater):
-    """The tenant has as many sequences under way as it may."""
+    """The tenant already runs as many sequences as it may."""
 
 
 class BudgetExhausted(TryLater):

@@ -1,8 +1,8 @@
-"""May this request enter? Decided at once, in the API process, before anything reaches the engine.
+"""Admits or refuses a request at once, in the API process, before anything reaches the engine.
 
-Tokens are *reserved* at entry (prompt + n x max_tokens) and *settled* at exit to what was used, so that the
-limits hold for any interleaving of requests and streams: at each moment, what is reserved plus what was used
-in the last 60 s is at most `tpm`. Nothing here awaits; one event loop calls it; each call is O(1).
+Tokens are *reserved* at entry (prompt + n x max_tokens) and *settled* at exit to the tokens used, so the limits hold
+for any interleaving of requests and streams: at each moment, the reserved tokens plus those used in the last 60 s
+are at most `tpm`. Nothing here awaits; one event loop calls it; each call is O(1).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from adapters.tenant_settings import TenantSettings
 from server.admission import checks
 from server.admission.account import Account
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 
 
 class Reservation:
-    """What one request holds of its tenant's limits. Whoever reserved must `settle` or `release` it."""
+    """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
 
     __slots__ = (
         "_account",
@@ -38,9 +39,9 @@ class Reservation:
         self._open = True
 
     def consume(self, tokens: int) -> None:
-        """Optional: say as it happens that `tokens` more were used.
+        """Optional: count `tokens` more as used, while the request runs.
 
-        Used tokens leave the rate's window 60 s after they were used; without this they count from the exit.
+        Used tokens leave the rate's window 60 s after they were counted; without this call that is at the exit.
         """
         if self._open and tokens > 0:
             reserved = min(tokens, self._reserved_tokens)
@@ -49,7 +50,7 @@ class Reservation:
             self._used_tokens += tokens
 
     def settle(self, *, prompt_tokens: int, cached_tokens: int, generated_tokens: int) -> None:
-        """Count what the whole request used and give the rest back. A second call does nothing.
+        """Count the tokens of the whole request and return the rest. A second call does nothing.
 
         `cached_tokens` is part of `prompt_tokens` and counts like the rest of it.
         """
@@ -57,7 +58,7 @@ class Reservation:
         self.release()
 
     def release(self) -> None:
-        """Give back all that was not used, when nothing more is known of the request. Idempotent."""
+        """Return the tokens that were not used, when the request's usage is unknown. Idempotent."""
         if not self._open:
             return
         self._open = False
@@ -73,7 +74,7 @@ class Admission:
     """Reserves against the limits of each tenant.
 
     Args:
-        capacity: what the engine has; assign a new one when the engine comes back different.
+        capacity: blocks and slots of the engine; assign a new one when another engine starts.
         clock: monotonic seconds.
         wall_clock: seconds since 1970, for budget periods.
     """
@@ -90,16 +91,16 @@ class Admission:
         self._accounts: dict[str, Account] = {}
 
     def reserve(
-        self, tenant: str, policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int = 1
+        self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> Reservation:
-        """Take what the request may use at most, or say why not; a refusal changes nothing.
+        """Reserve the most that the request may use, or refuse it; a refusal changes no count.
 
         Args:
             tenant: the tenant's name; "" is the operator.
-            policy: the tenant's limits as they are now; a change holds from this call on.
+            settings: the tenant's limits as they are now; a change holds from this call on.
             prompt_tokens: length of the prompt.
-            max_tokens: the most tokens one sequence may generate.
-            n: how many sequences are generated; the prompt counts once.
+            max_tokens: the maximum of tokens that one sequence may generate.
+            n: number of generated sequences; the prompt counts once.
 
         Raises:
             NeverFits: larger than a limit that waiting does not lift.
@@ -108,46 +109,48 @@ class Admission:
             BudgetExhausted: token_budget.
         """
         tokens = prompt_tokens + n * max_tokens
-        self.check_fits(policy, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
+        self.check_fits(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
         account = self._accounts.setdefault(tenant, Account())
         now = self._clock()
-        checks.check_concurrency(account, policy, n)
-        checks.check_request_rate(account, policy, now)
-        checks.check_token_rate(account, policy, tokens, now)
+        checks.check_concurrency(account, settings, n)
+        checks.check_request_rate(account, settings, now)
+        checks.check_token_rate(account, settings, tokens, now)
         checks.check_budget(
-            account, policy, tokens, account.turn_period(policy.budget_period, self._wall_clock())
+            account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
         )
         account.enter(now, tokens=tokens, sequences=n)
         return Reservation(account, self._clock, tokens=tokens, sequences=n)
 
-    def check_fits(self, policy: Policy, *, prompt_tokens: int, max_tokens: int, n: int = 1) -> None:
-        """Refuse what could never be served under this policy on this engine.
+    def check_fits(
+        self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
+    ) -> None:
+        """Refuse a request that could never be served under these settings on this engine.
 
         Raises:
             NeverFits: the message shows the arithmetic.
         """
-        checks.check_size(policy, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
-        checks.check_blocks(policy, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        checks.check_size(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
+        checks.check_blocks(settings, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
 
-    def fitting_max_tokens(self, policy: Policy, *, prompt_tokens: int, n: int = 1) -> int:
+    def fitting_max_tokens(self, settings: TenantSettings, *, prompt_tokens: int, n: int = 1) -> int:
         """The largest max_tokens with which `check_fits` passes; below 1 when the prompt alone is too long.
 
-        For requests that name no max_tokens: their default is what is left of the model's length, which a
-        tenant with a small limit could never be given.
+        It replaces the default of requests without max_tokens, the rest of the model's length, which a tenant
+        with a small limit could never get.
         """
-        blocks = self.capacity.limit_blocks(policy.share)
+        blocks = self.capacity.limit_blocks(Share.of(settings))
         rooms = [blocks * self.capacity.block_size_tokens - prompt_tokens + 1]
-        rooms += [(a - prompt_tokens) // n for a in (policy.tpm, policy.token_budget) if a is not None]
+        rooms += [(a - prompt_tokens) // n for a in (settings.tpm, settings.token_budget) if a is not None]
         return min(rooms)
 
-    def headers(self, tenant: str, policy: Policy) -> dict[str, str]:
-        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that the policy sets."""
+    def headers(self, tenant: str, settings: TenantSettings) -> dict[str, str]:
+        """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that are set."""
         account = self._accounts.get(tenant) or Account()
         now = self._clock()
         headers: dict[str, str] = {}
         for unit, limit, window, reserved in (
-            ("requests", policy.rpm, account.requests, 0),
-            ("tokens", policy.tpm, account.tokens, account.reserved_tokens),
+            ("requests", settings.rpm, account.requests, 0),
+            ("tokens", settings.tpm, account.tokens, account.reserved_tokens),
         ):
             if limit is not None:
                 headers[f"x-ratelimit-limit-{unit}"] = str(limit)
@@ -155,19 +158,19 @@ class Admission:
                 headers[f"x-ratelimit-reset-{unit}"] = _duration_text(window.reset_s(now))
         return headers
 
-    def restore_budget(self, tenant: str, policy: Policy, *, used_tokens: int) -> None:
-        """Take over what the ledger counted in this period: after a restart, before the first request."""
+    def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
+        """Set the tokens that the usage ledger counted in this period: after a restart, before the first request."""
         account = self._accounts.setdefault(tenant, Account())
-        account.restore_period(policy.budget_period, self._wall_clock(), used_tokens)
+        account.restore_period(settings.budget_period, self._wall_clock(), used_tokens)
 
     def reserved_tokens(self, tenant: str) -> int:
-        """What the tenant's requests under way may still use."""
+        """The tokens that the tenant's running requests may still use."""
         account = self._accounts.get(tenant)
         return account.reserved_tokens if account else 0
 
 
 def _duration_text(seconds: float) -> str:
-    """As OpenAI writes it: `0s`, `12s`, `1m1s`."""
+    """A duration in OpenAI's format: `0s`, `12s`, `1m1s`."""
     whole = -int(-seconds // 1)
     minutes, rest = divmod(whole, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

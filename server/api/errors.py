@@ -24,7 +24,7 @@ from sampling.errors import SamplingError
 from server import admission
 from server import errors as server
 from server.admission import MAX_RETRY_AFTER_S, MIN_RETRY_AFTER_S
-from server.fairness.policy import InvalidPolicy
+from server.fairness.policy import GuaranteesTooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ RULES: dict[type[Exception], Rule] = {
     admission.TooManyConcurrent: Rule(429, "rate_limit_error", "concurrency_limit_exceeded"),
     admission.BudgetExhausted: Rule(429, "insufficient_quota", "insufficient_quota"),
     admission.NeverFits: Rule(400, "invalid_request_error", "request_too_large"),
-    InvalidPolicy: Rule(400, "invalid_request_error", "invalid_policy"),
+    GuaranteesTooLarge: Rule(400, "invalid_request_error", "invalid_policy"),
     SamplingError: Rule(400, "invalid_request_error", "invalid_value"),
     adapters.AdapterError: Rule(400, "invalid_request_error", "adapter_error"),
     adapters.NotFound: Rule(404, "invalid_request_error", "not_found"),

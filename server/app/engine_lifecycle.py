@@ -11,17 +11,17 @@ from adapters.lifecycle import Lifecycle
 from adapters.registry import Registry
 from adapters.residency import Residency
 from adapters.store.store import Store
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.app import demo_seed
 from server.config.logs import error_log
 from server.config.settings import Settings
-from server.engine.adapter_loader import CurrentEngine
+from server.engine.adapter_loader import running_engine
 from server.engine.base_model import BaseModel
 from server.engine.handlers import VllmHandlers
 from server.engine.runtime import Engine, start
 from server.engine.supervisor import State, Supervisor
 from server.errors import EngineUnavailable
-from server.observability.instrumented import InstrumentedLifecycle, InstrumentedLoader
+from server.fairness.policy import Capacity
 from server.observability.recorder import MetricsRecorder
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.planner.out_of_memory import OutOfMemoryReport
@@ -69,12 +69,13 @@ class EngineLifecycle:
         )
         self.scheduler_stats = SchedulerStats(self._scheduler_report)
         self.residency = Residency(
-            InstrumentedLoader(CurrentEngine(self.supervisor), metrics.load_s),
+            lambda: running_engine(self.supervisor),
             capacity=settings.adapters_held,
             wait_s=settings.adapter_wait_s,
+            observe_load=metrics.load_s.observe,
         )
-        self.adapters: Lifecycle = InstrumentedLifecycle(
-            registry, store, self.residency, base.rules, swap_s=metrics.swap_s
+        self.adapters = Lifecycle(
+            registry, store, self.residency, base.rules, observe_swap=metrics.swap_s.observe
         )
 
     def handlers(self) -> VllmHandlers:

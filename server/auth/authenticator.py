@@ -57,8 +57,12 @@ class Authenticator:
         if key.tenant is None:
             return Caller(key, None)
         tenant: Tenant = await self._registry.tenants.get(key.tenant)
+        settings = tenant.settings
         return Caller(
-            key, tenant, defaults=Layer("tenant", tenant.sampling_defaults), limits=Limits(**tenant.limits)
+            key,
+            tenant,
+            defaults=Layer("tenant", settings.sampling_defaults),
+            limits=Limits(**settings.limits),
         )
 
 

@@ -109,7 +109,7 @@ def _registered(settings: Settings) -> Mapping[str, float]:
     from server.cli.storage import with_registry
 
     tenants = with_registry(settings, lambda registry: registry.tenants.list())
-    return {tenant.name: tenant.kv_guarantee for tenant in tenants if tenant.kv_guarantee > 0}
+    return {t.name: t.settings.kv_guarantee for t in tenants if t.settings.kv_guarantee > 0}
 
 
 def _object(model: str, request: PlanRequest, made: Plan, changes: tuple[Change, ...]) -> dict[str, Any]:

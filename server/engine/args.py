@@ -24,6 +24,7 @@ from server.config.settings import Settings
 from server.engine.base_model import read_json
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
+from server.fairness.policy import STAMP_KEY
 from server.planner.cpu_kv_cache import (
     MAX_DEFAULT_CPU_KV_CACHE_BYTES,
     default_cpu_kv_bytes,
@@ -31,7 +32,6 @@ from server.planner.cpu_kv_cache import (
 )
 from server.planner.errors import ModelUnplanned
 from server.planner.shape import ModelShape
-from server.request.gate import EXTRA_ARGS_KEY
 
 SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 """A dotted name, because vLLM resolves it in the EngineCore process."""
@@ -64,7 +64,7 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         "enable_lora": True,
         "scheduler_cls": SCHEDULER,
         "additional_config": {
-            EXTRA_ARGS_KEY: {
+            STAMP_KEY: {
                 "lora_slot_wait_s": settings.lora_slot_wait_s,
                 POLICY_KEY: settings.repetition_policy,
             }

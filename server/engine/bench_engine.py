@@ -14,9 +14,10 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from adapters.tenant_settings import TenantSettings
 from server.engine.args import SCHEDULER
 from server.engine.scheduling import scheduler_report
-from server.fairness.policy import Capacity, Policy, stamp
+from server.fairness.policy import STAMP_KEY, Capacity, stamp
 
 
 class BenchEngine:
@@ -47,7 +48,7 @@ class BenchEngine:
         )
 
     async def generate(
-        self, tenant: str, policy: Policy, prompt: Sequence[int], tokens: int
+        self, tenant: str, settings: TenantSettings, prompt: Sequence[int], tokens: int
     ) -> AsyncGenerator[int]:
         """Generate exactly `tokens` greedy tokens; yields the number of new tokens of each output."""
         params = SamplingParams(
@@ -56,7 +57,7 @@ class BenchEngine:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={"loragate": stamp(tenant, policy)},
+            extra_args={STAMP_KEY: stamp(tenant, settings)},
         )
         request: Any = {"prompt_token_ids": list(prompt), "cache_salt": tenant}
         async for output in self._client.generate(request, params, f"{tenant}-{next(self._ids)}"):

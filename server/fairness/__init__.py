@@ -1,27 +1,4 @@
-"""Who goes next, and within which budget of the engine. Pure Python: no vLLM, no asyncio."""
+"""Fair sharing of the engine: which request runs next, within which KV budget. Pure Python, without vLLM or asyncio.
 
-from __future__ import annotations
-
-from server.fairness.policy import (
-    OPERATOR_POLICY,
-    Capacity,
-    GuaranteesTooLarge,
-    InvalidPolicy,
-    Policy,
-    Share,
-    check_guarantees,
-    read_stamp,
-    stamp,
-)
-
-__all__ = [
-    "OPERATOR_POLICY",
-    "Capacity",
-    "GuaranteesTooLarge",
-    "InvalidPolicy",
-    "Policy",
-    "Share",
-    "check_guarantees",
-    "read_stamp",
-    "stamp",
-]
+`policy` has shares and capacity, `arbiter` the decisions of a scheduler step; the other files are its parts.
+"""

@@ -1,7 +1,7 @@
-"""Who goes next, and who must give way: one object that the engine asks before and during each step.
+"""Which request starts next and which requests are preempted: the object that the scheduler asks in each step.
 
-A step of the engine is: `begin_step`; what runs takes its blocks; while there is room, `next`, `hold` and
-`take` for each request that starts; `end_step`. Between two steps the engine has computed what it was given.
+A scheduler step is: `begin_step`; the running requests take their blocks; while there is room, `next`, `start` and
+`dequeue` for each request that starts; `end_step`. Between two steps the engine computes the scheduled tokens.
 """
 
 from __future__ import annotations
@@ -11,127 +11,129 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from server.fairness.block_accounting import Holdings, Lease
-from server.fairness.interfaces import Engine, Standing, Tally
-from server.fairness.lora_slots import AdapterSlots
+from server.fairness.block_accounting import Allocation, BlockAccounting
+from server.fairness.interfaces import BudgetStanding, EngineInterface, SchedulerCounters
+from server.fairness.lora_slots import LoraSlots
 from server.fairness.policy import Capacity
-from server.fairness.preemption import plan_reclaim
-from server.fairness.prefill_cap import water_level
-from server.fairness.token_charges import Bills
-from server.fairness.waiting_queue import Entry, Line
+from server.fairness.preemption import plan_preemption
+from server.fairness.prefill_cap import max_min_cap
+from server.fairness.token_charges import TokenCharges
+from server.fairness.waiting_queue import Entry, WaitingQueue
 
 
 class Arbiter:
     """Weighted fair queueing under guarantees and limits.
 
     Args:
-        capacity: what there is.
-        engine: see `Engine`.
-        adapter_slots: the LoRA slots; None when the engine has none to share.
+        capacity: blocks and sequence slots of the engine.
+        engine: the scheduler that asks.
+        lora_slots: the LoRA slots; None when the engine serves no adapters.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
         capacity: Capacity,
-        engine: Engine,
-        adapter_slots: AdapterSlots | None = None,
+        engine: EngineInterface,
+        lora_slots: LoraSlots | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.holdings = Holdings(capacity, clock)
-        self.line = Line()
-        self.tally = Tally()
+        self.accounting = BlockAccounting(capacity, clock)
+        self.queue = WaitingQueue()
+        self.counters = SchedulerCounters()
         self._engine = engine
-        self.bills = Bills(engine.generated_tokens)
-        self._adapter_slots = adapter_slots
+        self.charges = TokenCharges(engine.generated_tokens)
+        self._lora_slots = lora_slots
         self._clock = clock
         self._next: Entry | None = None
-        self._held_back: set[str] = set()  # requests preempted in this step: not again before the next
-        self._yielding: set[str] = set()  # tenants that gave way in this step: they start nothing in it
-        self._limited: set[str] = set()  # tenants whose limit kept them from competing
-        self._exact_blocks: dict[str, int] = {}  # `new_blocks` asked in this step
-        self._promised: dict[str, Entry] = {}  # guaranteed requests that have room in this step
-        self._guaranteed_id = ""  # the request that `next` named last, if it was guaranteed
-        self._has_lent = False  # whether a request that was not guaranteed started in this step
+        # What was preempted in this step: a request starts again in the next step at the earliest, and a tenant
+        # that lost one to a limit or a guarantee starts nothing in this step.
+        self._preempted_requests: set[str] = set()
+        self._preempted_tenants: set[str] = set()
+        self._limited: set[str] = set()  # tenants whose own limit keeps their requests waiting
+        self._exact_blocks: dict[str, int] = {}  # results of `new_blocks` in this step
+        self._fitting_guaranteed: dict[str, Entry] = {}  # guaranteed requests that have room in this step
+        self._guaranteed_id = ""  # the request that `next` returned last, if it was guaranteed
+        self._started_borrowing = False  # whether a request that was not guaranteed started in this step
 
-    # Arrivals and departures
+    # Waiting and running
 
-    def arrive(self, entry: Entry) -> None:
-        """A new request waits; its share is the tenant's from now on."""
-        self.holdings.set_share(entry.tenant, entry.share)
-        if not self.line.has_tenant(entry.tenant):
+    def enqueue(self, entry: Entry) -> None:
+        """Add a new request; its share is the tenant's share from now on."""
+        self.accounting.set_share(entry.tenant, entry.share)
+        if not self.queue.has_tenant(entry.tenant):
             self._lift(entry.tenant)
-        self.put_back(entry)
+        self.requeue(entry)
 
-    def put_back(self, entry: Entry) -> None:
-        """A request that was taken or preempted waits again, at its old place."""
-        self.line.put(entry)
+    def requeue(self, entry: Entry) -> None:
+        """Put a dequeued or preempted request back at its old place."""
+        self.queue.put(entry)
         self._next = None
 
-    def take(self, entry: Entry) -> None:
-        """The request waits no more: it starts, is looked at again later, or is gone."""
-        self.line.remove(entry)
-        if not self.line.has_tenant(entry.tenant):
-            self.bills.counters.left(entry.tenant)
+    def dequeue(self, entry: Entry) -> None:
+        """Take a request out of the queue: it starts, is skipped for now, or has ended."""
+        self.queue.remove(entry)
+        if not self.queue.has_tenant(entry.tenant):
+            self.charges.virtual_counters.note_empty(entry.tenant)
         self._next = None
 
-    def hold(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
-        """The request starts, with its first blocks of the `committed_blocks` that its tokens need."""
-        lease = Lease(entry.request_id, entry.tenant, entry.share, entry.arrival, entry.adapter)
-        lease.committed_blocks = committed_blocks
-        self.holdings.open(lease)
-        self.holdings.extend(lease, block_ids)
-        if self._adapter_slots is not None:
-            self._adapter_slots.start(entry.adapter, self._clock())
-        self.bills.open(entry)
-        self._has_lent |= entry.request_id != self._guaranteed_id
+    def start(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
+        """Account for a request that starts with these blocks, out of the `committed_blocks` that its tokens need."""
+        allocation = Allocation(entry.request_id, entry.tenant, entry.share, entry.arrival, entry.adapter)
+        allocation.committed_blocks = committed_blocks
+        self.accounting.open(allocation)
+        self.accounting.extend(allocation, block_ids)
+        if self._lora_slots is not None:
+            self._lora_slots.start(entry.adapter, self._clock())
+        self.charges.open(entry)
+        self._started_borrowing |= entry.request_id != self._guaranteed_id
         self._next = None
 
-    def release(self, request_id: str) -> None:
-        """The request runs no more. Harmless for one that did not run."""
-        lease = self.holdings.close(request_id)
-        if lease is None:
+    def stop(self, request_id: str) -> None:
+        """Free everything that a request holds; nothing happens for one that does not run."""
+        allocation = self.accounting.close(request_id)
+        if allocation is None:
             return
-        self.bills.close(request_id)
-        if self._adapter_slots is not None:
-            self._adapter_slots.stop(lease.adapter)
-        self._exact_blocks.clear()  # blocks that were shared with it may be nobody's now
+        self.charges.close(request_id)
+        if self._lora_slots is not None:
+            self._lora_slots.stop(allocation.adapter)
+        self._exact_blocks.clear()  # blocks that it shared may now be free
         self._next = None
 
-    # Choice
+    # The next request
 
     def next(self) -> Entry | None:
-        """The request that should start now, or None when none may. It stays in line until `take`."""
+        """The request that should start now, or None when none may. It stays in the queue until `dequeue`."""
         if self._next is None and self.has_room:
             self._choose()
         return self._next
 
     @property
     def has_room(self) -> bool:
-        """Whether something waits and the engine has a slot for it."""
-        return len(self.line) > 0 and self._engine.free_slots() > 0
+        """Whether a request waits and the engine has a free sequence slot."""
+        return len(self.queue) > 0 and self._engine.free_slots() > 0
 
     def _choose(self) -> None:
         best: tuple[int, float, int] | None = None
-        tenants = self.line.tenants()
-        service_of = self.bills.counters.of if len(tenants) > 1 else _nobody_to_compare_with
+        tenants = self.queue.tenants()
+        service_of = self.charges.virtual_counters.of if len(tenants) > 1 else _no_service
         for tenant in tenants:
             entry = self._head(tenant)
-            if entry is None or (standing := self.standing(entry)) is Standing.OVER_LIMIT:
+            if entry is None or (standing := self.standing(entry)) is BudgetStanding.OVER_LIMIT:
                 continue
             key = (int(standing), service_of(tenant), entry.arrival)
             if best is None or key < best:
                 best, self._next = key, entry
-        is_guaranteed = best is not None and best[0] == Standing.GUARANTEED
+        is_guaranteed = best is not None and best[0] == BudgetStanding.GUARANTEED
         self._guaranteed_id = self._next.request_id if self._next and is_guaranteed else ""
 
-    def standing(self, entry: Entry) -> Standing:
-        """The request against its tenant's guarantee and limit."""
+    def standing(self, entry: Entry) -> BudgetStanding:
+        """How the request stands against its tenant's guarantee and limit."""
         standing = self._measure(entry)
-        if standing is Standing.OVER_LIMIT:
+        if standing is BudgetStanding.OVER_LIMIT:
             self._limited.add(entry.tenant)
         elif entry.tenant in self._limited:
-            # NOTE: what a tenant misses because of its own limit earns it no credit against the others.
+            # NOTE: waiting for its own limit earns a tenant no credit against the other tenants.
             self._limited.discard(entry.tenant)
             self._lift(entry.tenant)
         return standing
@@ -139,14 +141,14 @@ class Arbiter:
     def prefill_cap(
         self, tokens: int, prefilling: dict[str, list[int]], prompt_tokens: Callable[[Any], int]
     ) -> int:
-        """The most prompt tokens that one request may compute in this step; 0 for no cap.
+        """The maximum of prompt tokens that one request may compute in this step; 0 for no cap.
 
         Args:
-            tokens: what is left of the step's tokens when every decoding request has its own.
+            tokens: the step's token budget less one token for each decoding request.
             prefilling: tenant -> tokens that each of its running prompts still has to compute.
-            prompt_tokens: tokens that a waiting item would compute.
+            prompt_tokens: returns the tokens that a waiting item would compute.
         """
-        newcomers = [tenant for tenant in self.line.tenants() if tenant not in prefilling]
+        newcomers = [tenant for tenant in self.queue.tenants() if tenant not in prefilling]
         slots = self._engine.free_slots() if newcomers else 0
         if slots <= 0:
             newcomers = []
@@ -154,136 +156,144 @@ class Arbiter:
             return 0
         heads = [entry for tenant in newcomers if (entry := self._head(tenant)) is not None]
         demands = [
-            prompt_tokens(entry.item) for entry in heads if self.standing(entry) is not Standing.OVER_LIMIT
+            prompt_tokens(entry.item)
+            for entry in heads
+            if self.standing(entry) is not BudgetStanding.OVER_LIMIT
         ][:slots]
         if len(prefilling) + len(demands) < 2:
             return 0
-        return water_level(demands + [demand for own in prefilling.values() for demand in own], tokens)
+        return max_min_cap(demands + [demand for own in prefilling.values() for demand in own], tokens)
 
     # The step
 
     def begin_step(self) -> None:
-        """Preempt whoever must give way before the engine schedules its next step."""
-        self._held_back.clear()
-        self._yielding.clear()
-        self._has_lent = False
-        self._promised.clear()
+        """Preempt requests, before vLLM schedules the step, to enforce limits, guarantees and LoRA turns."""
+        self._preempted_requests.clear()
+        self._preempted_tenants.clear()
+        self._started_borrowing = False
+        self._fitting_guaranteed.clear()
         self._exact_blocks.clear()
         self._next = None
-        self._keep_limits()
-        if len(self.line):
-            self._turn_adapters()
-            self._reclaim()
+        self._enforce_limits()
+        if len(self.queue):
+            self._rotate_adapters()
+            self._serve_guarantees()
 
     def end_step(self, tokens_left: int) -> None:
-        """Check what this step had to keep: no tenant above its limit, no guaranteed request passed over.
+        """Check the step: no tenant is above its limit, and no guaranteed request was passed over.
 
         Args:
-            tokens_left: of the step's tokens. With none left a guaranteed request may wait for its turn,
-                unless others started in its place.
+            tokens_left: unused tokens of the step's budget. With none left a guaranteed request may wait,
+                unless requests without a guarantee started instead.
         """
-        self.bills.step()
-        self.tally.steps += 1
-        self.tally.limit_violations += self.holdings.violations()
-        broken = [entry for entry in self._promised.values() if self._was_passed_over(entry)]
-        if broken and (tokens_left > 0 or self._has_lent):
-            self.tally.starved_steps += 1
+        self.charges.note_step()
+        self.counters.steps += 1
+        self.counters.limit_violations += self.accounting.violations()
+        starved = [entry for entry in self._fitting_guaranteed.values() if self._was_passed_over(entry)]
+        if starved and (tokens_left > 0 or self._started_borrowing):
+            self.counters.starved_steps += 1
 
     def _was_passed_over(self, entry: Entry) -> bool:
-        """Whether it still waits, first of its tenant and within its guarantee."""
+        """Whether the request still waits although it is its tenant's first and within the guarantee."""
         return (
-            self.line.has(entry)
+            self.queue.has(entry)
             and self._head(entry.tenant) is entry
-            and self._measure(entry) is Standing.GUARANTEED
+            and self._measure(entry) is BudgetStanding.GUARANTEED
         )
 
     def _guaranteed(self) -> Iterable[list[Entry]]:
-        """Waiting requests of tenants below their guarantee, by tenant, the least served first."""
-        tenants = [tenant for tenant in self.line.tenants() if self.holdings.fits_guarantee(tenant, 0)]
-        for tenant in sorted(tenants, key=self.bills.counters.of) if len(tenants) > 1 else tenants:
-            slots = self.holdings.capacity.guaranteed_slots(self.holdings.of(tenant).share)
+        """Waiting requests of tenants below their guarantee, by tenant, the least served tenant first."""
+        tenants = [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 0)]
+        for tenant in sorted(tenants, key=self.charges.virtual_counters.of) if len(tenants) > 1 else tenants:
+            slots = self.accounting.capacity.guaranteed_slots(self.accounting.of(tenant).share)
             yield list(islice(self._startable(tenant), slots))
 
-    def _keep_limits(self) -> None:
-        for tenant, holding in self.holdings.limited():
-            while self.holdings.beyond_limit(holding, self._engine.growth):
-                self.tally.preempted_for_limit += 1
-                self._yielding.add(tenant)
-                self._preempt(holding.newest_first()[0])
+    def _enforce_limits(self) -> None:
+        for tenant, allocated in self.accounting.limited():
+            while self.accounting.exceeds_limit(allocated, self._engine.growth):
+                self.counters.preempted_for_limit += 1
+                self._preempted_tenants.add(tenant)
+                self._preempt(allocated.newest_first()[0])
 
-    def _reclaim(self) -> None:
-        """Make room for guaranteed requests; again after each round, because it may free LoRA slots too."""
+    def _serve_guarantees(self) -> None:
+        """Preempt until guaranteed requests fit; repeat, because each round may free LoRA slots too."""
         while True:
-            victims, starting = plan_reclaim(self._guaranteed(), self.holdings, self._engine)
-            self._promised = {entry.request_id: entry for entry in starting}
+            victims, starting = plan_preemption(self._guaranteed(), self.accounting, self._engine)
+            self._fitting_guaranteed = {entry.request_id: entry for entry in starting}
             if not victims:
                 return
-            for lease in victims:
-                self.tally.preempted_for_guarantee += 1
-                self._yielding.add(lease.tenant)
-                self._preempt(lease)
+            for allocation in victims:
+                self.counters.preempted_for_guarantee += 1
+                self._preempted_tenants.add(allocation.tenant)
+                self._preempt(allocation)
 
-    def _turn_adapters(self) -> None:
-        slots = self._adapter_slots
+    def _rotate_adapters(self) -> None:
+        slots = self._lora_slots
         if slots is None:
             return
-        wanted = self._wanted_adapters(slots) if slots.full else set()
-        for adapter in slots.take_turns(wanted, self._clock()):
-            for lease in [lease for lease in self.holdings.leases() if lease.adapter == adapter]:
-                self.tally.preempted_for_adapter += 1
-                self._preempt(lease)
+        wanted = self._waiting_adapters(slots) if slots.full else set()
+        for adapter in slots.rotate(wanted, self._clock()):
+            for allocation in [a for a in self.accounting.allocations() if a.adapter == adapter]:
+                self.counters.preempted_for_adapter += 1
+                self._preempt(allocation)
 
-    def _wanted_adapters(self, slots: AdapterSlots) -> set[int]:
-        """Adapters without a slot that have a request which could start if there were one."""
+    def _waiting_adapters(self, slots: LoraSlots) -> set[int]:
+        """Adapters without a LoRA slot that have a request which could start with one."""
         return {
             entry.adapter
-            for tenant in self.line.tenants()
-            for entry in self.line.heads(tenant)
+            for tenant in self.queue.tenants()
+            for entry in self.queue.heads(tenant)
             if not slots.runs(entry.adapter)
             and self._is_ready(entry)
-            and self.standing(entry) is not Standing.OVER_LIMIT
+            and self.standing(entry) is not BudgetStanding.OVER_LIMIT
         }
 
-    def _measure(self, entry: Entry) -> Standing:
-        """The cheap upper bound where it decides, else the exact number of blocks."""
-        holdings, tenant, share = self.holdings, entry.tenant, entry.share
+    def _measure(self, entry: Entry) -> BudgetStanding:
+        """The standing by the cheap upper bound of its blocks where that decides, else by their exact number."""
+        accounting, tenant, share = self.accounting, entry.tenant, entry.share
         blocks = self._engine.full_blocks(entry.item)
-        if holdings.fits_guarantee(tenant, blocks):
-            return Standing.GUARANTEED
-        has_guarantee_left = holdings.fits_guarantee(tenant, 1)
-        fits_limit = holdings.fits_limit(tenant, share, blocks)
-        if not has_guarantee_left and (fits_limit or not holdings.fits_limit(tenant, share, 1)):
-            return Standing.BORROWING if fits_limit else Standing.OVER_LIMIT
+        if accounting.fits_guarantee(tenant, blocks):
+            return BudgetStanding.GUARANTEED
+        has_guarantee_left = accounting.fits_guarantee(tenant, 1)
+        fits_limit = accounting.fits_limit(tenant, share, blocks)
+        if not has_guarantee_left and (fits_limit or not accounting.fits_limit(tenant, share, 1)):
+            return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
         blocks = self._exact_blocks.get(entry.request_id, -1)
         if blocks < 0:
             blocks = self._exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
-        if has_guarantee_left and holdings.fits_guarantee(tenant, blocks):
-            return Standing.GUARANTEED
-        return Standing.BORROWING if holdings.fits_limit(tenant, share, blocks) else Standing.OVER_LIMIT
+        if has_guarantee_left and accounting.fits_guarantee(tenant, blocks):
+            return BudgetStanding.GUARANTEED
+        return (
+            BudgetStanding.BORROWING
+            if accounting.fits_limit(tenant, share, blocks)
+            else BudgetStanding.OVER_LIMIT
+        )
 
     def _head(self, tenant: str) -> Entry | None:
-        """The tenant's next request."""
+        """The tenant's request that would start next."""
         return next(self._startable(tenant), None)
 
     def _startable(self, tenant: str) -> Iterator[Entry]:
-        """The tenant's requests whose adapter may start and that the engine would take, in order."""
-        if tenant in self._yielding:
+        """The tenant's requests that could start now, in order of arrival."""
+        if tenant in self._preempted_tenants:
             return iter(())
-        return filter(self._is_ready, self.line.in_order(tenant, self._may_start))
+        return filter(self._is_ready, self.queue.in_order(tenant, self._may_start))
 
     def _lift(self, tenant: str) -> None:
-        self.bills.counters.lift(tenant, (t for t in self.line.tenants() if t not in self._limited))
+        self.charges.virtual_counters.lift(
+            tenant, (t for t in self.queue.tenants() if t not in self._limited)
+        )
 
     def _may_start(self, adapter: int) -> bool:
-        return self._adapter_slots is None or self._adapter_slots.can_start(adapter)
+        return self._lora_slots is None or self._lora_slots.can_start(adapter)
 
     def _is_ready(self, entry: Entry) -> bool:
-        return entry.request_id not in self._held_back and self._engine.is_ready(entry.item)
+        return entry.request_id not in self._preempted_requests and self._engine.is_ready(entry.item)
 
-    def _preempt(self, lease: Lease) -> None:
-        self._held_back.add(lease.request_id)
-        self._engine.preempt(lease.request_id)
+    def _preempt(self, allocation: Allocation) -> None:
+        self._preempted_requests.add(allocation.request_id)
+        self._engine.preempt(allocation.request_id)
 
 
-def _nobody_to_compare_with(_: str) -> float:
+def _no_service(_: str) -> float:
     return 0.0

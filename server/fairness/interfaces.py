@@ -1,4 +1,4 @@
-"""The words that the parts of this package share: what they ask of the engine, and what they tell."""
+"""What the arbiter needs of the engine (protocols), how a request stands against its budget, and the counters."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
-from server.fairness.block_accounting import Lease
+from server.fairness.block_accounting import Allocation
 
 
-class Room(Protocol):
-    """What is free in the engine, and what requests would take of it."""
+class EngineCapacity(Protocol):
+    """The free blocks and slots of the engine, and how many a request would take."""
 
     def free_blocks(self) -> int:
-        """Blocks that nobody holds."""
+        """Blocks that no request holds."""
 
     def free_slots(self) -> int:
-        """Sequences that could still start."""
+        """Number of sequences that could still start."""
 
     def new_blocks(self, item: Any) -> int:
-        """Blocks that a waiting request would take and that nobody holds yet."""
+        """Blocks that a waiting request would take and that no running request holds."""
 
-    def growth(self, lease: Lease) -> int:
-        """Blocks that a running request would take in the next step, at most."""
+    def growth(self, allocation: Allocation) -> int:
+        """Upper bound of the blocks that a running request takes in the next step."""
 
 
-class Engine(Room, Protocol):
-    """What the arbiter must know of the engine, and the one thing that it asks of it."""
+class EngineInterface(EngineCapacity, Protocol):
+    """What the arbiter needs of the engine; `preempt` is the only call that changes it."""
 
     def full_blocks(self, item: Any) -> int:
-        """Blocks for all the tokens that a waiting request has: an upper bound of `new_blocks`, and cheap."""
+        """Blocks for all tokens of a waiting request: a cheap upper bound of `new_blocks`."""
 
     def is_ready(self, item: Any) -> bool:
-        """Whether a waiting request could start if there were room."""
+        """Whether a waiting request could start if it had room."""
 
     def generated_tokens(self, item: Any) -> int:
-        """Tokens that a running request has generated; at most 0 within its prompt."""
+        """Tokens that a running request has generated; 0 or less during its prompt."""
 
     def preempt(self, request_id: str) -> None:
-        """Preempt a running request: `Arbiter.release` while its progress is known, then `put_back`."""
+        """Preempt a running request: call `Arbiter.stop` while its progress is known, then `Arbiter.requeue`."""
 
 
-class Standing(IntEnum):
-    """How a waiting request stands against its tenant's budget; the smaller goes first."""
+class BudgetStanding(IntEnum):
+    """How a waiting request stands against its tenant's KV budget; the smallest value starts first."""
 
     GUARANTEED = 0
     BORROWING = 1
@@ -50,8 +50,8 @@ class Standing(IntEnum):
 
 
 @dataclass(slots=True)
-class Tally:
-    """What the self-check and the metrics count; only grows."""
+class SchedulerCounters:
+    """Counts of the self-check and the metrics since the engine's start; they only grow."""
 
     steps: int = 0
     limit_violations: int = 0

@@ -1,56 +1,53 @@
-"""What a tenant is entitled to: its policy, the part that rides to the engine, the sums that must hold."""
+"""What a tenant is entitled to: its share, the stamp that carries it to the engine, and the sum of all guarantees."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from adapters.models import BudgetPeriod, Tenant
+from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from server.errors import LoragateError
 
-#: A tenant that was given no policy; also the operator's own requests.
-DEFAULT_WEIGHT = 1.0
+#: Key of the stamp in `sampling_params.extra_args`, and of our options in vLLM's `additional_config`.
+STAMP_KEY = "loragate"
+
+#: The settings of the operator's own requests.
+OPERATOR_SETTINGS = TenantSettings()
 
 
-class InvalidPolicy(LoragateError):
-    """The tenant's policy cannot be used."""
+class InvalidStamp(LoragateError):
+    """A request's stamp cannot be read."""
 
 
-class GuaranteesTooLarge(InvalidPolicy):
+class GuaranteesTooLarge(LoragateError):
     """The guarantees of all tenants add up to more than the engine has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A tenant's part of the engine; rides with each request to the scheduler.
+    """A tenant's part of the engine; it travels with each request to the scheduler.
 
-    `guarantee` and `limit` are shares (0..1) of the KV blocks and, in the same way, of the sequence slots.
+    `guarantee` and `limit` are shares (0 to 1) of the KV blocks and, in the same way, of the sequence slots.
+    The default is the share of a request without a tenant, the operator's.
     """
 
-    weight: float = DEFAULT_WEIGHT
+    weight: float = 1.0
     guarantee: float = 0.0
     limit: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise InvalidPolicy(f"weight is {self.weight}; it must be above 0.")
-        if not 0 <= self.guarantee <= 1:
-            raise InvalidPolicy(f"kv_guarantee is {self.guarantee}; it must lie between 0 and 1.")
-        if not 0 < self.limit <= 1:
-            raise InvalidPolicy(f"kv_limit is {self.limit}; it must lie above 0 and at most at 1.")
-        if self.guarantee > self.limit:
-            raise InvalidPolicy(
-                f"kv_guarantee {self.guarantee} is above kv_limit {self.limit}; "
-                "raise the limit or lower the guarantee."
-            )
+    @classmethod
+    def of(cls, settings: TenantSettings) -> Self:
+        """The part of a tenant's settings that the scheduler needs."""
+        return cls(settings.weight, settings.kv_guarantee, settings.kv_limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one engine has to share out.
+    """The blocks and slots of one engine that tenants share.
 
-    `kv_blocks` are the blocks requests can use: vLLM's `num_gpu_blocks` less one, its null block.
+    `kv_blocks` are the blocks that requests can use: vLLM's `num_gpu_blocks` less its one null block.
     """
 
     kv_blocks: int
@@ -66,75 +63,27 @@ class Capacity:
         return int(share.guarantee * self.kv_blocks + 1e-9)
 
     def limit_blocks(self, share: Share) -> int:
-        """Rounded down; never 0, so that a tiny share can still run something."""
+        """Rounded down, but at least 1, so that a tiny share can still run something."""
         return max(1, int(share.limit * self.kv_blocks + 1e-9))
 
     def guaranteed_slots(self, share: Share) -> int:
-        """Rounded down, but one slot for any guarantee above zero."""
+        """Rounded down, but at least 1 for any guarantee above zero."""
         slots = int(share.guarantee * self.max_num_seqs + 1e-9)
         return max(1, slots) if share.guarantee > 0 else 0
 
     def limit_slots(self, share: Share) -> int:
-        """Rounded down; never 0."""
+        """Rounded down, but at least 1."""
         return max(1, int(share.limit * self.max_num_seqs + 1e-9))
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """All limits of one tenant. None means unlimited."""
-
-    weight: float = DEFAULT_WEIGHT
-    kv_guarantee: float = 0.0
-    kv_limit: float = 1.0
-    max_concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    token_budget: int | None = None
-    budget_period: BudgetPeriod = BudgetPeriod.MONTH
-
-    def __post_init__(self) -> None:
-        Share(self.weight, self.kv_guarantee, self.kv_limit)
-        for name in ("max_concurrency", "rpm", "tpm", "token_budget"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidPolicy(f"{name} is {value}; it must be at least 1, or unset for no limit.")
-
-    @classmethod
-    def of(cls, tenant: Tenant) -> Self:
-        """The policy in a tenant's record.
-
-        Raises:
-            InvalidPolicy: a value is out of its range.
-        """
-        return cls(
-            weight=tenant.weight,
-            kv_guarantee=tenant.kv_guarantee,
-            kv_limit=tenant.kv_limit,
-            max_concurrency=tenant.max_concurrency,
-            rpm=tenant.rpm,
-            tpm=tenant.tpm,
-            token_budget=tenant.token_budget,
-            budget_period=tenant.budget_period,
-        )
-
-    @property
-    def share(self) -> Share:
-        """The part that the scheduler needs."""
-        return Share(self.weight, self.kv_guarantee, self.kv_limit)
-
-
-#: The policy of the operator's own requests.
-OPERATOR_POLICY = Policy()
-
-
-def stamp(tenant: str, policy: Policy) -> dict[str, Any]:
-    """What a request carries to the engine under the gate's key in `sampling_params.extra_args`."""
+def stamp(tenant: str, settings: TenantSettings) -> dict[str, Any]:
+    """What a request carries to the engine under STAMP_KEY in `sampling_params.extra_args`."""
     return {
         "tenant": tenant,
         "policy": {
-            "weight": policy.weight,
-            "kv_guarantee": policy.kv_guarantee,
-            "kv_limit": policy.kv_limit,
+            "weight": settings.weight,
+            "kv_guarantee": settings.kv_guarantee,
+            "kv_limit": settings.kv_limit,
         },
     }
 
@@ -142,28 +91,27 @@ def stamp(tenant: str, policy: Policy) -> dict[str, Any]:
 def read_stamp(stamped: Mapping[str, Any] | None) -> tuple[str, Share]:
     """The inverse of `stamp`; a request without one is the operator's (tenant "").
 
+    Its values are not checked again: only the gate writes stamps, from `TenantSettings`.
+
     Raises:
-        InvalidPolicy: the stamp is not one of ours.
+        InvalidStamp: it is not one of ours.
     """
     if stamped is None:
-        return "", OPERATOR_POLICY.share
+        return "", Share()
     try:
         policy = stamped["policy"]
         return stamped["tenant"], Share(policy["weight"], policy["kv_guarantee"], policy["kv_limit"])
     except (KeyError, TypeError) as error:
-        raise InvalidPolicy("The request's stamp lacks the tenant or its policy.") from error
+        raise InvalidStamp("The request's stamp lacks the tenant or its policy.") from error
 
 
-def check_guarantees(policies: Mapping[str, Policy]) -> None:
-    """Refuse guarantees that no engine could keep at the same time.
-
-    Args:
-        policies: tenant name → policy, of all tenants.
+def check_guarantees(tenants: Iterable[Tenant]) -> None:
+    """Refuse guarantees of all tenants that no engine could keep at the same time.
 
     Raises:
-        GuaranteesTooLarge: the sum is above 1; the message shows the sum.
+        GuaranteesTooLarge: their sum is above 1; the message shows the sum.
     """
-    shares = {name: policy.kv_guarantee for name, policy in policies.items() if policy.kv_guarantee > 0}
+    shares = {t.name: t.settings.kv_guarantee for t in tenants if t.settings.kv_guarantee > 0}
     total = sum(shares.values())
     if total <= 1 + 1e-9:
         return

@@ -1,11 +1,11 @@
-"""How a step's tokens are split between prompts, so that a long one does not shut out the others."""
+"""Splits a step's tokens among prompts, so that one long prompt does not block the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-def water_level(demands: Iterable[int], tokens: int) -> int:
+def max_min_cap(demands: Iterable[int], tokens: int) -> int:
     """The largest cap with which `sum(min(cap, demand))` stays within `tokens` (max-min fairness).
 
     Returns 0 when no cap is needed, else at least 1.

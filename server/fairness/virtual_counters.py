@@ -1,26 +1,26 @@
-"""Weighted virtual token counters: how much service each tenant has had (VTC, Sheng et al., OSDI'24)."""
+"""Weighted virtual token counters: the service that each tenant has received (VTC, Sheng et al., OSDI'24)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: Prices of the paper, section 3.1: a generated token costs a forward pass of its own.
+#: Prices of the paper, section 3.1: each generated token costs a forward pass of its own.
 PROMPT_PRICE = 1
 GENERATED_PRICE = 2
 
 
-class ServiceCounters:
-    """Service per tenant divided by its weight; the tenant with the smallest counter goes next.
+class VirtualTokenCounters:
+    """Service per tenant divided by its weight; the tenant with the smallest counter is served next.
 
-    While two tenants both wait, their counters differ by at most what one admission and the tokens under way
-    can add (the paper's theorem 4.4); that is the fairness bound.
+    While two tenants both wait, their counters differ by at most what one admission and the running requests'
+    tokens can add (the paper's theorem 4.4). That is the fairness bound.
     """
 
-    __slots__ = ("_last_left", "_service")
+    __slots__ = ("_last_emptied", "_service")
 
     def __init__(self) -> None:
         self._service: dict[str, float] = {}
-        self._last_left: str | None = None
+        self._last_emptied: str | None = None
 
     def of(self, tenant: str) -> float:
         """The tenant's counter; 0 for a new one."""
@@ -29,21 +29,21 @@ class ServiceCounters:
     def charge(
         self, tenant: str, weight: float, *, prompt_tokens: float = 0, generated_tokens: float = 0
     ) -> None:
-        """Add service."""
+        """Add the price of tokens, divided by the tenant's weight."""
         price = PROMPT_PRICE * prompt_tokens + GENERATED_PRICE * generated_tokens
         self._service[tenant] = self.of(tenant) + price / weight
 
     def lift(self, tenant: str, waiting: Iterable[str]) -> None:
-        """Call when `tenant` comes back from idle, with the other tenants that wait.
+        """Raise the counter of a tenant that was idle, so that idle time earns no credit.
 
-        Idle time earns no credit: the counter rises to the least one that waits, or, when nobody does, to
-        that of the tenant whose queue ran empty last.
+        It rises to the smallest counter of the `waiting` tenants or, when none waits, to that of the tenant
+        whose queue became empty last.
         """
         floor = min((self.of(other) for other in waiting if other != tenant), default=None)
         if floor is None:
-            floor = self.of(self._last_left) if self._last_left is not None else 0.0
+            floor = self.of(self._last_emptied) if self._last_emptied is not None else 0.0
         self._service[tenant] = max(self.of(tenant), floor)
 
-    def left(self, tenant: str) -> None:
-        """Call when nothing of `tenant` waits any more."""
-        self._last_left = tenant
+    def note_empty(self, tenant: str) -> None:
+        """The tenant's queue has become empty."""
+        self._last_emptied = tenant

@@ -1,4 +1,7 @@
-"""Those who wait: first come, first served inside a tenant, but nobody waits behind a missing LoRA slot."""
+"""The waiting requests: first come, first served within a tenant.
+
+A request that waits for a LoRA slot does not block those behind it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Entry:
         arrival: position in the order of arrival; a preempted request keeps it.
         adapter: vLLM's integer id of its adapter, 0 for the base model.
         item: the engine's own request; None when it has ended.
-        charged_prompt_tokens: how far into the prompt it was charged: once, however often it is computed.
-        charged_generated_tokens: the same for what was generated.
+        charged_prompt_tokens: prompt tokens charged so far; each is charged once, however often it is computed.
+        charged_generated_tokens: the same for generated tokens.
     """
 
     request_id: str
@@ -34,7 +37,7 @@ class Entry:
     charged_generated_tokens: int = 0
 
 
-class Line:
+class WaitingQueue:
     """Waiting entries by tenant and adapter, each queue in order of arrival."""
 
     __slots__ = ("_ids", "_tenants")
@@ -52,23 +55,23 @@ class Line:
         return iter(sorted(entries, key=lambda entry: entry.arrival))
 
     def tenants(self) -> list[str]:
-        """The tenants of which something waits."""
+        """The tenants with waiting requests."""
         return list(self._tenants)
 
     def has(self, entry: Entry) -> bool:
-        """Whether the entry waits here."""
+        """Whether the request waits."""
         return entry.request_id in self._ids
 
     def has_tenant(self, tenant: str) -> bool:
-        """Whether anything of the tenant waits here."""
+        """Whether a request of the tenant waits."""
         return tenant in self._tenants
 
     def count(self, tenant: str) -> int:
-        """How many requests of the tenant wait."""
+        """Number of the tenant's waiting requests."""
         return sum(len(queue) for queue in self._tenants.get(tenant, {}).values())
 
     def put(self, entry: Entry) -> None:
-        """Add an entry at its place by arrival; most come last or first."""
+        """Add an entry in order of arrival; nearly always that is the last or the first place."""
         queue = self._tenants.setdefault(entry.tenant, {}).setdefault(entry.adapter, deque())
         if not queue or queue[-1].arrival < entry.arrival:
             queue.append(entry)
@@ -80,7 +83,7 @@ class Line:
         self._ids.add(entry.request_id)
 
     def remove(self, entry: Entry) -> None:
-        """Take an entry out, wherever it stands."""
+        """Remove an entry from any place in the queue."""
         queues = self._tenants[entry.tenant]
         queue = queues[entry.adapter]
         if queue[0] is entry:

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.errors import EngineGone
 from adapters.models import Tenant
-from server.fairness.policy import OPERATOR_POLICY, Capacity, Policy
+from server.fairness.policy import Capacity, Share
 
 #: A report of this age or less is not asked for again by a reader that does not need a newer one.
 MAX_AGE_S = 0.4
@@ -72,25 +72,28 @@ class SchedulerStats:
 def tenant_rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -> list[dict[str, Any]]:
     """One row per tenant, in the order given: `running`, `waiting`, and blocks of the KV cache."""
     counts = _counts(report)
-    return [_row(tenant.name, Policy.of(tenant), counts.get(tenant.name, {}), capacity) for tenant in tenants]
+    return [
+        _row(tenant.name, Share.of(tenant.settings), counts.get(tenant.name, {}), capacity)
+        for tenant in tenants
+    ]
 
 
 def operator_row(report: Report | None, capacity: Capacity) -> dict[str, Any]:
     """What operators' own requests and the probes of new adapters use; tenant ""."""
-    return _row("", OPERATOR_POLICY, _counts(report).get("", {}), capacity)
+    return _row("", Share(), _counts(report).get("", {}), capacity)
 
 
 def _counts(report: Report | None) -> Mapping[str, Mapping[str, Any]]:
     return report["tenants"] if report else {}
 
 
-def _row(name: str, policy: Policy, counts: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
+def _row(name: str, share: Share, counts: Mapping[str, Any], capacity: Capacity) -> dict[str, Any]:
     return {
         "tenant": name,
         "running": counts.get("running", 0),
         "waiting": counts.get("waiting", 0),
         "kv_blocks": counts.get("kv_blocks", 0),
-        "guaranteed_blocks": capacity.guaranteed_blocks(policy.share),
-        "limit_blocks": capacity.limit_blocks(policy.share),
-        "weight": policy.weight,
+        "guaranteed_blocks": capacity.guaranteed_blocks(share),
+        "limit_blocks": capacity.limit_blocks(share),
+        "weight": share.weight,
     }

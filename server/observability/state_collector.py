@@ -22,7 +22,7 @@ from adapters.store.store import Store
 from server.auth.throttle import AuthThrottle
 from server.background.canary_rollback import CanaryRollback
 from server.config.versions import vllm_version
-from server.fairness.policy import Capacity, Policy
+from server.fairness.policy import Capacity, Share
 from server.observability.metrics import family
 from server.observability.readiness import Readiness
 from server.observability.request_collector import OTHER
@@ -143,7 +143,7 @@ class StateCollector:
         report = self._report
         if report is None:
             return
-        counts, capacity = report["tally"], Capacity(**report["capacity"])
+        counts, capacity = report["counters"], Capacity(**report["capacity"])
         yield family("kv_capacity_blocks", [((), capacity.kv_blocks)])
         yield family("scheduler_steps", [((), counts["steps"])])
         yield family(
@@ -168,7 +168,7 @@ def _idle(tenants: Mapping[str, Tenant], capacity: Capacity) -> dict[str, dict[s
     """Rows of tenants that the scheduler has not seen: no use, their guarantee and their limit."""
     rows = {}
     for name, tenant in tenants.items():
-        share = Policy.of(tenant).share
+        share = Share.of(tenant.settings)
         rows[name] = dict.fromkeys(_PER_TENANT, 0.0) | {
             "guaranteed_blocks": float(capacity.guaranteed_blocks(share)),
             "limit_blocks": float(capacity.limit_blocks(share)),

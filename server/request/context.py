@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.models import EngineAdapter, Key, Tenant, Version
+from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.layers import NO_DEFAULTS, Resolved
 from sampling.limits import NO_LIMITS, Limits
-from server.fairness.policy import Policy
 from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
 
 
@@ -86,7 +86,7 @@ class RequestContext:
     target: Target
     sampling: Resolved
     """The body with all sampling defaults filled in, and where each value comes from."""
-    policy: Policy
+    policy: TenantSettings
     cache_salt: str
     limits: Limits = NO_LIMITS
     """The operator's limits that are checked against the tokenized prompt."""

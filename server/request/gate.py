@@ -18,12 +18,10 @@ from sampling.limits import check_prompt
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
-from server.fairness.policy import stamp
+from server.fairness.policy import STAMP_KEY, stamp
 from server.request.context import RequestContext
 from server.request.metering import MeteredStream, Progress
 
-#: Key of tenant and policy in `sampling_params.extra_args`; the scheduler reads it.
-EXTRA_ARGS_KEY = "loragate"
 #: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
 #: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
@@ -154,7 +152,7 @@ class Gate:
         """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
         for name, value in context.sampling.unplaced.items():
             setattr(sampling_params, name, value)
-        sampling_params.extra_args = {EXTRA_ARGS_KEY: stamp(context.caller.tenant_name, context.policy)}
+        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.policy)}
         if context.sampling.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
 

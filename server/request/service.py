@@ -21,7 +21,7 @@ from adapters.models import EngineAdapter, Version
 from sampling.endpoints import Endpoint
 from server.admission import Admission
 from server.errors import AdapterUnavailable
-from server.fairness.policy import OPERATOR_POLICY, Policy
+from server.fairness.policy import OPERATOR_SETTINGS
 from server.request.context import Answer, Caller, RequestContext
 from server.request.gate import Gate
 from server.request.routing import Router, sticky_part
@@ -71,7 +71,7 @@ class RequestService:
                 limits=caller.limits,
                 preset_header=headers.get("x-loragate-preset"),
             ),
-            policy=Policy.of(caller.tenant) if caller.tenant else OPERATOR_POLICY,
+            policy=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
             cache_salt=self._salt(caller.tenant_name),
             limits=self.sampling.limits_for(caller.limits),
             debug=headers.get("x-loragate-debug") == "1",

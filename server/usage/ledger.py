@@ -23,11 +23,11 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError
-from adapters.models import BudgetPeriod, Tenant, Usage
+from adapters.models import Tenant, Usage
 from adapters.registry.database import utc_now
+from adapters.tenant_settings import BudgetPeriod
 from server.admission import Admission
 from server.errors import LoragateError
-from server.fairness.policy import Policy
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import RequestContext
 
@@ -162,7 +162,7 @@ class Ledger:
         now = self._now()
         used = {period: await self._store.tokens_since(period_start(period, now)) for period in BudgetPeriod}
         for tenant in tenants:
-            policy = Policy.of(tenant)
+            policy = tenant.settings
             spent = used[policy.budget_period].get(tenant.name, 0)
             admission.restore_budget(tenant.name, policy, used_tokens=spent)
 

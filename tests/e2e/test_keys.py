@@ -154,7 +154,7 @@ def test_what_a_request_reserved_comes_back_however_it_ends(tenant: Tenant) -> N
         next(lines)
         meanwhile = tenant.ask(secret, max_tokens=1900)
         assert meanwhile.status_code == 429 and 1 <= int(meanwhile.headers["retry-after"]) <= 120
-        assert "are reserved by requests under way; tpm is 6000" in meanwhile.text
+        assert "are reserved by running requests; tpm is 6000" in meanwhile.text
     until(lambda: tenant.ask(secret, max_tokens=1900).status_code == 200, 3.0)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(url, json=body, headers=headers, timeout=httpx.Timeout(30, read=0.2))

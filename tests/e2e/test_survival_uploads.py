@@ -139,7 +139,7 @@ def test_a_rank_over_the_limit_names_the_flag(admin: Admin, tmp_path: Path) -> N
     answer = admin.upload("wide", pack(whole_adapter(tmp_path, rank=64)))
     assert answer.status_code == 400
     assert (
-        "rank 64 is above --max-lora-rank 16; restart with --max-lora-rank 64"
+        "Rank 64 is above --max-lora-rank 16; restart with --max-lora-rank 64"
         in answer.json()["error"]["message"]
     )
 

@@ -13,13 +13,14 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 
 from sampling.errors import InvalidRepetitionPolicy
 from server.engine.decoding.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
-from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
+from server.fairness.policy import STAMP_KEY
+from server.request.gate import REPETITION_KEY
 
 FIGURES = {"window_tokens": 16, "ngram_tokens": 2, "release_tokens": 4}
 
 
 def config(**figures: Any) -> Any:
-    options = {EXTRA_ARGS_KEY: {"repetition": FIGURES | figures}}
+    options = {STAMP_KEY: {"repetition": FIGURES | figures}}
     return SimpleNamespace(additional_config=options, model_config=SimpleNamespace(skip_tokenizer_init=True))
 
 

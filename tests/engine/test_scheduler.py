@@ -16,9 +16,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 import demo
+from adapters.tenant_settings import TenantSettings
 from demo.random_adapter import write_random_adapter
 from server.engine.scheduling.scheduler_report import read
-from server.fairness import Policy, stamp
+from server.fairness.policy import stamp
 
 BLOCKS, BLOCK_SIZE, SLOTS = 60, 32, 6
 LORA_SLOT_WAIT_S = 1.0
@@ -66,7 +67,7 @@ async def engine() -> AsyncIterator[AsyncLLM]:
 async def ask(
     engine: AsyncLLM,
     name: str,
-    policy: Policy,
+    policy: TenantSettings,
     seed: int,
     *,
     prompt: int = 64,
@@ -111,7 +112,7 @@ def assert_same(answer: Answer, undisturbed: Answer) -> None:
 
 
 async def tally(engine: AsyncLLM) -> dict[str, int]:
-    counted: dict[str, int] = (await read(engine))["tally"]
+    counted: dict[str, int] = (await read(engine))["counters"]
     return counted
 
 
@@ -122,9 +123,9 @@ async def test_the_engine_reports_its_capacity(engine: AsyncLLM) -> None:
 
 
 async def test_answers_after_reclaim_are_the_undisturbed_ones(engine: AsyncLLM) -> None:
-    owed, free = Policy(kv_guarantee=0.5), Policy()
+    owed, free = TenantSettings(kv_guarantee=0.5), TenantSettings()
     names = [("globex", free, seed) for seed in range(6)] + [("acme", owed, seed) for seed in range(10, 13)]
-    alone = {(n, s): await ask(engine, f"{n}-{s}", Policy(), s, generate=96) for n, _, s in names}
+    alone = {(n, s): await ask(engine, f"{n}-{s}", TenantSettings(), s, generate=96) for n, _, s in names}
     before = await tally(engine)
 
     tasks = {}
@@ -141,9 +142,9 @@ async def test_answers_after_reclaim_are_the_undisturbed_ones(engine: AsyncLLM) 
 
 
 async def test_weights_divide_the_service_of_busy_tenants(engine: AsyncLLM) -> None:
-    heavy, light = Policy(weight=3.0), Policy(weight=1.0)
+    heavy, light = TenantSettings(weight=3.0), TenantSettings(weight=1.0)
 
-    async def client(name: str, policy: Policy, shape: tuple[int, int]) -> None:
+    async def client(name: str, policy: TenantSettings, shape: tuple[int, int]) -> None:
         for i in range(1000):
             await ask(engine, f"{name}-{i}", policy, i, prompt=shape[0], generate=shape[1])
 
@@ -162,7 +163,7 @@ async def test_weights_divide_the_service_of_busy_tenants(engine: AsyncLLM) -> N
 
 
 async def test_a_tenant_stays_below_its_limit_with_the_cache_half_empty(engine: AsyncLLM) -> None:
-    limited = Policy(kv_limit=0.5)
+    limited = TenantSettings(kv_limit=0.5)
     before = await tally(engine)
     tasks = [
         asyncio.create_task(ask(engine, f"small-{i}", limited, i, prompt=80, generate=240)) for i in range(4)
@@ -183,10 +184,10 @@ async def test_a_cold_adapter_is_served_within_the_bound(engine: AsyncLLM, tmp_p
         path = write_random_adapter(tmp_path / f"a{n}", seed=n, rank=8)
         loras.append(LoRARequest(f"a{n}", n, str(path)))
         assert await engine.add_lora(loras[-1])
-    alone = [await ask(engine, "acme-warm", Policy(), 1, generate=300, lora=lora) for lora in loras]
+    alone = [await ask(engine, "acme-warm", TenantSettings(), 1, generate=300, lora=lora) for lora in loras]
 
     answers = await asyncio.gather(
-        *(ask(engine, "acme-turn", Policy(), 1, generate=300, lora=lora) for lora in loras)
+        *(ask(engine, "acme-turn", TenantSettings(), 1, generate=300, lora=lora) for lora in loras)
     )
     for answer, undisturbed in zip(answers, alone, strict=True):
         assert_same(answer, undisturbed)
@@ -197,7 +198,8 @@ async def test_a_cold_adapter_is_served_within_the_bound(engine: AsyncLLM, tmp_p
 
 async def test_aborted_requests_leave_nothing_behind(engine: AsyncLLM) -> None:
     tasks = [
-        asyncio.create_task(ask(engine, f"gone-{i}", Policy(), i, prompt=100, generate=300)) for i in range(9)
+        asyncio.create_task(ask(engine, f"gone-{i}", TenantSettings(), i, prompt=100, generate=300))
+        for i in range(9)
     ]
     await asyncio.sleep(0.5)
     for task in tasks:

@@ -1,4 +1,4 @@
-"""The schema's version: brought up to date by `migrate`, checked by `check_schema`."""
+"""The schema's revision: `migrate` brings it up to date, `check_schema` checks it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOCK_ID = 7204135  # any number: two migrations of one PostgreSQL database wait
 
 
 async def migrate(url: str) -> str:
-    """Bring the database to this program's schema, making it if it is empty; returns the revision.
+    """Bring the database to this release's schema, also an empty one; returns the revision.
 
     Each migration runs in one transaction; two processes that migrate at once wait for each other.
-    Raises: SchemaMismatch: the database is newer than this program.
+    Raises: SchemaMismatch: the database is newer than this release.
     """
     engine = connect(url)
     try:
@@ -38,13 +38,13 @@ async def migrate(url: str) -> str:
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Return when the schema is this program's. Raises: SchemaMismatch: it is older, newer or not there."""
+    """Check that the schema is this release's. Raises: SchemaMismatch: it is older, newer or missing."""
     found = await current_revision(engine)
     if found == head_revision():
         return
     _refuse_unknown(found)
     state = "has no tables yet" if found is None else f"is at revision {found}, older than {head_revision()}"
-    raise SchemaMismatch(f"the database {state}; run `loragate migrate` (back it up first) and start again")
+    raise SchemaMismatch(f"The database {state}; run `loragate migrate` (back it up first) and start again.")
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -54,7 +54,7 @@ async def current_revision(engine: AsyncEngine) -> str | None:
 
 
 def head_revision() -> str:
-    """The revision this program was written for."""
+    """The revision of this release."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
@@ -64,8 +64,8 @@ def _refuse_unknown(found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if found is not None and found not in known:
         raise SchemaMismatch(
-            f"the database is at revision {found}, which is newer than this program ({head_revision()}); "
-            "install the version that made it, or restore the backup from before its `loragate migrate`"
+            f"The database is at revision {found}, which is newer than this release ({head_revision()}); "
+            "install the release that made it, or restore the backup from before its `loragate migrate`."
         )
 
 

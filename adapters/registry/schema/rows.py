@@ -1,4 +1,4 @@
-"""Rows as records, and the lock that serialises the changes of one adapter."""
+"""Conversion of rows to records, and the lock that serialises the changes of one adapter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def adapter_of(row: RowMapping, prefix: str = "") -> Adapter:
 
 
 async def lock_adapter(connection: AsyncConnection, tenant: str, name: str) -> Adapter:
-    """Read an adapter and keep other changes of it, its alias and its versions out until the commit.
+    """Read an adapter and block other changes of it, its alias and its versions until the commit.
 
     Raises: UnknownAdapter.
     """

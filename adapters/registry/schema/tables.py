@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration; a test compares the two on both databases."""
+"""The tables. A change here needs a migration; a test compares both on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC; SQLite forgets the zone, so it is put back when read."""
+    """A datetime with time zone, stored in UTC; SQLite drops the zone, so reading adds it again."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -27,7 +27,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER counts up by itself there
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER increments automatically there
 
 metadata = sa.MetaData(
     naming_convention={
@@ -41,7 +41,7 @@ metadata = sa.MetaData(
 
 
 def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
-    """A column that must have a value."""
+    """A column without NULL."""
     return sa.Column(name, kind, *args, nullable=False, **kwargs)
 
 

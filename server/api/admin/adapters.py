@@ -219,5 +219,5 @@ def _source(service: Service, tenant: str, body: VersionBody, request: Request, 
 def _spending(service: Service, tenant: str, source: str) -> AbstractContextManager[None]:
     """Remove an archive that was uploaded in pieces once it is of no more use."""
     if source.startswith(UPLOADED):
-        return service.uploads.spending(tenant, source.removeprefix(UPLOADED))
+        return service.uploads.consume(tenant, source.removeprefix(UPLOADED))
     return nullcontext()

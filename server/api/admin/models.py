@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
-from adapters.lifecycle.health import Drifted, Fetching
+from adapters.lifecycle.health import DriftRecord, FetchProgress
 from adapters.models import AliasChange, Rating, Role, VersionState
 from adapters.residency import SlotView
+from adapters.tenant_settings import TenantSettings
 from server.fairness.policy import Capacity
 
 Item = TypeVar("Item")
@@ -20,6 +21,13 @@ class Listing(BaseModel, Generic[Item]):
     """A list of records."""
 
     data: Sequence[Item]
+
+
+class TenantInfo(TenantSettings):
+    """A tenant with its settings."""
+
+    name: str
+    created_at: datetime | None
 
 
 class KeyInfo(BaseModel):
@@ -74,8 +82,8 @@ class VersionInfo(BaseModel):
     sampling_defaults: dict[str, Any]
     training: dict[str, Any] | None
     slot: SlotView | None
-    fetching: Fetching | None
-    drifted: Drifted | None
+    fetching: FetchProgress | None
+    drifted: DriftRecord | None
     damaged: bool
     warnings: list[str]
 

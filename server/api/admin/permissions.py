@@ -87,7 +87,7 @@ def named_source(service: Service, caller: Caller, tenant: str, text: str) -> So
     if caller.key.role is Role.OPERATOR:
         return parse_source(text, local_roots=None, own_token=True)
     allowed = (part.strip() for part in service.settings.tenant_sources.split(","))
-    return parse_source(text, beginnings=[part.replace("{tenant}", tenant) for part in allowed if part])
+    return parse_source(text, prefixes=[part.replace("{tenant}", tenant) for part in allowed if part])
 
 
 def seen_tenant(caller: Caller, asked: str | None) -> str | None:

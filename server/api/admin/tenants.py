@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -11,16 +9,17 @@ from pydantic import Field
 
 from adapters.errors import BadValue
 from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.limits import Limits
-from server.api.admin.models import Listing
+from server.api.admin.models import Listing, TenantInfo
 from server.api.admin.permissions import Permissions, Service, Wire, actor
-from server.fairness.policy import Policy, check_guarantees
+from server.fairness.policy import check_guarantees
 from server.request.context import Caller
 
 
 class TenantBody(Wire):
-    """A new tenant; what is left out has its default, and limits their absence."""
+    """A new tenant; settings that are left out have their defaults."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -32,28 +31,29 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     tenants = service.registry.tenants
 
     @routes.get("/tenants")
-    async def list_tenants(caller: Caller = Depends(guard.operator)) -> Listing[Tenant]:
+    async def list_tenants(caller: Caller = Depends(guard.operator)) -> Listing[TenantInfo]:
         """All tenants."""
-        return Listing(data=await tenants.list())
+        return Listing(data=[_info(tenant) for tenant in await tenants.list()])
 
     @routes.post("/tenants", status_code=201)
-    async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> Tenant:
+    async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> TenantInfo:
         """Add a tenant."""
-        tenant = _with(Tenant(body.name), body.settings)
-        return await tenants.add(tenant, by=actor(caller), check=check_shares)
+        tenant = Tenant(body.name, TenantSettings.parse(body.settings))
+        _check_decoding(tenant.settings)
+        return _info(await tenants.add(tenant, by=actor(caller), check=check_guarantees))
 
     @routes.get("/tenants/{name}")
-    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> Tenant:
+    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> TenantInfo:
         """One tenant."""
-        return await tenants.get(name)
+        return _info(await tenants.get(name))
 
     @routes.patch("/tenants/{name}")
     async def set_tenant(
         name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
-    ) -> Tenant:
+    ) -> TenantInfo:
         """Change some settings; null lifts a limit. It takes effect within half a second."""
-        _with(await tenants.get(name), changes)  # raises for what no tenant could be
-        return await tenants.set(name, changes, by=actor(caller), check=check_shares)
+        _check_decoding((await tenants.get(name)).settings.changed(changes))
+        return _info(await tenants.set(name, changes, by=actor(caller), check=check_guarantees))
 
     @routes.delete("/tenants/{name}", status_code=204)
     async def remove_tenant(name: str, caller: Caller = Depends(guard.operator)) -> None:
@@ -63,27 +63,20 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     return routes
 
 
-def _with(tenant: Tenant, settings: dict[str, Any]) -> Tenant:
-    for name in settings:
-        if name in ("name", "created_at") or name not in Tenant.__dataclass_fields__:
-            raise BadValue(f"a tenant has no setting {name!r}")
-    changed = replace(tenant, **settings)
-    _check_decoding(changed)
-    return changed
+def _check_decoding(settings: TenantSettings) -> None:
+    """Refuse decoding defaults and limits that would fail every request of the tenant.
 
-
-def _check_decoding(tenant: Tenant) -> None:
-    """Refuse here what would make every request of the tenant fail. Raises: BadValue, ConfigurationError."""
-    for name in ("sampling_defaults", "limits"):
-        if not isinstance(getattr(tenant, name), Mapping):
-            raise BadValue(f"{name} must be an object")
-    Layer("tenant", tenant.sampling_defaults)
-    for name in tenant.limits:
+    Raises:
+        BadValue, ConfigurationError
+    """
+    Layer("tenant", settings.sampling_defaults)
+    for name in settings.limits:
         if name not in Limits.__dataclass_fields__:
-            raise BadValue(f"there is no limit {name!r}; limits: {', '.join(Limits.__dataclass_fields__)}")
-    Limits(**tenant.limits)
+            raise BadValue(
+                f"There is no limit {name!r}; use one of {', '.join(Limits.__dataclass_fields__)}."
+            )
+    Limits(**settings.limits)
 
 
-def check_shares(tenants: Sequence[Tenant]) -> None:
-    """Guarantees that no engine could keep together are refused. Raises: GuaranteesTooLarge, InvalidPolicy."""
-    check_guarantees({tenant.name: Policy.of(tenant) for tenant in tenants})
+def _info(tenant: Tenant) -> TenantInfo:
+    return TenantInfo.model_validate(tenant.as_dict())

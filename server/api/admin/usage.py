@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
-from adapters.models import BudgetPeriod
 from adapters.registry.database import utc_now
+from adapters.tenant_settings import BudgetPeriod
 from server.api.admin.models import Listing, UsageRow
 from server.api.admin.permissions import Permissions, Service, seen_tenant
 from server.request.context import Caller

@@ -76,7 +76,7 @@ def _decoding(service: Service, version: Version, owner: Tenant) -> dict[str, Ef
     """The options that hold for a chat request to this version that names none."""
     shown = service.sampling.describe(
         Layer("adapter", version.sampling_defaults),
-        Layer("tenant", owner.sampling_defaults),
-        Limits(**owner.limits),
+        Layer("tenant", owner.settings.sampling_defaults),
+        Limits(**owner.settings.limits),
     )
     return {name: EffectiveOption.model_validate(option) for name, option in shown.items()}

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from adapters.models import Tenant
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.cli.options import STORAGE_FIELDS, settings_options
 from server.cli.storage import operator_at_shell, show, storage_settings, with_registry
 from server.cli.tenants.usage import usage
+from server.config.settings import Settings
+from server.fairness.policy import check_guarantees
 
-_LIMITS: dict[str, tuple[Any, str]] = {
-    "weight": (float, "Share of the engine's time against other tenants."),
-    "kv_guarantee": (float, "Share of the KV cache it always gets when it has work (0 to 1)."),
-    "kv_limit": (float, "Share of the KV cache it never exceeds (0 to 1)."),
-    "max_concurrency": (int, "Most sequences at the same time."),
-    "rpm": (int, "Most requests per minute."),
-    "tpm": (int, "Most tokens per minute."),
-    "token_budget": (int, "Most tokens per --budget-period."),
-    "budget_period": (click.Choice(["day", "month"]), "Period of --token-budget."),
-}
+#: Settings that have a flag: those with a help text.
+_FLAGS = {name: field for name, field in TenantSettings.model_fields.items() if field.description}
 
 
-def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    for name, (kind, text) in reversed(_LIMITS.items()):
-        command = click.option(f"--{name.replace('_', '-')}", type=kind, default=None, help=text)(command)
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, field in reversed(_FLAGS.items()):
+        flag = f"--{name.replace('_', '-')}"
+        command = click.option(flag, type=_flag_type(field.annotation), help=field.description)(command)
     return command
+
+
+def _flag_type(annotation: Any) -> Any:
+    if annotation is BudgetPeriod:
+        return click.Choice([period.value for period in BudgetPeriod])
+    return float if annotation is float else int
 
 
 @click.group()
@@ -43,33 +44,36 @@ tenant.add_command(usage)
 @settings_options(*STORAGE_FIELDS)
 @tenant.command()
 @click.argument("name")
-@_limit_options
+@_setting_options
 def add(name: str, config: Path | None, **flags: Any) -> None:
     """Add a tenant."""
-    settings, limits = _split(config, flags)
+    settings, values = _split(config, flags)
     added = with_registry(
-        settings, lambda r: r.tenants.add(Tenant(name, **limits), by=operator_at_shell(), check=_check_shares)
+        settings,
+        lambda r: r.tenants.add(
+            Tenant(name, TenantSettings.parse(values)), by=operator_at_shell(), check=check_guarantees
+        ),
     )
-    click.echo(f"added tenant {added.name}; create a key with `loragate key add {added.name}`")
+    click.echo(f"Added tenant {added.name}. Create a key for it with `loragate key add {added.name}`.")
 
 
 @settings_options(*STORAGE_FIELDS)
 @tenant.command("set")
 @click.argument("name")
-@_limit_options
+@_setting_options
 @click.option(
     "--unlimited", multiple=True, metavar="LIMIT", help="Remove a limit, for example --unlimited rpm."
 )
 def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: Any) -> None:
     """Change a tenant's shares and limits; running servers apply them within half a second."""
-    settings, limits = _split(config, flags)
-    changes = limits | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
+    settings, values = _split(config, flags)
+    changes = values | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
     if not changes:
-        raise click.UsageError("There is nothing to change: give at least one limit.")
+        raise click.UsageError("Nothing to change; name at least one setting, for example --rpm 60.")
     with_registry(
-        settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=_check_shares)
+        settings, lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=check_guarantees)
     )
-    click.echo(f"changed tenant {name}")
+    click.echo(f"Changed tenant {name}.")
 
 
 @settings_options(*STORAGE_FIELDS)
@@ -104,22 +108,15 @@ def remove(name: str, config: Path | None, **flags: Any) -> None:
     """Remove a tenant and its keys; its adapters must be removed first."""
     settings, _ = _split(config, flags)
     with_registry(settings, lambda r: r.tenants.remove(name, by=operator_at_shell()))
-    click.echo(f"removed tenant {name}")
+    click.echo(f"Removed tenant {name}.")
 
 
-def _check_shares(tenants: Sequence[Tenant]) -> None:
-    from server.api.admin.tenants import check_shares
-
-    check_shares(tenants)
-
-
-def _split(config: Path | None, flags: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    limits = {name: flags.pop(name) for name in list(flags) if name in _LIMITS}
-    return storage_settings(config, flags), {
-        name: value for name, value in limits.items() if value is not None
-    }
+def _split(config: Path | None, flags: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """The settings of the database, and those of the tenant that were given."""
+    values = {name: flags.pop(name) for name in list(flags) if name in _FLAGS}
+    return storage_settings(config, flags), {name: v for name, v in values.items() if v is not None}
 
 
-def _row(tenant_record: Tenant, *, full: bool) -> Mapping[str, Any]:
-    row = asdict(tenant_record)
-    return row if full else {name: row[name] for name in ("name", *_LIMITS)}
+def _row(tenant_record: Tenant, *, full: bool) -> dict[str, Any]:
+    row = tenant_record.as_dict()
+    return row if full else {name: row[name] for name in ("name", *_FLAGS)}

@@ -46,8 +46,8 @@ def usage(
     **flags: Any,
 ) -> None:
     """Show tokens, KV block-seconds and times used by TENANT, or by all tenants, per adapter and version."""
-    from adapters.models import BudgetPeriod
     from adapters.registry.database import utc_now
+    from adapters.tenant_settings import BudgetPeriod
     from server.api.admin.usage import as_csv, in_utc
     from server.usage.ledger import period_start, summed
 

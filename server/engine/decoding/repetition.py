@@ -26,7 +26,8 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
 from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_strength
-from server.request.gate import EXTRA_ARGS_KEY, REPETITION_KEY
+from server.fairness.policy import STAMP_KEY
+from server.request.gate import REPETITION_KEY
 
 #: The key of the operator's figures in `additional_config["loragate"]`.
 POLICY_KEY = "repetition"
@@ -172,7 +173,7 @@ class SteeringProcessor(LogitsProcessor):
 def policy_in(config: VllmConfig) -> RepetitionPolicy:
     """The operator's figures, which `server.engine.args` wrote into vLLM's configuration."""
     options = config.additional_config
-    ours = options.get(EXTRA_ARGS_KEY, {}) if isinstance(options, dict) else {}
+    ours = options.get(STAMP_KEY, {}) if isinstance(options, dict) else {}
     return RepetitionPolicy.of(ours.get(POLICY_KEY, {}))
 
 

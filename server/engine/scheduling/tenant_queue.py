@@ -1,7 +1,7 @@
-"""vLLM's view of the waiting line.
+"""The waiting queue as vLLM's scheduler sees it.
 
 Leans on (vLLM 0.32): vllm.v1.core.sched.request_queue.RequestQueue, and how `Scheduler.schedule` uses it:
-while the queue is true it peeks, allocates and pops, or pops to skip and prepends what it skipped afterwards.
+while the queue is true it peeks, allocates and pops, or it pops a request to skip it and prepends it afterwards.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from server.fairness.waiting_queue import Entry
 class TenantQueue(RequestQueue):
     """Requests in the order in which the arbiter lets them start.
 
-    NOTE: it is true when a request *may start now*, not when one waits: what waits for its tenant's limit or
-    for a LoRA slot is not offered. `len` counts all.
+    NOTE: the queue is true when a request *may start now*, not when one waits: a request that waits for its
+    tenant's limit or for a LoRA slot is not offered. `len` counts all waiting requests.
     """
 
     def __init__(self, arbiter: Arbiter, entry_of: Callable[[Request], Entry]) -> None:
@@ -28,8 +28,8 @@ class TenantQueue(RequestQueue):
         self._peeked: Entry | None = None
 
     def add_request(self, request: Request) -> None:
-        """A request arrives."""
-        self._arbiter.arrive(self._entry_of(request))
+        """Add a new request."""
+        self._arbiter.enqueue(self._entry_of(request))
 
     def peek_request(self) -> Request:
         """The request that should start now.
@@ -44,41 +44,42 @@ class TenantQueue(RequestQueue):
         return entry.item
 
     def pop_request(self) -> Request:
-        """Take out the request that was peeked.
+        """Remove and return the request that was peeked.
 
-        NOTE: vLLM pops what starts after allocating its blocks, when the arbiter already counts it as running
-        and would name another; and it pops what it skips. So nothing is charged here.
+        NOTE: vLLM pops a starting request after it has allocated the blocks, when the arbiter counts it as
+        running already and would name another one. vLLM also pops requests to skip them, so nothing is charged
+        here.
         """
         request = self._peeked.item if self._peeked is not None else self.peek_request()
         self._peeked = None
-        self._arbiter.take(self._entry_of(request))
+        self._arbiter.dequeue(self._entry_of(request))
         return request
 
     def prepend_request(self, request: Request) -> None:
-        """A preempted or skipped request comes back to its old place."""
-        self._arbiter.put_back(self._entry_of(request))
+        """Put a preempted or skipped request back at its old place."""
+        self._arbiter.requeue(self._entry_of(request))
 
     def prepend_requests(self, requests: Iterable[Request]) -> None:
-        """Skipped requests come back to their old places."""
+        """Put skipped requests back at their old places."""
         for request in requests:
             self.prepend_request(request)
 
     def remove_request(self, request: Request) -> None:
-        """The request ends while it waits."""
+        """Remove a request that ends while it waits."""
         self.remove_requests([request])
 
     def remove_requests(self, requests: Iterable[Request]) -> None:
-        """Those of the requests that wait here end."""
+        """Remove those of the requests that wait."""
         for request in requests:
             entry = self._entry_of(request)
-            if self._arbiter.line.has(entry):
-                self._arbiter.take(entry)
+            if self._arbiter.queue.has(entry):
+                self._arbiter.dequeue(entry)
 
     def __bool__(self) -> bool:
         return self._arbiter.next() is not None
 
     def __len__(self) -> int:
-        return len(self._arbiter.line)
+        return len(self._arbiter.queue)
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry.item for entry in self._arbiter.line)
+        return (entry.item for entry in self._arbiter.queue)

@@ -1,4 +1,4 @@
-"""Small adapters, whole and broken, written with numpy."""
+"""Small adapters, valid and damaged, written with numpy."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def write_adapter(
     config: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Path:
-    """An adapter folder; whole unless told otherwise."""
+    """Write an adapter folder; it is valid by default."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(config or make_config()))
     (folder / "adapter_model.safetensors").write_bytes(encode(make_tensors() if tensors is None else tensors))

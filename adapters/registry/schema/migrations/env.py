@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection, and in the transaction, that `schema.migrate` hands over."""
+"""Alembic's entry: runs on the connection, and in the transaction, that `schema.migration.migrate` passes."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_scaling_follows_the_patterns_and_rslora(tmp_path: Path) -> None:
         tensors[f"{Q0}{side}.weight"] = ("F32", bits(np.ones(shape), "F32"))
     config = make_config(rank_pattern={r"layers\.0\.self_attn\.q_proj": 12})
     assert inspect(write_adapter(tmp_path, tensors, config)).rank == 12
-    assert "rank 12 is above --max-lora-rank 8" in refusal(tmp_path, max_lora_rank=8)
+    assert "Rank 12 is above --max-lora-rank 8" in refusal(tmp_path, max_lora_rank=8)
 
 
 def test_frameworks_leave_other_files_about(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_frameworks_leave_other_files_about(tmp_path: Path) -> None:
 CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     (
         {"r": 64},
-        "rank 64 is above --max-lora-rank 16; restart with --max-lora-rank 64 or retrain with r <= 16",
+        "Rank 64 is above --max-lora-rank 16; restart with --max-lora-rank 64 or retrain with r <= 16",
     ),
     ({"r": 33}, "restart with --max-lora-rank 64"),
     ({"r": 0}, "r = 0; a rank must be a whole number above 0"),
     ({"r": True}, "r = true"),
     ({"r": None}, "r = null"),
     ({"rank_pattern": {"q_proj": 0}}, "rank_pattern of q_proj = 0"),
-    ({"rank_pattern": {"q_proj": 32}}, "rank 32 is above"),
+    ({"rank_pattern": {"q_proj": 32}}, "Rank 32 is above"),
     ({"rank_pattern": {"(": 4}}, "unreadable pattern"),
     ({"rank_pattern": {"(a+)+": 4}}, "use plain module names"),
     ({"alpha_pattern": {".*.*.*x": 4}}, "use plain module names"),
@@ -140,14 +140,14 @@ CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"bias": "lora_only"}, "bias=lora_only"),
     ({"lora_bias": True}, "LoRA with biases"),
     ({"modules_to_save": ["lm_head"]}, 'modules_to_save: ["lm_head"]'),
-    ({"trainable_token_indices": [5]}, "trained tokens"),
+    ({"trainable_token_indices": [5]}, "Trained tokens"),
     ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa changed the base model's weights"),
     ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
     ({"init_lora_weights": "olora"}, "olora"),
     ({"init_lora_weights": "corda"}, "corda"),
     ({"init_lora_weights": "loftq"}, "loftq"),
     ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
-    ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
+    ({"use_bdlora": {"nblocks": 2}}, "Block-diagonal"),
     ({"use_qalora": True}, "QALoRA"),
     ({"layer_replication": [[0, 2]]}, "layer_replication"),
     ({"target_parameters": ["q_proj.weight"]}, "target_parameters"),
@@ -155,13 +155,13 @@ CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"velora_config": {"scale": 1}}, "VeLoRA"),
     ({"kasa_config": {"beta": 1}}, "KaSA"),
     ({"monteclora_config": {"num_samples": 1}}, "MonteCLoRA"),
-    ({"use_newest_trick": True}, "use_newest_trick asks for a LoRA variant this server does not know"),
-    ({"peft_type": "LOHA"}, "this is a LOHA adapter; only LoRA can be served"),
+    ({"use_newest_trick": True}, "use_newest_trick asks for a LoRA variant that this server does not know"),
+    ({"peft_type": "LOHA"}, "This is a LOHA adapter; only LoRA can be served"),
     ({"peft_type": "ADALORA"}, "ADALORA"),
     ({"task_type": "SEQ_CLS"}, "trained for SEQ_CLS"),
     ({"target_modules": []}, "names no target_modules"),
     ({"target_modules": {"a": 1}}, "must be a list of module names"),
-    ({"layers_to_transform": ["1"]}, "it must be layer numbers"),
+    ({"layers_to_transform": ["1"]}, "it must be a list of layer numbers"),
 ]
 
 
@@ -193,22 +193,22 @@ PREFIXES = [
     ("base_model.model.", "base_model.model._fsdp_wrapped_module.", "left there by FSDP"),
     ("layers.0.", "layers.0._checkpoint_wrapped_module.", "left there by activation checkpointing"),
     ("base_model.model.", "module.base_model.model.", "left there by DataParallel or DeepSpeed"),
-    ("base_model.model.model.", "base_model.model.", "tensor names lack '.model.'"),
+    ("base_model.model.model.", "base_model.model.", "Tensor names lack '.model.'"),
     ("base_model.model.model.", "model.", "does not start with base_model.model."),
     (
         "base_model.model.",
         "base_model.model.base_model.model.",
-        "the base model has no layer base_model.model",
+        "The base model has no layer base_model.model",
     ),
     (
         "model.layers",
         "model.language_model.layers",
-        "the base model has no layer model.language_model.layers.0",
+        "The base model has no layer model.language_model.layers.0",
     ),
-    ("layers.1.", "layers.9.", "the adapter has layer 9, but the base model has layers 0 to 1"),
+    ("layers.1.", "layers.9.", "The adapter has layer 9, but the base model has layers 0 to 1"),
     ("q_proj", "w_proj", "LoRA on w_proj cannot be served"),
-    ("self_attn.q_proj", "mlp.q_proj", "the base model has no layer model.layers.0.mlp.q_proj"),
-    ("layers.1.", "layers.01.", "the base model has no layer model.layers.01."),
+    ("self_attn.q_proj", "mlp.q_proj", "The base model has no layer model.layers.0.mlp.q_proj"),
+    ("layers.1.", "layers.01.", "The base model has no layer model.layers.01."),
     ("lora_A.weight", "lora_A.default.weight", "no LoRA factor"),
     ("lora_A.weight", "lora_magnitude_vector", "no LoRA factor"),
 ]
@@ -266,7 +266,7 @@ def test_an_adapter_of_a_smaller_or_larger_base_is_refused(tmp_path: Path) -> No
     larger = dataclasses.replace(BASE, intermediate_size=128)
     assert "a larger base" in refusal(write_adapter(tmp_path, make_tensors(larger)))
     deeper = dataclasses.replace(BASE, layers=3)
-    assert "the adapter has layer 2" in refusal(write_adapter(tmp_path, make_tensors(deeper)))
+    assert "The adapter has layer 2" in refusal(write_adapter(tmp_path, make_tensors(deeper)))
 
 
 def test_missing_layers_of_a_deeper_base_are_noticed(tmp_path: Path) -> None:
@@ -366,10 +366,10 @@ def test_the_size_is_capped(tmp_path: Path) -> None:
     [
         (["adapter_config.json", "adapter_model.bin"], "adapter_model.bin is a pickle"),
         (["adapter_config.json", "adapter_model.pt"], "adapter_model.pt is a pickle"),
-        (["adapter_config.json"], "there is no adapter_model.safetensors; give the folder"),
+        (["adapter_config.json"], "There is no adapter_model.safetensors; give the folder"),
         (["adapter_config.json", "adapter_model-00001-of-00002.safetensors"], "split over several files"),
-        (["config.json", "model.safetensors"], "this is a whole model"),
-        ([], "there is no adapter_model.safetensors"),
+        (["config.json", "model.safetensors"], "This is a whole model"),
+        ([], "There is no adapter_model.safetensors"),
     ],
 )
 def test_folders_that_are_no_adapter_are_refused(tmp_path: Path, names: list[str], told: str) -> None:
@@ -380,7 +380,7 @@ def test_folders_that_are_no_adapter_are_refused(tmp_path: Path, names: list[str
 
 def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:
     (write_adapter(tmp_path) / "adapter_config.json").unlink()
-    assert "there is no adapter_config.json" in refusal(tmp_path)
+    assert "There is no adapter_config.json" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "training.json"])
@@ -416,15 +416,15 @@ DAMAGED = [
     (_header(b"{" + b" " * 40), "not readable as JSON"),
     (_header({}), "holds no tensors"),
     (_header({"__metadata__": {}}), "holds no tensors"),
-    (_header({"x": 1}), "tensor x is not described"),
-    (_header({"x": []}), "tensor x is not described"),
-    (_header({"x": _entry(shape=[-1, 1])}, b"1234"), "not described"),
-    (_header({"x": _entry(shape=[True, 1])}, b"1234"), "not described"),
-    (_header({"x": _entry(shape=[1.0, 1])}, b"1234"), "not described"),
-    (_header({"x": _entry(data_offsets=[0, 2**60])}, b"1234"), "not described"),
+    (_header({"x": 1}), "the entry of tensor x is not valid"),
+    (_header({"x": []}), "the entry of tensor x is not valid"),
+    (_header({"x": _entry(shape=[-1, 1])}, b"1234"), "is not valid"),
+    (_header({"x": _entry(shape=[True, 1])}, b"1234"), "is not valid"),
+    (_header({"x": _entry(shape=[1.0, 1])}, b"1234"), "is not valid"),
+    (_header({"x": _entry(data_offsets=[0, 2**60])}, b"1234"), "is not valid"),
     (_header({"x": _entry(data_offsets=[4, 0])}, b"1234"), "does not fit its shape"),
     (_header({"x": _entry(shape=[2, 1])}, b"1234"), "does not fit its shape"),
-    (_header({"x": _entry(dtype="I8")}, b"1234"), "tensor x has type I8; save the adapter as F32"),
+    (_header({"x": _entry(dtype="I8")}, b"1234"), "Tensor x has type I8; save the adapter as F32"),
     (_header({"x": _entry(dtype="F8_E4M3")}, b"1234"), "F8_E4M3"),
     (_header({"x": _entry(dtype=["F32"])}, b"1234"), 'has type ["F32"]'),
     (_header({"x": _entry(), "y": _entry()}, b"1234"), "overlap or leave gaps"),

@@ -40,7 +40,7 @@ class Plant:
 
 def build_plant(registry: Registry, folder: Path, capacity: int = 3) -> Plant:
     loader = CheckingLoader(capacity, load_s=0.005, unload_s=0.002)
-    residency = Residency(loader, capacity, wait_s=0.5, patience_s=0.05, linger_s=0.02)
+    residency = Residency(lambda: loader, capacity, wait_s=0.5, patience_s=0.05, linger_s=0.02)
     loader.residency = residency
     store = Store(folder / "store")
     return Plant(Lifecycle(registry, store, residency, RULES), registry, store, residency, loader, folder)

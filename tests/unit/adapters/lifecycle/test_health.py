@@ -1,4 +1,4 @@
-"""What one process knows of versions: fetches that run, drift that was mended, copies that rotted, a full disk."""
+"""What one process knows of versions: running fetches, repaired drift, damaged copies, a full disk."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_tenant_adds_few_versions_at_once(plant: Plant) -> None:
     adding = [begin("acme") for _ in range(MAX_FETCHES)]
     while plant.lifecycle.health.fetches_of("acme") < MAX_FETCHES:
         await asyncio.sleep(0.01)
-    with pytest.raises(TooManyFetches, match="adding 4 versions already"):
+    with pytest.raises(TooManyFetches, match="already adds 4 versions"):
         await begin("acme")
     adding.append(begin("globex"))
     while plant.lifecycle.health.fetches_of("globex") < 1:
@@ -112,7 +112,7 @@ async def test_a_full_disk_leaves_a_failed_version_and_room(
 ) -> None:
     plant = build_plant(sqlite_registry, small_disk)
     plant.folder = tmp_path  # the sources lie elsewhere
-    with pytest.raises(StoreFull, match="the disk that holds the adapter store is full"):
+    with pytest.raises(StoreFull, match="The disk that holds the adapter store is full"):
         await add(plant)
     version = await plant.registry.versions.get("acme", "support", 1)
     assert version.state == "failed" and "full" in str(version.error)
@@ -130,7 +130,7 @@ async def test_a_registry_on_a_full_disk_changes_nothing(small_disk: Path, migra
     with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
-    with pytest.raises(StoreFull, match="the disk that holds the registry is full"):
+    with pytest.raises(StoreFull, match="The disk that holds the registry is full"):
         for number in range(200):
             await registry.tenants.add(Tenant(f"t{number}"), by=BY)
     before = await registry.tenants.list()

@@ -24,10 +24,9 @@ from adapters.errors import (
     UnknownVersion,
     VersionRetired,
 )
-from adapters.lifecycle import MOVES
 from adapters.models import AliasTarget, VersionState
 from adapters.registry import Registry
-from adapters.registry.state_machine import check_move
+from adapters.registry.state_machine import TRANSITIONS, check_transition
 from adapters.sources import ArchiveSource, LocalSource
 from adapters.sources import fetch as real_fetch
 from tests.unit.adapters.building import make_config
@@ -56,8 +55,8 @@ async def until(condition: object) -> None:
 
 
 def test_the_moves_are_as_drawn() -> None:
-    assert set(MOVES) == set(S)
-    drawn = {(old, new) for old, news in MOVES.items() for new in news}
+    assert set(TRANSITIONS) == set(S)
+    drawn = {(old, new) for old, news in TRANSITIONS.items() for new in news}
     path = [S.REGISTERED, S.FETCHED, S.VERIFIED, S.READY, S.RESIDENT, S.DRAINING, S.RETIRED]
     expected = set(pairwise(path)) | {(S.RESIDENT, S.READY), (S.READY, S.DRAINING)}
     expected |= {(old, S.FAILED) for old in path[:4]}
@@ -66,7 +65,7 @@ def test_the_moves_are_as_drawn() -> None:
         for new in S:
             if (old, new) not in drawn:
                 with pytest.raises(IllegalTransition):
-                    check_move("x", old, new)
+                    check_transition("x", old, new)
 
 
 async def test_adding_makes_a_ready_version_from_a_copy_of_our_own(plant: Plant) -> None:
@@ -87,15 +86,17 @@ async def test_adding_makes_a_ready_version_from_a_copy_of_our_own(plant: Plant)
 
 
 async def test_a_refused_adapter_is_listed_with_its_reason_and_leaves_no_file(plant: Plant) -> None:
-    with pytest.raises(ArtifactRefused, match="rank 64"):
+    with pytest.raises(ArtifactRefused, match="Rank 64"):
         await plant.lifecycle.register("acme", "support", plant.source(config=make_config(r=64)), by=BY)
     with pytest.raises(SourceUnavailable):
         await plant.lifecycle.register("acme", "support", LocalSource(plant.folder / "none"), by=BY)
     (refused, missing) = (await plant.registry.adapters.get("acme", "support")).versions
-    assert refused.state is S.FAILED and "rank 64 is above --max-lora-rank 16" in (refused.error or "")
+    assert refused.state is S.FAILED and "Rank 64 is above --max-lora-rank 16" in (refused.error or "")
     assert missing.state is S.FAILED and "does not exist" in (missing.error or "")
     assert not list((plant.folder / "store").rglob("*.json"))
-    with pytest.raises(IllegalTransition, match="acme-support@1 is failed; only a ready version can serve"):
+    with pytest.raises(
+        IllegalTransition, match="acme-support@1 is failed, and only a ready version can serve"
+    ):
         await plant.lifecycle.promote("acme", "support", 1, by=BY)
 
 
@@ -113,7 +114,7 @@ async def test_an_upload_that_breaks_off_or_is_cancelled_fails_its_version(plant
     with pytest.raises(asyncio.CancelledError):
         await task
     versions = (await plant.registry.adapters.get("acme", "support")).versions
-    assert [version.error for version in versions] == ["adding it was interrupted; add it again"] * 2
+    assert [version.error for version in versions] == ["Adding it was interrupted; add it again."] * 2
     assert not list((plant.folder / "store" / "staging").iterdir())
 
 
@@ -194,12 +195,12 @@ async def test_a_load_that_fails_changes_nothing_and_burns_its_engine_id(
     assert fresh.engine_id > stale.engine_id and fresh.state is S.READY
     assert (await plant.registry.aliases.get("acme", "support")).generation == 0
     calls = list(plant.loader.calls)
-    with pytest.raises(LoadFailed):  # for a moment nobody tries again, whoever asks
+    with pytest.raises(LoadFailed):  # no second try within the pause
         async with plant.lifecycle.hold(fresh):
             pass
     assert plant.loader.calls == calls
-    monkeypatch.setattr("adapters.lifecycle.lifecycle._COOLING_S", 0.0)
-    plant.lifecycle._cooling.clear()
+    monkeypatch.setattr("adapters.lifecycle.load_failures._RETRY_AFTER_S", 0.0)
+    plant.lifecycle._load_failures._pauses.clear()
     async with plant.lifecycle.hold(stale) as held:  # read before the renewal
         assert held.engine_id == fresh.engine_id
     assert [call for call in plant.loader.calls if call[0] == "load"] == [
@@ -245,7 +246,7 @@ async def test_what_vanished_from_the_store_is_told_before_the_engine_sees_it(pl
         async with plant.lifecycle.hold(version):
             pass
     assert len(plant.loader.calls) == calls
-    await plant.add(0)  # the same weights again: mended for both versions
+    await plant.add(0)  # the same weights again repair both versions
     async with plant.lifecycle.hold(version):
         pass
 
@@ -290,7 +291,7 @@ async def test_removing_waits_for_those_who_stream(plant: Plant) -> None:
     released.set()
     await asyncio.gather(*streams)
     await until(lambda: not plant.loader.ids)
-    await until(lambda: not plant.lifecycle._drains)
+    await until(lambda: not plant.lifecycle._drain_tasks)
     assert await states(plant) == ["retired"]
     assert not await plant.registry.versions.digests()
     path = plant.store.path(version.digest or "")
@@ -324,7 +325,7 @@ async def test_a_restart_finishes_or_fails_what_was_begun(
 ) -> None:
     ready = await plant.add(0)
     moves: list[str] = []
-    move = plant.registry.versions.move
+    move = plant.registry.versions.transition
 
     async def stop_before(stop: str, *args: object, **facts: object) -> object:
         moves.append(str(args[1]))
@@ -337,14 +338,14 @@ async def test_a_restart_finishes_or_fails_what_was_begun(
     monkeypatch.setattr("adapters.lifecycle.lifecycle.fail_version", no_failing)
     for stop in (S.FETCHED, S.VERIFIED, S.READY):
         monkeypatch.setattr(
-            plant.registry.versions, "move", lambda *a, stop=stop, **f: stop_before(stop, *a, **f)
+            plant.registry.versions, "transition", lambda *a, stop=stop, **f: stop_before(stop, *a, **f)
         )
         with pytest.raises(KeyboardInterrupt):
             await plant.add(1)
     monkeypatch.undo()
     draining = await plant.add(2)
     version = await plant.registry.versions.get("acme", "support", draining)
-    await plant.registry.versions.move(version, S.DRAINING, by=BY)
+    await plant.registry.versions.transition(version, S.DRAINING, by=BY)
     assert await states(plant) == ["ready", "registered", "fetched", "verified", "draining"]
     recovery = await build_plant(plant.registry, plant.folder).lifecycle.recover(deep=True)
     assert await states(plant) == ["ready", "failed", "failed", "ready", "retired"]
@@ -371,10 +372,10 @@ async def test_reconciling_takes_up_drains_that_broke_off(plant: Plant) -> None:
     version = await plant.registry.versions.get("acme", "support", number)
     async with plant.lifecycle.hold(version):
         pass
-    await plant.registry.versions.move(version, S.DRAINING, by=BY)
+    await plant.registry.versions.transition(version, S.DRAINING, by=BY)
     plant.loader.ids.add(4242)
     drift = await plant.lifecycle.reconcile()
     assert drift.orphans == (4242,)
     await until(lambda: not plant.loader.ids)
-    await until(lambda: not plant.lifecycle._drains)
+    await until(lambda: not plant.lifecycle._drain_tasks)
     assert await states(plant) == ["retired"]

@@ -29,10 +29,12 @@ S = VersionState
 
 async def make_ready(registry: Registry, tenant: str = "acme", adapter: str = "support") -> Version:
     version = await registry.versions.register(tenant, adapter, "upload", by=BY)
-    version = await registry.versions.move(version, S.FETCHED, by=BY)
+    version = await registry.versions.transition(version, S.FETCHED, by=BY)
     digest = f"{version.engine_id:064x}"
-    version = await registry.versions.move(version, S.VERIFIED, by=BY, digest=digest, rank=8, size_bytes=9)
-    return await registry.versions.move(version, S.READY, by=BY)
+    version = await registry.versions.transition(
+        version, S.VERIFIED, by=BY, digest=digest, rank=8, size_bytes=9
+    )
+    return await registry.versions.transition(version, S.READY, by=BY)
 
 
 async def point(registry: Registry, *targets: AliasTarget | int) -> int:
@@ -71,7 +73,7 @@ async def test_engine_ids_are_never_given_twice(registry: Registry) -> None:
     assert fresh.engine_id > last.engine_id
     renewed = await registry.versions.renew_engine_id(fresh, by=BY)
     assert renewed.engine_id > fresh.engine_id
-    assert await registry.versions.renew_engine_id(fresh, by=BY) == renewed  # told late: nothing to do
+    assert await registry.versions.renew_engine_id(fresh, by=BY) == renewed  # a late report changes nothing
 
 
 async def test_names_are_checked(registry: Registry) -> None:
@@ -95,19 +97,19 @@ async def test_only_legal_moves_from_the_state_that_was_read(registry: Registry)
     with pytest.raises(
         IllegalTransition, match="registered and cannot become ready; it can become failed, fet"
     ):
-        await registry.versions.move(version, S.READY, by=BY)
-    moved = await registry.versions.move(version, S.FETCHED, by=BY)
-    with pytest.raises(IllegalTransition, match="is fetched by now, no longer registered"):
-        await registry.versions.move(version, S.FETCHED, by=BY)
-    failed = await registry.versions.move(moved, S.FAILED, by=BY, error="rank 64 is above")
-    assert (failed.state, failed.error) == (S.FAILED, "rank 64 is above")
+        await registry.versions.transition(version, S.READY, by=BY)
+    moved = await registry.versions.transition(version, S.FETCHED, by=BY)
+    with pytest.raises(IllegalTransition, match="is now fetched, no longer registered"):
+        await registry.versions.transition(version, S.FETCHED, by=BY)
+    failed = await registry.versions.transition(moved, S.FAILED, by=BY, error="Rank 64 is above")
+    assert (failed.state, failed.error) == (S.FAILED, "Rank 64 is above")
     with pytest.raises(IllegalTransition):
-        await registry.versions.move(failed, S.READY, by=BY)
+        await registry.versions.transition(failed, S.READY, by=BY)
 
 
 async def test_of_racing_moves_one_wins(registry: Registry) -> None:
     version = await registry.versions.register("acme", "support", "upload", by=BY)
-    moves = [registry.versions.move(version, to, by=BY) for to in (S.FETCHED, S.FAILED) * 5]
+    moves = [registry.versions.transition(version, to, by=BY) for to in (S.FETCHED, S.FAILED) * 5]
     outcomes = await asyncio.gather(*moves, return_exceptions=True)
     assert sum(isinstance(outcome, Version) for outcome in outcomes) == 1
     assert sum(isinstance(outcome, IllegalTransition) for outcome in outcomes) == 9
@@ -141,7 +143,9 @@ async def test_of_racing_promotions_one_wins(registry: Registry) -> None:
 
 async def test_an_alias_takes_ready_versions_only(registry: Registry) -> None:
     version = await registry.versions.register("acme", "support", "upload", by=BY)
-    with pytest.raises(IllegalTransition, match="acme-support@1 is registered, not ready"):
+    with pytest.raises(
+        IllegalTransition, match="acme-support@1 is registered, and only a ready version can serve"
+    ):
         await point(registry, 1)
     with pytest.raises(UnknownVersion):
         await point(registry, 2)
@@ -190,22 +194,22 @@ async def test_rollback_passes_over_retired_versions(registry: Registry) -> None
     versions = [await make_ready(registry) for _ in range(3)]
     for number in (1, 2, 3):
         await point(registry, number)
-    draining = await registry.versions.move(versions[1], S.DRAINING, by=BY)
-    await registry.versions.move(draining, S.RETIRED, by=BY)
+    draining = await registry.versions.transition(versions[1], S.DRAINING, by=BY)
+    await registry.versions.transition(draining, S.RETIRED, by=BY)
     assert (await registry.aliases.previous("acme", "support")).targets == (AliasTarget(1),)
 
 
 async def test_a_version_in_service_cannot_be_drained(registry: Registry) -> None:
     version = await make_ready(registry)
     await point(registry, 1)
-    with pytest.raises(InUse, match="version 1 still serves 'acme-support'"):
-        await registry.versions.move(version, S.DRAINING, by=BY)
+    with pytest.raises(InUse, match="Version 1 still serves 'acme-support'"):
+        await registry.versions.transition(version, S.DRAINING, by=BY)
 
 
 async def test_pins_are_remembered_and_end_with_the_version(registry: Registry) -> None:
     version = await registry.versions.set_pinned(await make_ready(registry), True, by=BY)
     assert (await registry.versions.get("acme", "support", 1)).pinned
-    drained = await registry.versions.move(version, S.DRAINING, by=BY)
+    drained = await registry.versions.transition(version, S.DRAINING, by=BY)
     assert not drained.pinned
     with pytest.raises(IllegalTransition):
         await registry.versions.set_pinned(drained, True, by=BY)
@@ -227,7 +231,7 @@ async def test_removing_an_adapter_drains_it_and_its_numbers_go_on(registry: Reg
             await call
     assert not await registry.adapters.list()
     assert ready.digest in await registry.versions.digests()
-    await registry.versions.move(drained[0], S.RETIRED, by=BY)
+    await registry.versions.transition(drained[0], S.RETIRED, by=BY)
     assert not await registry.versions.digests()
     again = await make_ready(registry)
     assert again.number == 3

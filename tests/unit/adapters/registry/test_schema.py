@@ -46,7 +46,7 @@ async def test_a_newer_schema_is_refused(database_url: str) -> None:
     engine = connect(database_url)
     async with Database(engine).write() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaMismatch, match="revision 9999, which is newer than this program"):
+    with pytest.raises(SchemaMismatch, match="revision 9999, which is newer than this release"):
         await check_schema(engine)
     with pytest.raises(SchemaMismatch, match="newer"):
         await migrate(database_url)

@@ -8,17 +8,17 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.errors import BadName, BadValue, InUse, NameTaken, UnknownKey, UnknownTenant
-from adapters.models import Actor, BudgetPeriod, Role, Tenant
+from adapters.models import Actor, Role, Tenant
 from adapters.registry import Registry
 from adapters.registry.keys import hash_secret
 from adapters.registry.schema import tables
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 
 BY = Actor("test", "k_test")
 
 
 async def test_a_tenant_keeps_every_setting(registry: Registry) -> None:
-    wanted = Tenant(
-        "initech",
+    settings = TenantSettings(
         weight=2.5,
         kv_guarantee=0.25,
         kv_limit=0.5,
@@ -30,6 +30,7 @@ async def test_a_tenant_keeps_every_setting(registry: Registry) -> None:
         sampling_defaults={"temperature": 0.2},
         limits={"max_tokens": 512},
     )
+    wanted = Tenant("initech", settings)
     added = await registry.tenants.add(wanted, by=BY)
     assert added.created_at is not None and added.created_at.tzinfo is UTC
     assert await registry.tenants.get("initech") == added
@@ -38,10 +39,10 @@ async def test_a_tenant_keeps_every_setting(registry: Registry) -> None:
 
 async def test_settings_change_and_are_checked_together(registry: Registry) -> None:
     changed = await registry.tenants.set("acme", {"rpm": 7, "kv_guarantee": 0.5}, by=BY)
-    assert (changed.rpm, changed.kv_guarantee) == (7, 0.5)
+    assert (changed.settings.rpm, changed.settings.kv_guarantee) == (7, 0.5)
     assert await registry.tenants.get("acme") == changed
-    assert (await registry.tenants.set("acme", {"rpm": None}, by=BY)).rpm is None
-    with pytest.raises(BadValue, match=r"kv_limit 0.4 must be above 0 and at least kv_guarantee 0.5"):
+    assert (await registry.tenants.set("acme", {"rpm": None}, by=BY)).settings.rpm is None
+    with pytest.raises(BadValue, match=r"kv_guarantee 0.5 is above kv_limit 0.4"):
         await registry.tenants.set("acme", {"kv_limit": 0.4}, by=BY)
     with pytest.raises(BadValue, match="no setting 'name'"):
         await registry.tenants.set("acme", {"name": "x"}, by=BY)
@@ -65,6 +66,17 @@ async def test_settings_out_of_range_are_refused(registry: Registry) -> None:
     ):
         with pytest.raises(BadValue, match=next(iter(change))):
             await registry.tenants.set("acme", change, by=BY)
+
+
+async def test_a_bad_row_stops_nobody_and_can_be_repaired(registry: Registry) -> None:
+    bad = sa.update(tables.tenants).where(tables.tenants.c.name == "acme").values(weight=0, rpm=-1)
+    async with registry._database.write() as connection:
+        await connection.execute(bad)
+    assert [tenant.name for tenant in await registry.tenants.list()] == ["acme", "globex"]
+    assert (await registry.tenants.get("acme")).settings == TenantSettings(rpm=1)
+    repaired = await registry.tenants.set("acme", {"weight": 2, "rpm": None}, by=BY)
+    assert await registry.tenants.get("acme") == repaired
+    assert repaired.settings == TenantSettings(weight=2)
 
 
 async def test_bad_tenant_names_are_refused(registry: Registry) -> None:
@@ -186,7 +198,7 @@ class TooMuch(Exception):
 
 
 def at_most_one(tenants: Sequence[Tenant]) -> None:
-    if sum(tenant.kv_guarantee for tenant in tenants) > 1:
+    if sum(tenant.settings.kv_guarantee for tenant in tenants) > 1:
         raise TooMuch
 
 
@@ -197,8 +209,9 @@ async def test_changes_that_fit_alone_do_not_all_pass_together(registry: Registr
     names = [f"t{number}" for number in range(3)]
     changes = [registry.tenants.set(n, {"kv_guarantee": 0.4}, by=BY, check=at_most_one) for n in names]
     added = [
-        registry.tenants.add(Tenant(f"new{n}", kv_guarantee=0.4), by=BY, check=at_most_one) for n in range(2)
+        registry.tenants.add(Tenant(f"new{n}", TenantSettings(kv_guarantee=0.4)), by=BY, check=at_most_one)
+        for n in range(2)
     ]
     results = await asyncio.gather(*changes, *added, return_exceptions=True)
     assert sorted(type(result).__name__ for result in results) == ["Tenant"] * 2 + ["TooMuch"] * 3
-    assert sum(tenant.kv_guarantee for tenant in await registry.tenants.list()) == pytest.approx(0.8)
+    assert sum(tenant.settings.kv_guarantee for tenant in await registry.tenants.list()) == pytest.approx(0.8)

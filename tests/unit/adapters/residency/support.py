@@ -109,6 +109,6 @@ def engine_adapter(engine_id: int) -> EngineAdapter:
 
 def build(capacity: int, **options: Any) -> tuple[Residency, CheckingLoader]:
     loader = CheckingLoader(capacity)
-    residency = Residency(loader, capacity, **options)
+    residency = Residency(lambda: loader, capacity, **options)
     loader.residency = residency
     return residency, loader

@@ -19,7 +19,7 @@ MOMENTS = st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.11, 0.15, 0.3, 0.5, 1.0, 1.5,
 
 @dataclass(frozen=True)
 class Visit:
-    """Somebody comes, holds an adapter for a while, and may be cancelled in the middle."""
+    """A request that holds an adapter for a while and may be cancelled meanwhile."""
 
     engine_id: int
     at_s: float
@@ -41,7 +41,7 @@ KINDS = [
     "pin",
     "unpin",
     "dismiss",
-    "keep",
+    "undo_dismiss",
     "retire",
     "reconcile",
     "lose",
@@ -87,7 +87,7 @@ class World:
                 await self.residency.pin(adapter)
             elif event.kind == "reconcile":
                 await self.residency.reconcile()
-            elif event.kind in ("unpin", "dismiss", "keep"):
+            elif event.kind in ("unpin", "dismiss", "undo_dismiss"):
                 getattr(self.residency, event.kind)(event.engine_id)
             else:
                 await self.disturb(event)
@@ -138,7 +138,7 @@ async def play(capacity: int, visits: list[Visit], events: list[Event]) -> None:
 
 
 async def settle(world: World, capacity: int) -> None:
-    """At rest: nobody holds, nobody waits, the engine has what we think, and everything can be had again."""
+    """Idle: no holds and no queue, the engine agrees with the slots, and every adapter can be held again."""
     await asyncio.sleep(2)
     await world.residency.reconcile()
     await asyncio.sleep(2)

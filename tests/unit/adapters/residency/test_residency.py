@@ -9,7 +9,7 @@ import pytest
 
 from adapters.errors import EngineGone, LoadFailed, PinLimit, ProbeFailed, ResidencyBusy, VersionRetired
 from adapters.residency import Drift, Phase, Residency
-from adapters.residency.slots import Slot, Ticket
+from adapters.residency.slots import PendingHold, Slot
 from tests.unit.adapters.residency.support import build, run
 from tests.unit.adapters.residency.support import engine_adapter as a
 
@@ -63,7 +63,7 @@ def test_when_all_is_held_the_wait_is_bounded_and_the_error_tells_when_to_retry(
         residency, loader = build(1, wait_s=5.0)
         async with residency.hold(a(1)):
             started_s = loop_s()
-            with pytest.raises(ResidencyBusy, match="all 1 adapter slots stayed in use for 5 s") as caught:
+            with pytest.raises(ResidencyBusy, match="All 1 adapter slots stayed in use for 5 s") as caught:
                 await hold_for(residency, 2, 0)
             assert loop_s() - started_s == pytest.approx(5.0)
             assert caught.value.retry_after_s >= 1
@@ -186,7 +186,7 @@ def test_retiring_waits_for_the_last_holder_and_admits_no_new_one() -> None:
         started_s = loop_s()
         retiring = asyncio.create_task(residency.retire(1))
         await asyncio.sleep(0)
-        with pytest.raises(VersionRetired, match=r"version acme/a1@1 is being retired"):
+        with pytest.raises(VersionRetired, match=r"Version acme/a1@1 is being retired"):
             await hold_for(residency, 1, 0)
         await retiring
         assert loop_s() - started_s > 4 and 1 not in loader.ids
@@ -239,7 +239,7 @@ def test_a_dismissed_adapter_leaves_after_a_moment_of_rest() -> None:
         assert 1 not in loader.ids
         await hold_for(residency, 1, 0)
         residency.dismiss(1)
-        residency.keep(1)
+        residency.undo_dismiss(1)
         await asyncio.sleep(2)
         assert 1 in loader.ids
 
@@ -408,13 +408,13 @@ def test_a_hold_cancelled_in_the_moment_it_is_granted_is_released(monkeypatch: p
         residency, _ = build(1)
         await hold_for(residency, 2, 0)
         victim = asyncio.create_task(hold_for(residency, 1, 0.2))
-        grant = Ticket.grant
+        grant = PendingHold.grant
 
-        def grant_and_cancel(ticket: Ticket, slot: Slot) -> None:
+        def grant_and_cancel(ticket: PendingHold, slot: Slot) -> None:
             grant(ticket, slot)
             victim.cancel()
 
-        monkeypatch.setattr(Ticket, "grant", grant_and_cancel)
+        monkeypatch.setattr(PendingHold, "grant", grant_and_cancel)
         with pytest.raises(asyncio.CancelledError):
             await victim
         monkeypatch.undo()

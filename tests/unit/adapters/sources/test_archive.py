@@ -146,7 +146,7 @@ async def test_a_truncated_or_garbled_archive_is_refused(folder: Path, tmp_path:
     ):
         with pytest.raises((SourceRefused, ArtifactRefused)) as caught:
             await unpack(content, tmp_path / f"into{n}")
-        assert "tar" in str(caught.value) or "there is no adapter_model.safetensors" in str(caught.value)
+        assert "tar" in str(caught.value) or "There is no adapter_model.safetensors" in str(caught.value)
 
 
 async def test_a_pickled_adapter_gets_its_own_sentence(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: Path
     log: list[str]
-    cut: set[str]  # files whose first download breaks off in the middle
+    cut: set[str]  # files whose first download is interrupted
     token: str | None = None
 
     def do_HEAD(self) -> None:

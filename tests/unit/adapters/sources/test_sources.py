@@ -72,14 +72,14 @@ def test_sources_that_are_not_known_are_refused(text: str) -> None:
 
 def test_a_tenant_names_only_what_begins_as_allowed() -> None:
     allowed = ["hf://", "s3://adapters/acme/"]
-    assert parse_source("s3://adapters/acme/v1", beginnings=allowed) == RemoteSource("s3://adapters/acme/v1")
-    assert parse_source("hf://a/b", beginnings=allowed) == HubSource("a/b")
+    assert parse_source("s3://adapters/acme/v1", prefixes=allowed) == RemoteSource("s3://adapters/acme/v1")
+    assert parse_source("hf://a/b", prefixes=allowed) == HubSource("a/b")
     assert parse_source("hf://a/b", own_token=True) == HubSource("a/b", own_token=True)
     for text in ("s3://adapters/globex/v1", "s3://adapters/acme/../globex", "gs://adapters/acme/v1"):
         with pytest.raises(SourceRefused):
-            parse_source(text, beginnings=allowed)
+            parse_source(text, prefixes=allowed)
     with pytest.raises(SourceRefused, match="--tenant-sources"):
-        parse_source("hf://a/b", beginnings=[])
+        parse_source("hf://a/b", prefixes=[])
 
 
 def test_local_folders_are_allowed_below_the_roots_only(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_local_folders_are_allowed_below_the_roots_only(tmp_path: Path) -> None:
     roots = [tmp_path / "roots"]
     assert parse_source(str(tmp_path / "roots" / "a"), local_roots=roots)
     for path in ("/etc", tmp_path / "roots" / ".." / "x", tmp_path / "roots" / "link", tmp_path / "rootsx"):
-        with pytest.raises(SourceRefused, match="may not be read as a source; upload the adapter"):
+        with pytest.raises(SourceRefused, match="may not be used as a source; upload the adapter"):
             parse_source(str(path), local_roots=roots)
     with pytest.raises(SourceRefused):
         parse_source(str(tmp_path / "roots"))
@@ -144,7 +144,7 @@ async def test_a_bucket_without_an_adapter(into: Path, bucket: Any) -> None:
     with pytest.raises(SourceRefused, match="above the limit of 10000"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=10_000)
     bucket.rm("/bucket/run/adapter_model.safetensors")
-    with pytest.raises(ArtifactRefused, match=r"there is no adapter_model.safetensors"):
+    with pytest.raises(ArtifactRefused, match=r"There is no adapter_model.safetensors"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=1 << 20)
 
 

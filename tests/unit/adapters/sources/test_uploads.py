@@ -39,7 +39,7 @@ async def test_what_came_of_a_broken_piece_is_kept(uploads: Uploads) -> None:
         await uploads.append("acme", upload.id, 0, pieces(b"abc", b"de", ConnectionError()))
     assert uploads.get("acme", upload.id).received_bytes == 5
     for offset in (0, 4, 6):
-        with pytest.raises(UploadConflict, match="5 bytes have come"):
+        with pytest.raises(UploadConflict, match="5 bytes have arrived"):
             await uploads.append("acme", upload.id, offset, pieces(b"x"))
     assert (await uploads.append("acme", upload.id, 5, pieces(b"fgh"))).received_bytes == 8
     source = uploads.source("acme", upload.id)
@@ -95,7 +95,7 @@ def test_it_is_removed_when_it_is_of_no_more_use(
 ) -> None:
     upload = uploads.begin("acme")
     try:
-        with uploads.spending("acme", upload.id):
+        with uploads.consume("acme", upload.id):
             if error:
                 raise error
     except (ArtifactRefused, StoreFull):

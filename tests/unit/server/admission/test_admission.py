@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-import dataclasses
 import time
 from datetime import UTC, datetime
 
 import pytest
 
-from adapters.models import BudgetPeriod
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.admission import (
     Admission,
     BudgetExhausted,
-    Capacity,
     NeverFits,
-    Policy,
     RateLimited,
     Reservation,
     TooManyConcurrent,
 )
 from server.admission.account import period_end
+from server.fairness.policy import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)
 
@@ -42,13 +40,13 @@ def used(reservation: Reservation, prompt: int, generated: int) -> None:
 def test_without_limits_everything_enters() -> None:
     admission, _ = make()
     for _ in range(1000):
-        admission.reserve("acme", Policy(), prompt_tokens=10, max_tokens=100)
-    assert admission.headers("acme", Policy()) == {}
+        admission.reserve("acme", TenantSettings(), prompt_tokens=10, max_tokens=100)
+    assert admission.headers("acme", TenantSettings()) == {}
 
 
 def test_tokens_are_reserved_at_entry_and_the_rest_refunded_at_exit() -> None:
     admission, clock = make()
-    policy = Policy(tpm=1000)
+    policy = TenantSettings(tpm=1000)
     first = admission.reserve("acme", policy, prompt_tokens=100, max_tokens=800)
     with pytest.raises(RateLimited) as refused:
         admission.reserve("acme", policy, prompt_tokens=100, max_tokens=100)
@@ -66,13 +64,13 @@ def test_tokens_are_reserved_at_entry_and_the_rest_refunded_at_exit() -> None:
 
 def test_tenants_do_not_share_a_rate() -> None:
     admission, _ = make()
-    admission.reserve("acme", Policy(tpm=100), prompt_tokens=50, max_tokens=50)
-    admission.reserve("globex", Policy(tpm=100), prompt_tokens=50, max_tokens=50)
+    admission.reserve("acme", TenantSettings(tpm=100), prompt_tokens=50, max_tokens=50)
+    admission.reserve("globex", TenantSettings(tpm=100), prompt_tokens=50, max_tokens=50)
 
 
 def test_settling_and_releasing_twice_counts_once() -> None:
     admission, _ = make()
-    policy = Policy(tpm=1000, max_concurrency=1)
+    policy = TenantSettings(tpm=1000, max_concurrency=1)
     reservation = admission.reserve("acme", policy, prompt_tokens=100, max_tokens=100)
     for _ in range(3):
         used(reservation, 100, 100)
@@ -84,7 +82,7 @@ def test_settling_and_releasing_twice_counts_once() -> None:
 
 def test_what_is_consumed_in_a_stream_leaves_the_window_a_minute_after_it_was_used() -> None:
     admission, clock = make()
-    policy = Policy(tpm=1000)
+    policy = TenantSettings(tpm=1000)
     stream = admission.reserve("acme", policy, prompt_tokens=100, max_tokens=900)
     stream.consume(100 + 400)
     clock.now += 61
@@ -97,7 +95,7 @@ def test_what_is_consumed_in_a_stream_leaves_the_window_a_minute_after_it_was_us
 
 def test_requests_per_minute_are_not_refunded() -> None:
     admission, clock = make()
-    policy = Policy(rpm=2)
+    policy = TenantSettings(rpm=2)
     for _ in range(2):
         admission.reserve("acme", policy, prompt_tokens=1, max_tokens=1).release()
     with pytest.raises(RateLimited) as refused:
@@ -109,7 +107,7 @@ def test_requests_per_minute_are_not_refunded() -> None:
 
 def test_a_refused_request_changes_nothing() -> None:
     admission, _ = make()
-    policy = Policy(rpm=5, tpm=100, max_concurrency=1)
+    policy = TenantSettings(rpm=5, tpm=100, max_concurrency=1)
     admission.reserve("acme", policy, prompt_tokens=10, max_tokens=10)
     before = admission.headers("acme", policy)
     for _ in range(10):
@@ -121,7 +119,7 @@ def test_a_refused_request_changes_nothing() -> None:
 
 def test_concurrency_counts_sequences() -> None:
     admission, _ = make()
-    policy = Policy(max_concurrency=4)
+    policy = TenantSettings(max_concurrency=4)
     admission.reserve("acme", policy, prompt_tokens=1, max_tokens=1, n=3)
     with pytest.raises(TooManyConcurrent) as refused:
         admission.reserve("acme", policy, prompt_tokens=1, max_tokens=1, n=2)
@@ -131,38 +129,44 @@ def test_concurrency_counts_sequences() -> None:
 
 def test_a_change_of_policy_holds_from_the_next_call() -> None:
     admission, _ = make()
-    admission.reserve("acme", Policy(tpm=1000), prompt_tokens=100, max_tokens=100)
+    admission.reserve("acme", TenantSettings(tpm=1000), prompt_tokens=100, max_tokens=100)
     with pytest.raises(RateLimited):
-        admission.reserve("acme", Policy(tpm=300), prompt_tokens=100, max_tokens=100)
-    admission.reserve("acme", Policy(tpm=400), prompt_tokens=100, max_tokens=100)
-    assert admission.headers("acme", Policy(tpm=100))["x-ratelimit-remaining-tokens"] == "0"
+        admission.reserve("acme", TenantSettings(tpm=300), prompt_tokens=100, max_tokens=100)
+    admission.reserve("acme", TenantSettings(tpm=400), prompt_tokens=100, max_tokens=100)
+    assert admission.headers("acme", TenantSettings(tpm=100))["x-ratelimit-remaining-tokens"] == "0"
 
 
 @pytest.mark.parametrize(
     ("policy", "tokens", "n", "limit", "arithmetic"),
     [
-        (Policy(tpm=100), (50, 51), 1, "tpm", "50 prompt + 51 max_tokens = 101"),
-        (Policy(tpm=100), (50, 20), 3, "tpm", "50 prompt + 3 x 20 max_tokens = 110"),
-        (Policy(token_budget=100), (1, 100), 1, "token_budget", "= 101 tokens, above token_budget 100"),
+        (TenantSettings(tpm=100), (50, 51), 1, "tpm", "50 prompt + 51 max_tokens = 101"),
+        (TenantSettings(tpm=100), (50, 20), 3, "tpm", "50 prompt + 3 x 20 max_tokens = 110"),
         (
-            Policy(max_concurrency=2),
+            TenantSettings(token_budget=100),
+            (1, 100),
+            1,
+            "token_budget",
+            "= 101 tokens, above token_budget 100",
+        ),
+        (
+            TenantSettings(max_concurrency=2),
             (1, 1),
             3,
             "max_concurrency",
             "n=3 sequences are above max_concurrency 2",
         ),
         (
-            Policy(kv_limit=0.5),
+            TenantSettings(kv_limit=0.5),
             (800, 2),
             1,
             "kv_limit",
             "801 tokens / 16 per block = 51 KV blocks; kv_limit 0.5",
         ),
-        (Policy(), (1600, 2), 1, "kv_limit", "kv_limit 1 x 100 blocks allows 100"),
+        (TenantSettings(), (1600, 2), 1, "kv_limit", "kv_limit 1 x 100 blocks allows 100"),
     ],
 )
 def test_what_could_never_fit_is_refused_with_the_arithmetic(
-    policy: Policy, tokens: tuple[int, int], n: int, limit: str, arithmetic: str
+    policy: TenantSettings, tokens: tuple[int, int], n: int, limit: str, arithmetic: str
 ) -> None:
     admission, _ = make()
     with pytest.raises(NeverFits, match=arithmetic.replace("+", r"\+")) as refused:
@@ -173,13 +177,16 @@ def test_what_could_never_fit_is_refused_with_the_arithmetic(
 
 def test_what_just_fits_enters() -> None:
     admission, _ = make()
-    admission.reserve("acme", Policy(kv_limit=0.5), prompt_tokens=800, max_tokens=1)
-    admission.reserve("acme", Policy(), prompt_tokens=1500, max_tokens=101)
+    admission.reserve("acme", TenantSettings(kv_limit=0.5), prompt_tokens=800, max_tokens=1)
+    admission.reserve("acme", TenantSettings(), prompt_tokens=1500, max_tokens=101)
 
 
-@pytest.mark.parametrize("policy", [Policy(kv_limit=0.3), Policy(tpm=333), Policy(kv_limit=0.9, tpm=10_000)])
+@pytest.mark.parametrize(
+    "policy",
+    [TenantSettings(kv_limit=0.3), TenantSettings(tpm=333), TenantSettings(kv_limit=0.9, tpm=10_000)],
+)
 @pytest.mark.parametrize("n", [1, 3])
-def test_fitting_max_tokens_is_the_largest_that_fits(policy: Policy, n: int) -> None:
+def test_fitting_max_tokens_is_the_largest_that_fits(policy: TenantSettings, n: int) -> None:
     admission, _ = make()
     largest = admission.fitting_max_tokens(policy, prompt_tokens=77, n=n)
     assert largest >= 1
@@ -191,7 +198,7 @@ def test_fitting_max_tokens_is_the_largest_that_fits(policy: Policy, n: int) -> 
 def test_a_budget_holds_for_its_period_and_starts_anew() -> None:
     start = datetime(2027, 1, 31, 23, 0, tzinfo=UTC).timestamp()
     admission, clock = make(Clock(start))
-    policy = Policy(token_budget=1000, budget_period=BudgetPeriod.DAY)
+    policy = TenantSettings(token_budget=1000, budget_period=BudgetPeriod.DAY)
     used(admission.reserve("acme", policy, prompt_tokens=100, max_tokens=600), 100, 600)
     with pytest.raises(BudgetExhausted) as refused:
         admission.reserve("acme", policy, prompt_tokens=100, max_tokens=300)
@@ -204,7 +211,7 @@ def test_a_budget_holds_for_its_period_and_starts_anew() -> None:
 
 def test_a_budget_that_is_only_reserved_is_worth_an_early_retry() -> None:
     admission, _ = make()
-    policy = Policy(token_budget=1000)
+    policy = TenantSettings(token_budget=1000)
     admission.reserve("acme", policy, prompt_tokens=100, max_tokens=800)
     with pytest.raises(BudgetExhausted) as refused:
         admission.reserve("acme", policy, prompt_tokens=100, max_tokens=300)
@@ -213,7 +220,7 @@ def test_a_budget_that_is_only_reserved_is_worth_an_early_retry() -> None:
 
 def test_a_budget_is_restored_from_the_ledger() -> None:
     admission, _ = make()
-    policy = Policy(token_budget=1000)
+    policy = TenantSettings(token_budget=1000)
     admission.restore_budget("acme", policy, used_tokens=900)
     with pytest.raises(BudgetExhausted):
         admission.reserve("acme", policy, prompt_tokens=100, max_tokens=100)
@@ -221,9 +228,9 @@ def test_a_budget_is_restored_from_the_ledger() -> None:
 
 def test_changing_the_period_keeps_what_was_used() -> None:
     admission, _ = make()
-    day = Policy(token_budget=1000, budget_period=BudgetPeriod.DAY)
+    day = TenantSettings(token_budget=1000, budget_period=BudgetPeriod.DAY)
     used(admission.reserve("acme", day, prompt_tokens=100, max_tokens=800), 100, 800)
-    month = dataclasses.replace(day, budget_period=BudgetPeriod.MONTH)
+    month = day.changed({"budget_period": BudgetPeriod.MONTH})
     with pytest.raises(BudgetExhausted):
         admission.reserve("acme", month, prompt_tokens=100, max_tokens=100)
 
@@ -239,7 +246,7 @@ def test_period_ends_are_calendar_days_and_months_in_utc() -> None:
 
 def test_headers_tell_limit_remaining_and_reset() -> None:
     admission, clock = make(Clock(1000.5))
-    policy = Policy(rpm=10, tpm=1000)
+    policy = TenantSettings(rpm=10, tpm=1000)
     assert admission.headers("acme", policy)["x-ratelimit-reset-requests"] == "0s"
     used(admission.reserve("acme", policy, prompt_tokens=100, max_tokens=100), 100, 20)
     clock.now += 10
@@ -255,7 +262,7 @@ def test_headers_tell_limit_remaining_and_reset() -> None:
 
 def test_reserving_and_settling_takes_far_less_than_a_millisecond() -> None:
     admission = Admission(CAPACITY)
-    policy = Policy(rpm=10**6, tpm=10**9, token_budget=10**12, max_concurrency=1000)
+    policy = TenantSettings(rpm=10**6, tpm=10**9, token_budget=2 * 10**9, max_concurrency=1000)
     durations = []
     for i in range(2000):
         start = time.perf_counter()

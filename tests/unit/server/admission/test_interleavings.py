@@ -4,15 +4,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from server.admission import (
-    Admission,
-    BudgetExhausted,
-    Capacity,
-    NeverFits,
-    Policy,
-    Reservation,
-    TryLater,
-)
+from adapters.tenant_settings import TenantSettings
+from server.admission import Admission, BudgetExhausted, NeverFits, Reservation, TryLater
+from server.fairness.policy import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)
 TPM, RPM, CONCURRENCY, BUDGET = 300, 12, 6, 4000
@@ -27,7 +21,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000.0
         self.admission = Admission(CAPACITY, lambda: self.now, lambda: self.now)
-        self.policy = Policy(rpm=RPM, tpm=TPM, max_concurrency=CONCURRENCY, token_budget=BUDGET)
+        self.policy = TenantSettings(rpm=RPM, tpm=TPM, max_concurrency=CONCURRENCY, token_budget=BUDGET)
         self.open: list[tuple[Reservation, int, int, int]] = []  # reservation, prompt, most, sequences
         self.consumed: dict[int, int] = {}
         self.used: list[tuple[float, int]] = []
@@ -56,7 +50,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         return entry
 
     def check_retry(self, refused: TryLater, prompt: int, most: int, n: int) -> None:
-        """With nothing under way, whoever waits as told is let in."""
+        """Without running requests, a request that waits for its Retry-After is admitted."""
         if self.open or isinstance(refused, BudgetExhausted):
             return
         self.now += refused.retry_after_s

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from adapters.errors import ResidencyBusy
 from adapters.models import Key, Role, Tenant
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
 from sampling.layers import Resolved
@@ -24,7 +25,6 @@ from server.admission.errors import RateLimited
 from server.api.generate import GenerateRoute
 from server.api.middleware import RequestMiddleware
 from server.errors import EngineUnavailable, ModelNotFound
-from server.fairness.policy import Policy
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, StreamAnswer, Target
@@ -73,7 +73,9 @@ class FakeService:
         if body.get("model") == "none":
             raise ModelNotFound("no such model")
         sampling = Resolved(dict(body), {}, self.clamped)
-        return RequestContext(request_id, endpoint, caller, Target("m", None), sampling, Policy(), "s")
+        return RequestContext(
+            request_id, endpoint, caller, Target("m", None), sampling, TenantSettings(), "s"
+        )
 
     @contextlib.asynccontextmanager
     async def serve(self, context: RequestContext, headers: Any) -> AsyncIterator[Answer]:

@@ -38,7 +38,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
 @pytest.fixture
 async def lifecycle(registry: Registry, tmp_path: Path) -> Lifecycle:
     loader = CheckingLoader(4, load_s=0.0, unload_s=0.0)
-    residency = Residency(loader, 4)
+    residency = Residency(lambda: loader, 4)
     loader.residency = residency
     base = BaseShape.from_config(demo.MODEL_DIR / "config.json")
     return Lifecycle(registry, Store(tmp_path / "store"), residency, Rules(base, 16, 1 << 26))

@@ -11,11 +11,11 @@ import pytest
 
 from adapters.lifecycle.canary import CanaryLimits, Outcome
 from adapters.models import Alias, AliasTarget, Key, Rating, Role, Tenant, Version, VersionState
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
-from server.fairness.policy import Policy
 from server.request.context import Caller, RequestContext, Target, UsageCounters
 
 NOW = datetime.now(UTC)
@@ -58,7 +58,7 @@ def context(number: int, usage: UsageCounters) -> RequestContext:
     caller = Caller(key, Tenant("acme"))
     target = Target("acme-support", version)
     return RequestContext(
-        "r", Endpoint.CHAT, caller, target, Resolved({}, {}, ()), Policy(), "s", usage=usage
+        "r", Endpoint.CHAT, caller, target, Resolved({}, {}, ()), TenantSettings(), "s", usage=usage
     )
 
 

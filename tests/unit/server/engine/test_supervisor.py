@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.engine import supervisor as module
 from server.engine.supervisor import EngineStartFailed, State, Supervisor
 from server.errors import EngineUnavailable
+from server.fairness.policy import Capacity
 from server.request.gate import Gate
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from adapters.tenant_settings import TenantSettings
 from server.fairness.arbiter import Arbiter
-from server.fairness.block_accounting import Lease
-from server.fairness.lora_slots import AdapterSlots
-from server.fairness.policy import Capacity, Policy
-from server.fairness.preemption import victims_first
+from server.fairness.block_accounting import Allocation
+from server.fairness.lora_slots import LoraSlots
+from server.fairness.policy import Capacity, Share
+from server.fairness.preemption import preemption_order
 from server.fairness.waiting_queue import Entry
 
 
@@ -46,15 +47,15 @@ class SimEngine:
     ran_out: bool = False
 
     def __post_init__(self) -> None:
-        slots = AdapterSlots(self.max_loras, 2.0) if self.max_loras else None
+        slots = LoraSlots(self.max_loras, 2.0) if self.max_loras else None
         self.arbiter = Arbiter(self.capacity, self, slots, clock=lambda: self.now_s)
         self.pool = list(range(self.capacity.kv_blocks))
 
-    def add(self, tenant: str, policy: Policy, prompt: int, generate: int, adapter: int = 0) -> str:
+    def add(self, tenant: str, policy: TenantSettings, prompt: int, generate: int, adapter: int = 0) -> str:
         name = f"{tenant}-{len(self.jobs)}"
         self.jobs[name] = Job(name, prompt, generate)
-        self.entries[name] = Entry(name, tenant, policy.share, adapter, len(self.jobs), self.jobs[name])
-        self.arbiter.arrive(self.entries[name])
+        self.entries[name] = Entry(name, tenant, Share.of(policy), adapter, len(self.jobs), self.jobs[name])
+        self.arbiter.enqueue(self.entries[name])
         return name
 
     # What the arbiter asks
@@ -70,8 +71,8 @@ class SimEngine:
 
     new_blocks = full_blocks
 
-    def growth(self, lease: Lease) -> int:
-        return self.capacity.blocks_for(self.jobs[lease.request_id].tokens) - len(lease.block_ids)
+    def growth(self, allocation: Allocation) -> int:
+        return self.capacity.blocks_for(self.jobs[allocation.request_id].tokens) - len(allocation.block_ids)
 
     def is_ready(self, item: Job) -> bool:
         return True
@@ -82,22 +83,22 @@ class SimEngine:
     def preempt(self, request_id: str) -> None:
         self.preemptions.append(request_id)
         self._free(request_id)
-        self.arbiter.put_back(self.entries[request_id])
+        self.arbiter.requeue(self.entries[request_id])
 
     # The step
 
-    def running(self) -> list[Lease]:
-        return list(self.arbiter.holdings.leases())
+    def running(self) -> list[Allocation]:
+        return list(self.arbiter.accounting.allocations())
 
     def step(self) -> list[str]:
-        """One whole step; returns what started."""
+        """One complete step; returns the requests that started."""
         started = self.schedule()
         self.compute()
         return started
 
     def schedule(self) -> list[str]:
-        """What runs takes its blocks and others start, as vLLM does it: nobody starts after a preemption of
-        its own. Returns what started."""
+        """Running requests take their blocks and others start; as in vLLM, none starts in a step in which blocks
+        ran out. Returns the requests that started."""
         self.steps += 1
         self.now_s += self.step_s
         self.arbiter.begin_step()
@@ -108,18 +109,18 @@ class SimEngine:
 
     def compute(self) -> None:
         """A token for each that runs."""
-        for lease in self.running():
-            self._compute(lease)
+        for allocation in self.running():
+            self._compute(allocation)
 
     def _grow(self) -> bool:
-        victims = victims_first(self.arbiter.holdings)
+        victims = preemption_order(self.arbiter.accounting)
         ran_out = False
         for name in victims[::-1]:
-            while (lease := self.arbiter.holdings.lease(name)) and self.growth(lease) > len(self.pool):
+            while (held := self.arbiter.accounting.allocation(name)) and self.growth(held) > len(self.pool):
                 self.preempt(victims.pop(0))
                 ran_out = True
-            if lease is not None:
-                self.arbiter.holdings.extend(lease, [self.pool.pop() for _ in range(self.growth(lease))])
+            if held is not None:
+                self.arbiter.accounting.extend(held, [self.pool.pop() for _ in range(self.growth(held))])
         return not ran_out
 
     def _start(self) -> list[str]:
@@ -128,25 +129,25 @@ class SimEngine:
             blocks = self.full_blocks(entry.item)
             if blocks > len(self.pool):
                 break
-            self.arbiter.hold(entry, [self.pool.pop() for _ in range(blocks)], blocks)
-            self.arbiter.take(entry)
-            self.arbiter.bills.charge_prompt(entry, entry.item.prompt, 0)
+            self.arbiter.start(entry, [self.pool.pop() for _ in range(blocks)], blocks)
+            self.arbiter.dequeue(entry)
+            self.arbiter.charges.charge_prompt(entry, entry.item.prompt, 0)
             self.first_started_step.setdefault(entry.request_id, self.steps)
             started.append(entry.request_id)
         return started
 
-    def _compute(self, lease: Lease) -> None:
-        job = self.jobs[lease.request_id]
+    def _compute(self, allocation: Allocation) -> None:
+        job = self.jobs[allocation.request_id]
         before = job.service
         job.generated += 1
         job.service = job.prompt + 2 * job.generated
-        self.service[lease.tenant] = self.service.get(lease.tenant, 0.0) + job.service - before
+        self.service[allocation.tenant] = self.service.get(allocation.tenant, 0.0) + job.service - before
         if job.generated >= job.generate:
             self._free(job.name)
             self.finished.append(job.name)
 
     def _free(self, request_id: str) -> None:
-        lease = self.arbiter.holdings.lease(request_id)
-        assert lease is not None
-        self.pool += lease.block_ids
-        self.arbiter.release(request_id)
+        allocation = self.arbiter.accounting.allocation(request_id)
+        assert allocation is not None
+        self.pool += allocation.block_ids
+        self.arbiter.stop(request_id)

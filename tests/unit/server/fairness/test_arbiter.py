@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.fairness.policy import Capacity, Policy
+from adapters.tenant_settings import TenantSettings
+from server.fairness.policy import Capacity, Share
 from tests.unit.server.fairness.simulation import SimEngine
 
 CAPACITY = Capacity(kv_blocks=60, block_size_tokens=4, max_num_seqs=8)
@@ -14,11 +15,11 @@ TENANTS = ["a", "b", "c", "d"]
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> dict[str, Policy]:
+def policies(draw: st.DrawFn) -> dict[str, TenantSettings]:
     raw = draw(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5]), min_size=4, max_size=4))
     total = max(sum(raw), 1.0)
     return {
-        tenant: Policy(
+        tenant: TenantSettings(
             weight=draw(st.sampled_from([1.0, 2.0])),
             kv_guarantee=guarantee / total,
             kv_limit=max(guarantee / total, draw(st.sampled_from([0.2, 0.5, 1.0]))),
@@ -36,26 +37,26 @@ ARRIVALS = st.lists(
 )
 
 
-def fitting(policy: Policy, prompt: int, generate: int) -> tuple[int, int]:
+def fitting(policy: TenantSettings, prompt: int, generate: int) -> tuple[int, int]:
     """Shrunk to what admission would let in."""
-    most = CAPACITY.limit_blocks(policy.share) * CAPACITY.block_size_tokens
+    most = CAPACITY.limit_blocks(Share.of(policy)) * CAPACITY.block_size_tokens
     prompt = min(prompt, most - 1)
     return prompt, min(generate, most - prompt)
 
 
 def held(engine: SimEngine) -> dict[str, tuple[int, int]]:
-    """Tenant -> blocks and slots, from the leases."""
+    """Tenant -> blocks and slots, from the allocations."""
     result: dict[str, tuple[int, int]] = {}
-    for lease in engine.running():
-        blocks, slots = result.get(lease.tenant, (0, 0))
-        result[lease.tenant] = (blocks + len(lease.block_ids), slots + 1)
+    for allocation in engine.running():
+        blocks, slots = result.get(allocation.tenant, (0, 0))
+        result[allocation.tenant] = (blocks + len(allocation.block_ids), slots + 1)
     return result
 
 
 def waiting_heads(engine: SimEngine) -> dict[str, tuple[int, int]]:
     """Tenant -> arrival and blocks of its first waiting request."""
     heads: dict[str, tuple[int, int]] = {}
-    for entry in engine.arbiter.line:
+    for entry in engine.arbiter.queue:
         heads.setdefault(entry.tenant, (entry.arrival, engine.full_blocks(entry.item)))
     return heads
 
@@ -63,7 +64,7 @@ def waiting_heads(engine: SimEngine) -> dict[str, tuple[int, int]]:
 @settings(max_examples=120, deadline=None)
 @given(policies(), ARRIVALS, st.booleans())
 def test_limits_guarantees_and_work_conservation(
-    shares: dict[str, Policy], arrivals: list[tuple[int, str, int, int, int]], with_adapters: bool
+    shares: dict[str, TenantSettings], arrivals: list[tuple[int, str, int, int, int]], with_adapters: bool
 ) -> None:
     engine = SimEngine(CAPACITY, max_loras=2 if with_adapters else None)
     todo = list(arrivals)
@@ -79,25 +80,27 @@ def test_limits_guarantees_and_work_conservation(
         assert not set(started) & set(engine.preemptions[preempted:]), "stopped and started in one step"
         now = held(engine)
         for tenant, (blocks, slots) in now.items():
-            assert blocks <= CAPACITY.limit_blocks(shares[tenant].share)
-            assert slots <= CAPACITY.limit_slots(shares[tenant].share)
+            assert blocks <= CAPACITY.limit_blocks(Share.of(shares[tenant]))
+            assert slots <= CAPACITY.limit_slots(Share.of(shares[tenant]))
         assert len(engine.pool) + sum(blocks for blocks, _ in now.values()) == CAPACITY.kv_blocks
-        assert engine.running() or not len(engine.arbiter.line), "never idle while something waits"
+        assert engine.running() or not len(engine.arbiter.queue), "never idle while something waits"
         if not with_adapters and not engine.ran_out:
             check_nobody_is_passed_over(engine, shares, started)
         engine.compute()
         assert engine.steps < 20_000, "everybody gets on"
-    assert engine.arbiter.tally.starved_steps == 0
+    assert engine.arbiter.counters.starved_steps == 0
     assert not held(engine)
 
 
-def check_nobody_is_passed_over(engine: SimEngine, shares: dict[str, Policy], started: list[str]) -> None:
-    """Whoever still waits below its guarantee has nobody above a guarantee to blame."""
+def check_nobody_is_passed_over(
+    engine: SimEngine, shares: dict[str, TenantSettings], started: list[str]
+) -> None:
+    """A tenant waits below its guarantee only if no other tenant is above its own."""
     now = held(engine)
 
     def above(tenant: str) -> tuple[int, int]:
         blocks, slots = now.get(tenant, (0, 0))
-        share = shares[tenant].share
+        share = Share.of(shares[tenant])
         return blocks - CAPACITY.guaranteed_blocks(share), slots - CAPACITY.guaranteed_slots(share)
 
     owed = {
@@ -113,11 +116,12 @@ def check_nobody_is_passed_over(engine: SimEngine, shares: dict[str, Policy], st
             assert all(above(other)[1] <= 0 for other in now), "a slot could be taken back"
         if lacks_blocks and not lacks_slot:
             newest = [
-                max(lease.arrival for lease in engine.running() if lease.tenant == other) for other in now
+                max(allocation.arrival for allocation in engine.running() if allocation.tenant == other)
+                for other in now
             ]
-            for lease in engine.running():
-                if lease.arrival in newest and above(lease.tenant)[0] > 0:
-                    assert len(lease.block_ids) + len(engine.pool) < blocks, "blocks could be taken back"
+            for allocation in engine.running():
+                if allocation.arrival in newest and above(allocation.tenant)[0] > 0:
+                    assert len(allocation.block_ids) + len(engine.pool) < blocks, "blocks could be taken back"
 
 
 @settings(max_examples=20, deadline=None)
@@ -130,12 +134,12 @@ def test_the_service_of_two_busy_tenants_differs_by_a_bounded_amount(
     shape_a: tuple[int, int], shape_b: tuple[int, int], weight: float
 ) -> None:
     engine = SimEngine(CAPACITY)
-    heavy, light = Policy(weight=weight), Policy()
+    heavy, light = TenantSettings(weight=weight), TenantSettings()
     # VTC, theorem 4.4: at most twice what a full batch can hold, or one prompt.
     bound = 2 * max(60, 2 * CAPACITY.kv_blocks * CAPACITY.block_size_tokens)
     for step in range(300):
         for tenant, policy, (prompt, generate) in (("a", heavy, shape_a), ("b", light, shape_b)):
-            while engine.arbiter.line.count(tenant) < 17:
+            while engine.arbiter.queue.count(tenant) < 17:
                 engine.add(tenant, policy, prompt, generate)
         engine.step()
         gap = abs(engine.service.get("a", 0) / weight - engine.service.get("b", 0))
@@ -146,8 +150,8 @@ def test_over_a_longer_time_the_gap_is_a_small_part_of_the_total() -> None:
     engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=16))
     for _ in range(3000):
         for tenant, (prompt, generate) in (("a", (200, 4)), ("b", (8, 60))):
-            while engine.arbiter.line.count(tenant) < 17:
-                engine.add(tenant, Policy(), prompt, generate)
+            while engine.arbiter.queue.count(tenant) < 17:
+                engine.add(tenant, TenantSettings(), prompt, generate)
         engine.step()
     total = sum(engine.service.values())
     assert abs(engine.service["a"] - engine.service["b"]) / total < 0.02
@@ -155,7 +159,7 @@ def test_over_a_longer_time_the_gap_is_a_small_part_of_the_total() -> None:
 
 def test_first_come_first_served_inside_a_tenant() -> None:
     engine = SimEngine(CAPACITY)
-    names = [engine.add("a", Policy(), 1 + i % 7 * 8, 1 + i % 5) for i in range(40)]
+    names = [engine.add("a", TenantSettings(), 1 + i % 7 * 8, 1 + i % 5) for i in range(40)]
     while len(engine.finished) < 40:
         engine.step()
     assert sorted(names, key=lambda n: engine.first_started_step[n]) == names
@@ -164,11 +168,11 @@ def test_first_come_first_served_inside_a_tenant() -> None:
 def test_the_victim_is_the_newest_request_of_the_furthest_above_its_guarantee() -> None:
     engine = SimEngine(CAPACITY)
     for i in range(4):
-        engine.add("far", Policy(), 24, 30)
+        engine.add("far", TenantSettings(), 24, 30)
         if i < 3:
-            engine.add("near", Policy(kv_guarantee=0.2), 24, 30)
+            engine.add("near", TenantSettings(kv_guarantee=0.2), 24, 30)
     engine.step()
-    engine.add("owed", Policy(kv_guarantee=0.5), 48, 5)
+    engine.add("owed", TenantSettings(kv_guarantee=0.5), 48, 5)
     started = engine.step()
     assert started == ["owed-7"]
     assert engine.preemptions == ["far-6"]
@@ -176,10 +180,10 @@ def test_the_victim_is_the_newest_request_of_the_furthest_above_its_guarantee() 
 
 def test_nobody_is_preempted_for_what_would_not_fit_even_then() -> None:
     engine = SimEngine(CAPACITY)
-    engine.add("a", Policy(kv_guarantee=0.6), 140, 5)
-    engine.add("b", Policy(), 40, 30)
+    engine.add("a", TenantSettings(kv_guarantee=0.6), 140, 5)
+    engine.add("b", TenantSettings(), 40, 30)
     engine.step()
-    engine.add("c", Policy(kv_guarantee=0.3), 80, 5)  # 20 blocks of 18 guaranteed
+    engine.add("c", TenantSettings(kv_guarantee=0.3), 80, 5)  # 20 blocks of 18 guaranteed
     engine.step()
     assert engine.preemptions == []
 
@@ -187,22 +191,23 @@ def test_nobody_is_preempted_for_what_would_not_fit_even_then() -> None:
 def test_a_tenant_at_its_limit_does_not_hold_up_the_others() -> None:
     engine = SimEngine(CAPACITY)
     for _ in range(4):
-        engine.add("limited", Policy(kv_limit=0.2), 20, 50)
+        engine.add("limited", TenantSettings(kv_limit=0.2), 20, 50)
     engine.step()
-    engine.add("free", Policy(), 20, 5)
+    engine.add("free", TenantSettings(), 20, 5)
     assert engine.step() == ["free-4"]
 
 
 def test_what_a_limit_kept_from_a_tenant_is_no_credit_against_the_others() -> None:
     engine = SimEngine(CAPACITY)
-    limited, free = Policy(kv_limit=0.15), Policy()
+    limited, free = TenantSettings(kv_limit=0.15), TenantSettings()
     for step in range(400):
         for tenant, policy in (("limited", limited), ("free", free), ("other", free)):
-            while engine.arbiter.line.count(tenant) < 2:
+            while engine.arbiter.queue.count(tenant) < 2:
                 engine.add(tenant, policy, 8, 12)
         engine.step()
         if step > 100:
-            lag = engine.arbiter.bills.counters.of("free") - engine.arbiter.bills.counters.of("limited")
+            counters = engine.arbiter.charges.virtual_counters
+            lag = counters.of("free") - counters.of("limited")
             assert lag < 200
 
 
@@ -210,24 +215,24 @@ def test_a_step_that_breaks_a_promise_is_counted() -> None:
     """The self-check can fail: an engine that ignores the order is caught."""
     engine = SimEngine(CAPACITY)
     for _ in range(4):
-        engine.add("b", Policy(), 8, 5)
-    engine.add("a", Policy(kv_guarantee=0.5), 8, 5)
+        engine.add("b", TenantSettings(), 8, 5)
+    engine.add("a", TenantSettings(kv_guarantee=0.5), 8, 5)
     engine.arbiter.begin_step()
-    wrong = next(entry for entry in engine.arbiter.line if entry.tenant == "b")
-    engine.arbiter.hold(wrong, [engine.pool.pop() for _ in range(2)], 2)
-    engine.arbiter.take(wrong)
+    wrong = next(entry for entry in engine.arbiter.queue if entry.tenant == "b")
+    engine.arbiter.start(wrong, [engine.pool.pop() for _ in range(2)], 2)
+    engine.arbiter.dequeue(wrong)
     engine.arbiter.end_step(tokens_left=0)
-    assert engine.arbiter.tally.starved_steps == 1
+    assert engine.arbiter.counters.starved_steps == 1
 
 
 @pytest.mark.parametrize("over", ["blocks", "slots"])
 def test_a_limit_that_is_exceeded_is_counted(over: str) -> None:
     engine = SimEngine(CAPACITY)
     for _ in range(3):
-        engine.add("a", Policy(kv_limit=0.25), 8, 5)
-    for entry in list(engine.arbiter.line):
+        engine.add("a", TenantSettings(kv_limit=0.25), 8, 5)
+    for entry in list(engine.arbiter.queue):
         blocks = 6 if over == "blocks" else 1
-        engine.arbiter.hold(entry, [engine.pool.pop() for _ in range(blocks)], blocks)
-        engine.arbiter.take(entry)
+        engine.arbiter.start(entry, [engine.pool.pop() for _ in range(blocks)], blocks)
+        engine.arbiter.dequeue(entry)
     engine.arbiter.end_step(tokens_left=1)
-    assert engine.arbiter.tally.limit_violations == 1
+    assert engine.arbiter.counters.limit_violations == 1

@@ -1,4 +1,4 @@
-"""Counters, prompt chunks, LoRA turns and the line, each by itself."""
+"""Counters, prompt chunks, LoRA turns and the queue, each by itself."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.fairness.lora_slots import AdapterSlots
+from server.fairness.lora_slots import LoraSlots
 from server.fairness.policy import Share
-from server.fairness.prefill_cap import water_level
-from server.fairness.virtual_counters import ServiceCounters
-from server.fairness.waiting_queue import Entry, Line
+from server.fairness.prefill_cap import max_min_cap
+from server.fairness.virtual_counters import VirtualTokenCounters
+from server.fairness.waiting_queue import Entry, WaitingQueue
 
 
 def test_prompt_tokens_cost_one_generated_two_and_weights_divide() -> None:
-    counters = ServiceCounters()
+    counters = VirtualTokenCounters()
     counters.charge("acme", 2.0, prompt_tokens=10, generated_tokens=4)
     assert counters.of("acme") == (10 + 2 * 4) / 2
     assert counters.of("globex") == 0
 
 
 def test_idle_time_earns_no_credit() -> None:
-    counters = ServiceCounters()
+    counters = VirtualTokenCounters()
     counters.charge("busy", 1.0, generated_tokens=100)
     counters.charge("busier", 1.0, generated_tokens=300)
     counters.lift("back", ["busy", "busier"])
@@ -34,9 +34,9 @@ def test_idle_time_earns_no_credit() -> None:
 
 
 def test_when_nobody_waits_the_last_that_left_is_the_measure() -> None:
-    counters = ServiceCounters()
+    counters = VirtualTokenCounters()
     counters.charge("acme", 1.0, generated_tokens=100)
-    counters.left("acme")
+    counters.note_empty("acme")
     counters.lift("globex", [])
     assert counters.of("globex") == counters.of("acme")
 
@@ -44,7 +44,7 @@ def test_when_nobody_waits_the_last_that_left_is_the_measure() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=12), st.integers(0, 1000))
 def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens: int) -> None:
-    level = water_level(demands, tokens)
+    level = max_min_cap(demands, tokens)
     if level == 0:
         assert sum(demands) <= tokens
         return
@@ -57,14 +57,14 @@ def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens
 @pytest.mark.parametrize(("adapters", "slots"), [(2, 1), (3, 2), (10, 2), (12, 4), (5, 5)])
 @pytest.mark.parametrize("step_s", [0.003, 0.05, 0.2])
 def test_every_adapter_gets_a_slot_within_the_bound(adapters: int, slots: int, step_s: float) -> None:
-    turns = AdapterSlots(slots, wait_s=2.0)
+    turns = LoraSlots(slots, wait_s=2.0)
     rng = random.Random(adapters * 100 + slots)
     running: set[int] = set()
     waiting_since = dict.fromkeys(range(1, adapters + 1), 0.0)
     longest_s = now = 0.0
     while now < 20:
         now += step_s
-        for adapter in turns.take_turns(waiting_since if turns.full else (), now):
+        for adapter in turns.rotate(waiting_since if turns.full else (), now):
             turns.stop(adapter)
             running.remove(adapter)
             waiting_since[adapter] = now
@@ -81,13 +81,13 @@ def test_every_adapter_gets_a_slot_within_the_bound(adapters: int, slots: int, s
 
 
 def test_a_slot_that_was_kept_for_a_request_that_vanished_is_free_again() -> None:
-    turns = AdapterSlots(1, wait_s=0.5)
+    turns = LoraSlots(1, wait_s=0.5)
     turns.start(1, 0.0)
-    turns.take_turns([2], 0.0)
-    assert turns.take_turns([2], 1.0) == [1]
+    turns.rotate([2], 0.0)
+    assert turns.rotate([2], 1.0) == [1]
     turns.stop(1)
     assert not turns.can_start(3)
-    assert turns.take_turns([3], 1.0) == []
+    assert turns.rotate([3], 1.0) == []
     assert turns.can_start(3)
 
 
@@ -100,22 +100,22 @@ def entry(arrival: int, tenant: str = "acme", adapter: int = 0) -> Entry:
 def test_the_line_keeps_the_order_of_arrival_however_requests_come_back(
     order: list[int], data: st.DataObject
 ) -> None:
-    line = Line()
+    queue = WaitingQueue()
     adapters = {i: data.draw(st.integers(0, 2), label=f"adapter of {i}") for i in order}
     entries = {i: entry(i, adapter=adapters[i]) for i in order}
     for i in order:
-        line.put(entries[i])
+        queue.put(entries[i])
     gone = data.draw(st.sets(st.sampled_from(range(12))), label="gone")
     for i in gone:
-        line.remove(entries[i])
+        queue.remove(entries[i])
     left = [i for i in range(12) if i not in gone]
-    assert [e.arrival for e in line] == left
-    assert len(line) == len(left) == line.count("acme")
-    assert line.has_tenant("acme") == bool(left)
+    assert [e.arrival for e in queue] == left
+    assert len(queue) == len(left) == queue.count("acme")
+    assert queue.has_tenant("acme") == bool(left)
     if left:
         may_start = data.draw(st.sets(st.integers(0, 2)), label="adapters with a slot")
-        startable = [e.arrival for e in line.in_order("acme", may_start.__contains__)]
+        startable = [e.arrival for e in queue.in_order("acme", may_start.__contains__)]
         assert startable == [i for i in left if adapters[i] in may_start]
-        assert [e.arrival for e in line.heads("acme")] == sorted(
+        assert [e.arrival for e in queue.heads("acme")] == sorted(
             min(i for i in left if adapters[i] == a) for a in {adapters[i] for i in left}
         )

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.models import BudgetPeriod, Tenant
-from server.fairness import (
-    OPERATOR_POLICY,
+from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
+from server.fairness.policy import (
+    OPERATOR_SETTINGS,
     Capacity,
     GuaranteesTooLarge,
-    InvalidPolicy,
-    Policy,
+    InvalidStamp,
     Share,
     check_guarantees,
     read_stamp,
@@ -22,43 +22,22 @@ from server.fairness import (
 SHARES = st.floats(0.0, 1.0)
 
 
-def test_a_policy_has_the_values_of_the_tenants_record() -> None:
-    tenant = Tenant("acme", 2.0, 0.1, 0.5, 3, 4, 5, 6, BudgetPeriod.DAY)
-    assert Policy.of(tenant) == Policy(2.0, 0.1, 0.5, 3, 4, 5, 6, BudgetPeriod.DAY)
-    assert Policy.of(Tenant("acme")) == Policy() == OPERATOR_POLICY
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"weight": 0}, "weight is 0; it must be above 0"),
-        ({"weight": float("inf")}, "weight is inf"),
-        ({"weight": float("nan")}, "weight is nan"),
-        ({"kv_guarantee": 1.5}, "kv_guarantee is 1.5; it must lie between 0 and 1"),
-        ({"kv_limit": 0.0}, "kv_limit is 0.0"),
-        ({"kv_guarantee": 0.5, "kv_limit": 0.4}, "kv_guarantee 0.5 is above kv_limit 0.4"),
-        ({"rpm": 0}, "rpm is 0; it must be at least 1, or unset"),
-        ({"tpm": -1}, "tpm is -1"),
-        ({"max_concurrency": 0}, "max_concurrency is 0"),
-        ({"token_budget": 0}, "token_budget is 0"),
-    ],
-)
-def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, float], message: str) -> None:
-    with pytest.raises(InvalidPolicy, match=message):
-        Policy(**values)
+def test_a_share_has_the_values_of_the_settings() -> None:
+    assert Share.of(TenantSettings(weight=2.0, kv_guarantee=0.1, kv_limit=0.5)) == Share(2.0, 0.1, 0.5)
+    assert Share.of(OPERATOR_SETTINGS) == Share()
 
 
 @settings(deadline=None)
 @given(st.text(), st.floats(0.01, 100), st.tuples(SHARES, st.floats(0.001, 1.0)).map(sorted))
 def test_a_stamp_survives_the_way_to_the_engine(tenant: str, weight: float, shares: list[float]) -> None:
-    policy = Policy(weight=weight, kv_guarantee=shares[0], kv_limit=shares[1])
-    assert read_stamp(json.loads(json.dumps(stamp(tenant, policy)))) == (tenant, policy.share)
+    policy = TenantSettings(weight=weight, kv_guarantee=shares[0], kv_limit=shares[1])
+    assert read_stamp(json.loads(json.dumps(stamp(tenant, policy)))) == (tenant, Share.of(policy))
 
 
 def test_no_stamp_is_the_operators_and_a_bad_one_is_refused() -> None:
     assert read_stamp(None) == ("", Share())
     for bad in ({}, {"tenant": "acme"}, {"tenant": "acme", "policy": {"weight": 1}}, "acme", {"policy": 3}):
-        with pytest.raises(InvalidPolicy):
+        with pytest.raises(InvalidStamp):
             read_stamp(bad)  # type: ignore[arg-type]
 
 
@@ -86,10 +65,13 @@ def test_shares_become_blocks_and_slots() -> None:
 
 
 def test_guarantees_above_the_whole_are_refused_with_the_sum() -> None:
-    policies = {"acme": Policy(kv_guarantee=0.5), "beta": Policy(kv_guarantee=0.4), "free": Policy()}
-    check_guarantees(policies)
+    def tenants(*guarantees: tuple[str, float]) -> list[Tenant]:
+        return [Tenant(name, TenantSettings(kv_guarantee=share)) for name, share in guarantees]
+
+    fitting = tenants(("acme", 0.5), ("beta", 0.4), ("free", 0.0))
+    check_guarantees(fitting)
     with pytest.raises(
         GuaranteesTooLarge, match=r"1\.2, above 1: 0\.5 \(acme\) \+ 0\.4 \(beta\) \+ 0\.3 \(c\)"
     ):
-        check_guarantees({**policies, "c": Policy(kv_guarantee=0.3)})
-    check_guarantees({f"t{i}": Policy(kv_guarantee=0.1) for i in range(10)})
+        check_guarantees([*fitting, *tenants(("c", 0.3))])
+    check_guarantees(tenants(*((f"t{i}", 0.1) for i in range(10))))

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.models import Key, Role, Tenant, Version, VersionState
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.fairness.policy import Policy
 from server.observability.metrics import SERIES, Series, family
 from server.observability.recorder import MetricsRecorder
 from server.request.context import Caller, RequestContext, Target
@@ -29,7 +29,7 @@ def context(tenant: str, adapter: str, number: int = 1) -> RequestContext:
     version = Version(tenant, adapter, number, 7, VersionState.READY, "", NOW) if adapter else None
     caller = Caller(KEY, Tenant(tenant) if tenant else None)
     made = RequestContext(
-        "r", Endpoint.CHAT, caller, Target("m", version), Resolved({}, {}, ()), Policy(), "s"
+        "r", Endpoint.CHAT, caller, Target("m", version), Resolved({}, {}, ()), TenantSettings(), "s"
     )
     made.usage.prompt_tokens, made.usage.generated_tokens = 5, 2
     made.usage.finish_reasons.append("stop")

@@ -32,7 +32,7 @@ class Parts:
             tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
         )
         self.report: dict[str, Any] | Exception | None = {
-            "tally": {"steps": 8, "limit_violations": 0, "starved_steps": 0, "preempted_for_limit": 1,
+            "counters": {"steps": 8, "limit_violations": 0, "starved_steps": 0, "preempted_for_limit": 1,
                       "preempted_for_guarantee": 2, "preempted_for_adapter": 3},
             "capacity": {"kv_blocks": 100, "block_size_tokens": 16, "max_num_seqs": 4},
             "adapters_running": 1,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from adapters.models import Key, Role, Tenant, Version, VersionState
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
-from server.fairness.policy import Policy
 from server.request.access_log import AccessRecord
 from server.request.context import Caller, RequestContext, Target
 
@@ -18,7 +18,9 @@ BODY = {"model": "acme-support", "messages": [{"role": "user", "content": "a sec
 
 def context(target: Target) -> RequestContext:
     caller = Caller(KEY, Tenant("acme"))
-    return RequestContext("r", Endpoint.CHAT, caller, target, Resolved(dict(BODY), {}, ()), Policy(), "salt")
+    return RequestContext(
+        "r", Endpoint.CHAT, caller, target, Resolved(dict(BODY), {}, ()), TenantSettings(), "salt"
+    )
 
 
 def test_what_is_not_known_is_not_logged() -> None:

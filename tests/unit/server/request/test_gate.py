@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
+from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from sampling.repetition import Detector, LoopCount, Thresholds
-from server.admission import Admission, Capacity, NeverFits, TooManyConcurrent
+from server.admission import Admission, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
-from server.fairness.policy import Policy
+from server.fairness.policy import STAMP_KEY, Capacity
 from server.request.context import Caller, RequestContext, Target
-from server.request.gate import EXTRA_ARGS_KEY, Gate
+from server.request.gate import Gate
 from server.request.metering import Progress
 
 NOW = datetime.now(UTC)
@@ -74,7 +75,11 @@ def params(max_tokens: int = 8, n: int = 1, *, kind: str = "DELTA") -> Any:
 
 
 def context(
-    target: Target = BASE, policy: Policy | None = None, *, named: bool = True, repetition: str = "off"
+    target: Target = BASE,
+    policy: TenantSettings | None = None,
+    *,
+    named: bool = True,
+    repetition: str = "off",
 ) -> RequestContext:
     key = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
     caller = Caller(key, Tenant("acme"))
@@ -85,7 +90,7 @@ def context(
         caller,
         target,
         sampling,
-        policy or Policy(),
+        policy or TenantSettings(),
         "salt",
         held=ADAPTER if target.version else None,
     )
@@ -118,7 +123,7 @@ async def read(gate: Gate, at: RequestContext, **kwargs: Any) -> None:
 
 
 async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
-    at = context(policy=Policy(tpm=100))
+    at = context(policy=TenantSettings(tpm=100))
     await read(gate, at)
     assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 3)
     assert at.usage.finish_reasons == ["stop"]
@@ -146,14 +151,14 @@ async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
     await read(gate, context(), trace_headers={"traceparent": "t"}, **smuggled)
     (call,) = engine.calls
     assert call["prompt"]["cache_salt"] == "salt"
-    assert call["params"].extra_args.keys() == {EXTRA_ARGS_KEY}
-    assert call["params"].extra_args[EXTRA_ARGS_KEY]["tenant"] == "acme"
+    assert call["params"].extra_args.keys() == {STAMP_KEY}
+    assert call["params"].extra_args[STAMP_KEY]["tenant"] == "acme"
     assert call["trace_headers"] == {"traceparent": "t"}
     assert not smuggled.keys() & call.keys()
 
 
 async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> None:
-    policy = Policy(max_concurrency=1)
+    policy = TenantSettings(max_concurrency=1)
     async with gate.admit(context(policy=policy)):
         gate.generate(PROMPT, params(), "id")
         with pytest.raises(TooManyConcurrent):
@@ -163,7 +168,7 @@ async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> 
 
 
 async def test_never_fits_is_told_at_once(gate: Gate, engine: FakeEngine) -> None:
-    async with gate.admit(context(policy=Policy(kv_limit=0.1))):
+    async with gate.admit(context(policy=TenantSettings(kv_limit=0.1))):
         with pytest.raises(NeverFits):
             gate.generate(PROMPT, params(max_tokens=100), "id")
     assert engine.calls == []
@@ -171,7 +176,7 @@ async def test_never_fits_is_told_at_once(gate: Gate, engine: FakeEngine) -> Non
 
 async def test_an_unnamed_length_is_what_the_tenant_can_have(gate: Gate, engine: FakeEngine) -> None:
     asked = params(max_tokens=4000)
-    await read(gate, context(policy=Policy(kv_limit=0.2), named=False), params=asked)
+    await read(gate, context(policy=TenantSettings(kv_limit=0.2), named=False), params=asked)
     assert asked.max_tokens == 2 * 16 - 4 + 1
 
 
@@ -318,7 +323,7 @@ class WholeEngine:
 async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, ended: str) -> None:
     engine, gate = WholeEngine(), Gate(admission)
     gate.attach(engine, progress=engine.progress)
-    at = context(policy=Policy(tpm=100))
+    at = context(policy=TenantSettings(tpm=100))
     task = asyncio.create_task(read(gate, at, params=params(kind="FINAL_ONLY")))
     await asyncio.sleep(0.01)
     at.usage.refresh()

@@ -31,7 +31,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
         for _ in range(3):
             version = await registry.versions.register(tenant, "support", "test", by=SYSTEM)
             for state in (VersionState.FETCHED, VersionState.VERIFIED, VersionState.READY):
-                version = await registry.versions.move(version, state, by=SYSTEM)
+                version = await registry.versions.transition(version, state, by=SYSTEM)
         await registry.aliases.set(tenant, "support", (AliasTarget(1),), expected_generation=0, by=SYSTEM)
     yield registry
     await engine.dispose()

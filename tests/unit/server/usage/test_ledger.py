@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from adapters.errors import UnknownKey
 from adapters.models import BudgetPeriod, Tenant, Usage
+from adapters.tenant_settings import TenantSettings
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module
@@ -267,8 +268,10 @@ def test_budgets_come_back_for_their_own_period() -> None:
         budgets: Any = SimpleNamespace(
             restore_budget=lambda tenant, policy, *, used_tokens: restored.update({tenant: used_tokens})
         )
-        daily = Tenant("daily", token_budget=100, budget_period=BudgetPeriod.DAY)
-        await ledger.restore([daily, Tenant("monthly", token_budget=1000), Tenant("quiet")], budgets)
+        daily = Tenant("daily", TenantSettings(token_budget=100, budget_period=BudgetPeriod.DAY))
+        await ledger.restore(
+            [daily, Tenant("monthly", TenantSettings(token_budget=1000)), Tenant("quiet")], budgets
+        )
         assert restored == {"daily": 70, "monthly": 900, "quiet": 0}
 
     asyncio.run(scenario())

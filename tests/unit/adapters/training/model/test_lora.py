@@ -65,7 +65,7 @@ def test_scaling_is_described_with_advice(configure: Configure) -> None:
         ({"lora_bias": True}, "biases cannot be served"),
         ({"init_lora_weights": "pissa"}, "changed the base model's weights"),
         ({"init_lora_weights": "eva"}, "must be true, gaussian or orthogonal"),
-        ({"trainable_token_indices": [1]}, "trained tokens"),
+        ({"trainable_token_indices": [1]}, "Trained tokens"),
         ({"r": 8}, "--rank"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is not passed to peft"),
     ],

@@ -30,8 +30,9 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from adapters.tenant_settings import TenantSettings
 from server.engine.scheduling.scheduler import TenantScheduler
-from server.fairness import Policy, stamp
+from server.fairness.policy import stamp
 
 BLOCK_SIZE = 4
 
@@ -113,22 +114,22 @@ class Rig:
             log_stats=True,
         )
         if scheduler_cls is TenantScheduler:
-            self.scheduler.arbiter._clock = self.scheduler.arbiter.holdings._clock = lambda: self.now_s
+            self.scheduler.arbiter._clock = self.scheduler.arbiter.accounting._clock = lambda: self.now_s
 
     def add(
         self,
         request_id: str,
         tenant: str | None = "acme",
-        policy: Policy | None = None,
+        policy: TenantSettings | None = None,
         *,
         prompt: int | list[int] = 8,
         generate: int = 8,
         adapter: int = 0,
     ) -> Request:
-        """A new request; an integer prompt stands for so many tokens that nobody else has."""
+        """Add a request; an integer prompt means that many tokens that no other request has."""
         if isinstance(prompt, int):
             prompt = [hash((request_id, i)) % 900 + 10 for i in range(prompt)]
-        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or Policy())}
+        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or TenantSettings())}
         params = SamplingParams(max_tokens=generate, ignore_eos=True, extra_args=extra_args)
         request = Request(
             request_id=request_id,
@@ -179,13 +180,15 @@ class Rig:
         report: dict[str, Any] = self.scheduler.report()["tenants"][tenant]
         return report
 
-    def check_books(self) -> None:
+    def check_accounting(self) -> None:
         """The arbiter's blocks are the cache's blocks."""
         pool = self.scheduler.kv_cache_manager.block_pool
-        held = sum(holding.blocks for _, holding in self.scheduler.arbiter.holdings.active())
+        held = sum(allocated.blocks for _, allocated in self.scheduler.arbiter.accounting.active())
         assert held == pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-        leases = {lease.request_id for lease in self.scheduler.arbiter.holdings.leases()}
-        assert leases == {request.request_id for request in self.scheduler.running}
+        allocations = {
+            allocation.request_id for allocation in self.scheduler.arbiter.accounting.allocations()
+        }
+        assert allocations == {request.request_id for request in self.scheduler.running}
 
     def _answer(self, output: SchedulerOutput) -> dict[str, list[int]]:
         """The token that follows each computed sequence: a function of its position only."""

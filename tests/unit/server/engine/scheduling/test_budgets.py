@@ -7,18 +7,19 @@ import random
 
 import pytest
 
-from server.fairness import Policy
+from adapters.tenant_settings import TenantSettings
+from server.fairness.policy import Share
 from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 
 LONG = bool(os.environ.get("LORAGATE_TEST_LONG"))
 
 
-def random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
+def random_policies(rng: random.Random, tenants: int) -> dict[str, TenantSettings]:
     left, policies = 1.0, {}
     for i in range(tenants):
         guarantee = rng.choice([0.0, 0.0, rng.uniform(0, left)])
         left -= guarantee
-        policies[f"t{i}"] = Policy(
+        policies[f"t{i}"] = TenantSettings(
             weight=rng.choice([1, 1, 2, 4]),
             kv_guarantee=guarantee,
             kv_limit=min(1.0, max(guarantee, rng.uniform(0.1, 1.2))),
@@ -29,15 +30,17 @@ def random_policies(rng: random.Random, tenants: int) -> dict[str, Policy]:
 class Load:
     """Requests of random tenants that fit their limits, as admission would let them in."""
 
-    def __init__(self, rig: Rig, rng: random.Random, policies: dict[str, Policy], adapters: int) -> None:
+    def __init__(
+        self, rig: Rig, rng: random.Random, policies: dict[str, TenantSettings], adapters: int
+    ) -> None:
         self.rig, self.rng, self.policies, self.adapters = rig, rng, policies, adapters
         self.expected: dict[str, list[int]] = {}
 
     def add(self) -> None:
         rng = self.rng
         tenant = rng.choice(list(self.policies))
-        capacity = self.rig.scheduler.arbiter.holdings.capacity
-        most = capacity.limit_blocks(self.policies[tenant].share) * BLOCK_SIZE
+        capacity = self.rig.scheduler.arbiter.accounting.capacity
+        most = capacity.limit_blocks(Share.of(self.policies[tenant])) * BLOCK_SIZE
         prompt_tokens = rng.randint(1, max(1, min(120, most - 1)))
         generate = rng.randint(1, max(1, min(80, most - prompt_tokens + 1)))
         shared_prefix = rng.random() < 0.3
@@ -54,7 +57,7 @@ class Load:
 
 
 def check_limits(rig: Rig) -> None:
-    """Independent of the arbiter's own tally: from the cache's block tables."""
+    """Independent of the arbiter's own counters: from the cache's block tables."""
     scheduler = rig.scheduler
     blocks: dict[str, set[int]] = {}
     slots: dict[str, int] = {}
@@ -64,7 +67,7 @@ def check_limits(rig: Rig) -> None:
         blocks.setdefault(entry.tenant, set()).update(ids)
         slots[entry.tenant] = slots.get(entry.tenant, 0) + 1
     for request in scheduler.running:
-        entry, capacity = request.loragate_entry, scheduler.arbiter.holdings.capacity
+        entry, capacity = request.loragate_entry, scheduler.arbiter.accounting.capacity
         assert len(blocks[entry.tenant]) <= capacity.limit_blocks(entry.share)
         assert slots[entry.tenant] <= capacity.limit_slots(entry.share)
 
@@ -97,20 +100,20 @@ def test_random_tenants_keep_their_budgets_and_every_answer_is_whole(seed: int) 
                 rig.abort(request_id)
                 aborted.add(request_id)
         rig.step()
-        rig.check_books()
+        rig.check_accounting()
         check_limits(rig)
         assert len(rig.steps) < 20_000
     assert {r: rig.tokens[r] for r in load.expected if r not in aborted} == {
         r: tokens for r, tokens in load.expected.items() if r not in aborted
     }
-    tally = rig.scheduler.arbiter.tally
-    assert (tally.limit_violations, tally.starved_steps) == (0, 0)
+    counters = rig.scheduler.arbiter.counters
+    assert (counters.limit_violations, counters.starved_steps) == (0, 0)
 
 
 def test_a_guaranteed_tenant_starts_within_a_step_however_busy_the_others_are() -> None:
     rng = random.Random(1)
     rig = Rig(blocks=120, max_num_seqs=8, max_tokens_per_step=64)
-    quiet = Policy(kv_guarantee=0.3)
+    quiet = TenantSettings(kv_guarantee=0.3)
     for i in range(300):
         rig.add(f"n{i}", f"noisy{i % 3}", prompt=rng.randint(10, 100), generate=rng.randint(10, 80))
     waits = []
@@ -130,7 +133,7 @@ def test_a_guaranteed_tenant_starts_within_a_step_however_busy_the_others_are() 
 def test_tenants_without_a_guarantee_all_get_on_beside_one_with() -> None:
     rig = Rig(blocks=120, max_num_seqs=6, max_tokens_per_step=64)
     for i in range(60):
-        rig.add(f"g{i}", "guaranteed", Policy(kv_guarantee=0.5), prompt=30, generate=30)
+        rig.add(f"g{i}", "guaranteed", TenantSettings(kv_guarantee=0.5), prompt=30, generate=30)
         rig.add(f"a{i}", "acme", prompt=30, generate=30)
         rig.add(f"b{i}", "beta", prompt=30, generate=30)
     while len(rig.finished) < 90:
@@ -170,7 +173,7 @@ def test_adapters_that_fit_into_the_slots_are_never_preempted_for_a_turn() -> No
     for i in range(20):
         rig.add(f"r{i}", prompt=20, generate=50, adapter=i % 3)  # 0 is the base model
     rig.run()
-    assert rig.scheduler.arbiter.tally.preempted_for_adapter == 0
+    assert rig.scheduler.arbiter.counters.preempted_for_adapter == 0
 
 
 def test_nobody_waits_behind_a_request_whose_adapter_has_no_slot() -> None:

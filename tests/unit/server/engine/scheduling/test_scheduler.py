@@ -6,7 +6,7 @@ import sys
 import pytest
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from server.fairness import Policy
+from adapters.tenant_settings import TenantSettings
 from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 
 
@@ -100,8 +100,8 @@ def test_slots_go_to_the_least_served_tenant() -> None:
 def test_weights_divide_the_service() -> None:
     rig = Rig(max_num_seqs=4)
     for i in range(200):
-        rig.add(f"a{i}", "acme", Policy(weight=3), generate=4)
-        rig.add(f"g{i}", "globex", Policy(weight=1), generate=4)
+        rig.add(f"a{i}", "acme", TenantSettings(weight=3), generate=4)
+        rig.add(f"g{i}", "globex", TenantSettings(weight=1), generate=4)
     while len(rig.finished) < 160:
         rig.step()
     acme = sum(f.startswith("a") for f in rig.finished)
@@ -110,31 +110,31 @@ def test_weights_divide_the_service() -> None:
 
 def test_a_tenant_is_kept_below_its_limit_while_it_grows() -> None:
     rig = Rig(blocks=100, max_num_seqs=8)
-    half = Policy(kv_limit=0.5)
+    half = TenantSettings(kv_limit=0.5)
     for i in range(8):
         rig.add(f"r{i}", "acme", half, prompt=20, generate=60)
     most = 0
     while rig.scheduler.get_num_unfinished_requests():
         rig.step()
-        rig.check_books()
+        rig.check_accounting()
         most = max(most, rig.report("acme")["kv_blocks"])
         assert rig.running().get("acme", 0) <= 4
     assert 45 <= most <= 50
-    assert rig.scheduler.arbiter.tally.preempted_for_limit > 0
+    assert rig.scheduler.arbiter.counters.preempted_for_limit > 0
     assert all(tokens == expected(20, 60) for tokens in rig.tokens.values())
 
 
 def test_a_shared_prefix_counts_once_against_the_limit() -> None:
     rig = Rig(blocks=100, max_num_seqs=16)
     system_prompt = list(range(10, 10 + 40 * BLOCK_SIZE))
-    limit = Policy(kv_limit=0.5)
+    limit = TenantSettings(kv_limit=0.5)
     rig.add("warm", "acme", limit, prompt=[*system_prompt, 1], generate=30)
     rig.step()
     for i in range(3):
         rig.add(f"r{i}", "acme", limit, prompt=[*system_prompt, 2 + i], generate=2)
     rig.step()
     assert rig.running() == {"acme": 4}  # four times 41 blocks, but 40 of them are the same ones
-    rig.check_books()
+    rig.check_accounting()
 
 
 def test_what_others_leave_idle_is_lent_and_comes_back_at_once() -> None:
@@ -144,7 +144,7 @@ def test_what_others_leave_idle_is_lent_and_comes_back_at_once() -> None:
     for _ in range(10):
         rig.step()
     assert rig.running() == {"globex": 8}
-    rig.add("a", "acme", Policy(kv_guarantee=0.25), prompt=40, generate=10)
+    rig.add("a", "acme", TenantSettings(kv_guarantee=0.25), prompt=40, generate=10)
     rig.step()
     assert rig.running() == {"globex": 7, "acme": 1}
     assert rig.requests["g7"].num_preemptions == 1, "the newest request gives way"
@@ -152,18 +152,18 @@ def test_what_others_leave_idle_is_lent_and_comes_back_at_once() -> None:
         rig.step()
     rig.run()
     assert rig.tokens["g7"] == expected(40, 100)
-    assert rig.scheduler.arbiter.tally.starved_steps == 0
+    assert rig.scheduler.arbiter.counters.starved_steps == 0
 
 
 def test_reclaim_takes_from_the_furthest_above_its_guarantee_and_never_from_below() -> None:
     rig = Rig(blocks=100, max_num_seqs=16)
     for i in range(4):
-        rig.add(f"b{i}", "big", Policy(kv_guarantee=0.1), prompt=40, generate=40)
+        rig.add(f"b{i}", "big", TenantSettings(kv_guarantee=0.1), prompt=40, generate=40)
     for i in range(3):
-        rig.add(f"g{i}", "good", Policy(kv_guarantee=0.6), prompt=40, generate=40)
+        rig.add(f"g{i}", "good", TenantSettings(kv_guarantee=0.6), prompt=40, generate=40)
     rig.step()
     rig.step()
-    rig.add("s", "small", Policy(kv_guarantee=0.3), prompt=96, generate=4)
+    rig.add("s", "small", TenantSettings(kv_guarantee=0.3), prompt=96, generate=4)
     rig.step()
     assert rig.running()["small"] == 1
     assert all(rig.requests[f"g{i}"].num_preemptions == 0 for i in range(3))
@@ -174,22 +174,22 @@ def test_reclaim_takes_from_the_furthest_above_its_guarantee_and_never_from_belo
 def test_a_lower_limit_holds_at_once_for_what_runs_and_what_comes() -> None:
     rig = Rig(blocks=100, max_num_seqs=8)
     for i in range(8):
-        rig.add(f"r{i}", "acme", Policy(), prompt=20, generate=60)
+        rig.add(f"r{i}", "acme", TenantSettings(), prompt=20, generate=60)
     for _ in range(4):
         rig.step()
     assert rig.running() == {"acme": 8}
-    rig.add("late", "acme", Policy(kv_limit=0.25), prompt=20, generate=20)
+    rig.add("late", "acme", TenantSettings(kv_limit=0.25), prompt=20, generate=20)
     rig.step()
     assert rig.running()["acme"] <= 2
     rig.run()
-    assert rig.scheduler.arbiter.tally.limit_violations == 0
+    assert rig.scheduler.arbiter.counters.limit_violations == 0
     assert rig.tokens["r7"] == expected(20, 60)
 
 
 def test_a_request_that_was_admitted_under_a_higher_limit_is_not_left_waiting_for_ever() -> None:
     rig = Rig(blocks=100)
-    rig.add("large", "acme", Policy(kv_limit=0.8), prompt=200, generate=40)
-    rig.add("small", "acme", Policy(kv_limit=0.1), prompt=8, generate=4)
+    rig.add("large", "acme", TenantSettings(kv_limit=0.8), prompt=200, generate=40)
+    rig.add("small", "acme", TenantSettings(kv_limit=0.1), prompt=8, generate=4)
     rig.run(steps=400)
     assert rig.tokens["large"] == expected(200, 40)
 
@@ -212,7 +212,7 @@ def test_aborting_waiting_and_running_requests_gives_everything_back() -> None:
     for i in range(20):
         rig.step()
         rig.abort(f"r{i}")
-        rig.check_books()
+        rig.check_accounting()
     assert not len(rig.scheduler.waiting)
     assert rig.report("a")["kv_blocks"] == rig.report("b")["kv_blocks"] == 0
 
@@ -225,7 +225,7 @@ def test_a_paused_scheduler_preempts_nobody() -> None:
         rig.add(f"g{i}", "globex", prompt=30, generate=20)
     rig.step()
     rig.scheduler.set_pause_state(PauseState.PAUSED_NEW)
-    rig.add("a", "acme", Policy(kv_guarantee=0.25), prompt=40, generate=10)
+    rig.add("a", "acme", TenantSettings(kv_guarantee=0.25), prompt=40, generate=10)
     rig.step()
     assert rig.running() == {"globex": 8}
     rig.scheduler.set_pause_state(PauseState.UNPAUSED)
@@ -236,7 +236,7 @@ def test_a_paused_scheduler_preempts_nobody() -> None:
 def test_the_report_has_what_metrics_and_the_ledger_need() -> None:
     rig = Rig(blocks=100, max_num_seqs=2)
     for i in range(3):
-        rig.add(f"r{i}", "acme", Policy(kv_guarantee=0.25, kv_limit=0.75), prompt=8, generate=20)
+        rig.add(f"r{i}", "acme", TenantSettings(kv_guarantee=0.25, kv_limit=0.75), prompt=8, generate=20)
     rig.step()
     report = rig.scheduler.report()
     assert report["capacity"] == {"kv_blocks": 100, "block_size_tokens": BLOCK_SIZE, "max_num_seqs": 2}

@@ -3,7 +3,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.admission.window import SPAN_S, SlidingWindow
+from adapters.sliding_window import SlidingWindow
+
+SPAN_S = 60.0
 
 EVENTS = st.lists(st.tuples(st.floats(0, 40), st.integers(0, 50)), max_size=40)
 

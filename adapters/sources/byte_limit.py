@@ -1,4 +1,4 @@
-"""Counts bytes as they come and stops what brings too many, or nobody waits for any more."""
+"""Counts the bytes of a fetch and ends one that is too large or was cancelled."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.models import Progress
 
 
-class Meter:
-    """One fetch's count. It is used from one thread at a time; `stop` may be called from any."""
+class ByteLimit:
+    """The byte count of one fetch. One thread at a time uses it; `stop` may be called from any thread."""
 
     def __init__(self, limit_bytes: int, progress: Progress | None = None) -> None:
         self.limit_bytes = limit_bytes
@@ -19,15 +19,15 @@ class Meter:
         self._stopped = threading.Event()
 
     def expect(self, total_bytes: int | None) -> None:
-        """Take note of what the source says it has, if it does. Raises: SourceRefused: too much."""
+        """Set the size that the source announces, if it does. Raises: SourceRefused: above the limit."""
         if total_bytes is not None and total_bytes > self.limit_bytes:
             raise SourceRefused(_too_large(total_bytes, self.limit_bytes))
         self.total_bytes = total_bytes
 
     def add(self, count_bytes: int) -> None:
-        """Count what came. Raises: SourceRefused: too much; SourceUnavailable: stopped."""
+        """Count bytes. Raises: SourceRefused: above the limit; SourceUnavailable: stopped."""
         if self._stopped.is_set():
-            raise SourceUnavailable("the fetch was stopped")
+            raise SourceUnavailable("The fetch was cancelled; add the adapter again.")
         self.seen_bytes += count_bytes
         if self.seen_bytes > self.limit_bytes:
             raise SourceRefused(_too_large(self.seen_bytes, self.limit_bytes))
@@ -35,12 +35,12 @@ class Meter:
             self._progress(self.seen_bytes, self.total_bytes)
 
     def stop(self) -> None:
-        """Let the next `add` fail."""
+        """Make the next `add` fail."""
         self._stopped.set()
 
 
 def _too_large(found_bytes: int, limit_bytes: int) -> str:
     return (
-        f"the adapter has at least {found_bytes} bytes, above the limit of {limit_bytes}; "
-        "train with a lower rank or restart with a larger --max-adapter-bytes"
+        f"The adapter has at least {found_bytes} bytes, above the limit of {limit_bytes}; "
+        "train with a lower rank or restart with a larger --max-adapter-bytes."
     )
