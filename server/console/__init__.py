@@ -1,1 +1,1 @@
-"""The console: a page of static files, served by `server.api.console`. No build step."""
+"""The console: static files that `server.api.console` serves, without a build step."""

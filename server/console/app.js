@@ -1,4 +1,4 @@
-// The frame: who is signed in, which view is open, and when it asks again.
+// The page frame: the session, the open view, and its periodic refresh.
 
 import * as api from "./lib/api.js";
 import { sentence } from "./lib/dialog.js";
@@ -25,7 +25,7 @@ async function begin() {
   try {
     session = await api.ask("admin/v1/whoami");
   } catch (error) {
-    if (error.status !== 401) showSignIn(sentence(error)); // a 401 has shown it already
+    if (error.status !== 401) showSignIn(sentence(error)); // for a 401, onRefused has shown the page already
     return undefined;
   }
   const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
@@ -76,17 +76,17 @@ async function tick(current) {
       await current.view.refresh?.();
       if (current.name !== "overview") showState(await api.ask("admin/v1/live"));
     } catch (error) {
-      if (open === current) tellState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
+      if (open === current) setState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
     }
   }
   if (open === current && current.view.every_s) current.timer = setTimeout(() => tick(current), current.view.every_s * 1000);
 }
 
 function showState(live) {
-  tellState(live.state, live.state !== "ready");
+  setState(live.state, live.state !== "ready");
 }
 
-function tellState(text, bad = false) {
+function setState(text, bad = false) {
   say(state, text);
   state.classList.toggle("bad", bad);
 }
@@ -96,7 +96,7 @@ document.getElementById("tabs").append(
 );
 document.getElementById("sign-out").addEventListener("click", () => showSignIn());
 document.getElementById("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the hash names the view
+  event.preventDefault(); // the hash is reserved for the view's name
   main.focus();
 });
 addEventListener("hashchange", () => {
@@ -106,6 +106,6 @@ addEventListener("hashchange", () => {
 document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
 document.addEventListener("loragate-live", (event) => showState(event.detail));
 api.onRefused((error) => {
-  if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // else told already
+  if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // otherwise the message is shown already
 });
 begin();

@@ -148,7 +148,7 @@ def test_a_good_chat_is_kept_and_downloaded_for_the_trainer(
     page.get_by_label("Prompt", exact=True).fill("Where is my order?")
     page.get_by_role("button", name="Run").click()
     pane = page.locator(f'.pane[data-model="{shop.model}"]')
-    pane.get_by_label("keep this chat to train on").check()
+    pane.get_by_label("keep this chat for training").check()
     pane.get_by_role("button", name="Good answer").click()
     expect(pane.get_by_text("Thank you.")).to_be_visible()
     said = page.get_by_label(f"Answer of {shop.model}").text_content()

@@ -1,4 +1,4 @@
-// Everything that is asked of the server. The key lives in this tab's session storage and in one header.
+// All requests to the server. The key is stored in this tab's session storage and sent in one header.
 
 const STORED = "loragate-key";
 
@@ -26,7 +26,7 @@ export function forgetKey() {
   sessionStorage.removeItem(STORED);
 }
 
-/** Call `handler(error)` when the server no longer takes the key. */
+/** Call `handler(error)` when the server refuses the key. */
 export function onRefused(handler) {
   whenRefused = handler;
 }
@@ -35,8 +35,8 @@ const address = (path) => new URL(`../${path}`, document.baseURI);
 const bearer = () => ({ authorization: `Bearer ${key}` });
 
 function failure(status, body, requestId) {
-  const told = body?.error ?? {};
-  const error = new ApiError(told.message ?? `The server answered ${status}.`, status, told.code, requestId);
+  const details = body?.error ?? {};
+  const error = new ApiError(details.message ?? `The server answered ${status}.`, status, details.code, requestId);
   if (status === 401) whenRefused(error);
   return error;
 }
@@ -55,7 +55,7 @@ async function refuse(response) {
   throw failure(response.status, body, response.headers.get("x-request-id") ?? "");
 }
 
-/** GET, or whatever `method` says; returns the JSON of the answer. Throws ApiError. */
+/** Send a request (GET by default); returns the answer's JSON. Throws ApiError. */
 export async function ask(path, { method = "GET", body } = {}) {
   const headers = bearer();
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -64,14 +64,14 @@ export async function ask(path, { method = "GET", body } = {}) {
   return response.json();
 }
 
-/** The text of an answer, for files to keep. Throws ApiError. */
+/** The text of an answer, for downloads. Throws ApiError. */
 export async function text(path) {
   const response = await send(path, { headers: bearer() });
   if (!response.ok) await refuse(response);
   return response.text();
 }
 
-/** POST and read server-sent events: yields each one's JSON. `onStart(requestId)` when the answer begins. */
+/** POST and read server-sent events: yields the JSON of each. Calls `onStart(requestId)` when the answer begins. */
 export async function* stream(path, body, { signal, onStart }) {
   const headers = { ...bearer(), "content-type": "application/json" };
   const response = await send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
@@ -92,7 +92,7 @@ export async function* stream(path, body, { signal, onStart }) {
   }
 }
 
-async function* chunks(readable) { // Safari iterates no streams
+async function* chunks(readable) { // Safari cannot iterate streams
   const reader = readable.getReader();
   try {
     for (;;) {
@@ -105,7 +105,7 @@ async function* chunks(readable) { // Safari iterates no streams
   }
 }
 
-/** Send a file; `onProgress(share sent)`. XMLHttpRequest, because fetch does not tell how far it is. */
+/** Upload a file; calls `onProgress(sent share)`. Uses XMLHttpRequest because fetch reports no progress. */
 export function upload(path, file, type, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -114,7 +114,7 @@ export function upload(path, file, type, onProgress) {
     request.setRequestHeader("content-type", type);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
-    request.addEventListener("error", () => reject(new ApiError("The upload broke off.", 0)));
+    request.addEventListener("error", () => reject(new ApiError("The upload was interrupted. Try again.", 0)));
     request.addEventListener("load", () => {
       if (request.status < 300) resolve(request.response);
       else reject(failure(request.status, request.response, request.getResponseHeader("x-request-id") ?? ""));

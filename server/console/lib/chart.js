@@ -9,12 +9,12 @@ const TOP = 10;
 
 /** `buckets`: [{ at (ms), prompt, generated, requests }], oldest first. */
 export function chart(buckets, by) {
-  const WIDTH = innerWidth < 720 ? 400 : 960; // drawn to size, so that labels stay readable on a phone
+  const WIDTH = innerWidth < 720 ? 400 : 960; // a smaller chart on a phone, so that labels stay readable
   const most = niceCeiling(Math.max(...buckets.map((bucket) => bucket.prompt + bucket.generated)));
   const y = (tokens) => TOP + (HEIGHT - FOOT - TOP) * (1 - tokens / most);
   const step = (WIDTH - LEFT) / buckets.length;
   const total = buckets.reduce((sum, bucket) => sum + bucket.prompt + bucket.generated, 0);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT + 8}`, role: "img", "aria-label": `Tokens per ${by}, ${count(total)} in all` });
+  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT + 8}`, role: "img", "aria-label": `Tokens per ${by}, ${count(total)} in total` });
   for (const part of [0, 0.5, 1]) {
     picture.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(most * part), y2: y(most * part) }));
     const label = svg("text", { class: "axis", x: LEFT - 8, y: y(most * part) + 4, "text-anchor": "end" });

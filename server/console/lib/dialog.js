@@ -1,8 +1,8 @@
-// Questions before what changes traffic, and short notices after it.
+// Confirmation dialogs before traffic changes, and short notices after them.
 
 import { h } from "./dom.js";
 
-/** Ask; resolves to whether the answer was yes. Escape is no. */
+/** Ask for confirmation; resolves to true for yes. Escape means no. */
 export function confirm({ title, text, action, danger = false }) {
   return new Promise((resolve) => {
     const yes = h("button", { type: "button", class: danger ? "danger" : "primary", onclick: () => dialog.close("yes") }, action);
@@ -25,7 +25,7 @@ export function confirm({ title, text, action, danger = false }) {
 
 let fading = 0;
 
-/** A sentence at the foot of the page, read out and gone after a while. */
+/** Show a sentence at the bottom of the page for some seconds; screen readers read it out. */
 export function notice(text, { bad = false } = {}) {
   const node = document.getElementById("notice");
   clearTimeout(fading);
@@ -35,7 +35,7 @@ export function notice(text, { bad = false } = {}) {
   fading = setTimeout(() => node.classList.remove("shown"), bad ? 12000 : 5000);
 }
 
-/** What to show of an error. */
+/** The text to show for an error. */
 export function sentence(error) {
   return error.requestId ? `${error.message} (request ${error.requestId})` : error.message;
 }

@@ -1,4 +1,4 @@
-// Elements without HTML strings: whatever comes from the server reaches the page as text.
+// Creates elements without HTML strings: all data from the server reaches the page as text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -6,7 +6,7 @@ function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name === "style") Object.assign(node.style, value); // the policy forbids style attributes
+    else if (name === "style") Object.assign(node.style, value); // the content security policy forbids style attributes
     else if (name in node && (typeof value !== "string" || /[A-Z]/.test(name))) node[name] = value; // htmlFor, dateTime
     else node.setAttribute(name, value === true ? "" : value);
   }
@@ -27,14 +27,14 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Set an element's text only where it differs, so that nothing is read out twice. */
+/** Set an element's text only when it differs, so that screen readers read nothing twice. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 let nextId = 0;
 
-/** A control with its label, and a hint that describes it. */
+/** A control with its label and an optional hint. */
 export function field(label, control, hint = "") {
   control.id ||= `f${++nextId}`;
   const about = hint ? h("span", { class: "hint", id: `${control.id}-hint` }, hint) : null;
@@ -67,7 +67,7 @@ export function bytes(size) {
   return `${at && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[at]}`;
 }
 
-/** A time as the reader's clock shows it; the full one is in the title. */
+/** A time in the reader's time zone; the title has the full time. */
 export function moment(iso) {
   const at = new Date(iso);
   const today = at.toDateString() === new Date().toDateString();

@@ -1,4 +1,4 @@
-// A tar of a few files, in the POSIX ustar form: a header of 512 bytes each, then the content, padded.
+// Creates a POSIX ustar archive: for each file a header of 512 bytes, then the padded content.
 
 const BLOCK = 512;
 const ascii = new TextEncoder();
@@ -20,7 +20,7 @@ function header(name, size) {
   put(octal(0, 7), 116);
   put(octal(size, 11), 124);
   put(octal(0, 11), 136);
-  put("        ", 148); // the checksum counts as spaces while it is made
+  put("        ", 148); // the checksum field counts as spaces while it is computed
   put("0", 156);
   put("ustar\0", 257);
   put("00", 263);

@@ -1,4 +1,4 @@
-// Adapters and their versions: what serves, what is loaded, and the buttons that move traffic.
+// Adapters and their versions: traffic, state, and the buttons that change the traffic.
 
 import { ask } from "../lib/api.js";
 import { bytes, h, moment, share } from "../lib/dom.js";
@@ -24,7 +24,7 @@ export function mount(root, session) {
       }
     }
     for (const adapter of data) showAdapter(adapter);
-    form.know(data);
+    form.suggestNames(data);
     list.querySelector(".empty")?.remove();
     if (!data.length) list.append(h("p", { class: "empty" }, "No adapters yet. Publish the first one above."));
   }
@@ -33,7 +33,7 @@ export function mount(root, session) {
     const signature = JSON.stringify(adapter);
     const before = shown.get(adapter.model);
     if (before?.signature === signature) return;
-    if (before?.node.querySelector("form.split")?.contains(document.activeElement)) return; // not under the hand that moves it
+    if (before?.node.querySelector("form.split")?.contains(document.activeElement)) return; // do not replace a form that the user is editing
     const node = card(adapter, refresh);
     const focused = before?.node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     if (before) before.node.replaceWith(node);
@@ -53,7 +53,7 @@ function card(adapter, refresh) {
     type: "button", "data-focus": "rollback", disabled: adapter.alias.generation < 2,
     onclick: () => change(adapter, "rollback", {}, {
       title: `Roll ${adapter.model} back?`,
-      text: "All traffic goes to the version that had all of it before. Requests in flight finish where they are.",
+      text: "All traffic returns to the previous version. Requests in flight finish on their current version.",
       action: "Roll back", danger: true, done: `${adapter.model} was rolled back.`,
     }, refresh),
   }, "Roll back");
@@ -69,10 +69,10 @@ function card(adapter, refresh) {
 }
 
 function trafficBar(serving) {
-  if (!serving.size) return h("p", { class: "empty" }, "No version serves yet.");
+  if (!serving.size) return h("p", { class: "empty" }, "No version serves traffic yet.");
   const entries = [...serving].sort((a, b) => b[1] - a[1]);
-  const told = entries.map(([number, part]) => `version ${number}: ${share(part)}`).join(", ");
-  return h("div", { class: "traffic", role: "img", "aria-label": `Traffic: ${told}` },
+  const summary = entries.map(([number, part]) => `version ${number}: ${share(part)}`).join(", ");
+  return h("div", { class: "traffic", role: "img", "aria-label": `Traffic: ${summary}` },
     entries.map(([number, part]) => h("span", { style: { flexGrow: String(part) } }, h("b", {}, `v${number}`), entries.length > 1 ? ` ${share(part)}` : "")));
 }
 
@@ -82,7 +82,7 @@ function versionRow(adapter, version, serving, refresh) {
     type: "button", "data-focus": `promote-${version.number}`, "aria-label": `Promote version ${version.number} of ${adapter.model}`,
     onclick: () => change(adapter, "promote", { version: version.number }, {
       title: `Promote version ${version.number}?`,
-      text: `It takes all traffic of ${adapter.model} once it has loaded and answered a probe. Requests in flight finish where they are.`,
+      text: `It takes all traffic of ${adapter.model} after it is loaded and has answered a probe. Requests in flight finish on their current version.`,
       action: "Promote", done: `${adapter.model} is served by version ${version.number}.`,
     }, refresh),
   }, "Promote");

@@ -1,4 +1,4 @@
-// One model's answer as it comes, its figures, and what one thinks of it.
+// One model's streamed answer, its timing, and the rating buttons.
 
 import { ask, stream } from "../lib/api.js";
 import { sentence } from "../lib/dialog.js";
@@ -35,7 +35,7 @@ export function answerPane(model, session) {
   return { node, run };
 }
 
-/** What has come of a stream so far. */
+/** The received part of a stream. */
 class Reading {
   constructor(root) {
     this.root = root;
@@ -89,9 +89,9 @@ class Reading {
 }
 
 function ratingButtons(requestId, session, chat) {
-  const told = h("span", { class: "hint", role: "status" });
+  const status = h("span", { class: "hint", role: "status" });
   const keep = h("input", { type: "checkbox", id: `keep-${requestId}` });
-  const kept = session.keeps_feedback_messages ? h("span", { class: "check" }, keep, h("label", { htmlFor: keep.id }, "keep this chat to train on")) : null;
+  const kept = session.keeps_feedback_messages ? h("span", { class: "check" }, keep, h("label", { htmlFor: keep.id }, "keep this chat for training")) : null;
   const button = (rating, label) => h("button", {
     type: "button", class: "quiet", "aria-pressed": "false",
     onclick: async (event) => {
@@ -100,11 +100,11 @@ function ratingButtons(requestId, session, chat) {
       try {
         await ask("v1/feedback", { method: "POST", body });
         for (const other of event.target.parentNode.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === event.target));
-        told.textContent = "Thank you.";
+        status.textContent = "Thank you.";
       } catch (error) {
-        told.textContent = sentence(error);
+        status.textContent = sentence(error);
       }
     },
   }, label);
-  return [button("up", "Good answer"), button("down", "Bad answer"), kept, told].filter(Boolean);
+  return [button("up", "Good answer"), button("down", "Bad answer"), kept, status].filter(Boolean);
 }

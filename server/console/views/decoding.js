@@ -1,13 +1,13 @@
-// The form of decoding options, made from the server's own list of them.
+// The form of decoding options, generated from the server's list of options.
 
 import { field, h, options } from "../lib/dom.js";
 
-/** Shown at once; the others fold away. */
+/** Always visible; the other options are collapsed. */
 const COMMON = ["temperature", "top_p", "top_k", "max_tokens", "seed", "stop"];
-/** Chosen elsewhere on the page, or of no use in it. */
+/** Set elsewhere on the page, or not useful here. */
 const LEFT_OUT = ["preset", "use_beam_search", "length_penalty"];
 
-/** { node, values() }: `values` throws with a sentence where an input cannot be read. */
+/** { node, values() }: `values` throws an Error with a message when an input is invalid. */
 export function decodingForm(list) {
   const taken = list.filter((option) => !LEFT_OUT.includes(option.name));
   const controls = new Map(taken.map((option) => [option.name, control(option)]));
@@ -31,7 +31,7 @@ export function decodingForm(list) {
 }
 
 function hint({ meaning, range, type }) {
-  return type === "boolean" || type === "string" ? meaning : `${meaning} · ${range}`; // those are in the list
+  return type === "boolean" || type === "string" ? meaning : `${meaning} · ${range}`; // their values are in the list
 }
 
 function control(option) {
@@ -43,7 +43,7 @@ function control(option) {
     return { node, read: () => (node.value === "" ? undefined : Number(node.value)) };
   }
   if (option.name === "stop" || option.name === "bad_words") {
-    const node = h("textarea", { rows: 1, placeholder: "one a line", name: option.name });
+    const node = h("textarea", { rows: 1, placeholder: "one per line", name: option.name });
     return { node, read: () => lines(node.value) };
   }
   const node = h("textarea", { rows: 1, placeholder: "JSON", name: option.name, spellcheck: "false" });

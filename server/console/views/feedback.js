@@ -1,4 +1,4 @@
-// What users said of answers, and the file that a trainer reads.
+// Users' feedback on answers, and its download as training data.
 
 import { ask, text } from "../lib/api.js";
 import { notice, sentence } from "../lib/dialog.js";
@@ -22,7 +22,7 @@ export function mount(root, session) {
     shown = signature;
     const good = data.filter((said) => said.rating === "up").length;
     sums.textContent = data.length ? `${count(good)} good and ${count(data.length - good)} bad among the newest ${count(data.length)}` : "";
-    list.replaceChildren(data.length ? table(data, session) : h("p", { class: "empty" }, "Nobody has said anything yet. Applications send it to POST /v1/feedback."));
+    list.replaceChildren(data.length ? table(data, session) : h("p", { class: "empty" }, "No feedback yet. Applications send it to POST /v1/feedback."));
   }
 
   rating.addEventListener("change", () => refresh().catch(() => {}));
@@ -31,7 +31,7 @@ export function mount(root, session) {
       const query = new URLSearchParams({ format: "jsonl", limit: "100000", rating: rating.value || "up" });
       const lines = await text(`admin/v1/feedback?${query}`);
       if (!lines) {
-        notice(session.keeps_feedback_messages ? "No chats were sent along with feedback." : "This server keeps no chats; start it with --keep-feedback-messages.");
+        notice(session.keeps_feedback_messages ? "No feedback contains a chat." : "This server does not keep chats. Start it with --keep-feedback-messages.");
         return;
       }
       const url = URL.createObjectURL(new Blob([lines], { type: "application/jsonl" }));

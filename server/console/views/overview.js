@@ -1,4 +1,4 @@
-// What runs now: the share-out of the KV cache per tenant, requests running and waiting, and what failed.
+// The current state: KV cache per tenant, running and waiting requests, and failed requests.
 
 import { ask } from "../lib/api.js";
 import { notice } from "../lib/dialog.js";
@@ -43,7 +43,7 @@ function showFigures(list, live, session) {
   const whole = scale(live, live.tenants[0]);
   const figures = [
     ["Running", count(sum("running")), "requests in the engine"],
-    ["Waiting", count(sum("waiting")), "for their turn"],
+    ["Waiting", count(sum("waiting")), "in the queue"],
     ["KV cache", share(sum("kv_blocks") / whole), session.tenant ? "of your limit" : `of ${count(whole)} blocks`],
     ["Adapters loaded", count(live.adapters_loaded), session.tenant ? "of yours" : `of ${count(live.adapters_capacity)} places`],
   ];
@@ -53,7 +53,7 @@ function showFigures(list, live, session) {
   });
 }
 
-/** What a whole bar stands for: the cache, or the limit of a tenant that is not told how large the cache is. */
+/** The blocks of a full bar: the cache, or the tenant's limit when the tenant may not see the cache size. */
 const scale = (live, tenant) => live.capacity?.kv_blocks ?? tenant.limit_blocks;
 
 function showTenants(list, known, live) {
@@ -93,16 +93,16 @@ function tenantRow(name) {
   function update(tenant, whole) {
     const part = (value) => `${Math.min(100, (100 * value) / whole)}%`;
     used.style.width = part(tenant.kv_blocks);
-    used.style.minWidth = tenant.kv_blocks ? "4px" : "0"; // little is not nothing
+    used.style.minWidth = tenant.kv_blocks ? "4px" : "0"; // keep small values visible
     guarantee.style.width = part(tenant.guaranteed_blocks);
     beyond.style.left = part(tenant.limit_blocks);
     node.classList.toggle("limited", tenant.limit_blocks < whole);
     node.classList.toggle("at-limit", tenant.kv_blocks >= tenant.limit_blocks);
     bar.setAttribute("aria-valuemax", tenant.limit_blocks);
     bar.setAttribute("aria-valuenow", tenant.kv_blocks);
-    const told = `${count(tenant.kv_blocks)} blocks used · ${count(tenant.guaranteed_blocks)} guaranteed · limit ${count(tenant.limit_blocks)}`;
-    bar.setAttribute("aria-valuetext", told);
-    say(blocks, told);
+    const summary = `${count(tenant.kv_blocks)} blocks used · ${count(tenant.guaranteed_blocks)} guaranteed · limit ${count(tenant.limit_blocks)}`;
+    bar.setAttribute("aria-valuetext", summary);
+    say(blocks, summary);
     say(running, count(tenant.running));
     say(waiting, count(tenant.waiting));
   }
@@ -111,7 +111,7 @@ function tenantRow(name) {
 }
 
 function failureList(errors, session) {
-  if (!errors.length) return h("p", { class: "empty" }, "None since the server started.");
+  if (!errors.length) return h("p", { class: "empty" }, "No failed requests since the server started.");
   const copy = async (id) => {
     await navigator.clipboard.writeText(id).then(() => notice(`Copied ${id}`), () => notice(id));
   };

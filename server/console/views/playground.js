@@ -1,4 +1,4 @@
-// One prompt to several adapters or versions at once, side by side.
+// Sends one prompt to several adapters or versions and shows the answers side by side.
 
 import { ask } from "../lib/api.js";
 import { decodingForm } from "./decoding.js";
@@ -17,13 +17,13 @@ export function mount(root, session) {
   const decoding = h("div", {});
   const run = h("button", { type: "submit", class: "primary" }, "Run");
   const stop = h("button", { type: "button", disabled: true }, "Stop");
-  const told = h("p", { class: "hint", role: "status" });
+  const status = h("p", { class: "hint", role: "status" });
   const panes = h("div", { class: "panes" });
   const form = h("form", { class: "card ask" },
     field("Prompt", prompt), field("System message", system), models,
     h("details", {}, h("summary", {}, "Decoding"), field("Preset", preset), decoding),
-    h("div", { class: "actions" }, run, stop, told));
-  root.append(h("p", { class: "lead" }, whoPays(session)), form, panes);
+    h("div", { class: "actions" }, run, stop, status));
+  root.append(h("p", { class: "lead" }, usageNote(session)), form, panes);
   let read = () => ({});
   let running = null;
 
@@ -45,39 +45,39 @@ export function mount(root, session) {
     event.preventDefault();
     const chosen = [...models.querySelectorAll("input:checked")].map((box) => box.value);
     if (!chosen.length || chosen.length > MOST) {
-      told.textContent = chosen.length ? `Choose at most ${MOST} models.` : "Choose at least one model.";
+      status.textContent = chosen.length ? `Choose at most ${MOST} models.` : "Choose at least one model.";
       return;
     }
     let body;
     try {
       body = { ...read(), messages: messages(system.value, prompt.value), stream: true, stream_options: { include_usage: true } };
     } catch (error) {
-      told.textContent = error.message;
+      status.textContent = error.message;
       return;
     }
     if (preset.value) body.preset = preset.value;
     running = new AbortController();
     run.disabled = true;
     stop.disabled = false;
-    told.textContent = `Asking ${chosen.length} ${chosen.length === 1 ? "model" : "models"}…`;
+    status.textContent = `Asking ${chosen.length} ${chosen.length === 1 ? "model" : "models"}…`;
     const asked = chosen.map((model) => answerPane(model, session));
     panes.replaceChildren(...asked.map((pane) => pane.node));
     const ends = await Promise.all(asked.map((pane) => pane.run(body, running.signal)));
-    told.textContent = ends.join(" · ");
+    status.textContent = ends.join(" · ");
     run.disabled = false;
     stop.disabled = true;
   });
 
   return {
-    refresh: () => ready.catch((error) => { told.textContent = sentence(error); }),
+    refresh: () => ready.catch((error) => { status.textContent = sentence(error); }),
     leave: () => running?.abort(),
   };
 }
 
-function whoPays(session) {
+function usageNote(session) {
   return session.tenant
-    ? `Requests from here count against ${session.tenant}’s limits and budget like any other.`
-    : "Requests from here are the operator’s own: they count under no tenant, and no tenant’s budget is touched.";
+    ? `Requests from this page count against ${session.tenant}’s limits and budget.`
+    : "Requests from this page belong to the operator: they count for no tenant and use no tenant’s budget.";
 }
 
 function messages(system, prompt) {

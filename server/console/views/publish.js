@@ -1,4 +1,4 @@
-// Publishing a version from this machine: a tar as it is, or the trainer's files, which are packed here.
+// Publishes a version from this machine: a tar archive, or the trainer's files, which are packed here.
 
 import { ask, upload } from "../lib/api.js";
 import { notice, sentence } from "../lib/dialog.js";
@@ -15,14 +15,14 @@ export function publishForm(session, refresh) {
   const files = h("input", { type: "file", multiple: true, required: true });
   const promote = h("input", { type: "checkbox", id: "publish-promote" });
   const bar = h("progress", { max: 1, hidden: true, "aria-label": "Upload" });
-  const told = h("p", { class: "hint", role: "status" });
+  const status = h("p", { class: "hint", role: "status" });
   const button = h("button", { type: "submit", class: "primary" }, "Upload");
   const form = h("form", { class: "publish" },
     field("Tenant", tenant),
     field("Adapter", name),
     field("Files", files, "a .tar or .tar.gz, or adapter_config.json and adapter_model.safetensors"),
     h("div", { class: "check" }, promote, h("label", { htmlFor: promote.id }, "Promote it when it is ready")),
-    h("div", { class: "actions" }, button, bar, told), names);
+    h("div", { class: "actions" }, button, bar, status), names);
   const node = h("details", { class: "card" }, h("summary", {}, "Publish a version"), form);
 
   form.addEventListener("submit", async (event) => {
@@ -34,28 +34,28 @@ export function publishForm(session, refresh) {
       const path = `admin/v1/adapters/${tenant.value}/${name.value}/versions?promote=${promote.checked}`;
       const version = await upload(path, body, type, (part) => {
         bar.value = part;
-        told.textContent = part < 1 ? `${Math.round(part * 100)} % of ${bytes(body.size)}` : "Checking and storing…";
+        status.textContent = part < 1 ? `${Math.round(part * 100)} % of ${bytes(body.size)}` : "Checking and storing…";
       });
-      told.textContent = "";
+      status.textContent = "";
       notice(`${version.tenant}-${version.adapter} has version ${version.number}.`);
       files.value = "";
       await refresh();
     } catch (error) {
-      told.textContent = sentence(error);
-      told.classList.add("error");
+      status.textContent = sentence(error);
+      status.classList.add("error");
       return;
     } finally {
       button.disabled = false;
       bar.hidden = true;
       bar.removeAttribute("value");
     }
-    told.classList.remove("error");
+    status.classList.remove("error");
   });
 
   if (!session.tenant) {
     ask("admin/v1/tenants").then(({ data }) => tenant.replaceChildren(...options(data.map((row) => row.name))), () => {});
   }
-  node.know = (adapters) => names.replaceChildren(...[...new Set(adapters.map((adapter) => adapter.name))].map((text) => h("option", { value: text })));
+  node.suggestNames = (adapters) => names.replaceChildren(...[...new Set(adapters.map((adapter) => adapter.name))].map((text) => h("option", { value: text })));
   return node;
 }
 

@@ -1,4 +1,4 @@
-// The first page: one field.
+// The sign-in page.
 
 import { useKey } from "../lib/api.js";
 import { h } from "../lib/dom.js";
@@ -17,7 +17,7 @@ export function signIn(root, message, done) {
     h("h1", {}, "Console"),
     h("label", { htmlFor: "key" }, "Key"),
     secret,
-    h("p", { id: "key-hint", class: "hint" }, "An operator’s or a tenant admin’s. It stays in this tab and is forgotten with it."),
+    h("p", { id: "key-hint", class: "hint" }, "An operator key or a tenant admin key. It is stored only in this tab, until you close it."),
     wrong,
     button,
   );

@@ -1,4 +1,4 @@
-// One slider between two versions.
+// A slider that splits traffic between two versions.
 
 import { field, h, options } from "../lib/dom.js";
 import { change, usable } from "./traffic.js";
@@ -12,38 +12,38 @@ export function splitForm(adapter, serving, refresh) {
   const part = Math.round(100 * ((serving.get(second) ?? 0) / ((serving.get(first) ?? 0) + (serving.get(second) ?? 0) || 1)));
   const slider = h("input", { type: "range", min: "0", max: "100", step: "1", value: String(part), "data-focus": "slider" });
   const label = h("label", { htmlFor: `slide-${adapter.model}` });
-  const told = h("output", {});
+  const summary = h("output", {});
   const apply = h("button", { type: "submit", "data-focus": "split" }, "Apply split");
 
-  function tell() {
+  function update() {
     const share = Number(slider.value);
-    told.textContent = `v${from.value} ${100 - share} % · v${to.value} ${share} %`;
+    summary.textContent = `v${from.value} ${100 - share} % · v${to.value} ${share} %`;
     label.textContent = `Share of version ${to.value}`;
-    slider.setAttribute("aria-valuetext", told.textContent);
+    slider.setAttribute("aria-valuetext", summary.textContent);
     apply.disabled = from.value === to.value;
   }
 
   const form = h("form", { class: "split", "aria-label": `Split the traffic of ${adapter.model}` },
     field("From", from), field("To", to),
-    h("div", { class: "field slide" }, label, slider, told),
+    h("div", { class: "field slide" }, label, slider, summary),
     apply);
   slider.id = `slide-${adapter.model}`;
-  for (const control of [slider, from, to]) control.addEventListener("input", tell);
+  for (const control of [slider, from, to]) control.addEventListener("input", update);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const share = Number(slider.value);
     const weights = Object.fromEntries([[from.value, 100 - share], [to.value, share]].filter(([, weight]) => weight > 0));
     change(adapter, "split", { weights }, {
       title: `Split the traffic of ${adapter.model}?`,
-      text: `${told.textContent}. Both versions are loaded and probed first; requests with the same user or x-session-id stay on one version.`,
-      action: "Split", done: `${adapter.model}: ${told.textContent}`,
+      text: `${summary.textContent}. Both versions are loaded and probed first; requests with the same user or x-session-id stay on one version.`,
+      action: "Split", done: `${adapter.model}: ${summary.textContent}`,
     }, refresh);
   });
-  tell();
+  update();
   return form;
 }
 
-/** The version with most traffic, and the other one of the split or the newest. */
+/** The version with the most traffic, and the other version of the split or the newest one. */
 function preset(versions, serving) {
   const byShare = [...serving].sort((a, b) => b[1] - a[1]).map(([number]) => number).filter((number) => versions.includes(number));
   const first = byShare[0] ?? versions[0];

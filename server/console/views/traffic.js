@@ -1,4 +1,4 @@
-// The traffic of an adapter: who has it, who may have it, and how it is changed.
+// The traffic of an adapter: its versions' shares, the versions that can serve, and changes.
 
 import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
@@ -9,10 +9,10 @@ export function shares(alias) {
   return new Map(alias.targets.map((target) => [target.version, target.weight / total]));
 }
 
-/** Versions that can take traffic. */
+/** Versions that can serve traffic. */
 export const usable = (adapter) => adapter.versions.filter((version) => ["ready", "resident"].includes(version.state));
 
-/** Ask first, then change the traffic of an adapter, and tell how it went. */
+/** Ask for confirmation, change the traffic of an adapter, and show the result. */
 export async function change(adapter, path, body, question, refresh) {
   if (!(await confirm(question))) return false;
   try {
@@ -25,7 +25,7 @@ export async function change(adapter, path, body, question, refresh) {
     notice(sentence(error), { bad: true });
     return false;
   } finally {
-    document.activeElement?.blur?.(); // the split form may be made anew now
+    document.activeElement?.blur?.(); // the split form may now be replaced
     await refresh().catch(() => {});
   }
   return true;

@@ -1,4 +1,4 @@
-// What was used over time: a chart of tokens, and the sums per adapter.
+// Usage over time: a chart of tokens, and the sums per adapter.
 
 import { ask } from "../lib/api.js";
 import { chart } from "../lib/chart.js";
@@ -67,8 +67,8 @@ function sums(rows, session) {
     sum.blocks += row.kv_block_seconds;
     groups.set(key, sum);
   }
-  if (!groups.size) return h("p", { class: "empty" }, "Nothing was used in this time.");
-  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of it cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"]]
+  if (!groups.size) return h("p", { class: "empty" }, "No usage in this period.");
+  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of which cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"]]
     .slice(session.tenant ? 1 : 0);
   const cell = (sum, [label, name]) => h("td", { "data-label": label, class: typeof sum[name] === "number" ? "number" : null }, typeof sum[name] === "number" ? count(sum[name]) : sum[name]);
   return h("table", { class: "stacked" },
