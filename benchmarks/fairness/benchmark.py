@@ -30,7 +30,7 @@ from benchmarks.fairness.tenant_load import (
 from benchmarks.harness.report import exit_code, print_figures, print_json
 from server.admission import Admission
 from server.engine.bench_engine import BenchEngine
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 
 BOUNDS = {
     "noisy_neighbour_p99_ttft_ratio": ("<=", 3.0),
@@ -145,9 +145,9 @@ async def _throughput_ratio(
 
 async def _token_rate(engine: BenchEngine, seconds: float) -> dict[str, float]:
     """64 clients against a tpm limit: tokens used above it in any minute, and the time of a decision."""
-    policy = TenantSettings(tpm=6000)
+    settings = TenantSettings(tpm=6000)
     admission = Admission(engine.capacity)
-    load = TenantLoad("capped", policy, MIXED, clients=64)
+    load = TenantLoad("capped", settings, MIXED, clients=64)
     async with under_load(engine, [load], admission) as counters:
         await asyncio.sleep(seconds)
     used = counters.used_tokens
@@ -164,14 +164,14 @@ async def _token_rate(engine: BenchEngine, seconds: float) -> dict[str, float]:
 async def _budgets(engine: BenchEngine, requests: int) -> dict[str, float]:
     """Random requests of 8 tenants with random guarantees and limits; the scheduler checks every step."""
     rng = random.Random(4)
-    policies = _random_policies(rng, 8)
+    settings = _random_settings(rng, 8)
     capacity = engine.capacity
     before = (await engine.report())["counters"]
     running = []
     for _ in range(requests):
-        tenant = rng.choice(list(policies))
-        shape = _fitting(rng, policies[tenant], capacity)
-        running.append(asyncio.create_task(shape.run(engine, tenant, policies[tenant])))
+        tenant = rng.choice(list(settings))
+        shape = _fitting(rng, settings[tenant], capacity)
+        running.append(asyncio.create_task(shape.run(engine, tenant, settings[tenant])))
         if rng.random() < 0.2:
             await asyncio.sleep(rng.uniform(0, 0.1))
     await asyncio.gather(*running)
@@ -179,17 +179,17 @@ async def _budgets(engine: BenchEngine, requests: int) -> dict[str, float]:
     return {"budget_requests": requests, **{name: after[name] - before[name] for name in after}}
 
 
-def _random_policies(rng: random.Random, tenants: int) -> dict[str, TenantSettings]:
-    left, policies = 1.0, {}
+def _random_settings(rng: random.Random, tenants: int) -> dict[str, TenantSettings]:
+    left, settings = 1.0, {}
     for i in range(tenants):
         guarantee = rng.choice([0.0, rng.uniform(0, left / 2)])
         left -= guarantee
         limit = min(1.0, max(guarantee, rng.uniform(0.15, 1.2)))
-        policies[f"r{i}"] = TenantSettings(weight=rng.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
-    return policies
+        settings[f"r{i}"] = TenantSettings(weight=rng.choice([1, 2]), kv_guarantee=guarantee, kv_limit=limit)
+    return settings
 
 
-def _fitting(rng: random.Random, policy: TenantSettings, capacity: Capacity) -> RequestShape:
-    most = min(capacity.limit_blocks(Share.of(policy)) * capacity.block_size_tokens, 900)
+def _fitting(rng: random.Random, settings: TenantSettings, capacity: Capacity) -> RequestShape:
+    most = min(capacity.limit_blocks(Share.of(settings)) * capacity.block_size_tokens, 900)
     prompt = rng.randint(4, most // 2)
     return RequestShape(prompt, rng.randint(1, min(200, most - prompt)))

@@ -42,9 +42,9 @@ class RequestShape:
         n = next(_prompts)
         return [(n * 7919 + i * 104729 + n * i) % 3000 + 50 for i in range(self.prompt)]
 
-    async def run(self, engine: BenchEngine, tenant: str, policy: TenantSettings) -> None:
+    async def run(self, engine: BenchEngine, tenant: str, settings: TenantSettings) -> None:
         """Send one request and read it to its end."""
-        async for _ in engine.generate(tenant, policy, self.tokens(), self.generate):
+        async for _ in engine.generate(tenant, settings, self.tokens(), self.generate):
             pass
 
 
@@ -53,7 +53,7 @@ class TenantLoad:
     """Clients of one tenant, each of which sends its next request when its last has ended."""
 
     tenant: str
-    policy: TenantSettings
+    settings: TenantSettings
     shape: RequestShape
     clients: int
 
@@ -123,7 +123,7 @@ async def measure_service(
 
 
 async def probe(
-    engine: BenchEngine, policy: TenantSettings, shape: RequestShape, seconds: float
+    engine: BenchEngine, settings: TenantSettings, shape: RequestShape, seconds: float
 ) -> ProbeLatencies:
     """Send short requests of tenant "a", one after the other."""
     probes = ProbeLatencies([], [])
@@ -131,7 +131,7 @@ async def probe(
     while time.monotonic() < end:
         began = last = time.monotonic()
         first = True
-        async for _ in engine.generate("a", policy, shape.tokens(), shape.generate):
+        async for _ in engine.generate("a", settings, shape.tokens(), shape.generate):
             now = time.monotonic()
             (probes.ttft_s if first else probes.itl_s).append(now - (began if first else last))
             first, last = False, now
@@ -152,7 +152,7 @@ async def _client(
         prompt, generated = 0, 0
         try:
             async for tokens in engine.generate(
-                load.tenant, load.policy, load.shape.tokens(), load.shape.generate
+                load.tenant, load.settings, load.shape.tokens(), load.shape.generate
             ):
                 counters.count(load.tenant, load.shape.prompt - prompt, tokens)
                 prompt, generated = load.shape.prompt, generated + tokens
@@ -165,7 +165,7 @@ def _reserve(admission: Admission, load: TenantLoad, counters: ServiceCounters) 
     began = time.perf_counter()
     try:
         return admission.reserve(
-            load.tenant, load.policy, prompt_tokens=load.shape.prompt, max_tokens=load.shape.generate
+            load.tenant, load.settings, prompt_tokens=load.shape.prompt, max_tokens=load.shape.generate
         )
     except TryLater:
         counters.refused += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapters.tenant_settings import TenantSettings
 from server.admission.account import Account
 from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, TooManyConcurrent
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 
 _NEXT_STEP = "Send a shorter prompt or a smaller max_tokens."
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from adapters.tenant_settings import TenantSettings
 from server.admission import checks
 from server.admission.account import Account
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 
 
 class Reservation:

@@ -24,7 +24,7 @@ from sampling.errors import SamplingError
 from server import admission
 from server import errors as server
 from server.admission import MAX_RETRY_AFTER_S, MIN_RETRY_AFTER_S
-from server.fairness.policy import GuaranteesTooLarge
+from server.fairness.shares import GuaranteesTooLarge
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from server.engine.handlers import VllmHandlers
 from server.engine.runtime import Engine, start
 from server.engine.supervisor import State, Supervisor
 from server.errors import EngineUnavailable
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 from server.observability.recorder import MetricsRecorder
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.planner.out_of_memory import OutOfMemoryReport

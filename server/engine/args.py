@@ -24,7 +24,7 @@ from server.config.settings import Settings
 from server.engine.base_model import read_json
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.errors import SettingsError
-from server.fairness.policy import STAMP_KEY
+from server.fairness.shares import STAMP_KEY
 from server.planner.cpu_kv_cache import (
     MAX_DEFAULT_CPU_KV_CACHE_BYTES,
     default_cpu_kv_bytes,

@@ -17,7 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from adapters.tenant_settings import TenantSettings
 from server.engine.args import SCHEDULER
 from server.engine.scheduling import scheduler_report
-from server.fairness.policy import STAMP_KEY, Capacity, stamp
+from server.fairness.shares import STAMP_KEY, Capacity, stamp
 
 
 class BenchEngine:

@@ -14,9 +14,9 @@ from typing import Any
 from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.interfaces import BudgetStanding, EngineInterface, SchedulerCounters
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import Capacity
 from server.fairness.preemption import plan_preemption
 from server.fairness.prefill_cap import max_min_cap
+from server.fairness.shares import Capacity
 from server.fairness.token_charges import TokenCharges
 from server.fairness.waiting_queue import Entry, WaitingQueue
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 
 
 @dataclass(slots=True)

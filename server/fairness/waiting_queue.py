@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from server.fairness.policy import Share
+from server.fairness.shares import Share
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.errors import EngineGone
 from adapters.models import Tenant
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 
 #: A report of this age or less is not asked for again by a reader that does not need a newer one.
 MAX_AGE_S = 0.4

@@ -22,7 +22,7 @@ from adapters.store.store import Store
 from server.auth.throttle import AuthThrottle
 from server.background.canary_rollback import CanaryRollback
 from server.config.versions import vllm_version
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 from server.observability.metrics import family
 from server.observability.readiness import Readiness
 from server.observability.request_collector import OTHER

@@ -86,7 +86,7 @@ class RequestContext:
     target: Target
     sampling: Resolved
     """The body with all sampling defaults filled in, and where each value comes from."""
-    policy: TenantSettings
+    tenant_settings: TenantSettings
     cache_salt: str
     limits: Limits = NO_LIMITS
     """The operator's limits that are checked against the tokenized prompt."""

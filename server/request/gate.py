@@ -18,7 +18,7 @@ from sampling.limits import check_prompt
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
-from server.fairness.policy import STAMP_KEY, stamp
+from server.fairness.shares import STAMP_KEY, stamp
 from server.request.context import RequestContext
 from server.request.metering import MeteredStream, Progress
 
@@ -152,7 +152,7 @@ class Gate:
         """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
         for name, value in context.sampling.unplaced.items():
             setattr(sampling_params, name, value)
-        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.policy)}
+        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.tenant_settings)}
         if context.sampling.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
 
@@ -176,11 +176,13 @@ class Gate:
         """
         n = sampling_params.n
         if "max_tokens" not in context.sampling.origins:
-            fitting = self._admission.fitting_max_tokens(context.policy, prompt_tokens=prompt_tokens, n=n)
+            fitting = self._admission.fitting_max_tokens(
+                context.tenant_settings, prompt_tokens=prompt_tokens, n=n
+            )
             sampling_params.max_tokens = max(1, min(sampling_params.max_tokens, fitting))
         return self._admission.reserve(
             context.caller.tenant_name,
-            context.policy,
+            context.tenant_settings,
             prompt_tokens=prompt_tokens,
             max_tokens=sampling_params.max_tokens,
             n=n,

@@ -21,7 +21,7 @@ from adapters.models import EngineAdapter, Version
 from sampling.endpoints import Endpoint
 from server.admission import Admission
 from server.errors import AdapterUnavailable
-from server.fairness.policy import OPERATOR_SETTINGS
+from server.fairness.shares import OPERATOR_SETTINGS
 from server.request.context import Answer, Caller, RequestContext
 from server.request.gate import Gate
 from server.request.routing import Router, sticky_part
@@ -71,7 +71,7 @@ class RequestService:
                 limits=caller.limits,
                 preset_header=headers.get("x-loragate-preset"),
             ),
-            policy=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
+            tenant_settings=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
             cache_salt=self._salt(caller.tenant_name),
             limits=self.sampling.limits_for(caller.limits),
             debug=headers.get("x-loragate-debug") == "1",
@@ -98,7 +98,7 @@ class RequestService:
 
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         """The present `x-ratelimit-*` headers."""
-        return self.admission.headers(context.caller.tenant_name, context.policy)
+        return self.admission.headers(context.caller.tenant_name, context.tenant_settings)
 
     @contextlib.asynccontextmanager
     async def _hold(self, version: Version | None) -> AsyncIterator[EngineAdapter | None]:

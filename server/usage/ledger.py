@@ -162,9 +162,8 @@ class Ledger:
         now = self._now()
         used = {period: await self._store.tokens_since(period_start(period, now)) for period in BudgetPeriod}
         for tenant in tenants:
-            policy = tenant.settings
-            spent = used[policy.budget_period].get(tenant.name, 0)
-            admission.restore_budget(tenant.name, policy, used_tokens=spent)
+            spent = used[tenant.settings.budget_period].get(tenant.name, 0)
+            admission.restore_budget(tenant.name, tenant.settings, used_tokens=spent)
 
     def _collect(self, request: _TrackedRequest) -> None:
         now = self._clock()

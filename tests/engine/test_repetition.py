@@ -13,7 +13,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 
 from sampling.errors import InvalidRepetitionPolicy
 from server.engine.decoding.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
-from server.fairness.policy import STAMP_KEY
+from server.fairness.shares import STAMP_KEY
 from server.request.gate import REPETITION_KEY
 
 FIGURES = {"window_tokens": 16, "ngram_tokens": 2, "release_tokens": 4}

@@ -19,7 +19,7 @@ import demo
 from adapters.tenant_settings import TenantSettings
 from demo.random_adapter import write_random_adapter
 from server.engine.scheduling.scheduler_report import read
-from server.fairness.policy import stamp
+from server.fairness.shares import stamp
 
 BLOCKS, BLOCK_SIZE, SLOTS = 60, 32, 6
 LORA_SLOT_WAIT_S = 1.0

@@ -12,7 +12,7 @@ from adapters.lifecycle.health import DriftRecord, FetchProgress
 from adapters.models import AliasChange, Rating, Role, VersionState
 from adapters.residency import SlotView
 from adapters.tenant_settings import TenantSettings
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 
 Item = TypeVar("Item")
 

@@ -14,7 +14,7 @@ from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
 from server.api.admin.permissions import Permissions, Service, Wire, actor
-from server.fairness.policy import check_guarantees
+from server.fairness.shares import check_guarantees
 from server.request.context import Caller
 
 

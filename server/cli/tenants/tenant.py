@@ -14,7 +14,7 @@ from server.cli.options import STORAGE_FIELDS, settings_options
 from server.cli.storage import operator_at_shell, show, storage_settings, with_registry
 from server.cli.tenants.usage import usage
 from server.config.settings import Settings
-from server.fairness.policy import check_guarantees
+from server.fairness.shares import check_guarantees
 
 #: Settings that have a flag: those with a help text.
 _FLAGS = {name: field for name, field in TenantSettings.model_fields.items() if field.description}

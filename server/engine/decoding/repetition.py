@@ -26,7 +26,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
 from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_strength
-from server.fairness.policy import STAMP_KEY
+from server.fairness.shares import STAMP_KEY
 from server.request.gate import REPETITION_KEY
 
 #: The key of the operator's figures in `additional_config["loragate"]`.

@@ -28,8 +28,8 @@ from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import STAMP_KEY, Capacity, InvalidStamp, Share, read_stamp
 from server.fairness.preemption import preemption_order
+from server.fairness.shares import STAMP_KEY, Capacity, InvalidStamp, Share, read_stamp
 from server.fairness.waiting_queue import Entry
 
 logger = init_logger(__name__)

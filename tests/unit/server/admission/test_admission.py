@@ -15,7 +15,7 @@ from server.admission import (
     TooManyConcurrent,
 )
 from server.admission.account import period_end
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)
 

@@ -6,7 +6,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from adapters.tenant_settings import TenantSettings
 from server.admission import Admission, BudgetExhausted, NeverFits, Reservation, TryLater
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)
 TPM, RPM, CONCURRENCY, BUDGET = 300, 12, 6, 4000

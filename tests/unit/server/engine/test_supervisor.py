@@ -12,7 +12,7 @@ from server.admission import Admission
 from server.engine import supervisor as module
 from server.engine.supervisor import EngineStartFailed, State, Supervisor
 from server.errors import EngineUnavailable
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
 

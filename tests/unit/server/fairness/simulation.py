@@ -8,8 +8,8 @@ from adapters.tenant_settings import TenantSettings
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import Capacity, Share
 from server.fairness.preemption import preemption_order
+from server.fairness.shares import Capacity, Share
 from server.fairness.waiting_queue import Entry
 
 

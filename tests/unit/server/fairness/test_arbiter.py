@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.tenant_settings import TenantSettings
-from server.fairness.policy import Capacity, Share
+from server.fairness.shares import Capacity, Share
 from tests.unit.server.fairness.simulation import SimEngine
 
 CAPACITY = Capacity(kv_blocks=60, block_size_tokens=4, max_num_seqs=8)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.policy import Share
 from server.fairness.prefill_cap import max_min_cap
+from server.fairness.shares import Share
 from server.fairness.virtual_counters import VirtualTokenCounters
 from server.fairness.waiting_queue import Entry, WaitingQueue
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.models import Tenant
-from server.fairness.policy import Capacity
+from server.fairness.shares import Capacity
 from server.observability import scheduler_stats as module
 from server.observability.scheduler_stats import SchedulerStats, operator_row, tenant_rows
 

@@ -20,7 +20,7 @@ from sampling.layers import Resolved
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
-from server.fairness.policy import STAMP_KEY, Capacity
+from server.fairness.shares import STAMP_KEY, Capacity
 from server.request.context import Caller, RequestContext, Target
 from server.request.gate import Gate
 from server.request.metering import Progress

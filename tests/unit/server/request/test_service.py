@@ -15,10 +15,10 @@ from starlette.datastructures import Headers
 from adapters.errors import EngineGone, LoadFailed, StoreDamaged
 from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
 from sampling.endpoints import Endpoint
-from server.admission import Admission, Capacity
+from server.admission import Admission
 from server.config.settings import Settings
 from server.errors import AdapterUnavailable
-from server.fairness.policy import OPERATOR_POLICY
+from server.fairness.shares import OPERATOR_SETTINGS, Capacity
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, Target
 from server.request.gate import Gate
 from server.request.sampling import SamplingResolver
@@ -126,7 +126,7 @@ async def test_each_tenant_has_a_salt_of_its_own(service: RequestService) -> Non
     globex, operator = await prepare(service, tenant="globex"), await prepare(service, tenant=None)
     assert acme.cache_salt == again.cache_salt
     assert len({acme.cache_salt, globex.cache_salt, operator.cache_salt}) == 3
-    assert operator.policy == OPERATOR_POLICY
+    assert operator.policy == OPERATOR_SETTINGS
 
 
 async def test_options_are_shown_to_those_who_ask(service: RequestService) -> None:

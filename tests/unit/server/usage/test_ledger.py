@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from adapters.errors import UnknownKey
-from adapters.models import BudgetPeriod, Tenant, Usage
-from adapters.tenant_settings import TenantSettings
+from adapters.models import Tenant, Usage
+from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module

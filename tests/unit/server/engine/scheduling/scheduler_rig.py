@@ -32,7 +32,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from adapters.tenant_settings import TenantSettings
 from server.engine.scheduling.scheduler import TenantScheduler
-from server.fairness.policy import stamp
+from server.fairness.shares import stamp
 
 BLOCK_SIZE = 4
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from adapters.tenant_settings import TenantSettings
-from server.fairness.policy import Share
+from server.fairness.shares import Share
 from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 
 LONG = bool(os.environ.get("LORAGATE_TEST_LONG"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters.models import Tenant
 from adapters.tenant_settings import TenantSettings
-from server.fairness.policy import (
+from server.fairness.shares import (
     OPERATOR_SETTINGS,
     Capacity,
     GuaranteesTooLarge,
