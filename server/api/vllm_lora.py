@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from adapters.errors import NameTaken
 from adapters.names import check_adapter_name, check_tenant_name
-from server.api.admin.permissions import Permissions, Service, actor, check_tenant, named_source
+from server.api.admin.permissions import AdminServices, Permissions, actor, check_tenant, named_source
 from server.request.context import Caller
 
 
@@ -30,7 +30,7 @@ class UnloadBody(BaseModel):
     lora_name: str
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The two routes."""
     routes = APIRouter(prefix="/v1", tags=["lora"])
 
@@ -39,14 +39,14 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         """Add an adapter, or with `load_inplace` its next version, and serve it."""
         tenant, name = _split(body.lora_name)
         check_tenant(caller, tenant)
-        alias = await service.registry.aliases.get(tenant, name)
+        alias = await services.registry.aliases.get(tenant, name)
         if alias.targets and not body.load_inplace:
             raise NameTaken(
                 f"The adapter {body.lora_name!r} is already served; send load_inplace=true to serve its next version."
             )
-        source = named_source(service, caller, tenant, body.lora_path)
-        version = await service.lifecycle.register(tenant, name, source, by=actor(caller))
-        await service.lifecycle.promote(tenant, name, version.number, by=actor(caller))
+        source = named_source(services, caller, tenant, body.lora_path)
+        version = await services.lifecycle.register(tenant, name, source, by=actor(caller))
+        await services.lifecycle.promote(tenant, name, version.number, by=actor(caller))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @routes.post("/unload_lora_adapter", response_class=PlainTextResponse)
@@ -54,7 +54,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         """Take an adapter out of service; requests in flight finish."""
         tenant, name = _split(body.lora_name)
         check_tenant(caller, tenant)
-        await service.lifecycle.remove(tenant, name, by=actor(caller))
+        await services.lifecycle.remove(tenant, name, by=actor(caller))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return routes

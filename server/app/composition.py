@@ -17,7 +17,7 @@ from adapters.sources import Uploads
 from adapters.store.store import Store
 from sampling.endpoints import Endpoint
 from server.api import admin, console, errors, feedback, health, models, openapi, vllm_lora
-from server.api.admin.permissions import Permissions, Service
+from server.api.admin.permissions import AdminServices, Permissions
 from server.api.auth_throttle import AuthThrottleMiddleware
 from server.api.generate import GenerateRoute
 from server.api.middleware import RequestMiddleware
@@ -189,8 +189,8 @@ def _metrics_endpoint(server: Server) -> MetricsEndpoint:
     return MetricsEndpoint(server.authenticator, settings.protect_metrics, server.metrics, state)
 
 
-def _admin_services(server: Server) -> Service:
-    return Service(
+def _admin_services(server: Server) -> AdminServices:
+    return AdminServices(
         settings=server.settings,
         registry=server.registry,
         lifecycle=server.engine.adapters,

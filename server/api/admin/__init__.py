@@ -9,21 +9,21 @@ from server.api.admin.audit import router as audit_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
-from server.api.admin.permissions import Permissions, Service
+from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.tenants import router as tenant_routes
 from server.api.admin.uploads import router as upload_routes
 from server.api.admin.usage import router as usage_routes
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """All admin routes."""
     routes = APIRouter(prefix="/admin/v1", tags=["admin"])
-    routes.include_router(tenant_routes(service, guard))
-    routes.include_router(key_routes(service, guard))
-    routes.include_router(upload_routes(service, guard))
-    routes.include_router(adapter_routes(service, guard))
-    routes.include_router(usage_routes(service, guard))
-    routes.include_router(audit_routes(service, guard))
-    routes.include_router(live_routes(service, guard))
-    routes.include_router(feedback_routes(service, guard))
+    routes.include_router(tenant_routes(services, guard))
+    routes.include_router(key_routes(services, guard))
+    routes.include_router(upload_routes(services, guard))
+    routes.include_router(adapter_routes(services, guard))
+    routes.include_router(usage_routes(services, guard))
+    routes.include_router(audit_routes(services, guard))
+    routes.include_router(live_routes(services, guard))
+    routes.include_router(feedback_routes(services, guard))
     return routes

@@ -1,4 +1,4 @@
-"""/admin/v1/adapters: operators manage all, a tenant's admin its own."""
+"""/admin/v1/adapters: operators manage all adapters, a tenant's admin its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from server.api.admin.models import (
     Listing,
     VersionInfo,
 )
-from server.api.admin.permissions import Permissions, Service, Wire, actor, check_tenant, named_source
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, check_tenant, named_source
 from server.api.admin.views import adapter_details, adapter_info, alias_info, version_info
 from server.api.generate import read_json
 from server.api.middleware import is_upload
 from server.errors import InvalidRequest
 from server.request.context import Caller
 
-UPLOADED = "upload:"  # a source that was uploaded in pieces before (`server.api.admin.uploads`)
+#: Prefix of a source that was uploaded in pieces (`server.api.admin.uploads`).
+UPLOADED = "upload:"
 
 
 class VersionBody(Wire):
-    """A new version from a source that the server can reach."""
+    """A new version from a source that the server can read."""
 
     source: str
     promote: bool = True
@@ -52,42 +53,42 @@ class SplitBody(Wire):
 
 
 class RollbackBody(Wire):
-    """Back to what was served before."""
+    """Back to the version that was served before."""
 
     expected_generation: int | None = None
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/adapters")
-    _add_reading(routes, service, guard)
-    _add_versions(routes, service, guard)
-    _add_pins(routes, service, guard)
-    _add_traffic(routes, service, guard)
+    _add_reading(routes, services, guard)
+    _add_versions(routes, services, guard)
+    _add_pins(routes, services, guard)
+    _add_traffic(routes, services, guard)
     return routes
 
 
-def _add_reading(routes: APIRouter, service: Service, guard: Permissions) -> None:
-    adapters = service.registry.adapters
+def _add_reading(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    adapters = services.registry.adapters
 
     @routes.get("")
     async def list_adapters(caller: Caller = Depends(guard.manager)) -> Listing[AdapterInfo]:
         """All adapters, or the caller's own."""
         views = await adapters.list(caller.tenant_name or None)
-        return Listing(data=[adapter_info(service, view) for view in views])
+        return Listing(data=[adapter_info(services, view) for view in views])
 
     @routes.get("/{tenant}/{name}")
     async def show_adapter(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> AdapterDetails:
         """One adapter with all its versions and the history of its name."""
         check_tenant(caller, tenant)
-        history = await service.registry.aliases.history(tenant, name)
+        history = await services.registry.aliases.history(tenant, name)
         view = await adapters.get(tenant, name)
-        owner = await service.registry.tenants.get(tenant)
-        return adapter_details(service, view, owner, history)
+        owner = await services.registry.tenants.get(tenant)
+        return adapter_details(services, view, owner, history)
 
 
-def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> None:
-    lifecycle = service.lifecycle
+def _add_versions(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    lifecycle = services.lifecycle
 
     @routes.post("/{tenant}/{name}/versions", status_code=201)
     async def add_version(
@@ -101,15 +102,15 @@ def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> No
         """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
         check_tenant(caller, tenant)
         body = await _version_body(request, promote, sampling_defaults)
-        source = _source(service, tenant, body, request, caller)
-        Layer("adapter", body.sampling_defaults)  # raises where no request could send such a default
-        with _spending(service, tenant, body.source):
+        source = _source(services, tenant, body, request, caller)
+        Layer("adapter", body.sampling_defaults)  # raises for a default that no request may have
+        with _spending(services, tenant, body.source):
             version = await lifecycle.register(
                 tenant, name, source, by=actor(caller), sampling_defaults=body.sampling_defaults
             )
         if body.promote:
             await lifecycle.promote(tenant, name, version.number, by=actor(caller))
-        return version_info(service, version)
+        return version_info(services, version)
 
     @routes.delete("/{tenant}/{name}/versions/{number}")
     async def remove_version(
@@ -118,7 +119,7 @@ def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> No
         """Take one version out of service; requests in flight finish."""
         check_tenant(caller, tenant)
         removed = await lifecycle.remove(tenant, name, number, by=actor(caller))
-        return Listing(data=[version_info(service, version) for version in removed])
+        return Listing(data=[version_info(services, version) for version in removed])
 
     @routes.delete("/{tenant}/{name}")
     async def remove_adapter(
@@ -127,35 +128,35 @@ def _add_versions(routes: APIRouter, service: Service, guard: Permissions) -> No
         """Take the whole adapter out of service; requests in flight finish."""
         check_tenant(caller, tenant)
         removed = await lifecycle.remove(tenant, name, by=actor(caller))
-        return Listing(data=[version_info(service, version) for version in removed])
+        return Listing(data=[version_info(services, version) for version in removed])
 
 
-def _add_pins(routes: APIRouter, service: Service, guard: Permissions) -> None:
-    lifecycle = service.lifecycle
+def _add_pins(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    lifecycle = services.lifecycle
 
     @routes.put("/{tenant}/{name}/versions/{number}/pin")
     async def pin_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
     ) -> VersionInfo:
-        """Keep a version loaded, across restarts. Operators only: it takes a slot from everybody."""
-        return version_info(service, await lifecycle.pin(tenant, name, number, by=actor(caller)))
+        """Keep a version loaded, also after a restart. Operators only, because it occupies a slot of all tenants."""
+        return version_info(services, await lifecycle.pin(tenant, name, number, by=actor(caller)))
 
     @routes.delete("/{tenant}/{name}/versions/{number}/pin")
     async def unpin_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
     ) -> VersionInfo:
-        """Let a version leave again."""
-        return version_info(service, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
+        """Allow the eviction of a version again."""
+        return version_info(services, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
 
 
-def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> None:
-    lifecycle = service.lifecycle
+def _add_traffic(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    lifecycle = services.lifecycle
 
     @routes.post("/{tenant}/{name}/promote")
     async def promote(
         tenant: str, name: str, body: PromoteBody, caller: Caller = Depends(guard.manager)
     ) -> AliasInfo:
-        """Give one version all the traffic, once it has loaded and answered a probe."""
+        """Send all traffic to one version, after it was loaded and probed."""
         check_tenant(caller, tenant)
         alias = await lifecycle.promote(
             tenant, name, body.version, by=actor(caller), expected_generation=body.expected_generation
@@ -166,7 +167,7 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> Non
     async def split(
         tenant: str, name: str, body: SplitBody, caller: Caller = Depends(guard.manager)
     ) -> AliasInfo:
-        """Share the traffic out among versions."""
+        """Split the traffic between versions by weight."""
         check_tenant(caller, tenant)
         targets = [AliasTarget(number, weight) for number, weight in sorted(body.weights.items())]
         alias = await lifecycle.split(
@@ -178,7 +179,7 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> Non
     async def rollback(
         tenant: str, name: str, body: RollbackBody, caller: Caller = Depends(guard.manager)
     ) -> AliasInfo:
-        """Go back to the version that had all the traffic before."""
+        """Send all traffic to the version that had it before."""
         check_tenant(caller, tenant)
         alias = await lifecycle.rollback(
             tenant, name, by=actor(caller), expected_generation=body.expected_generation
@@ -187,7 +188,7 @@ def _add_traffic(routes: APIRouter, service: Service, guard: Permissions) -> Non
 
 
 async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:
-    """The body; what goes with an upload stands in the query."""
+    """The body; the options of an upload are in the query."""
     if is_upload(request.headers):
         body: dict[str, Any] = {"source": "upload", "sampling_defaults": _object(sampling_defaults)}
     else:
@@ -204,20 +205,22 @@ def _object(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"sampling_defaults is not JSON: {error}", param="sampling_defaults") from error
+        raise InvalidRequest(f"sampling_defaults is not JSON: {error}.", param="sampling_defaults") from error
 
 
-def _source(service: Service, tenant: str, body: VersionBody, request: Request, caller: Caller) -> Source:
+def _source(
+    services: AdminServices, tenant: str, body: VersionBody, request: Request, caller: Caller
+) -> Source:
     if body.source.startswith(UPLOADED):
-        return service.uploads.source(tenant, body.source.removeprefix(UPLOADED))
+        return services.uploads.source(tenant, body.source.removeprefix(UPLOADED))
     if body.source == "upload":
         announced = request.headers.get("content-length", "")
         return ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
-    return named_source(service, caller, tenant, body.source)
+    return named_source(services, caller, tenant, body.source)
 
 
-def _spending(service: Service, tenant: str, source: str) -> AbstractContextManager[None]:
-    """Remove an archive that was uploaded in pieces once it is of no more use."""
+def _spending(services: AdminServices, tenant: str, source: str) -> AbstractContextManager[None]:
+    """Remove an archive that was uploaded in pieces after it was used."""
     if source.startswith(UPLOADED):
-        return service.uploads.consume(tenant, source.removeprefix(UPLOADED))
+        return services.uploads.consume(tenant, source.removeprefix(UPLOADED))
     return nullcontext()

@@ -1,4 +1,4 @@
-"""/admin/v1/audit and /admin/v1/reconcile: who changed what, and whether the engine agrees. Operators only."""
+"""/admin/v1/audit and /admin/v1/reconcile, for operators: the log of changes, and a comparison with the engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Query
 from adapters.models import AuditEntry
 from adapters.residency import Drift
 from server.api.admin.models import Listing
-from server.api.admin.permissions import Permissions, Service
+from server.api.admin.permissions import AdminServices, Permissions
 from server.request.context import Caller
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
@@ -24,11 +24,11 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         caller: Caller = Depends(guard.operator),
     ) -> Listing[AuditEntry]:
         """The newest changes; `subject` is a model, a version of it, a tenant or a key."""
-        return Listing(data=await service.registry.audit.list(subject=subject, limit=limit))
+        return Listing(data=await services.registry.audit.list(subject=subject, limit=limit))
 
     @routes.post("/reconcile")
     async def reconcile(caller: Caller = Depends(guard.operator)) -> Drift:
-        """Compare with the engine now instead of within 15 s; answers with what differed and was mended."""
-        return await service.lifecycle.reconcile()
+        """Reconcile with the engine now instead of within 15 s; returns the differences, which are repaired."""
+        return await services.lifecycle.reconcile()
 
     return routes

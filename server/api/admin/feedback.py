@@ -1,4 +1,4 @@
-"""/admin/v1/feedback: what users said; operators see all, a tenant's admin its own."""
+"""/admin/v1/feedback: users' ratings; operators see all, a tenant's admin its own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 
 from adapters.models import Feedback, Rating
 from server.api.admin.models import FeedbackInfo, Listing
-from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.request.context import Caller
 from server.usage.feedback import training_lines
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
@@ -33,8 +33,8 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         shape: Annotated[Literal["json", "jsonl"], Query(alias="format")] = "json",
         caller: Caller = Depends(guard.manager),
     ) -> Response:
-        """The newest first; format=jsonl gives the chats that were sent along, ready for `loragate train`."""
-        entries = await service.registry.feedback.list(
+        """Ratings, the newest first; format=jsonl returns the stored chats, ready for `loragate train`."""
+        entries = await services.registry.feedback.list(
             tenant=seen_tenant(caller, tenant),
             adapter=adapter,
             version=version,
@@ -44,14 +44,14 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         )
         if shape == "jsonl":
             return Response("".join(training_lines(entries)), media_type="application/jsonl")
-        return JSONResponse({"data": [_row(said) for said in entries]})
+        return JSONResponse({"data": [_row(entry) for entry in entries]})
 
     return routes
 
 
-def _row(said: Feedback) -> dict[str, Any]:
-    """Without the chat: that is for the trainer, not for a listing."""
-    row = asdict(said)
-    row["at"] = said.at.isoformat()
-    row["messages"] = len(said.messages) if said.messages is not None else 0
+def _row(entry: Feedback) -> dict[str, Any]:
+    """One rating with the length of its chat; the chat itself is exported only as JSONL."""
+    row = asdict(entry)
+    row["at"] = entry.at.isoformat()
+    row["messages"] = len(entry.messages) if entry.messages is not None else 0
     return row

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from adapters.models import Key, Role
 from server.api.admin.models import KeyInfo, Listing, NewKey
-from server.api.admin.permissions import Permissions, Service, Wire, actor
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
 from server.request.context import Caller
 
 
@@ -26,15 +26,15 @@ class KeyBody(Wire):
 
 
 class RotateBody(Wire):
-    """How long the old key still works, in seconds."""
+    """The seconds for which the old key remains valid."""
 
     overlap_s: Annotated[float, Field(ge=0)] = 0.0
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
-    keys = service.registry.keys
+    keys = services.registry.keys
 
     @routes.get("/keys")
     async def list_keys(
@@ -45,7 +45,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
 
     @routes.post("/keys", status_code=201)
     async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> NewKey:
-        """Make a key; the answer is the only place that ever shows its secret."""
+        """Create a key; only this answer shows its secret."""
         issued = await keys.issue(
             body.tenant,
             body.role,
@@ -63,7 +63,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
 
     @routes.post("/keys/{key_id}/rotate", status_code=201)
     async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)) -> NewKey:
-        """Make a key with the same rights and end the old one."""
+        """Create a key with the same rights and revoke the old one."""
         issued = await keys.rotate(key_id, by=actor(caller), overlap_s=body.overlap_s)
         return NewKey(**_row(issued.key), secret=issued.secret)
 

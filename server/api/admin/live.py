@@ -19,25 +19,25 @@ from server.api.admin.models import (
     TenantLoad,
     WhoamiInfo,
 )
-from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
 from server.usage.recent_requests import Failure
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
     @routes.get("/whoami")
     async def whoami(caller: Caller = Depends(guard.manager)) -> WhoamiInfo:
-        """The role and the tenant of the key that asks."""
+        """The role and the tenant of the caller's key."""
         return WhoamiInfo(
             role=caller.key.role,
             tenant=caller.tenant_name or None,
             key=KeySummary.model_validate(caller.key, from_attributes=True),
-            base_model=service.settings.base_model_name,
-            keeps_feedback_messages=service.settings.keep_feedback_messages,
+            base_model=services.settings.base_model_name,
+            keeps_feedback_messages=services.settings.keep_feedback_messages,
         )
 
     @routes.get("/live")
@@ -46,15 +46,15 @@ def router(service: Service, guard: Permissions) -> APIRouter:
 
         A tenant's admin sees its own row and its own adapters; only an operator sees the engine's capacity.
         """
-        report = await service.scheduler_stats.latest()
-        capacity = service.admission.capacity
-        residency = service.residency.snapshot()
-        shown = tenant_rows(report, await _tenants(service, caller), capacity)
+        report = await services.scheduler_stats.latest()
+        capacity = services.admission.capacity
+        residency = services.residency.snapshot()
+        shown = tenant_rows(report, await _tenants(services, caller), capacity)
         if caller.key.role is not Role.OPERATOR:
             own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
-            return TenantLive(state=service.readiness.state, adapters_loaded=len(own), tenants=_loads(shown))
+            return TenantLive(state=services.readiness.state, adapters_loaded=len(own), tenants=_loads(shown))
         return OperatorLive(
-            state=service.readiness.state,
+            state=services.readiness.state,
             adapters_loaded=len(residency.slots),
             adapters_capacity=residency.capacity,
             capacity=capacity,
@@ -63,19 +63,19 @@ def router(service: Service, guard: Permissions) -> APIRouter:
 
     @routes.get("/errors")
     async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> Listing[Failure]:
-        """The last failed requests of each tenant, newest first; without texts, which could hold prompts."""
-        return Listing(data=service.failures.list(seen_tenant(caller, tenant)))
+        """The last failed requests of each tenant, newest first; without error texts, which could contain prompts."""
+        return Listing(data=services.failures.list(seen_tenant(caller, tenant)))
 
     @routes.get("/options")
     async def options(caller: Caller = Depends(guard.manager)) -> Listing[OptionInfo]:
-        """The decoding options of a chat request."""
+        """The sampling options of a chat request."""
         return Listing(data=[_option(option) for option in OPTIONS if Endpoint.CHAT in option.endpoints])
 
     return routes
 
 
-async def _tenants(service: Service, caller: Caller) -> list[Tenant]:
-    tenants = service.registry.tenants
+async def _tenants(services: AdminServices, caller: Caller) -> list[Tenant]:
+    tenants = services.registry.tenants
     if caller.key.role is Role.OPERATOR:
         return list(await tenants.list())
     return [await tenants.get(caller.tenant_name)]

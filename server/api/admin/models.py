@@ -1,4 +1,4 @@
-"""The answers of /admin/v1, where they are not simply a record of `adapters.models`."""
+"""Response models of /admin/v1, except for records of `adapters.models`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ class Listing(BaseModel, Generic[Item]):
     data: Sequence[Item]
 
 
-class TenantInfo(TenantSettings):
-    """A tenant with its settings."""
-
+class _Named(BaseModel):
     name: str
+
+
+class TenantInfo(TenantSettings, _Named):
+    """A tenant with its settings; pydantic lists the fields of the last base first."""
+
     created_at: datetime | None
 
 
@@ -45,7 +48,7 @@ class KeyInfo(BaseModel):
 
 
 class NewKey(KeyInfo):
-    """A key that was just made. Only this answer ever shows its secret."""
+    """A new key. Only this answer shows its secret."""
 
     secret: str
 

@@ -26,7 +26,7 @@ from server.usage.recent_requests import RecentFailures
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class AdminServices:
     """The parts of the server that the admin routes use."""
 
     settings: Settings
@@ -78,7 +78,7 @@ def check_tenant(caller: Caller, tenant: str) -> None:
         raise UnknownTenant(tenant)
 
 
-def named_source(service: Service, caller: Caller, tenant: str, text: str) -> Source:
+def named_source(services: AdminServices, caller: Caller, tenant: str, text: str) -> Source:
     """A source by its name. A tenant's admin could read any source it can name, so the operator restricts them.
 
     Raises:
@@ -86,7 +86,7 @@ def named_source(service: Service, caller: Caller, tenant: str, text: str) -> So
     """
     if caller.key.role is Role.OPERATOR:
         return parse_source(text, local_roots=None, own_token=True)
-    allowed = (part.strip() for part in service.settings.tenant_sources.split(","))
+    allowed = (part.strip() for part in services.settings.tenant_sources.split(","))
     return parse_source(text, prefixes=[part.replace("{tenant}", tenant) for part in allowed if part])
 
 

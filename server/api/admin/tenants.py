@@ -13,7 +13,7 @@ from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
-from server.api.admin.permissions import Permissions, Service, Wire, actor
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
 from server.fairness.shares import check_guarantees
 from server.request.context import Caller
 
@@ -25,10 +25,10 @@ class TenantBody(Wire):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = APIRouter()
-    tenants = service.registry.tenants
+    tenants = services.registry.tenants
 
     @routes.get("/tenants")
     async def list_tenants(caller: Caller = Depends(guard.operator)) -> Listing[TenantInfo]:
@@ -51,7 +51,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
     async def set_tenant(
         name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
     ) -> TenantInfo:
-        """Change some settings; null lifts a limit. It takes effect within half a second."""
+        """Change some settings; null removes a limit. The change takes effect within half a second."""
         _check_decoding((await tenants.get(name)).settings.changed(changes))
         return _info(await tenants.set(name, changes, by=actor(caller), check=check_guarantees))
 
@@ -61,6 +61,10 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         await tenants.remove(name, by=actor(caller))
 
     return routes
+
+
+def _info(tenant: Tenant) -> TenantInfo:
+    return TenantInfo(**tenant.as_dict())
 
 
 def _check_decoding(settings: TenantSettings) -> None:
@@ -76,7 +80,3 @@ def _check_decoding(settings: TenantSettings) -> None:
                 f"There is no limit {name!r}; use one of {', '.join(Limits.__dataclass_fields__)}."
             )
     Limits(**settings.limits)
-
-
-def _info(tenant: Tenant) -> TenantInfo:
-    return TenantInfo.model_validate(tenant.as_dict())

@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 from adapters.registry.database import utc_now
 from adapters.tenant_settings import BudgetPeriod
 from server.api.admin.models import Listing, UsageRow
-from server.api.admin.permissions import Permissions, Service, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.request.context import Caller
 from server.usage.ledger import COLUMNS, period_start, summed
 
 
-def router(service: Service, guard: Permissions) -> APIRouter:
+def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
     routes = APIRouter()
 
@@ -32,10 +32,10 @@ def router(service: Service, guard: Permissions) -> APIRouter:
         shape: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
         caller: Caller = Depends(guard.manager),
     ) -> Response:
-        """What was used per tenant, adapter and version; without `from`, since the month began."""
+        """Usage per tenant, adapter and version; without `from`, since the beginning of the month."""
         tenant = seen_tenant(caller, tenant)
         begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
-        entries = await service.registry.usage.list(
+        entries = await services.registry.usage.list(
             since=begin, until=in_utc(until) if until else None, tenant=tenant
         )
         rows = summed(entries, by)
@@ -47,7 +47,7 @@ def router(service: Service, guard: Permissions) -> APIRouter:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """A time without a zone is meant in UTC, as everything in the ledger."""
+    """The time in UTC if it has no zone, as in the ledger."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -18,35 +18,35 @@ from server.api.admin.models import (
     VersionDetails,
     VersionInfo,
 )
-from server.api.admin.permissions import Service
+from server.api.admin.permissions import AdminServices
 from server.engine.base_model import training_warnings
 
 
-def adapter_info(service: Service, view: AdapterView) -> AdapterInfo:
+def adapter_info(services: AdminServices, view: AdapterView) -> AdapterInfo:
     """An adapter with its versions."""
-    versions = [version_info(service, version) for version in view.versions]
+    versions = [version_info(services, version) for version in view.versions]
     return AdapterInfo(**_names(view), versions=versions)
 
 
 def adapter_details(
-    service: Service, view: AdapterView, owner: Tenant, history: Sequence[AliasChange]
+    services: AdminServices, view: AdapterView, owner: Tenant, history: Sequence[AliasChange]
 ) -> AdapterDetails:
     """An adapter with its versions in detail and the changes of its alias."""
     versions = [
-        VersionDetails(**_row(service, version), decoding=_decoding(service, version, owner))
+        VersionDetails(**_row(services, version), decoding=_decoding(services, version, owner))
         for version in view.versions
     ]
     return AdapterDetails(
         **_names(view),
         versions=versions,
         history=history,
-        compared_with_engine_at=service.lifecycle.health.reconciled_at,
+        compared_with_engine_at=services.lifecycle.health.reconciled_at,
     )
 
 
-def version_info(service: Service, version: Version) -> VersionInfo:
+def version_info(services: AdminServices, version: Version) -> VersionInfo:
     """One version. A path of this machine is shortened to its last part."""
-    return VersionInfo(**_row(service, version))
+    return VersionInfo(**_row(services, version))
 
 
 def alias_info(alias: Alias) -> AliasInfo:
@@ -64,17 +64,17 @@ def _names(view: AdapterView) -> dict[str, Any]:
     }
 
 
-def _row(service: Service, version: Version) -> dict[str, Any]:
-    row = asdict(version) | asdict(service.lifecycle.condition(version))
-    row["state"] = service.lifecycle.state_of(version)
-    row["warnings"] = training_warnings(version.training, service.base)
+def _row(services: AdminServices, version: Version) -> dict[str, Any]:
+    row = asdict(version) | asdict(services.lifecycle.condition(version))
+    row["state"] = services.lifecycle.state_of(version)
+    row["warnings"] = training_warnings(version.training, services.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
     return row
 
 
-def _decoding(service: Service, version: Version, owner: Tenant) -> dict[str, EffectiveOption]:
+def _decoding(services: AdminServices, version: Version, owner: Tenant) -> dict[str, EffectiveOption]:
     """The options that hold for a chat request to this version that names none."""
-    shown = service.sampling.describe(
+    shown = services.sampling.describe(
         Layer("adapter", version.sampling_defaults),
         Layer("tenant", owner.settings.sampling_defaults),
         Limits(**owner.settings.limits),
