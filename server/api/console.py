@@ -42,8 +42,8 @@ def router() -> APIRouter:
         """The page's own links are relative to the slash."""
         return RedirectResponse("console/")
 
-    @routes.get("/")
     @routes.get("/{name:path}")
+    @routes.get("/")  # registered first: the path above matches an empty name too
     async def file(request: Request, name: str = "index.html") -> Response:
         """One file."""
         if name not in files:
