@@ -55,6 +55,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words() -> None:
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_a_server_is_stopped_with_all_that_it_started() -> None:
     with scratch() as home:
         with start_process("stubborn", ["sh", "-c", "sleep 300 & wait"], 1, "/ready", home) as server:

@@ -115,6 +115,7 @@ def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[b
     assert walk(tmp_path, model, FakeProbe([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
 
 
+@pytest.mark.slow
 def test_the_base_stands_beside_every_evaluation(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_best_weights_of_another_step_are_not_taken(tmp_path: Path, model: PeftM
         evaluations(tmp_path, FakeProbe([])).restore_best(model)
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_change_what_is_trained(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_evaluating_does_not_change_what_is_trained(
     assert not (never.out / "evaluations.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     configure: Callable[..., TrainingConfig], chats: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +180,7 @@ def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     assert load_file(config.out / WEIGHTS)
 
 
+@pytest.mark.slow
 def test_a_broken_step_leaves_the_weights_before_it(
     configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert {"train/grad_norm", "train/learning_rate", "train/tokens_per_s"} <= set(read.Tags()["scalars"])
 
 
+@pytest.mark.slow
 def test_wandb_keeps_the_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -68,6 +69,7 @@ def test_a_missing_tracker_is_told_before_the_training(monkeypatch: pytest.Monke
         Wandb(Path(), project="p", online=False, name="n", config={})
 
 
+@pytest.mark.slow
 def test_a_training_draws_its_curves_and_fills_its_trackers(
     configure: Callable[..., TrainingConfig],
 ) -> None:
