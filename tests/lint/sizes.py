@@ -19,8 +19,13 @@ def too_large() -> list[str]:
         if (lines := len(file.read_text().splitlines())) > MAX_FILE_LINES:
             found.append(f"{file}: {lines} lines; at most {MAX_FILE_LINES}")
         for node in ast.walk(ast.parse(file.read_text())) if "migrations" not in file.parts else ():
-            if isinstance(node, FUNCTIONS) and (lines := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES:
-                found.append(f"{file}:{node.lineno}: {node.name} has {lines} lines; at most {MAX_FUNCTION_LINES}")
+            if (
+                isinstance(node, FUNCTIONS)
+                and (lines := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES
+            ):
+                found.append(
+                    f"{file}:{node.lineno}: {node.name} has {lines} lines; at most {MAX_FUNCTION_LINES}"
+                )
     for folder in sorted({file.parent for package in COUNTED for file in Path(package).rglob("*.py")}):
         names = [e.name for e in folder.iterdir() if e.name not in ("__init__.py", "__pycache__")]
         if len(names) > MAX_ENTRIES:

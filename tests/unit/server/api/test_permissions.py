@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import io
 import itertools
+import os
 import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import demo
@@ -121,8 +123,10 @@ OPEN: set[Route] = {
 @pytest.fixture(scope="module")
 async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Composed]:
     folder: Path = tmp_path_factory.mktemp("permissions")
-    async with compose(folder, protect_metrics=True) as composed:
-        yield composed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)  # no machine is switched off here
+        async with compose(folder, protect_metrics=True) as composed:
+            yield composed
 
 
 _numbers = itertools.count(1)
@@ -163,9 +167,10 @@ def filled(template: Any, things: dict[str, str]) -> Any:
     return template.format(**things) if isinstance(template, str) else template
 
 
-async def status(composed: Composed, route: Route, rule: Rule, key: str | None, things: dict) -> int:
-    path, request = filled(route[1], things), filled(rule.request, things)
-    return (await composed.ask(route[0], path, key, **request)).status_code
+async def ask(
+    composed: Composed, route: Route, rule: Rule, key: str | None, things: dict[str, str]
+) -> httpx.Response:
+    return await composed.ask(route[0], filled(route[1], things), key, **filled(rule.request, things))
 
 
 def expected(rule: Rule) -> dict[tuple[str, str], int]:
@@ -199,9 +204,10 @@ async def test_a_managing_route_lets_in_whom_its_rule_says(composed: Composed, r
     wanted, found = expected(rule), {}
     # Refused callers come first and share the things, which a refusal leaves as they are.
     for role, whose in sorted(wanted, key=lambda case: wanted[case] == rule.status):
-        found[role, whose] = await status(composed, route, rule, secrets[role], there[whose])
-        if found[role, whose] == rule.status and route[0] != "GET":
+        if found.get(("operator", whose)) == rule.status or found.get(("tenant_admin", whose)) == rule.status:
             there[whose] = await things_of(composed, tenants[whose], route, rule)
+        answer = await ask(composed, route, rule, secrets[role], there[whose])
+        found[role, whose] = answer.status_code
     assert found == wanted
 
 
@@ -209,17 +215,14 @@ async def test_a_managing_route_lets_in_whom_its_rule_says(composed: Composed, r
     "route", [route for route, rule in RULES.items() if rule.access is TENANT], ids=" ".join
 )
 async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(composed: Composed, route: Route) -> None:
-    rule = RULES[route]
     _, keys = await a_tenant(composed)
     foreign, _ = await a_tenant(composed)
-    things = await things_of(composed, foreign, route, rule)
+    things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32}
     texts = []
     for name in (foreign, "nobody"):
-        there = things | {"tenant": name}
-        path, request = filled(route[1], there), filled(rule.request, there)
-        answer = await composed.ask(route[0], path, keys["tenant_admin"], **request)
+        answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | {"tenant": name})
         texts.append((answer.status_code, answer.text.replace(name, "NAME")))
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] and texts[0][0] == 404
 
 
 @pytest.mark.parametrize("route", sorted(KEYED), ids=" ".join)

@@ -23,6 +23,8 @@ from server.engine.lora_cpu.rows import DTYPES as DTYPES_OF_LOOPS
 from server.engine.lora_cpu.weights import pack_expand
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
+pytestmark = pytest.mark.slow  # compiles the loops
+
 BASE = -1
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
@@ -129,7 +131,6 @@ def cases(draw: st.DrawFn) -> tuple[Layer, list[int], torch.dtype]:
     return layer, draw(row_slots(slots)), dtype
 
 
-@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(cases(), st.sampled_from([1.0, 0.5, -2.0]), st.integers(0, 3), st.booleans())
 def test_linear_is_exact_for_any_mix(
@@ -188,7 +189,6 @@ def test_loops_are_compiled_also_where_nothing_may_be_written(monkeypatch: pytes
     assert row_loops._layer.__wrapped__(torch.float32).value
 
 
-@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_shrink_then_expand_is_the_same_product(case: tuple[Layer, list[int], torch.dtype]) -> None:
