@@ -17,7 +17,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-long lint format lock bench soak docs clean
+.PHONY: help setup serve test test-fast test-long mutants lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -37,21 +37,45 @@ $(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requiremen
 	@$(PIP) install --no-deps -r requirements/dev.txt -r requirements/quantize.txt
 	@touch $@
 
+$(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
+	@$(PIP) install --no-deps -r requirements/mutants.txt
+	@touch $@
+
 setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
 
 serve: setup ## start the server (the demo, or MODEL=… on CUDA=1)
 	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.dev ## run the whole suite (under 15 minutes on 2 cores)
+# Tests without an engine run beside each other, one thread each; those with one need all cores for it.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+UNIT     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit
+
+test: $(VENV)/.dev ## run the whole suite (under 15 minutes on 2 cores); with ARGS="…" what pytest is told
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(UNIT) $(PARALLEL) --cov --cov-report=
+	@$(BIN)/coverage report
+	@$(BIN)/python -m pytest --ignore tests/unit
+endif
+
+test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles nor starts processes
+	@$(UNIT) $(PARALLEL) -p no:schemathesis --hypothesis-profile fast -m "not long and not slow" $(ARGS)
 
 test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, import contracts, strict types
+# `make mutants MODULE=server.auth` for one of them.
+mutants: $(VENV)/.mutants ## change the code that decides, and see that a test fails; at most 5 % survive
+	@rm -rf mutants
+	@OMP_NUM_THREADS=1 $(BIN)/mutmut run $(addsuffix *,$(MODULE)) >/dev/null || true
+	@$(BIN)/python tests/lint/mutants.py
+
+lint: $(VENV)/.dev ## ruff, import contracts, sizes, strict types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python tests/lint/sizes.py
 	@$(BIN)/mypy
 
 format: $(VENV)/.dev ## let ruff rewrite the layout of the code
@@ -69,6 +93,7 @@ lock: ## make the locks from requirements/*.in
 	compile cuda.in --python-platform x86_64-manylinux_2_28 -o cuda.txt && \
 	compile dev.in -o dev.txt && \
 	compile docs.in -o docs.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' docs.txt && \
+	compile mutants.in -o mutants.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' mutants.txt && \
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
 	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
 	  -o quantize.txt; } && \
@@ -91,4 +116,4 @@ docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants

@@ -13,6 +13,8 @@ from server_process import ServerProcess, start
 
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
+# `make test-fast` asks for this one: no database of examples, fewer of them where a test does not say how many.
+settings.register_profile("fast", derandomize=True, deadline=None, max_examples=25)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 

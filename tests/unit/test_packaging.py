@@ -31,6 +31,7 @@ def test_no_module_is_called_like_one_of_the_standard_library() -> None:
             assert file.stem not in sys.stdlib_module_names or file.stem.startswith("__"), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dotted",
     [
@@ -46,6 +47,7 @@ def test_names_given_to_vllm_resolve_in_a_fresh_process(dotted: str) -> None:
     subprocess.run([sys.executable, "-P", "-c", code], cwd="/", check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -14,6 +14,7 @@ from demo.build import Recipe, build
 from demo.muon import orthogonalise
 
 
+@pytest.mark.slow
 def test_a_shortened_build_learns_and_leaves_a_model(tmp_path: Path) -> None:
     recipe = Recipe(
         steps=24,

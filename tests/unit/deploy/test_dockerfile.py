@@ -144,6 +144,7 @@ def run_step(step: str, source: Path, home: Path, **more: str) -> None:
     assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
+@pytest.mark.slow
 def test_the_package_installs_from_what_is_copied(tmp_path: Path) -> None:
     """The last step of the build stage; the environment below it is this one's."""
     step = [line[4:] for line in stages()["build-cpu"] if line.startswith("RUN ")][-1]
@@ -161,6 +162,7 @@ def test_the_package_installs_from_what_is_copied(tmp_path: Path) -> None:
     assert "loragate" in subprocess.run(check, cwd="/", check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_the_user_of_the_runtime_can_be_made(tmp_path: Path) -> None:
     """The runtime stage's step, with the packages simulated and the user made in a folder of its own."""
     (step,) = [line[4:] for line in stages()["runtime"] if line.startswith("RUN ")]

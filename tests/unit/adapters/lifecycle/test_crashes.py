@@ -16,6 +16,7 @@ def kill_and_recover(url: str, folder: Path, rounds: int) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_process_killed_anywhere_leaves_nothing_half_made(tmp_path: Path) -> None:
     assert "4 kills survived" in kill_and_recover(f"sqlite:///{tmp_path}/registry.db", tmp_path, 4)
 

@@ -100,7 +100,6 @@ async def test_two_adapters_side_by_side_are_refused(tmp_path: Path) -> None:
         (add("x", b"y" * 100_000, type=tarfile.XHDTYPE), "label of 100000 bytes"),
         (add("x", b"y" * 100_000, type=tarfile.GNUTYPE_LONGNAME), "label of 100000 bytes"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("first", [True, False])
 async def test_hostile_members_are_refused(

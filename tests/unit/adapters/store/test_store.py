@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,84 @@ def test_staging_of_dead_processes_is_cleaned_and_of_living_ones_kept(store: Sto
         assert store.clean_staging() == 1
         assert mine.files.exists()
     assert tree(tmp_path / "store") == {"sha256", "staging"}
+
+
+def test_what_is_stored_is_the_same_text_in_every_release(store: Store) -> None:
+    """Digests stand in databases: with another byte in these files none would be found again."""
+    with store.staging() as staging:
+        (staging.files / "adapter_model.safetensors").write_bytes(b"weights")
+        artifact = store.seal(staging, {"r": 4, "alpha": 8, "name": "é"})
+        folder = store.publish(staging, artifact)
+    config = '{\n "alpha": 8,\n "name": "\\u00e9",\n "r": 4\n}\n'
+    assert (folder / "adapter_config.json").read_text() == config
+    sizes = {"adapter_config.json": len(config), "adapter_model.safetensors": 7}
+    files = ",\n".join(
+        f'  "{name}": {{\n   "sha256": "{sha256((folder / name).read_bytes()).hexdigest()}",\n'
+        f'   "size_bytes": {size}\n  }}'
+        for name, size in sizes.items()
+    )
+    manifest = f'{{\n "files": {{\n{files}\n }},\n "format": 1\n}}\n'
+    assert (folder / "manifest.json").read_text() == manifest
+    assert artifact == StoredArtifact(sha256(manifest.encode()).hexdigest(), 7)
+    assert [path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())] == [0o555, *[0o444] * 3]
+
+
+def test_what_a_deep_check_finds_is_remembered_until_it_is_added_again(store: Store) -> None:
+    one, other = put(store).digest, put(store, 1).digest
+    for digest in (one, other):
+        file = store.path(digest) / "adapter_config.json"
+        file.chmod(0o644)
+        _flip_a_byte(file)
+        store.require(digest)  # reads no content
+        assert store.check([digest], deep=True) == (digest,)
+    assert store.damaged == {one, other}
+    assert store.check([one]) == () and store.damaged == {one, other}
+    with pytest.raises(StoreDamaged, match=rf"artifact {one[:12]} is missing"):
+        store.require(one)
+    put(store)
+    store.require(one)
+    assert store.damaged == {other}
+    _flip_a_byte(store.path(other) / "adapter_config.json")
+    assert store.check([other], deep=True) == () and store.damaged == set()
+
+
+def test_everything_is_on_the_disk_before_it_is_visible(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    put(store)
+    sealed = ["adapter_model.safetensors", "adapter_config.json", "manifest.json", "sealed"]
+    assert synced == [*sealed, "sha256"]
+
+
+def test_a_removal_that_was_interrupted_stands_in_nobodys_way(store: Store, tmp_path: Path) -> None:
+    artifact = put(store)
+    (tmp_path / "store" / "sha256" / f".gone-{artifact.digest}").mkdir()
+    folder = store.path(artifact.digest)
+    folder.chmod(0o755)
+    (folder / "manifest.json").unlink()
+    put(store)
+    assert store.check([artifact.digest], deep=True) == ()
+    assert [path.name for path in folder.parent.iterdir()] == [artifact.digest]
+
+
+def test_the_youngest_garbage_is_exactly_as_old_as_the_grace(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(store).digest
+    os.utime(store.path(digest), (100, 100))
+    monkeypatch.setattr(store_module.time, "time", lambda: 160.0)
+    assert store.collect_garbage((), min_age_s=60.5) == ()
+    assert store.collect_garbage((), min_age_s=60) == (digest,)
+
+
+def test_what_several_dead_processes_left_is_counted(store: Store, tmp_path: Path) -> None:
+    staging = tmp_path / "store" / "staging"
+    for name in ("one", "two"):
+        (staging / name).mkdir()
+    for name in ("one", "two", "died-before-it-made-a-folder"):
+        (staging / f"{name}.lock").touch()
+    (staging / "removed-meanwhile.lock").symlink_to("nowhere")
+    assert store.clean_staging() == 3
+    assert tree(staging) == {"removed-meanwhile.lock"}

@@ -22,6 +22,7 @@ from adapters.training.train import train
 Configure = Callable[..., TrainingConfig]
 
 
+@pytest.mark.slow
 def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> None:
     config = configure(max_steps=12)
     report = train(config)
@@ -52,6 +53,7 @@ def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> No
     assert log[-1]["loss"] < log[0]["loss"]
 
 
+@pytest.mark.slow
 def test_the_adapter_loads_in_peft_and_changes_the_base(configure: Configure) -> None:
     config = configure(measure=0)
     train(config)
@@ -62,6 +64,7 @@ def test_the_adapter_loads_in_peft_and_changes_the_base(configure: Configure) ->
     assert (after - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(configure: Configure, tmp_path: Path) -> None:
     one, other = configure(out=tmp_path / "a", measure=0), configure(out=tmp_path / "b", measure=0)
     train(one)
@@ -76,6 +79,7 @@ def test_the_same_command_gives_the_same_weights(configure: Configure, tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_a_training_never_opens_a_connection(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a connection was opened")

@@ -89,6 +89,7 @@ def test_the_error_of_a_server_that_ends_has_the_end_of_its_log() -> None:
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_a_server_is_stopped_with_all_its_processes() -> None:
     with scratch() as home:
         with start_process("stubborn", ["sh", "-c", "sleep 300 & wait"], 1, "/ready", home) as server:

@@ -22,6 +22,7 @@ def test_layers_are_packed_as_vllm_packs_them() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_one_line_of_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import httpx
 import pytest
@@ -65,6 +66,33 @@ def test_failures_are_forgiven() -> None:
         clock.now += MAX_DELAY_S
     clock.now += 3600
     assert throttle.fail("192.0.2.1") == 0.0
+
+
+def test_each_wait_is_twice_the_one_before_up_to_the_longest() -> None:
+    attempts = AuthThrottle(Clock())
+    sent_at = [attempts.fail("192.0.2.1") for _ in range(FREE_ATTEMPTS + 8)][FREE_ATTEMPTS - 1 :]
+    waits = [after - before for before, after in itertools.pairwise(wait_s or 0.0 for wait_s in sent_at)]
+    assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0])
+
+
+def test_an_ipv4_address_in_ipv6_is_the_same_client_and_its_neighbour_another() -> None:
+    attempts = AuthThrottle(Clock())
+    for _ in range(FREE_ATTEMPTS):
+        attempts.fail("192.0.2.1")
+    assert attempts.fail("::ffff:192.0.2.2") == 0.0
+    assert attempts.fail("::ffff:192.0.2.1") != 0.0
+    assert len(attempts) == 2
+
+
+def test_who_failed_longest_ago_is_forgotten_first() -> None:
+    attempts = AuthThrottle(Clock())
+    for _ in range(FREE_ATTEMPTS):
+        attempts.fail("192.0.2.1")
+    for i in range(MAX_ADDRESSES - 1):
+        attempts.fail(f"10.0.{i >> 8}.{i & 255}")
+    assert attempts.fail("192.0.2.1") != 0.0, "still known, and now the last to be forgotten"
+    attempts.fail("192.0.2.2")
+    assert attempts.fail("192.0.2.1") != 0.0
 
 
 def test_memory_is_bounded() -> None:

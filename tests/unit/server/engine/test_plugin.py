@@ -50,6 +50,7 @@ def test_the_entry_point_leads_to_register() -> None:
     assert [point.value for point in found] == ["server.engine.plugin:register"]
 
 
+@pytest.mark.slow
 def test_vllm_loads_it_anywhere_and_the_switch_keeps_vllm_stock() -> None:
     code = (
         "import os, sys, server.engine.plugin as plugin\n"

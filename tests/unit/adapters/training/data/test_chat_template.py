@@ -174,7 +174,8 @@ def test_turns_are_not_folded_where_history_is_rewritten() -> None:
 
 
 def test_an_answer_that_holds_the_end_token_is_refused(renderer: Renderer) -> None:
-    with pytest.raises(TemplateError, match=r"messages\[1\].*contains"):
+    told = r"messages\[1\].* contains .*; served, it would stop there. Take it out of the data.$"
+    with pytest.raises(TemplateError, match=told):
         encode(renderer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{END}c"}])
 
 
@@ -211,3 +212,36 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(tmp_path: Path) -> None
 def test_an_end_token_of_several_tokens_is_refused(renderer: Renderer) -> None:
     with pytest.raises(TemplateError, match="not one"):
         _ = Renderer(renderer.tokenizer, "the end of it").end_id
+
+
+def test_text_after_the_end_token_is_refused(tmp_path: Path) -> None:
+    talkative = _with_template(
+        tmp_path,
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{{ '' if m.role == 'user' else ' bye' }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+    )
+    with pytest.raises(TemplateError, match="does not end the answer"):
+        encode(talkative, PAIR)
+
+
+def test_the_prompt_is_what_the_server_renders_with_the_same_arguments(tmp_path: Path) -> None:
+    told = _with_template(
+        tmp_path,
+        "{{ mood }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+        "{{ tools | length if tools is not none else 'no tools' }}{% if add_generation_prompt %}?{% endif %}",
+    )
+    told = Renderer(told.tokenizer, END, {"mood": "calm"})
+    assert told.render(PAIR[:1], (), prompt=False) == f"calm{PAIR[0]['content']}{END}no tools"
+    text = f"calm{PAIR[0]['content']}{END}1?"
+    assert told.render(PAIR[:1], [TOOL], prompt=True) == text
+    assert told.prompt_ids(PAIR[:1], [TOOL]) == tuple(told.tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_no_token_is_added_that_the_template_does_not_write() -> None:
+    class Greedy:
+        """A tokenizer that begins every text with a token of its own unless it is told not to."""
+
+        def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+            return [0] * add_special_tokens + [ord(letter) for letter in text]
+
+    assert Renderer(Greedy(), "e").encode("ab") == (97, 98) and Renderer(Greedy(), "e").end_id == 101

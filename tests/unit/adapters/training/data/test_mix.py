@@ -121,6 +121,7 @@ def two_stages(configure: Configure, tmp_path: Path) -> Callable[..., TrainingCo
     return make
 
 
+@pytest.mark.slow
 def test_the_second_stage_goes_on_with_the_same_adapter(
     two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ class _KillError(BaseException):
     """Stands for kill -9."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_in", [1, 2])
 def test_two_killed_stages_equal_two_uninterrupted_ones(
     two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: int

@@ -84,6 +84,7 @@ def losses_of(config: TrainingConfig, samples: list[Sample]) -> list[float]:
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
+@pytest.mark.slow
 def test_a_packed_training_gives_the_same_losses(
     configure: Configure, samples: list[Sample], tmp_path: Any
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_packed_training_gives_the_same_losses(
     assert packed == pytest.approx(plain, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["off", "on"])
 def test_checkpointing_changes_memory_and_nothing_else(
     configure: Configure, samples: list[Sample], tmp_path: Any, packing: str

@@ -119,6 +119,7 @@ def test_patience(tmp_path: Path, model: PeftModel, patience: int, stops: list[b
     assert walk(tmp_path, model, FakeEvaluationSet([3, 1, 2, 2, 2, 2]), 6, patience=patience) == stops
 
 
+@pytest.mark.slow
 def test_every_evaluation_has_the_figures_of_the_base(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_best_weights_of_another_step_are_not_taken(tmp_path: Path, model: PeftM
         evaluator(tmp_path, FakeEvaluationSet([])).restore_best(model)
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_change_what_is_trained(
     configure: Callable[..., TrainingConfig], tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_evaluating_does_not_change_what_is_trained(
     assert not (never.out / "evaluations.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     configure: Callable[..., TrainingConfig], chats: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_training_that_gets_worse_keeps_its_best_and_stops(
     assert load_file(config.out / WEIGHTS)
 
 
+@pytest.mark.slow
 def test_a_broken_step_leaves_the_weights_before_it(
     configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

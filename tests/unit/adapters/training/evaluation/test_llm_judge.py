@@ -117,6 +117,7 @@ def test_verdicts_are_found_in_any_markup(judge: JudgeDouble, said: str) -> None
         assert one.prefer("user: x", "w", "a", "b") == "second"
 
 
+@pytest.mark.slow
 def test_a_training_is_judged_against_the_base_and_the_version_before(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_judge_that_does_not_answer_stops_before_the_training(
     assert not config.out.exists()
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_later_does_not_cost_the_training(
     configure: Callable[..., TrainingConfig], judge: JudgeDouble
 ) -> None:

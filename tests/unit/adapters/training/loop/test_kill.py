@@ -51,6 +51,7 @@ def killed_midway(process: subprocess.Popen[bytes], log: Path, rng: random.Rando
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_any_moment_the_weights_are_the_same(
@@ -122,6 +123,7 @@ train(eval(call, {"PosixPath": Path, "TrainingConfig": TrainingConfig}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "goes_on_from"),
     [

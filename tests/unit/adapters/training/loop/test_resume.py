@@ -62,6 +62,7 @@ def steps_logged(out: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [1, 4])
 def test_resumed_equals_uninterrupted(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: int
@@ -91,18 +92,21 @@ def test_resumed_equals_uninterrupted(
     assert not (killed.out / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_at(monkeypatch, configure(checkpoint_every=2, measure=0), 3)
     with pytest.raises(CheckpointError, match="other settings"):
         run.train(configure(checkpoint_every=2, measure=0, batch_samples=4))
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_refused(configure: Configure) -> None:
     run.train(configure(max_steps=2, measure=0))
     with pytest.raises(OutputError, match="already holds"):
         run.train(configure(max_steps=2, measure=0))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_before_it_is_saved(configure: Configure) -> None:
     config = configure(learning_rate=1e30, checkpoint_every=1, measure=0, warmup_share=0.0)
     with pytest.raises(DivergedError, match=r"Step \d: the gradient is not finite"):
@@ -121,6 +125,7 @@ def _fake(run_dir: Path, step: int, *, fingerprint: str | None = "f") -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_newest_complete_checkpoint_is_chosen_by_number(tmp_path: Path) -> None:
     for step in (8, 10, 9):
         _fake(tmp_path, step)
@@ -128,6 +133,7 @@ def test_the_newest_complete_checkpoint_is_chosen_by_number(tmp_path: Path) -> N
     assert checkpoint.find_checkpoint(tmp_path / "none", "f") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["cut", "missing", "no manifest", "half manifest"])
 def test_a_broken_checkpoint_is_skipped(tmp_path: Path, spoil: str) -> None:
     _fake(tmp_path, 2)

@@ -70,6 +70,7 @@ def test_eight_times_one_gives_the_gradients_of_one_times_eight(
         torch.testing.assert_close(apart[name], gradient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_trainer_itself_accumulates_like_that(
     configure: Configure, samples: list[Sample], tmp_path: Any
 ) -> None:
@@ -117,6 +118,7 @@ def plain_loop(config: TrainingConfig, batches: list[list[dict[str, torch.Tensor
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [1, 4])
 def test_losses_equal_those_of_a_plain_loop(configure: Configure, samples: list[Sample], micro: int) -> None:
     config = configure(micro_batch_samples=micro, max_steps=9, warmup_share=0.25, max_grad_norm=0.05)

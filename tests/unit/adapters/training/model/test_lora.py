@@ -91,6 +91,7 @@ def test_servable_options_reach_peft(configure: Configure) -> None:
     assert sum(described.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_continuing_needs_an_adapter_of_the_same_shape(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(UnservableError, match="is not an adapter"):
         check_servable(configure(start_from=tmp_path))

@@ -187,6 +187,7 @@ def measured(base: Path, tmp_path: Path, **more: object) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_measured_peak_on_the_demo_model(tmp_path: Path) -> None:
     found = measured(demo.MODEL_DIR, tmp_path, batch_samples=8, micro_batch_samples=8)
     assert found["plan"] == pytest.approx(found["peak"], rel=0.15)

@@ -46,6 +46,7 @@ def logprobs(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
     return everything.gather(1, torch.tensor(ids[1:]).unsqueeze(1))
 
 
+@pytest.mark.slow
 def test_merged_and_separate_agree(merged: Path) -> None:
     renderer = Renderer(AutoTokenizer.from_pretrained(merged), "<|im_end|>")
     turns = held_out_turns(renderer, read_conversations(ADAPTER.held_out), 20)
@@ -84,6 +85,7 @@ def test_the_command_keeps_the_dtype_of_the_base(tmp_path: Path) -> None:
     assert again.exit_code == 1 and "is not an empty folder" in again.output
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_not_merged(
     configure: Callable[..., TrainingConfig], tiny_base: Path, tmp_path: Path
 ) -> None:

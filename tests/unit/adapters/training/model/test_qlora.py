@@ -62,6 +62,7 @@ def test_an_evaluation_on_the_way_leaves_the_gradients_alone(configure: Configur
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_a_qlora_training_learns_and_its_adapter_fits_the_full_base(
     configure: Configure, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_qlora_training_learns_and_its_adapter_fits_the_full_base(
     assert (after - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_adapter_is_measured_on_the_base_that_is_served(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

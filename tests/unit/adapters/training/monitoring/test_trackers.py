@@ -63,6 +63,7 @@ def test_tensorboard_hides_steps_that_are_taken_again(
     assert [e.step for e in read.Scalars("train/loss")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_wandb_keeps_the_run_on_this_machine(
     configure: Callable[..., TrainingConfig],
     send: Callable,
@@ -105,6 +106,7 @@ def test_a_missing_tracker_stops_before_the_training(
         train(configure(**setting))
 
 
+@pytest.mark.slow
 def test_a_training_draws_its_curves_and_fills_its_trackers(
     configure: Callable[..., TrainingConfig],
 ) -> None:

@@ -22,6 +22,8 @@ from server.engine.lora_cpu.fused_kernel import DTYPES as FUSED_DTYPES
 from server.engine.lora_cpu.weights import pack_b
 from server.engine.lora_cpu.wrapper import LoragatePunicaWrapperCPU
 
+pytestmark = pytest.mark.slow  # compiles the loops
+
 BASE = -1
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 

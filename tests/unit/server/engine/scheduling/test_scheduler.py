@@ -15,6 +15,7 @@ def expected(prompt_tokens: int, generate: int) -> list[int]:
     return [(prompt_tokens + i) % 7 + 1 for i in range(generate)]
 
 
+@pytest.mark.slow
 def test_vllm_finds_the_scheduler_by_its_dotted_name_in_a_fresh_process() -> None:
     code = (
         "from vllm.utils.import_utils import resolve_obj_by_qualname as find\n"

@@ -1,0 +1,241 @@
+"""Who may call which route: every route of the application × every role × the own and a foreign tenant."""
+
+from __future__ import annotations
+
+import enum
+import io
+import itertools
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import demo
+from tests.unit.server.app.composed import OPERATOR_KEY, Composed, compose
+
+SOURCE = str(next(iter(demo.ADAPTERS.values())).path)
+ADAPTER = "/admin/v1/adapters/{tenant}/{name}"
+Route = tuple[str, str]
+
+
+class Access(enum.Enum):
+    """Whom a managing route lets in."""
+
+    OPERATOR = enum.auto()
+    MANAGER = enum.auto()
+    """Operators and every tenant's admin; what the answer shows depends on the key."""
+    TENANT = enum.auto()
+    """Operators, and the admin of the tenant that the request names."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who is let in, what the answer then is, and a request that deserves it."""
+
+    access: Access
+    status: int = 200
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+def archive() -> bytes:
+    """A tar of an adapter that fits the demo's base model."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(SOURCE, arcname=".")
+    return packed.getvalue()
+
+
+OPERATOR, MANAGER, TENANT = Access.OPERATOR, Access.MANAGER, Access.TENANT
+NAMED = {"params": {"tenant": "{tenant}"}}
+OCTETS = {"content-type": "application/octet-stream"}
+ARCHIVE = archive()
+
+RULES: dict[Route, Rule] = {
+    ("GET", "/metrics"): Rule(OPERATOR),
+    ("GET", "/admin/v1/tenants"): Rule(OPERATOR),
+    ("POST", "/admin/v1/tenants"): Rule(OPERATOR, 201, {"json": {"name": "{new}"}}),
+    ("GET", "/admin/v1/tenants/{name}"): Rule(OPERATOR),
+    ("PATCH", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 200, {"json": {"rpm": 9}}),
+    ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
+    ("GET", "/admin/v1/keys"): Rule(OPERATOR, 200, NAMED),
+    ("POST", "/admin/v1/keys"): Rule(OPERATOR, 201, {"json": {"tenant": "{tenant}"}}),
+    ("DELETE", "/admin/v1/keys/{key_id}"): Rule(OPERATOR),
+    ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(OPERATOR, 201, {"json": {}}),
+    ("GET", "/admin/v1/audit"): Rule(OPERATOR),
+    ("POST", "/admin/v1/reconcile"): Rule(OPERATOR),
+    ("PUT", ADAPTER + "/versions/{number}/pin"): Rule(OPERATOR),
+    ("DELETE", ADAPTER + "/versions/{number}/pin"): Rule(OPERATOR),
+    ("GET", "/admin/v1/adapters"): Rule(MANAGER),
+    ("GET", "/admin/v1/whoami"): Rule(MANAGER),
+    ("GET", "/admin/v1/live"): Rule(MANAGER),
+    ("GET", "/admin/v1/options"): Rule(MANAGER),
+    ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
+    ("GET", ADAPTER): Rule(TENANT),
+    ("DELETE", ADAPTER): Rule(TENANT),
+    ("POST", ADAPTER + "/versions"): Rule(TENANT, 201, {"content": ARCHIVE, "headers": OCTETS}),
+    ("DELETE", ADAPTER + "/versions/{number}"): Rule(TENANT),
+    ("POST", ADAPTER + "/promote"): Rule(TENANT, 200, {"json": {"version": 1}}),
+    ("POST", ADAPTER + "/split"): Rule(TENANT, 200, {"json": {"weights": {"1": 1, "2": 1}}}),
+    ("POST", ADAPTER + "/rollback"): Rule(TENANT, 200, {"json": {}}),
+    ("POST", ADAPTER + "/uploads"): Rule(TENANT, 201),
+    ("GET", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT),
+    ("PATCH", ADAPTER + "/uploads/{upload_id}"): Rule(
+        TENANT, 200, {"content": b"piece", "headers": {"upload-offset": "0", **OCTETS}}
+    ),
+    ("DELETE", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT, 204),
+    ("POST", "/v1/load_lora_adapter"): Rule(
+        TENANT, 409, {"json": {"lora_name": "{tenant}-{name}", "lora_path": "hf:x/y"}}
+    ),
+    ("POST", "/v1/unload_lora_adapter"): Rule(TENANT, 200, {"json": {"lora_name": "{tenant}-{name}"}}),
+}
+#: Routes for whoever has any valid key.
+KEYED: set[Route] = {
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/feedback"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name:path}"),
+    ("GET", "/v1/presets"),
+}
+#: Routes that need no key.
+OPEN: set[Route] = {
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/version"),
+    ("GET", "/openapi.json"),
+    ("GET", "/console"),
+    ("GET", "/console/"),
+    ("GET", "/console/{name:path}"),
+}
+
+
+@pytest.fixture(scope="module")
+async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Composed]:
+    folder: Path = tmp_path_factory.mktemp("permissions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)  # no machine is switched off here
+        async with compose(folder, protect_metrics=True) as composed:
+            yield composed
+
+
+_numbers = itertools.count(1)
+
+
+async def a_tenant(composed: Composed) -> tuple[str, dict[str, str]]:
+    """A new tenant, and its keys by role."""
+    tenant = f"t{next(_numbers)}"
+    await composed.make("POST", "/admin/v1/tenants", json={"name": tenant})
+    keys = {}
+    for role in ("inference", "tenant_admin"):
+        issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant, "role": role})
+        keys[role] = issued["secret"]
+    return tenant, keys
+
+
+async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -> dict[str, str]:
+    """New things of the tenant, as many as the route names: the values for its placeholders."""
+    asked = route[1] + repr(rule.request)
+    things = {"tenant": tenant, "number": "1", "new": f"t{next(_numbers)}", "name": tenant}
+    if "{name}" in asked and "/tenants/" not in asked:
+        things["name"] = f"a{next(_numbers)}"
+        adapter = f"/admin/v1/adapters/{tenant}/{things['name']}"
+        for _ in range(2):
+            await composed.make("POST", f"{adapter}/versions", json={"source": SOURCE})
+        if "{upload_id}" in asked:
+            things["upload_id"] = (await composed.make("POST", f"{adapter}/uploads"))["id"]
+    if "{key_id}" in asked:
+        issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
+        things["key_id"] = issued["id"]
+    return things
+
+
+def filled(template: Any, things: dict[str, str]) -> Any:
+    """The template with its placeholders replaced."""
+    if isinstance(template, dict):
+        return {name: filled(value, things) for name, value in template.items()}
+    return template.format(**things) if isinstance(template, str) else template
+
+
+async def ask(
+    composed: Composed, route: Route, rule: Rule, key: str | None, things: dict[str, str]
+) -> httpx.Response:
+    return await composed.ask(route[0], filled(route[1], things), key, **filled(rule.request, things))
+
+
+def expected(rule: Rule) -> dict[tuple[str, str], int]:
+    """(role, whose things) -> status."""
+    own_admin = 403 if rule.access is OPERATOR else rule.status
+    foreign_admin = 404 if rule.access is TENANT else own_admin
+    outcomes = {("operator", whose): rule.status for whose in ("own", "foreign")}
+    outcomes |= {("tenant_admin", "own"): own_admin, ("tenant_admin", "foreign"): foreign_admin}
+    for role, refusal in (("no key", 401), ("wrong key", 401), ("inference", 403)):
+        outcomes |= {(role, whose): refusal for whose in ("own", "foreign")}
+    return outcomes
+
+
+def test_every_route_has_a_rule(composed: Composed) -> None:
+    routes = {
+        (method, route.path)  # type: ignore[attr-defined]
+        for route in composed.app.routes
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+    }
+    assert routes == RULES.keys() | KEYED | OPEN
+
+
+@pytest.mark.parametrize("route", RULES, ids=" ".join)
+async def test_a_managing_route_lets_in_whom_its_rule_says(composed: Composed, route: Route) -> None:
+    rule = RULES[route]
+    own, keys = await a_tenant(composed)
+    foreign, _ = await a_tenant(composed)
+    secrets = {"no key": None, "wrong key": "lg-wrong", "operator": OPERATOR_KEY, **keys}
+    tenants = {"own": own, "foreign": foreign}
+    there = {whose: await things_of(composed, name, route, rule) for whose, name in tenants.items()}
+    wanted, found = expected(rule), {}
+    # Refused callers come first and share the things, which a refusal leaves as they are.
+    for role, whose in sorted(wanted, key=lambda case: wanted[case] == rule.status):
+        if found.get(("operator", whose)) == rule.status or found.get(("tenant_admin", whose)) == rule.status:
+            there[whose] = await things_of(composed, tenants[whose], route, rule)
+        answer = await ask(composed, route, rule, secrets[role], there[whose])
+        found[role, whose] = answer.status_code
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "route", [route for route, rule in RULES.items() if rule.access is TENANT], ids=" ".join
+)
+async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(composed: Composed, route: Route) -> None:
+    _, keys = await a_tenant(composed)
+    foreign, _ = await a_tenant(composed)
+    things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32}
+    texts = []
+    for name in (foreign, "nobody"):
+        answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | {"tenant": name})
+        texts.append((answer.status_code, answer.text.replace(name, "NAME")))
+    assert texts[0] == texts[1] and texts[0][0] == 404
+
+
+@pytest.mark.parametrize("route", sorted(KEYED), ids=" ".join)
+async def test_a_calling_route_needs_a_key(composed: Composed, route: Route) -> None:
+    method, path = route[0], route[1].replace("{name:path}", "loragate-demo")
+    for key in (None, "lg-wrong"):
+        answer = await composed.ask(method, path, key)
+        assert answer.status_code == 401 and answer.headers["www-authenticate"]
+    _, keys = await a_tenant(composed)
+    assert (await composed.ask(method, path, keys["inference"])).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("route", sorted(OPEN), ids=" ".join)
+async def test_an_open_route_needs_none(composed: Composed, route: Route) -> None:
+    answer = await composed.ask(route[0], route[1].replace("{name:path}", "index.html"), None)
+    assert answer.status_code in (200, 307)

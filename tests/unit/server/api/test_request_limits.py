@@ -1,0 +1,102 @@
+"""What the composed application does to a request's body and to its prefix-cache salt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.server.app.composed import Composed, compose
+
+CHAT = "/v1/chat/completions"
+LIMIT_BYTES = 4096
+ASK = {"model": "loragate-demo", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+@pytest.fixture(scope="module")
+async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Composed]:
+    folder: Path = tmp_path_factory.mktemp("limits")
+    async with compose(folder, max_body_bytes=LIMIT_BYTES) as composed:
+        yield composed
+
+
+def body(size_bytes: int) -> bytes:
+    """A request of exactly this size."""
+    return json.dumps(ASK).encode().ljust(size_bytes)
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    """Sent without a content-length."""
+    for part in parts:
+        yield part
+
+
+async def post(composed: Composed, content: bytes | AsyncIterator[bytes], **headers: str) -> int:
+    answer = await composed.ask("POST", CHAT, "demo-acme", content=content, headers=headers)
+    if answer.status_code == 413:
+        error = answer.json()["error"]
+        assert error["code"] == "body_too_large" and str(LIMIT_BYTES) in error["message"]
+    return answer.status_code
+
+
+async def test_a_body_with_a_length_is_capped_to_the_byte(composed: Composed) -> None:
+    assert await post(composed, body(LIMIT_BYTES)) == 200
+    assert await post(composed, body(LIMIT_BYTES + 1)) == 413
+
+
+@pytest.mark.parametrize("size_bytes", [1, 1000, LIMIT_BYTES])
+async def test_a_chunked_body_is_capped_to_the_byte(composed: Composed, size_bytes: int) -> None:
+    def chunks(whole: bytes) -> Iterable[bytes]:
+        return [whole[at : at + size_bytes] for at in range(0, len(whole), size_bytes)]
+
+    assert await post(composed, pieces(*chunks(body(LIMIT_BYTES)))) == 200
+    assert await post(composed, pieces(*chunks(body(LIMIT_BYTES + 1)))) == 413
+
+
+async def test_a_length_that_is_announced_too_large_is_refused_before_the_body(composed: Composed) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    length = str(LIMIT_BYTES + 1)
+    answer = await composed.ask(
+        "POST", CHAT, "demo-acme", content=unread(), headers={"content-length": length}
+    )
+    assert answer.status_code == 413 and length in answer.json()["error"]["message"]
+
+
+async def test_a_length_that_is_announced_too_small_does_not_help(composed: Composed) -> None:
+    headers = {"content-length": str(LIMIT_BYTES)}
+    assert await post(composed, pieces(body(LIMIT_BYTES), b" "), **headers) == 413
+
+
+async def test_the_cap_is_not_for_archives_and_only_for_them(composed: Composed) -> None:
+    large = b"x" * (LIMIT_BYTES + 1)
+    adapter = "/admin/v1/adapters/acme/new"
+    upload = (await composed.make("POST", f"{adapter}/uploads"))["id"]
+    headers = {"upload-offset": "0", "content-type": "application/octet-stream"}
+    path = f"{adapter}/uploads/{upload}"
+    assert (await composed.ask("PATCH", path, content=large, headers=headers)).status_code == 200
+    refused = await composed.ask("POST", f"{adapter}/versions", content=large)
+    assert refused.status_code == 413
+    assert await post(composed, large, **headers) == 413
+
+
+async def test_each_tenant_has_a_salt_of_its_own_that_no_caller_chooses(composed: Composed) -> None:
+    async def salt(key: str, **extra: object) -> str:
+        await composed.make("POST", CHAT, key=key, json=ASK | extra)
+        return composed.engine.asked[-1].cache_salt
+
+    keys = ("demo-acme", "demo-globex", "demo-admin")
+    salts = [await salt(key) for key in keys]
+    assert len(set(salts)) == len(keys) and all(len(bytes.fromhex(text)) == 32 for text in salts)
+    assert [await salt(key, cache_salt=salts[0]) for key in keys] == salts
+
+
+async def test_another_start_of_the_server_has_other_salts(composed: Composed, tmp_path: Path) -> None:
+    async with compose(tmp_path) as other:
+        for one in (composed, other):
+            await one.make("POST", CHAT, key="demo-acme", json=ASK)
+        assert composed.engine.asked[-1].cache_salt != other.engine.asked[-1].cache_salt
