@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole life of an adapter on the demo server: train, publish, canary, promote, roll back.
-# It needs about half a minute; `loragate` must be on the PATH (make setup puts it into .venv/bin).
+# It trains a few steps only, to be quick; `loragate` must be on the PATH (make setup puts it into .venv/bin).
 set -euo pipefail
 
 export LORAGATE_URL="${LORAGATE_URL:-http://127.0.0.1:8000}"
@@ -11,14 +11,15 @@ trap 'rm -rf "$work"' EXIT
 
 train() { # train NAME STEPS [options]: writes $work/NAME and publishes it as a version of acme-tutorial
   loragate train --base demo --data "$repository/demo/data/acme-support.jsonl" --out "$work/$1" \
-    --max-steps "$2" --measure 5 --publish "$LORAGATE_URL" --publish-as acme/tutorial "${@:3}"
+    --max-steps "$2" --batch-samples 4 --micro-batch-samples 4 --held-out-share 0.02 --measure 2 --evaluate-turns 2 \
+    --publish "$LORAGATE_URL" --publish-as acme/tutorial "${@:3}"
 }
 
 echo "== Train and publish a first version: it gets all the traffic"
-train first 10
+train first 5
 
 echo "== Train and publish a better one as a canary, with 10 % of the traffic"
-train second 20 --canary 10
+train second 10 --canary 10
 loragate adapter show acme tutorial
 
 echo "== Ask it; acme-tutorial@2 names the new version, whatever the split"

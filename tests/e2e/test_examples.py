@@ -29,6 +29,7 @@ def test_each_example_is_tested_and_shown() -> None:
     assert all(f'"examples/{name}"' in page for name in PRINTS)
 
 
+@pytest.mark.timeout(600)  # two trainings, on a machine that may be busy
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_example(server: ServerProcess, tmp_path: Path, file: Path) -> None:
     environment = os.environ | {
@@ -37,7 +38,7 @@ def test_example(server: ServerProcess, tmp_path: Path, file: Path) -> None:
     }
     command = ["bash", str(file)] if file.suffix == ".sh" else [sys.executable, str(file)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=550, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert PRINTS[file.name] in done.stdout, done.stdout + done.stderr
