@@ -9,6 +9,7 @@ import pytest
 
 from adapters.models import Actor, Role, Tenant
 from adapters.registry import Registry, connect, migrate
+from adapters.tenant_settings import TenantSettings
 from server.auth import authenticator
 from server.auth.authenticator import Authenticator
 from server.errors import Forbidden, Unauthenticated
@@ -44,7 +45,9 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
     engine = connect(url)
     registry = Registry(engine, reserved_names={"base"})
     limits = {"max_tokens": 7}
-    await registry.tenants.add(Tenant("acme", sampling_defaults={"top_p": 0.5}, limits=limits), by=BY)
+    await registry.tenants.add(
+        Tenant("acme", TenantSettings(sampling_defaults={"top_p": 0.5}, limits=limits)), by=BY
+    )
     yield registry
     await engine.dispose()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from server.fairness.shares import Capacity
 from server.observability import scheduler_stats as module
 from server.observability.scheduler_stats import SchedulerStats, operator_row, tenant_rows
@@ -91,7 +92,10 @@ async def test_the_report_of_a_dead_engine_is_not_shown() -> None:
 
 
 def test_a_tenant_without_requests_has_a_row_too() -> None:
-    tenants = [Tenant("acme", kv_guarantee=0.25, kv_limit=0.5), Tenant("globex", weight=3.0)]
+    tenants = [
+        Tenant("acme", TenantSettings(kv_guarantee=0.25, kv_limit=0.5)),
+        Tenant("globex", TenantSettings(weight=3.0)),
+    ]
     acme, globex = tenant_rows(REPORT, tenants, CAPACITY)
     assert acme == {
         "tenant": "acme", "running": 2, "waiting": 1, "kv_blocks": 7,

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import EngineGone
 from adapters.models import Tenant
+from adapters.tenant_settings import TenantSettings
 from server.observability.recorder import MetricsRecorder
 from server.observability.scheduler_stats import SchedulerStats
 from server.observability.state_collector import StateCollector
@@ -27,7 +28,7 @@ class Parts:
     def __init__(self, residency: Any, *, label_sets: int = 100) -> None:
         self.residency = residency
         self.label_sets = label_sets
-        self.tenants = [Tenant("acme"), Tenant("idle", kv_guarantee=0.2, kv_limit=0.5)]
+        self.tenants = [Tenant("acme"), Tenant("idle", TenantSettings(kv_guarantee=0.2, kv_limit=0.5))]
         self.registry = SimpleNamespace(
             tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
         )

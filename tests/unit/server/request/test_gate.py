@@ -128,7 +128,7 @@ async def test_counts_and_settles(gate: Gate, admission: Admission) -> None:
     assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 3)
     assert at.usage.finish_reasons == ["stop"]
     assert admission.reserved_tokens("acme") == 0
-    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 7)
+    assert admission.headers("acme", at.tenant_settings)["x-ratelimit-remaining-tokens"] == str(100 - 7)
 
 
 @pytest.mark.parametrize(
@@ -342,4 +342,4 @@ async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, en
     assert (at.usage.prompt_tokens, at.usage.cached_tokens, at.usage.generated_tokens) == (4, 1, 5)
     assert at.usage.finish_reasons == (["stop"] if ended == "whole" else [])
     assert admission.reserved_tokens("acme") == 0
-    assert admission.headers("acme", at.policy)["x-ratelimit-remaining-tokens"] == str(100 - 9)
+    assert admission.headers("acme", at.tenant_settings)["x-ratelimit-remaining-tokens"] == str(100 - 9)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -28,13 +29,14 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     await migrate(url)
     engine = connect(url)
 
-    async def identify(headers: Headers) -> Caller:
+    async def authenticate(headers: Headers) -> Caller:
         return OPERATOR
 
-    service = SimpleNamespace(registry=Registry(engine), identify=identify)
+    services: Any = SimpleNamespace(registry=Registry(engine))
+    authenticator: Any = SimpleNamespace(authenticate=authenticate)
     app = FastAPI()
-    app.include_router(tenants.router(service, Permissions(service)))  # type: ignore[arg-type]
-    errors.install(app, identify)
+    app.include_router(tenants.router(services, Permissions(authenticator)))
+    errors.install(app, authenticate)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
     await engine.dispose()
