@@ -27,6 +27,7 @@ class Plant:
     residency: Residency
     loader: CheckingLoader
     folder: Path
+    swap_seconds: list[float]  # what `observe_swap` was called with
 
     def source(self, seed: int = 0, **parts: Any) -> LocalSource:
         """A folder with an adapter; another seed, other weights."""
@@ -43,4 +44,6 @@ def build_plant(registry: Registry, folder: Path, capacity: int = 3) -> Plant:
     residency = Residency(lambda: loader, capacity, wait_s=0.5, patience_s=0.05, linger_s=0.02)
     loader.residency = residency
     store = Store(folder / "store")
-    return Plant(Lifecycle(registry, store, residency, RULES), registry, store, residency, loader, folder)
+    seconds: list[float] = []
+    lifecycle = Lifecycle(registry, store, residency, RULES, observe_swap=seconds.append)
+    return Plant(lifecycle, registry, store, residency, loader, folder, seconds)

@@ -379,3 +379,13 @@ async def test_reconciling_takes_up_drains_that_broke_off(plant: Plant) -> None:
     await until(lambda: not plant.loader.ids)
     await until(lambda: not plant.lifecycle._drain_tasks)
     assert await states(plant) == ["retired"]
+
+
+async def test_seconds_of_promotions_splits_and_rollbacks_are_observed(plant: Plant) -> None:
+    first, second = await plant.add(1), await plant.add(2)
+    await plant.lifecycle.promote("acme", "support", first, by=BY)
+    await plant.lifecycle.split("acme", "support", [AliasTarget(first, 1), AliasTarget(second, 1)], by=BY)
+    with pytest.raises(UnknownVersion):
+        await plant.lifecycle.promote("acme", "support", 99, by=BY)
+    await plant.lifecycle.rollback("acme", "support", by=BY)
+    assert len(plant.swap_seconds) == 3 and all(0 < s < 5 for s in plant.swap_seconds)

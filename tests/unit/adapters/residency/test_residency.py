@@ -433,3 +433,18 @@ def test_whoever_gave_up_makes_nobody_leave() -> None:
         assert loader.calls == [("load", 1)]
 
     run(scenario())
+
+
+async def test_seconds_of_loads_that_succeed_are_observed() -> None:
+    seconds: list[float] = []
+    residency, loader = build(2, observe_load=seconds.append)
+    loader.load_s = 0.02
+    loader.refused.add(2)
+    async with residency.hold(a(1)):
+        pass
+    with pytest.raises(LoadFailed):
+        async with residency.hold(a(2)):
+            pass
+    async with residency.hold(a(1)):  # loaded already
+        pass
+    assert len(seconds) == 1 and 0.02 <= seconds[0] < 1

@@ -91,7 +91,9 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
     for i in range(MAX_ADDRESSES - 1):
         attempts.fail(f"10.0.{i >> 8}.{i & 255}")
     assert attempts.fail("192.0.2.1") != 0.0, "still known, and now the last to be forgotten"
-    attempts.fail("192.0.2.2")
+    for _ in range(FREE_ATTEMPTS):
+        assert attempts.fail("192.0.2.2") == 0.0
+    assert attempts.fail("192.0.2.2") != 0.0, "the newest is remembered"
     assert attempts.fail("192.0.2.1") != 0.0
 
 

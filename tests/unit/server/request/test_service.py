@@ -126,7 +126,7 @@ async def test_each_tenant_has_a_salt_of_its_own(service: RequestService) -> Non
     globex, operator = await prepare(service, tenant="globex"), await prepare(service, tenant=None)
     assert acme.cache_salt == again.cache_salt
     assert len({acme.cache_salt, globex.cache_salt, operator.cache_salt}) == 3
-    assert operator.policy == OPERATOR_SETTINGS
+    assert operator.tenant_settings == OPERATOR_SETTINGS
 
 
 async def test_options_are_shown_to_those_who_ask(service: RequestService) -> None:

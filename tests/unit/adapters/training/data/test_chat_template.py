@@ -174,7 +174,7 @@ def test_turns_are_not_folded_where_history_is_rewritten() -> None:
 
 
 def test_an_answer_that_holds_the_end_token_is_refused(renderer: Renderer) -> None:
-    told = r"messages\[1\].* contains .*; served, it would stop there. Take it out of the data.$"
+    told = r"messages\[1\].* the answer itself contains .*, where the server would stop. Remove it from the data.$"
     with pytest.raises(TemplateError, match=told):
         encode(renderer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{END}c"}])
 
@@ -205,13 +205,25 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(tmp_path: Path) -> None
         "{% endfor %}"
         "{% if add_generation_prompt %}assistant: <think>{% endif %}",
     )
-    with pytest.raises(TemplateError, match="directly after"):
+    with pytest.raises(
+        TemplateError,
+        match=r"the answer directly after .*, so prompt and answer cannot be separated\.$",
+    ):
         encode(skewed, PAIR)
 
 
 def test_an_end_token_of_several_tokens_is_refused(renderer: Renderer) -> None:
     with pytest.raises(TemplateError, match="not one"):
         _ = Renderer(renderer.tokenizer, "the end of it").end_id
+
+
+def test_a_turn_knows_what_was_said_before(renderer: Renderer) -> None:
+    chat = [*PAIR, *PAIR]
+    turns = list(renderer.turns(Conversation(tuple(chat), ())))
+    assert [(turn.before, turn.answer) for turn in turns] == [
+        (tuple(chat[:1]), PAIR[1]),
+        (tuple(chat[:3]), PAIR[1]),
+    ]
 
 
 def test_text_after_the_end_token_is_refused(tmp_path: Path) -> None:

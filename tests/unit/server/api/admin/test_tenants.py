@@ -33,7 +33,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         return OPERATOR
 
     services: Any = SimpleNamespace(registry=Registry(engine))
-    authenticator: Any = SimpleNamespace(authenticate=authenticate)
+    authenticator: Any = SimpleNamespace(operator=authenticate)
     app = FastAPI()
     app.include_router(tenants.router(services, Permissions(authenticator)))
     errors.install(app, authenticate)
