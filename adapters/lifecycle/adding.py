@@ -27,58 +27,62 @@ class Rules:
     base_digest: str | None = None
 
 
-async def prepare_version(
-    registry: Registry,
-    store: Store,
-    rules: Rules,
-    version: Version,
-    source: Source,
-    *,
-    by: Actor,
-    progress: Progress | None,
-) -> Version:
-    """Fetch, check and store a registered version's files.
+class VersionAdder:
+    """Adds registered versions to the store."""
 
-    Raises: as `fetch`, `inspect_artifact`, `Store.publish`; IllegalTransition: the adapter was removed meanwhile.
-    """
-    async with _staging(store) as staging:
-        fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
-        version = await registry.versions.transition(
-            version, VersionState.FETCHED, by=by, source=fetched.label
-        )
-        report = await in_thread(
-            lambda: inspect_artifact(
-                staging.files,
-                base=rules.base,
-                max_lora_rank=rules.max_lora_rank,
-                base_digest=rules.base_digest,
-                max_bytes=rules.max_bytes,
+    def __init__(self, registry: Registry, store: Store, rules: Rules) -> None:
+        self._versions = registry.versions
+        self._store = store
+        self._rules = rules
+
+    async def add(self, version: Version, source: Source, *, by: Actor, progress: Progress) -> Version:
+        """Fetch, check and store a registered version's files; the version fails if that fails.
+
+        Raises: as `fetch`, `inspect_artifact`, `Store.publish`; IllegalTransition: it was removed meanwhile.
+        """
+        try:
+            return await self._prepare(version, source, by, progress)
+        except BaseException as error:  # a cancelled fetch also leaves a failed version
+            await asyncio.shield(self._fail(version, error, by))
+            raise
+
+    async def _prepare(self, version: Version, source: Source, by: Actor, progress: Progress) -> Version:
+        store, rules, transition = self._store, self._rules, self._versions.transition
+        async with _staging(store) as staging:
+            fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
+            version = await transition(version, VersionState.FETCHED, by=by, source=fetched.label)
+            report = await in_thread(
+                lambda: inspect_artifact(
+                    staging.files,
+                    base=rules.base,
+                    max_lora_rank=rules.max_lora_rank,
+                    base_digest=rules.base_digest,
+                    max_bytes=rules.max_bytes,
+                )
             )
-        )
-        artifact = await in_thread(lambda: store.seal(staging, report.config))
-        # The digest is in the registry before the artifact is in the store: no garbage collection takes it.
-        version = await registry.versions.transition(
-            version,
-            VersionState.VERIFIED,
-            by=by,
-            digest=artifact.digest,
-            rank=report.rank,
-            size_bytes=artifact.size_bytes,
-            training=None if report.training is None else dict(report.training),
-        )
-        await in_thread(lambda: store.publish(staging, artifact))
-    return await registry.versions.transition(version, VersionState.READY, by=by)
+            artifact = await in_thread(lambda: store.seal(staging, report.config))
+            # The digest is in the registry before the artifact is in the store: no garbage collection takes it.
+            version = await transition(
+                version,
+                VersionState.VERIFIED,
+                by=by,
+                digest=artifact.digest,
+                rank=report.rank,
+                size_bytes=artifact.size_bytes,
+                training=None if report.training is None else dict(report.training),
+            )
+            await in_thread(lambda: store.publish(staging, artifact))
+        return await transition(version, VersionState.READY, by=by)
 
-
-async def fail_version(registry: Registry, version: Version, error: BaseException, *, by: Actor) -> None:
-    """Mark a version as failed, with the reason, whichever step it had reached."""
-    reason = str(error) if isinstance(error, AdapterError) else "Adding it was interrupted; add it again."
-    try:
-        now = await registry.versions.get(version.tenant, version.adapter, version.number)
-        if now.state not in ENDED:
-            await registry.versions.transition(now, VersionState.FAILED, by=by, error=reason)
-    except (IllegalTransition, UnknownVersion):
-        return  # it was removed meanwhile
+    async def _fail(self, version: Version, error: BaseException, by: Actor) -> None:
+        """Mark a version as failed, with the reason, whichever step it had reached."""
+        reason = str(error) if isinstance(error, AdapterError) else "Adding it was interrupted; add it again."
+        try:
+            now = await self._versions.get(version.tenant, version.adapter, version.number)
+            if now.state not in ENDED:
+                await self._versions.transition(now, VersionState.FAILED, by=by, error=reason)
+        except (IllegalTransition, UnknownVersion):
+            return  # it was removed meanwhile
 
 
 @asynccontextmanager

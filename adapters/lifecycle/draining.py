@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
-from adapters.models import Actor, Version, VersionState
+from adapters.models import SYSTEM, Actor, Version, VersionState
 from adapters.registry import Registry
 from adapters.residency import Residency
 
@@ -21,8 +22,20 @@ class DrainTasks:
         """Number of running tasks."""
         return len(self._tasks)
 
-    def start(self, version: Version, by: Actor) -> asyncio.Task[Version]:
-        """Drain a DRAINING version; returns the running task if there is one."""
+    async def drain(self, versions: Iterable[Version], by: Actor, *, wait_s: float) -> tuple[Version, ...]:
+        """Drain the DRAINING ones of these versions; what still drains after `wait_s` goes on by itself."""
+        tasks = {v.engine_id: self._start(v, by) for v in versions if v.state is VersionState.DRAINING}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=wait_s)
+        ended = {engine_id: task.result() for engine_id, task in tasks.items() if task.done()}
+        return tuple(ended.get(version.engine_id, version) for version in versions)
+
+    async def resume(self) -> None:
+        """Drain all DRAINING versions whose task does not run."""
+        for version in await self._registry.versions.list({VersionState.DRAINING}):
+            self._start(version, SYSTEM)
+
+    def _start(self, version: Version, by: Actor) -> asyncio.Task[Version]:
         task = self._tasks.get(version.engine_id)
         if task is None or task.done():
             task = asyncio.create_task(self._drain(version, by), name=f"drain {version.engine_name}")

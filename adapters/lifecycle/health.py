@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from adapters.errors import TooManyFetches
 from adapters.models import Version
 from adapters.residency import Drift, SlotView
 from adapters.sources import Progress
 
+MAX_FETCHES = 4  # concurrent fetches of one tenant: each takes a thread and disk space
 _DRIFTS_MAX = 1000
 
 
@@ -77,9 +79,10 @@ class ProcessHealth:
         """Number of a tenant's versions that are being fetched."""
         return sum(owner == tenant for owner, _, _ in self._fetches)
 
-    def fetch_of(self, version: Version) -> FetchProgress | None:
-        """Progress of a version's fetch; None: it is not being fetched."""
-        return self._fetches.get((version.tenant, version.adapter, version.number))
+    def check_fetches(self, tenant: str) -> None:
+        """Raises: TooManyFetches: MAX_FETCHES of the tenant's versions are being fetched."""
+        if self.fetches_of(tenant) >= MAX_FETCHES:
+            raise TooManyFetches(tenant, MAX_FETCHES)
 
     def note_drift(self, drift: Drift) -> None:
         """Record the result of one reconciliation."""
@@ -96,6 +99,7 @@ class ProcessHealth:
         while len(self._drifts) > _DRIFTS_MAX:
             del self._drifts[next(iter(self._drifts))]
 
-    def drift_of(self, version: Version) -> DriftRecord | None:
-        """A version's last drift."""
-        return self._drifts.get(version.engine_id)
+    def condition(self, version: Version, slot: SlotView | None, *, damaged: bool) -> Condition:
+        """The condition of a version with this slot."""
+        fetching = self._fetches.get((version.tenant, version.adapter, version.number))
+        return Condition(slot, fetching, self._drifts.get(version.engine_id), damaged)

@@ -9,21 +9,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from adapters.errors import AdapterError, EngineGone, IllegalTransition, LoadFailed, TooManyFetches
-from adapters.lifecycle.adding import Rules, fail_version, prepare_version
+from adapters.errors import AdapterError
+from adapters.lifecycle.adding import Rules, VersionAdder
 from adapters.lifecycle.draining import DrainTasks
 from adapters.lifecycle.health import Condition, ProcessHealth
 from adapters.lifecycle.load_failures import LoadFailures
 from adapters.lifecycle.recovery import Recovery, recover_registry
-from adapters.models import SYSTEM, Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
+from adapters.models import Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
 from adapters.registry import Registry
-from adapters.registry.state_machine import UNFINISHED
+from adapters.registry.state_machine import check_serves
 from adapters.residency import Drift, Phase, Residency
 from adapters.sources import Progress, Source
 from adapters.sources.threads import in_thread
 from adapters.store.store import Store
-
-MAX_FETCHES = 4  # concurrent fetches of one tenant: each takes a thread and disk space
 
 
 class Lifecycle:
@@ -44,7 +42,7 @@ class Lifecycle:
         self._registry = registry
         self._store = store
         self._residency = residency
-        self._rules = rules
+        self._adder = VersionAdder(registry, store, rules)
         self.health = ProcessHealth()
         self._observe_swap = observe_swap
         self._load_failures = LoadFailures(registry)
@@ -81,20 +79,12 @@ class Lifecycle:
         Raises: BadName, UnknownTenant, NameTaken; TooManyFetches; SourceRefused, SourceUnavailable,
             ArtifactRefused, StoreFull.
         """
-        if self.health.fetches_of(tenant) >= MAX_FETCHES:
-            raise TooManyFetches(tenant, MAX_FETCHES)
-        versions = self._registry.versions
-        version = await versions.register(
+        self.health.check_fetches(tenant)
+        version = await self._registry.versions.register(
             tenant, adapter, source.label, by=by, sampling_defaults=sampling_defaults
         )
-        try:
-            with self.health.fetching(version, progress) as note:
-                return await prepare_version(
-                    self._registry, self._store, self._rules, version, source, by=by, progress=note
-                )
-        except BaseException as error:  # a cancelled fetch also leaves a failed version
-            await asyncio.shield(fail_version(self._registry, version, error, by=by))
-            raise
+        with self.health.fetching(version, progress) as note:
+            return await self._adder.add(version, source, by=by, progress=note)
 
     # Serving
 
@@ -111,12 +101,8 @@ class Lifecycle:
 
     def condition(self, version: Version) -> Condition:
         """What only this process knows of the version."""
-        return Condition(
-            slot=self._residency.view(version.engine_id),
-            fetching=self.health.fetch_of(version),
-            drifted=self.health.drift_of(version),
-            damaged=version.digest in self._store.damaged,
-        )
+        slot = self._residency.view(version.engine_id)
+        return self.health.condition(version, slot, damaged=version.digest in self._store.damaged)
 
     @asynccontextmanager
     async def hold(self, version: Version) -> AsyncIterator[EngineAdapter]:
@@ -124,32 +110,19 @@ class Lifecycle:
 
         Raises: ResidencyBusy, LoadFailed, VersionRetired, StoreDamaged.
         """
-        async with AsyncExitStack() as stack:
-            yield await self._enter(stack, version)
-
-    async def _enter(self, stack: AsyncExitStack, version: Version) -> EngineAdapter:
         version = await self._load_failures.usable(version)
         adapter = self.engine_adapter(version)
         if self._residency.phase(adapter.engine_id) is None:
             self._store.require(str(version.digest))
-        try:
-            return await stack.enter_async_context(self._residency.hold(adapter))
-        except EngineGone:
-            raise
-        except LoadFailed as error:
-            await self._load_failures.add(version, error)
-            raise
+        async with AsyncExitStack() as stack:
+            async with self._load_failures.recording(version):
+                await stack.enter_async_context(self._residency.hold(adapter))
+            yield adapter
 
     async def _probe(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
-        """Check that each version loads and answers.
-
-        Raises: IllegalTransition, LoadFailed, ProbeFailed, ResidencyBusy.
-        """
+        """Check that each version loads and answers. Raises: IllegalTransition, ProbeFailed; as `hold`."""
         for number in numbers:
-            version = await self._registry.versions.get(tenant, adapter, number)
-            if version.state is not VersionState.READY:
-                name = f"{version.public_name}@{number}"
-                raise IllegalTransition(f"{name} is {version.state}, and only a ready version can serve.")
+            version = check_serves(await self._registry.versions.get(tenant, adapter, number))
             async with self.hold(version) as held:
                 await self._residency.probe(held)
 
@@ -243,28 +216,17 @@ class Lifecycle:
         Raises: UnknownAdapter, UnknownVersion; InUse: the alias still points at it; IllegalTransition.
         """
         if number is None:
-            draining = await self._registry.adapters.begin_removal(tenant, adapter, by=by)
+            removed = await self._registry.adapters.begin_removal(tenant, adapter, by=by)
         else:
-            version = await self._registry.versions.get(tenant, adapter, number)
-            if version.state in UNFINISHED:
-                return (
-                    await self._registry.versions.transition(
-                        version, VersionState.FAILED, by=by, error="The version was removed."
-                    ),
-                )
-            draining = (await self._registry.versions.transition(version, VersionState.DRAINING, by=by),)
-        tasks = [self._drain_tasks.start(version, by) for version in draining]
-        if tasks:
-            await asyncio.wait(tasks, timeout=wait_s)
-        return tuple(task.result() if task.done() else v for task, v in zip(tasks, draining, strict=True))
+            removed = (await self._registry.versions.begin_removal(tenant, adapter, number, by=by),)
+        return await self._drain_tasks.drain(removed, by, wait_s=wait_s)
 
     async def reconcile(self) -> Drift:
         """Repair the engine's drift, resume interrupted drains and collect garbage; call it regularly.
 
         Raises: EngineGone.
         """
-        for version in await self._registry.versions.list({VersionState.DRAINING}):
-            self._drain_tasks.start(version, SYSTEM)
+        await self._drain_tasks.resume()
         needed = await self._registry.versions.digests()
         await in_thread(lambda: self._store.collect_garbage(needed))
         drift = await self._residency.reconcile()

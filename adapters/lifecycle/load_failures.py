@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from adapters.errors import LoadFailed
+from adapters.errors import EngineGone, LoadFailed
 from adapters.models import SYSTEM, Version
 from adapters.registry import Registry
 
@@ -33,9 +35,16 @@ class LoadFailures:
             version = await self._versions.renew_engine_id(version, by=SYSTEM)
         return version
 
-    async def add(self, version: Version, error: LoadFailed) -> None:
-        """Record a failed load and give the version a new engine id."""
-        self._engine_ids.add(version.engine_id)
-        until_s = time.monotonic() + _RETRY_AFTER_S
-        self._pauses[version.public_name, version.number] = (until_s, error)
-        await self._versions.renew_engine_id(version, by=SYSTEM)
+    @asynccontextmanager
+    async def recording(self, version: Version) -> AsyncIterator[None]:
+        """Record a load that fails in this block, and give the version a new engine id."""
+        try:
+            yield
+        except EngineGone:
+            raise
+        except LoadFailed as error:
+            self._engine_ids.add(version.engine_id)
+            until_s = time.monotonic() + _RETRY_AFTER_S
+            self._pauses[version.public_name, version.number] = (until_s, error)
+            await self._versions.renew_engine_id(version, by=SYSTEM)
+            raise

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AliasConflict, BadValue, IllegalTransition, NothingToRollBack, UnknownAdapter
+from adapters.errors import AliasConflict, BadValue, NothingToRollBack, UnknownAdapter
 from adapters.models import Actor, Alias, AliasChange, AliasTarget, VersionState
 from adapters.names import public_name
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version
+from adapters.registry.state_machine import check_serves
 
 _L, _C, _V = tables.aliases, tables.alias_changes, tables.versions
 
@@ -54,11 +55,7 @@ class Aliases(DatabasePart):
             if alias.generation != expected_generation:
                 raise AliasConflict(name, expected_generation, alias.generation)
             for target in checked:
-                version = await read_version(connection, tenant, adapter, target.number)
-                if version.state is not VersionState.READY:
-                    raise IllegalTransition(
-                        f"{name}@{version.number} is {version.state}, and only a ready version can serve."
-                    )
+                check_serves(await read_version(connection, tenant, adapter, target.number))
             return await write_alias(connection, alias, checked, by=by, restored=restored)
 
     async def history(self, tenant: str, adapter: str, *, limit: int = 50) -> tuple[AliasChange, ...]:

@@ -7,7 +7,7 @@ registered -> fetched -> verified -> ready <-> resident -> draining -> retired
 from __future__ import annotations
 
 from adapters.errors import IllegalTransition
-from adapters.models import VersionState
+from adapters.models import Version, VersionState
 
 TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     VersionState.REGISTERED: frozenset({VersionState.FETCHED, VersionState.FAILED}),
@@ -30,3 +30,11 @@ def check_transition(name: str, old: VersionState, new: VersionState) -> None:
     if new not in TRANSITIONS[old]:
         allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing"
         raise IllegalTransition(f"{name} is {old} and cannot become {new}; it can become {allowed}.")
+
+
+def check_serves(version: Version) -> Version:
+    """The version itself. Raises: IllegalTransition: it is not ready."""
+    if version.state is not VersionState.READY:
+        name = f"{version.public_name}@{version.number}"
+        raise IllegalTransition(f"{name} is {version.state}, and only a ready version can serve.")
+    return version

@@ -16,7 +16,7 @@ from adapters.registry.aliases import read_alias
 from adapters.registry.database import Database, count_up, insert_into, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version, version_of
-from adapters.registry.state_machine import ENDED, check_transition
+from adapters.registry.state_machine import ENDED, UNFINISHED, check_transition
 
 _A, _V = tables.adapters, tables.versions
 
@@ -108,6 +108,18 @@ class Versions:
                 facts["pinned"] = False
             await connection.execute(sa.update(_V).where(*_same(version)).values(state=to, **facts))
             return await read_version(connection, version.tenant, version.adapter, version.number)
+
+    async def begin_removal(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
+        """Take a version out of service: it drains now, or it fails if it was still being added.
+
+        Raises: UnknownVersion; IllegalTransition, InUse: as `transition`.
+        """
+        version = await self.get(tenant, adapter, number)
+        if version.state in UNFINISHED:
+            return await self.transition(
+                version, VersionState.FAILED, by=by, error="The version was removed."
+            )
+        return await self.transition(version, VersionState.DRAINING, by=by)
 
     async def renew_engine_id(self, version: Version, *, by: Actor) -> Version:
         """Give a version a new engine id after a failed load; nothing happens if it has a newer one already."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from adapters.errors import PinLimit, ResidencyBusy, VersionRetired
 from adapters.models import EngineAdapter
+from adapters.residency.eviction import Eviction
 from adapters.residency.loader import Loader
 from adapters.residency.reconcile import reconcile
 from adapters.residency.slots import Drift, PendingHold, Phase, ResidencySnapshot, Slot, SlotView, view_slot
@@ -46,12 +47,13 @@ class Residency:
         assert capacity >= 1, capacity
         self.capacity = capacity
         self._current_loader = current_loader
-        self._wait_s, self._patience_s, self._linger_s = wait_s, patience_s, linger_s
+        self._wait_s, self._patience_s = wait_s, patience_s
         self._transfers = Transfers(current_loader, self._changed, observe_load)
         self._slots = self._transfers.slots
         self._counts = self._transfers.counts
         self._queue: dict[PendingHold, None] = {}  # in order of arrival
         self._pins: dict[int, EngineAdapter] = {}
+        self._eviction = Eviction(self._transfers, self._queue.keys(), self._pins, linger_s)
         self._retired: set[int] = set()
 
     @asynccontextmanager
@@ -102,7 +104,7 @@ class Residency:
         """Unload the adapter once it has been idle for `linger_s`; a later hold loads it again."""
         if slot := self._slots.get(engine_id):
             slot.dismissed = True
-            self._unload_later(slot)
+            self._eviction.unload_later(slot)
 
     def undo_dismiss(self, engine_id: int) -> None:
         """Keep the adapter loaded after all."""
@@ -122,7 +124,7 @@ class Residency:
         slot = self._slots.get(engine_id)
         if slot is not None:
             slot.retiring = True
-            self._unload_if_leaving(slot)
+            self._eviction.unload_if_leaving(slot)
             await slot.gone.wait()
 
     async def reset(self) -> None:
@@ -192,7 +194,7 @@ class Residency:
             async with asyncio.timeout(self._wait_s):
                 while not pending.granted.done():
                     await asyncio.wait([pending.granted], timeout=self._patience_s)
-                    self._make_one_yield()
+                    self._eviction.make_one_yield()
             return pending.granted.result()
         except BaseException as error:  # a cancellation, too, must release a slot that was granted
             if pending.slot is not None:  # granted, but cancelled before this task ran again
@@ -214,8 +216,8 @@ class Residency:
             self._changed(slot)
 
     def _changed(self, slot: Slot) -> None:
-        self._unload_if_leaving(slot)
-        self._unload_later(slot)
+        self._eviction.unload_if_leaving(slot)
+        self._eviction.unload_later(slot)
         self._serve_queue()
 
     def _serve_queue(self) -> None:
@@ -232,55 +234,9 @@ class Residency:
             if slot is not None:
                 del self._queue[pending]
                 pending.grant(slot)
-        for _ in range(self._slots_wanted()):
-            if idle := [slot for slot in self._candidates() if slot.holders == 0]:
-                self._counts.evictions += 1
-                self._transfers.unload(idle[0])
-        self._reopen()
-
-    # Freeing slots
-
-    def _slots_wanted(self) -> int:
-        """How many more slots must become free for the whole queue."""
-        cold = {pending.adapter.engine_id for pending in self._queue} - self._slots.keys()
-        return max(0, len(cold) - sum(slot.is_leaving for slot in self._slots.values()))
-
-    def _candidates(self) -> list[Slot]:
-        """Resident slots that may be freed, least recently used first."""
-        resident = [slot for slot in self._slots.values() if slot.phase is Phase.RESIDENT]
-        freeable = [s for s in resident if not s.is_leaving and s.adapter.engine_id not in self._pins]
-        return sorted(freeable, key=lambda slot: slot.used_at_s)
-
-    def _make_one_yield(self) -> None:
-        if self._slots_wanted() and (candidates := self._candidates()):
-            candidates[0].yielding = True
-            self._unload_if_leaving(candidates[0])
-
-    def _reopen(self) -> None:
-        """Let yielding slots take holds again when no request waits for a slot any more."""
-        if any(pending.adapter.engine_id not in self._slots for pending in self._queue):
-            return
-        yielding = [slot for slot in self._slots.values() if slot.yielding and slot.phase is Phase.RESIDENT]
-        for slot in yielding:
-            slot.yielding = False
-        if yielding and self._queue:
+        self._eviction.evict_idle()
+        if self._eviction.reopen() and self._queue:
             self._serve_queue()
-
-    def _unload_if_leaving(self, slot: Slot) -> None:
-        mine = self._slots.get(slot.adapter.engine_id) is slot
-        if mine and slot.is_leaving and slot.holders == 0 and slot.phase is Phase.RESIDENT:
-            self._transfers.unload(slot)
-
-    def _unload_later(self, slot: Slot) -> None:
-        if slot.dismissed and slot.holders == 0:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._linger_s, self._unload_if_dismissed, slot, slot.used_at_s)
-
-    def _unload_if_dismissed(self, slot: Slot, used_at_s: float) -> None:
-        untouched = slot.dismissed and slot.holders == 0 and slot.used_at_s == used_at_s
-        mine = self._slots.get(slot.adapter.engine_id) is slot and slot.adapter.engine_id not in self._pins
-        if untouched and mine and slot.phase is Phase.RESIDENT:
-            self._transfers.unload(slot)
 
 
 def _retired(adapter: EngineAdapter) -> VersionRetired:

@@ -7,11 +7,12 @@ A scheduler step is: `begin_step`; the running requests take their blocks; while
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 from server.fairness.block_accounting import Allocation, BlockAccounting
+from server.fairness.candidates import Candidates
 from server.fairness.interfaces import BudgetStanding, EngineInterface, SchedulerCounters
 from server.fairness.lora_slots import LoraSlots
 from server.fairness.preemption import plan_preemption
@@ -44,14 +45,10 @@ class Arbiter:
         self._engine = engine
         self.charges = TokenCharges(engine.generated_tokens)
         self._lora_slots = lora_slots
+        self._candidates = Candidates(self.queue, self.accounting, engine, lora_slots)
         self._clock = clock
         self._next: Entry | None = None
-        # What was preempted in this step: a request starts again in the next step at the earliest, and a tenant
-        # that lost one to a limit or a guarantee starts nothing in this step.
-        self._preempted_requests: set[str] = set()
-        self._preempted_tenants: set[str] = set()
         self._limited: set[str] = set()  # tenants whose own limit keeps their requests waiting
-        self._exact_blocks: dict[str, int] = {}  # results of `new_blocks` in this step
         self._fitting_guaranteed: dict[str, Entry] = {}  # guaranteed requests that have room in this step
         self._guaranteed_id = ""  # the request that `next` returned last, if it was guaranteed
         self._started_borrowing = False  # whether a request that was not guaranteed started in this step
@@ -97,7 +94,7 @@ class Arbiter:
         self.charges.close(request_id)
         if self._lora_slots is not None:
             self._lora_slots.stop(allocation.adapter)
-        self._exact_blocks.clear()  # blocks that it shared may now be free
+        self._candidates.exact_blocks.clear()  # blocks that it shared may now be free
         self._next = None
 
     # The next request
@@ -116,9 +113,10 @@ class Arbiter:
     def _choose(self) -> None:
         best: tuple[int, float, int] | None = None
         tenants = self.queue.tenants()
+        head = self._candidates.head
         service_of = self.charges.virtual_counters.of if len(tenants) > 1 else _no_service
         for tenant in tenants:
-            entry = self._head(tenant)
+            entry = head(tenant)
             if entry is None or (standing := self.standing(entry)) is BudgetStanding.OVER_LIMIT:
                 continue
             key = (int(standing), service_of(tenant), entry.arrival)
@@ -129,7 +127,7 @@ class Arbiter:
 
     def standing(self, entry: Entry) -> BudgetStanding:
         """How the request stands against its tenant's guarantee and limit."""
-        standing = self._measure(entry)
+        standing = self._candidates.standing(entry)
         if standing is BudgetStanding.OVER_LIMIT:
             self._limited.add(entry.tenant)
         elif entry.tenant in self._limited:
@@ -154,7 +152,7 @@ class Arbiter:
             newcomers = []
         if len(prefilling) + len(newcomers) < 2:
             return 0
-        heads = [entry for tenant in newcomers if (entry := self._head(tenant)) is not None]
+        heads = [entry for tenant in newcomers if (entry := self._candidates.head(tenant)) is not None]
         demands = [
             prompt_tokens(entry.item)
             for entry in heads
@@ -168,11 +166,9 @@ class Arbiter:
 
     def begin_step(self) -> None:
         """Preempt requests, before vLLM schedules the step, to enforce limits, guarantees and LoRA turns."""
-        self._preempted_requests.clear()
-        self._preempted_tenants.clear()
+        self._candidates.begin_step()
         self._started_borrowing = False
         self._fitting_guaranteed.clear()
-        self._exact_blocks.clear()
         self._next = None
         self._enforce_limits()
         if len(self.queue):
@@ -189,30 +185,22 @@ class Arbiter:
         self.charges.note_step()
         self.counters.steps += 1
         self.counters.limit_violations += self.accounting.violations()
-        starved = [entry for entry in self._fitting_guaranteed.values() if self._was_passed_over(entry)]
+        starved = any(map(self._candidates.was_passed_over, self._fitting_guaranteed.values()))
         if starved and (tokens_left > 0 or self._started_borrowing):
             self.counters.starved_steps += 1
-
-    def _was_passed_over(self, entry: Entry) -> bool:
-        """Whether the request still waits although it is its tenant's first and within the guarantee."""
-        return (
-            self.queue.has(entry)
-            and self._head(entry.tenant) is entry
-            and self._measure(entry) is BudgetStanding.GUARANTEED
-        )
 
     def _guaranteed(self) -> Iterable[list[Entry]]:
         """Waiting requests of tenants below their guarantee, by tenant, the least served tenant first."""
         tenants = [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 0)]
         for tenant in sorted(tenants, key=self.charges.virtual_counters.of) if len(tenants) > 1 else tenants:
             slots = self.accounting.capacity.guaranteed_slots(self.accounting.of(tenant).share)
-            yield list(islice(self._startable(tenant), slots))
+            yield list(islice(self._candidates.of(tenant), slots))
 
     def _enforce_limits(self) -> None:
         for tenant, allocated in self.accounting.limited():
             while self.accounting.exceeds_limit(allocated, self._engine.growth):
                 self.counters.preempted_for_limit += 1
-                self._preempted_tenants.add(tenant)
+                self._candidates.preempted_tenants.add(tenant)
                 self._preempt(allocated.newest_first()[0])
 
     def _serve_guarantees(self) -> None:
@@ -224,7 +212,7 @@ class Arbiter:
                 return
             for allocation in victims:
                 self.counters.preempted_for_guarantee += 1
-                self._preempted_tenants.add(allocation.tenant)
+                self._candidates.preempted_tenants.add(allocation.tenant)
                 self._preempt(allocation)
 
     def _rotate_adapters(self) -> None:
@@ -244,54 +232,17 @@ class Arbiter:
             for tenant in self.queue.tenants()
             for entry in self.queue.heads(tenant)
             if not slots.runs(entry.adapter)
-            and self._is_ready(entry)
+            and self._candidates.is_ready(entry)
             and self.standing(entry) is not BudgetStanding.OVER_LIMIT
         }
-
-    def _measure(self, entry: Entry) -> BudgetStanding:
-        """The standing by the cheap upper bound of its blocks where that decides, else by their exact number."""
-        accounting, tenant, share = self.accounting, entry.tenant, entry.share
-        blocks = self._engine.full_blocks(entry.item)
-        if accounting.fits_guarantee(tenant, blocks):
-            return BudgetStanding.GUARANTEED
-        has_guarantee_left = accounting.fits_guarantee(tenant, 1)
-        fits_limit = accounting.fits_limit(tenant, share, blocks)
-        if not has_guarantee_left and (fits_limit or not accounting.fits_limit(tenant, share, 1)):
-            return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
-        blocks = self._exact_blocks.get(entry.request_id, -1)
-        if blocks < 0:
-            blocks = self._exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
-        if has_guarantee_left and accounting.fits_guarantee(tenant, blocks):
-            return BudgetStanding.GUARANTEED
-        return (
-            BudgetStanding.BORROWING
-            if accounting.fits_limit(tenant, share, blocks)
-            else BudgetStanding.OVER_LIMIT
-        )
-
-    def _head(self, tenant: str) -> Entry | None:
-        """The tenant's request that would start next."""
-        return next(self._startable(tenant), None)
-
-    def _startable(self, tenant: str) -> Iterator[Entry]:
-        """The tenant's requests that could start now, in order of arrival."""
-        if tenant in self._preempted_tenants:
-            return iter(())
-        return filter(self._is_ready, self.queue.in_order(tenant, self._may_start))
 
     def _lift(self, tenant: str) -> None:
         self.charges.virtual_counters.lift(
             tenant, (t for t in self.queue.tenants() if t not in self._limited)
         )
 
-    def _may_start(self, adapter: int) -> bool:
-        return self._lora_slots is None or self._lora_slots.can_start(adapter)
-
-    def _is_ready(self, entry: Entry) -> bool:
-        return entry.request_id not in self._preempted_requests and self._engine.is_ready(entry.item)
-
     def _preempt(self, allocation: Allocation) -> None:
-        self._preempted_requests.add(allocation.request_id)
+        self._candidates.preempted_requests.add(allocation.request_id)
         self._engine.preempt(allocation.request_id)
 
 

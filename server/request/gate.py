@@ -114,29 +114,17 @@ class Gate:
             LoragateError: the request may not enter, or there is no engine.
             LimitExceeded: the prompt is longer than the operator allows.
         """
-        admitted = _admitted.get(None)
-        if admitted is None:
-            raise LoragateError("A generation was requested outside of any request.")
-        engine = self._engine
-        if engine is None or engine.errored:
-            raise EngineUnavailable
+        admitted, engine = self._enter(arguments.get("lora_request"))
         context = admitted.context
-        _check_adapter(context, arguments.get("lora_request"))
-        prompt_tokens = len(prompt.get("prompt_token_ids") or ())
-        check_prompt(context.limits, prompt_tokens)
-        reservation = self._reserve(context, sampling_params, prompt_tokens)
+        reservation = self._reserve(context, prompt, sampling_params)
         self._stamp(context, sampling_params)
         # NOTE: `AsyncLLM.abort` ends every request with this id, and the handler's id holds what the caller sent as
         # X-Request-Id: with it, one tenant's disconnect could abort another's answer.
         engine_id = f"{request_id}-{uuid4().hex}"
-        stream = engine.generate(
-            {**prompt, "cache_salt": context.cache_salt},
-            sampling_params,
-            engine_id,
-            **{name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS},
-        )
+        trusted = {name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS}
+        salted = {**prompt, "cache_salt": context.cache_salt}
         metered = MeteredStream(
-            stream,
+            engine.generate(salted, sampling_params, engine_id, **trusted),
             reservation,
             context.usage,
             lambda: engine.abort(engine_id),
@@ -147,6 +135,16 @@ class Gate:
         )
         admitted.streams.append(metered)
         return metered.read()
+
+    def _enter(self, lora_request: Any) -> tuple[_AdmittedRequest, Any]:
+        """The HTTP request that is served in this task, and the engine. Raises: LoragateError."""
+        admitted = _admitted.get(None)
+        if admitted is None:
+            raise LoragateError("A generation was requested outside of any request.")
+        if self._engine is None or self._engine.errored:
+            raise EngineUnavailable
+        _check_adapter(admitted.context, lora_request)
+        return admitted, self._engine
 
     def _stamp(self, context: RequestContext, sampling_params: Any) -> None:
         """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
@@ -168,12 +166,14 @@ class Gate:
             return None
         return lambda: progress(engine_id)
 
-    def _reserve(self, context: RequestContext, sampling_params: Any, prompt_tokens: int) -> Reservation:
-        """Reserve the most that this generation may use.
+    def _reserve(self, context: RequestContext, prompt: Any, sampling_params: Any) -> Reservation:
+        """Check the prompt's length and reserve the most that this generation may use.
 
         A request without max_tokens gets vLLM's default, the rest of the model's length; that may never fit a
         tenant's smaller limit, so such a request gets what fits.
         """
+        prompt_tokens = len(prompt.get("prompt_token_ids") or ())
+        check_prompt(context.limits, prompt_tokens)
         n = sampling_params.n
         if "max_tokens" not in context.sampling.origins:
             fitting = self._admission.fitting_max_tokens(

@@ -12,6 +12,11 @@ from server.errors import InvalidRequest, UnknownRequest
 from server.request.context import Caller
 from server.usage.recent_requests import RecentAnswers
 
+_NOT_KEPT = (
+    "This server does not store messages: omit `messages`, or ask the operator to start the server with "
+    "--keep-feedback-messages."
+)
+
 
 class FeedbackService:
     """Accepts feedback about answers of this process.
@@ -55,12 +60,7 @@ class FeedbackService:
             InvalidRequest: messages were sent, and this server does not store them.
         """
         if messages is not None and not self.keeps_messages:
-            raise InvalidRequest(
-                "This server does not store messages: omit `messages`, or ask the operator to start the server with "
-                "--keep-feedback-messages.",
-                param="messages",
-                code="messages_not_kept",
-            )
+            raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
         found = self._answers.find(caller.tenant_name, request_id)
         if found is None:
             raise UnknownRequest(request_id)

@@ -63,6 +63,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     routes = APIRouter(prefix="/adapters")
     _add_reading(routes, services, guard)
     _add_versions(routes, services, guard)
+    _add_removal(routes, services, guard)
     _add_pins(routes, services, guard)
     _add_traffic(routes, services, guard)
     return routes
@@ -111,6 +112,10 @@ def _add_versions(routes: APIRouter, services: AdminServices, guard: Permissions
         if body.promote:
             await lifecycle.promote(tenant, name, version.number, by=actor(caller))
         return version_info(services, version)
+
+
+def _add_removal(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    lifecycle = services.lifecycle
 
     @routes.delete("/{tenant}/{name}/versions/{number}")
     async def remove_version(

@@ -46,20 +46,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
         A tenant's admin sees its own row and its own adapters; only an operator sees the engine's capacity.
         """
-        report = await services.scheduler_stats.latest()
-        capacity = services.admission.capacity
-        residency = services.residency.snapshot()
-        shown = tenant_rows(report, await _tenants(services, caller), capacity)
-        if caller.key.role is not Role.OPERATOR:
-            own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
-            return TenantLive(state=services.readiness.state, adapters_loaded=len(own), tenants=_loads(shown))
-        return OperatorLive(
-            state=services.readiness.state,
-            adapters_loaded=len(residency.slots),
-            adapters_capacity=residency.capacity,
-            capacity=capacity,
-            tenants=_loads([*shown, operator_row(report, capacity)]),
-        )
+        return await _live(services, caller)
 
     @routes.get("/errors")
     async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> Listing[Failure]:
@@ -72,6 +59,23 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         return Listing(data=[_option(option) for option in OPTIONS if Endpoint.CHAT in option.endpoints])
 
     return routes
+
+
+async def _live(services: AdminServices, caller: Caller) -> OperatorLive | TenantLive:
+    report = await services.scheduler_stats.latest()
+    capacity = services.admission.capacity
+    residency = services.residency.snapshot()
+    shown = tenant_rows(report, await _tenants(services, caller), capacity)
+    if caller.key.role is not Role.OPERATOR:
+        own = [s for s in residency.slots if s.engine_name.startswith(f"{caller.tenant_name}/")]
+        return TenantLive(state=services.readiness.state, adapters_loaded=len(own), tenants=_loads(shown))
+    return OperatorLive(
+        state=services.readiness.state,
+        adapters_loaded=len(residency.slots),
+        adapters_capacity=residency.capacity,
+        capacity=capacity,
+        tenants=_loads([*shown, operator_row(report, capacity)]),
+    )
 
 
 async def _tenants(services: AdminServices, caller: Caller) -> list[Tenant]:

@@ -16,7 +16,7 @@ from adapters.tenant_settings import BudgetPeriod
 from server.api.admin.models import Listing, UsageRow
 from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.request.context import Caller
-from server.usage.ledger import COLUMNS, period_start, summed
+from server.usage.aggregation import COLUMNS, period_start, summed
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:

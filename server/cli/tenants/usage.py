@@ -49,7 +49,7 @@ def usage(
     from adapters.registry.database import utc_now
     from adapters.tenant_settings import BudgetPeriod
     from server.api.admin.usage import as_csv, in_utc
-    from server.usage.ledger import period_start, summed
+    from server.usage.aggregation import period_start, summed
 
     if as_json and as_csv_:
         raise click.UsageError("--json and --csv are two formats: give only one of them.")

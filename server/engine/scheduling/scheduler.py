@@ -9,11 +9,9 @@ dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in th
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from typing import Any
 
-from vllm.logger import init_logger
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
@@ -29,10 +27,7 @@ from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
 from server.fairness.preemption import preemption_order
-from server.fairness.shares import STAMP_KEY, Capacity, InvalidStamp, Share, read_stamp
-from server.fairness.waiting_queue import Entry
-
-logger = init_logger(__name__)
+from server.fairness.shares import STAMP_KEY, Capacity
 
 DEFAULT_LORA_SLOT_WAIT_S = 2.0
 
@@ -56,15 +51,14 @@ class TenantScheduler(AsyncScheduler):
             engine=self,
             lora_slots=self._lora_slots(),
         )
-        self._arrivals = itertools.count()
-        self.waiting = TenantQueue(self.arbiter, self._entry)
+        self._loops = LoopWatch(self.vllm_config)
+        self._queue = self.waiting = TenantQueue(self.arbiter, self._loops.watches)
         # A copy, because the prefill cap of each step is written into it.
         self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
         # On a CPU vLLM schedules synchronously, and AsyncScheduler's part would be wasted work.
         self._kind: Any = AsyncScheduler if self.scheduler_config.async_scheduling else Scheduler
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._groups = len(self.kv_cache_config.kv_cache_groups)
-        self._loops = LoopWatch(self.vllm_config)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
         self.kv_cache_manager.allocate_slots = self._allocate_and_count
@@ -165,23 +159,7 @@ class TenantScheduler(AsyncScheduler):
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=self.requires_kv_delivery)
 
-    # Translation
-
-    def _entry(self, request: Request) -> Entry:
-        """The arbiter's record of a request; it is kept on vLLM's request object."""
-        entry: Entry | None = getattr(request, "loragate_entry", None)
-        if entry is None:
-            tenant, share = _stamp_of(request)
-            request.loragate_is_watched = self._loops.watches(request)
-            entry = request.loragate_entry = Entry(
-                request_id=request.request_id,
-                tenant=tenant,
-                share=share,
-                adapter=request.lora_request.lora_int_id if request.lora_request else 0,
-                arrival=next(self._arrivals),
-                item=request,
-            )
-        return entry
+    # Accounting
 
     def _allocate_and_count(
         self, request: Request, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **starting: Any
@@ -208,7 +186,7 @@ class TenantScheduler(AsyncScheduler):
         return blocks
 
     def _start(self, request: Request, cached_tokens: int) -> None:
-        entry = self._entry(request)
+        entry = self._queue.entry_of(request)
         all_blocks = self.kv_cache_manager.get_blocks(request.request_id)
         self.arbiter.start(entry, _block_ids(all_blocks), self.full_blocks(request))
         self.arbiter.charges.charge_prompt(entry, request.num_prompt_tokens, cached_tokens)
@@ -244,17 +222,6 @@ class TenantScheduler(AsyncScheduler):
     def report(self) -> dict[str, Any]:
         """Counters and present state; see `server.engine.scheduling.scheduler_report`."""
         return report(self.arbiter)
-
-
-def _stamp_of(request: Request) -> tuple[str, Share]:
-    """The tenant and its share; the operator's for a request without a readable stamp."""
-    arguments = request.sampling_params.extra_args if request.sampling_params else None
-    try:
-        return read_stamp((arguments or {}).get(STAMP_KEY))
-    except InvalidStamp:
-        # An exception here would end the engine for all tenants.
-        logger.exception("Request %s carries a stamp that cannot be read.", request.request_id)
-        return "", Share()
 
 
 def _block_ids(blocks: KVCacheBlocks) -> list[int]:

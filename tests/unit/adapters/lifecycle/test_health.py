@@ -12,7 +12,7 @@ import pytest
 
 from adapters.errors import StoreDamaged, StoreFull, TooManyFetches
 from adapters.lifecycle import DriftKind
-from adapters.lifecycle.lifecycle import MAX_FETCHES
+from adapters.lifecycle.health import MAX_FETCHES
 from adapters.models import Tenant, Version
 from adapters.registry import Registry, connect
 from adapters.sources import ArchiveSource

@@ -335,7 +335,7 @@ async def test_a_restart_finishes_or_fails_what_was_begun(
 
     async def no_failing(*args: object, **options: object) -> None: ...
 
-    monkeypatch.setattr("adapters.lifecycle.lifecycle.fail_version", no_failing)
+    monkeypatch.setattr("adapters.lifecycle.adding.VersionAdder._fail", no_failing)
     for stop in (S.FETCHED, S.VERIFIED, S.READY):
         monkeypatch.setattr(
             plant.registry.versions, "transition", lambda *a, stop=stop, **f: stop_before(stop, *a, **f)

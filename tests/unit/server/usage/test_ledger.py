@@ -20,7 +20,7 @@ from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module
-from server.usage.ledger import COLUMNS, Ledger, period_start, summed
+from server.usage.ledger import Ledger
 
 NOON = datetime(2026, 3, 17, 12, 30, tzinfo=UTC)
 
@@ -275,17 +275,3 @@ def test_budgets_come_back_for_their_own_period() -> None:
         assert restored == {"daily": 70, "monthly": 900, "quiet": 0}
 
     asyncio.run(scenario())
-
-
-def test_summed_per_step() -> None:
-    hours = [NOON.replace(minute=0), NOON.replace(minute=0, hour=13), NOON.replace(month=4, minute=0)]
-    entries = [Usage("acme", "support", 1, hour, requests=1, generated_tokens=5, run_s=0.1) for hour in hours]
-    entries.append(Usage("acme", "", 0, hours[0], requests=2))
-    assert [len(summed(entries, by)) for by in ("hour", "day", "month")] == [4, 3, 3]
-    march = [row for row in summed(entries, "month") if row["from"] == "2026-03-01T00:00:00+00:00"]
-    assert [(row["adapter"], row["requests"], row["run_s"]) for row in march] == [
-        ("", 2, 0),
-        ("support", 2, 0.2),
-    ]
-    assert tuple(march[0]) == COLUMNS
-    assert period_start(BudgetPeriod.DAY, NOON) == datetime(2026, 3, 17, tzinfo=UTC)

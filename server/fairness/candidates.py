@@ -1,0 +1,80 @@
+"""Candidates: the waiting requests that could start in this step, and how each stands against its tenant's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from server.fairness.block_accounting import BlockAccounting
+from server.fairness.interfaces import BudgetStanding, EngineInterface
+from server.fairness.lora_slots import LoraSlots
+from server.fairness.waiting_queue import Entry, WaitingQueue
+
+
+class Candidates:
+    """The candidates of the present step; the arguments are the arbiter's own parts."""
+
+    def __init__(
+        self,
+        queue: WaitingQueue,
+        accounting: BlockAccounting,
+        engine: EngineInterface,
+        lora_slots: LoraSlots | None,
+    ) -> None:
+        self._queue = queue
+        self._accounting = accounting
+        self._engine = engine
+        self._lora_slots = lora_slots
+        #: What was preempted in this step: a request starts again in the next step at the earliest, and a tenant
+        #: that lost one to a limit or a guarantee starts nothing in this step.
+        self.preempted_requests: set[str] = set()
+        self.preempted_tenants: set[str] = set()
+        self.exact_blocks: dict[str, int] = {}  # results of `new_blocks`, valid until blocks are freed
+
+    def begin_step(self) -> None:
+        """Forget the last step."""
+        self.preempted_requests.clear()
+        self.preempted_tenants.clear()
+        self.exact_blocks.clear()
+
+    def head(self, tenant: str) -> Entry | None:
+        """The tenant's request that would start next."""
+        return next(self.of(tenant), None)
+
+    def of(self, tenant: str) -> Iterator[Entry]:
+        """The tenant's requests that could start now, in order of arrival."""
+        if tenant in self.preempted_tenants:
+            return iter(())
+        return filter(self.is_ready, self._queue.in_order(tenant, self._may_start))
+
+    def is_ready(self, entry: Entry) -> bool:
+        """Whether the request could start if it had room and a LoRA slot."""
+        return entry.request_id not in self.preempted_requests and self._engine.is_ready(entry.item)
+
+    def was_passed_over(self, entry: Entry) -> bool:
+        """Whether the request still waits although it is its tenant's first and within the guarantee."""
+        return (
+            self._queue.has(entry)
+            and self.head(entry.tenant) is entry
+            and self.standing(entry) is BudgetStanding.GUARANTEED
+        )
+
+    def standing(self, entry: Entry) -> BudgetStanding:
+        """The standing by the cheap upper bound of its blocks where that decides, else by their exact number."""
+        accounting, tenant, share = self._accounting, entry.tenant, entry.share
+        blocks = self._engine.full_blocks(entry.item)
+        if accounting.fits_guarantee(tenant, blocks):
+            return BudgetStanding.GUARANTEED
+        has_guarantee_left = accounting.fits_guarantee(tenant, 1)
+        fits_limit = accounting.fits_limit(tenant, share, blocks)
+        if not has_guarantee_left and (fits_limit or not accounting.fits_limit(tenant, share, 1)):
+            return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
+        blocks = self.exact_blocks.get(entry.request_id, -1)
+        if blocks < 0:
+            blocks = self.exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
+        if has_guarantee_left and accounting.fits_guarantee(tenant, blocks):
+            return BudgetStanding.GUARANTEED
+        fits_limit = accounting.fits_limit(tenant, share, blocks)
+        return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
+
+    def _may_start(self, adapter: int) -> bool:
+        return self._lora_slots is None or self._lora_slots.can_start(adapter)
