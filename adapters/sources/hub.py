@@ -22,7 +22,7 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
-        info = HfApi(endpoint=source.endpoint, token=_token(source)).model_info(
+        info = HfApi(endpoint=source.endpoint, token=None if source.own_token else False).model_info(
             source.repo, revision=source.revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
@@ -52,14 +52,9 @@ def _download(source: HubSource, name: str, commit: str, into: Path, limit: Byte
             revision=commit,
             local_dir=into,
             endpoint=source.endpoint,
-            token=_token(source),
+            token=None if source.own_token else False,
             tqdm_class=_counted(limit),
         )
-
-
-def _token(source: HubSource) -> str | bool | None:
-    """The token as huggingface_hub takes it: a token, None for that of its environment, False for none."""
-    return source.token or (None if source.own_token else False)
 
 
 def _counted(limit: ByteLimit) -> Any:
