@@ -18,7 +18,6 @@ class DrainTasks:
         self._tasks: dict[int, asyncio.Task[Version]] = {}
 
     def __len__(self) -> int:
-        """Number of running tasks."""
         return len(self._tasks)
 
     def start(self, version: Version, by: Actor) -> asyncio.Task[Version]:
