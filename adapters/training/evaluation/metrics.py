@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.data.collator import collate
-from adapters.training.data.tool_calls import parse_calls
+from adapters.training.data.tool_calls import expected_calls, parse_calls
 
 _BATCH = 8
 # An answer loops when it ends in at least this many copies of one pattern, over at least this many tokens.
@@ -168,11 +168,8 @@ def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int
 def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
     if tuple(answer) == turn.target:
         return True
-    expected = [c["function"] for c in turn.answer.get("tool_calls") or ()]
-    if not expected:
-        return False
-    calls = parse_calls(renderer.tokenizer.decode(answer))
-    return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in expected]
+    expected = expected_calls(turn.answer)
+    return bool(expected) and parse_calls(renderer.tokenizer.decode(answer)) == expected
 
 
 def _expects_json(turn: Turn) -> bool:

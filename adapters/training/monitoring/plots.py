@@ -23,7 +23,6 @@ class PlotWriter(TrainerCallback):
         self._config = config
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Draw."""
         draw(self._config.out, self._config.max_grad_norm)
 
 
