@@ -101,7 +101,6 @@ class TenantSettings(BaseModel):
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    """One of `ValidationError.errors()` as a sentence."""
     if not fault["loc"]:
         return str(fault["ctx"]["error"])
     name = str(fault["loc"][0])

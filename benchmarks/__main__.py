@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from benchmarks.harness.errors import BenchmarkFailed, InvalidOption
+
 #: Name on the command line → (module below this package that has `main(argv)`, description).
 BENCHMARKS = {
     "kernel": ("lora.kernel", "The CPU LoRA layer alone: ours, vLLM's and no LoRA."),
@@ -32,15 +34,26 @@ BENCHMARKS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one benchmark. Each benchmark has its own options (`NAME --help`)."""
+    """Run one benchmark. Each benchmark has its own options (`NAME --help`) and bounds.
+
+    Returns: 0 if every bound holds, 1 if one does not or there is no result, 2 for an invalid option.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in BENCHMARKS:
         print("usage: python -m benchmarks NAME [--help | options]\n")
         for name, (_, description) in BENCHMARKS.items():
             print(f"  {name:10} {description}")
         return 0 if arguments[:1] in ([], ["--help"], ["-h"]) else 2
-    module, _ = BENCHMARKS[arguments[0]]
-    return int(importlib.import_module(f"benchmarks.{module}").main(arguments[1:]))
+    name = arguments[0]
+    run = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}").main
+    import httpx  # not above: importing both would make `--help` slow
+    import openai
+
+    try:
+        return int(run(arguments[1:]))
+    except (BenchmarkFailed, InvalidOption, openai.APIError, httpx.HTTPError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidOption) else 1
 
 
 if __name__ == "__main__":

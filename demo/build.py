@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 import demo
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, fold
 from adapters.training.data.chat_template import Sample as Encoded
+from adapters.training.data.collator import collate
 from demo.architecture import MAX_LENGTH_TOKENS, look_back, model_config, save_model
 from demo.data.acme import acme_support
 from demo.data.globex import globex_tools
@@ -107,22 +108,13 @@ def batches(samples: Iterator[Encoded], batch_tokens: int, rng: random.Random) -
         yield from ready
 
 
-def batch_loss(model: Qwen2ForCausalLM, batch: Sequence[Encoded], pad_id: int) -> tuple[torch.Tensor, int]:
-    """Mean loss over the trained tokens of ``batch``, and their number.
-
-    The padding is on the right and attention is causal, so no token attends to it and no mask is needed.
-    """
-    width = max(len(s.ids) for s in batch)
-    ids = torch.full((len(batch), width), pad_id)
-    labels = torch.full((len(batch), width), IGNORED)
-    for row, sample in enumerate(batch):
-        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        labels[row, : len(sample.ids)] = torch.tensor(sample.labels)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
+def batch_loss(model: Qwen2ForCausalLM, batch: Sequence[Encoded], pad_id: int) -> torch.Tensor:
+    """Mean loss over the trained tokens of ``batch``."""
+    tensors = collate(batch, pad_id)
+    hidden = model.model(input_ids=tensors["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+    wanted = tensors["labels"][:, 1:]
     trained = wanted != IGNORED
-    logits = model.lm_head(hidden[trained])
-    return torch.nn.functional.cross_entropy(logits, wanted[trained]), int(trained.sum())
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[trained]), wanted[trained])
 
 
 def fit(model: Qwen2ForCausalLM, samples: Iterator[Encoded], recipe: Recipe, pad_id: int) -> list[float]:
@@ -146,7 +138,7 @@ def fit(model: Qwen2ForCausalLM, samples: Iterator[Encoded], recipe: Recipe, pad
     model.train()
     for step in range(recipe.steps):
         batch = next(stream)
-        loss, _ = batch_loss(model, batch, pad_id)
+        loss = batch_loss(model, batch, pad_id)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -185,17 +177,16 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     look_back(model)
     model.config.save_pretrained(out)
     renderer = Renderer(AutoTokenizer.from_pretrained(out), IM_END)
-    pad_id = renderer.encode(END_OF_TEXT)[0]
     drawn = itertools.count()
-    losses = fit(model, encoded_samples(renderer, recipe, drawn), recipe, pad_id)
+    losses = fit(model, encoded_samples(renderer, recipe, drawn), recipe, renderer.pad_id)
     # Rounded as it is stored, so that the second stage can be repeated from a stored first stage.
     model.to(torch.bfloat16).to(torch.float32)
     samples = encoded_samples(renderer, recipe, drawn)
-    losses += fit(model, with_random_tokens(samples, renderer, recipe), second_stage(recipe), pad_id)
+    losses += fit(model, with_random_tokens(samples, renderer, recipe), second_stage(recipe), renderer.pad_id)
     trained_s = time.perf_counter() - start
     save_model(model, tokenizer, out)
     report = {
-        **summarise(exact_match(model, renderer, pad_id, held_out_samples(recipe.seed + 2, recipe.held_out))),
+        **summarise(exact_match(model, renderer, held_out_samples(recipe.seed + 2, recipe.held_out))),
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
         "samples": next(drawn),

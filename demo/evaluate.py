@@ -7,25 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapters.training.data.chat_template import Conversation, Renderer
-from adapters.training.evaluation.generate import answer_greedily
+from adapters.training.evaluation.generate import answer_turns
 from demo.world.mixture import WorldSample
 
 # The longest answer, a long story, has about 330 tokens.
 _MAX_NEW_TOKENS = 400
 
 
-def exact_match(
-    model: Any, renderer: Renderer, pad_id: int, samples: Sequence[WorldSample]
-) -> dict[str, list[bool]]:
+def exact_match(model: Any, renderer: Renderer, samples: Sequence[WorldSample]) -> dict[str, list[bool]]:
     """Per family, whether each sample's last answer matches token by token, including the end token."""
     turns = [list(renderer.turns(Conversation(s.messages, s.tools)))[-1] for s in samples]
-    answers = answer_greedily(
-        model,
-        [turn.prompt for turn in turns],
-        end_ids=[renderer.end_id],
-        pad_id=pad_id,
-        max_new_tokens=_MAX_NEW_TOKENS,
-    )
+    answers = answer_turns(model, renderer, turns, _MAX_NEW_TOKENS)
     hits: dict[str, list[bool]] = defaultdict(list)
     for sample, turn, answer in zip(samples, turns, answers, strict=True):
         hits[sample.family].append(answer == turn.target)

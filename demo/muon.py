@@ -36,7 +36,6 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update, alpha=-scale)
 
     def _direction(self, parameter: torch.Tensor, group: dict[str, float]) -> torch.Tensor:
-        """The gradient after Nesterov momentum."""
         state = self.state[parameter]
         gradient = parameter.grad
         if gradient is None:

@@ -53,11 +53,15 @@ class Layer:
         for name, value in kept.items():
             _check(self.origin, name, value)
         placed = {endpoint: _place(kept, endpoint) for endpoint in Endpoint}
-        for entries in placed.values():
+        unplaced = {}
+        for endpoint, entries in placed.items():
             _check_forms(self.origin, entries)
+            names = {option.name for option, _, _ in entries}
+            rest = {name: value for name, value in kept.items() if name not in names}
+            unplaced[endpoint] = MappingProxyType(rest)
         object.__setattr__(self, "defaults", MappingProxyType(kept))
         object.__setattr__(self, "placed", MappingProxyType(placed))
-        object.__setattr__(self, "unplaced", MappingProxyType(_left_over(kept, placed)))
+        object.__setattr__(self, "unplaced", MappingProxyType(unplaced))
 
 
 def _check(origin: str, name: str, value: Any) -> None:
@@ -87,17 +91,6 @@ def _place(defaults: Mapping[str, Any], endpoint: Endpoint) -> Placed:
             value = value if option.kind.accepts(value) else [value]
             placed.append((option, option.names(endpoint)[0], value))
     return tuple(placed)
-
-
-def _left_over(
-    defaults: Mapping[str, Any], placed: Mapping[Endpoint, Placed]
-) -> dict[Endpoint, Mapping[str, Any]]:
-    left_over: dict[Endpoint, Mapping[str, Any]] = {}
-    for endpoint, entries in placed.items():
-        names = {option.name for option, _, _ in entries}
-        rest = {name: value for name, value in defaults.items() if name not in names}
-        left_over[endpoint] = MappingProxyType(rest)
-    return left_over
 
 
 def model_defaults(generation_config: Mapping[str, Any]) -> Layer:

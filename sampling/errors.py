@@ -1,18 +1,5 @@
 """Errors of decoding options.
 
-    SamplingError
-    ├── RequestError              caused by the caller; has `param`
-    │   ├── InvalidParameter
-    │   │   └── UnsupportedParameter
-    │   ├── UnknownPreset
-    │   └── LimitExceeded
-    └── ConfigurationError        caused by the operator
-        ├── InvalidDefault
-        ├── InvalidPreset
-        ├── InvalidLimit
-        ├── InvalidRepetitionPolicy
-        └── NoEndToken
-
 Messages contain the field, the value and the accepted range; they quote only input of the caller or operator.
 """
 
@@ -68,9 +55,6 @@ class UnknownPreset(RequestError):
         hint = f" Did you mean {nearest!r}?" if nearest else ""
         listed = ", ".join(known) or "none"
         super().__init__("preset", f"There is no preset {quote(name)}.{hint} Presets: {listed}.")
-        self.name = name
-        self.nearest = nearest
-        self.known = tuple(known)
 
 
 class LimitExceeded(RequestError):

@@ -128,12 +128,12 @@ def _has_form(body: Mapping[str, Any], endpoint: Endpoint) -> bool:
 
 
 def _clamp(resolved: Resolved, limits: Limits, endpoint: Endpoint) -> tuple[str, ...]:
-    clamp = limiting.apply(limits, resolved.body, endpoint)
-    if clamp is None:
+    field_name = limiting.apply(limits, resolved.body, endpoint)
+    if field_name is None:
         return ()
-    resolved.body[clamp.field] = clamp.value
+    resolved.body[field_name] = limits.max_tokens
     resolved.origins["max_tokens"] = "limit"
-    return (f"max_tokens={clamp.value}",)
+    return (f"max_tokens={limits.max_tokens}",)
 
 
 def _raise_temperature(resolved: Resolved) -> tuple[str, ...]:

@@ -39,14 +39,8 @@ class Limits:
     prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_tokens", 1),
-            ("n", 1),
-            ("top_logprobs", 0),
-            ("stop_count", 0),
-            ("prompt_tokens", 1),
-        ):
-            value = getattr(self, name)
+        for name in (item.name for item in fields(self)):
+            value, least = getattr(self, name), 0 if name in ("top_logprobs", "stop_count") else 1
             if value is not None and (type(value) is not int or value < least):
                 raise InvalidLimit(
                     f"The limit {name} must be an integer of at least {least} or absent, got {quote(value)}."
@@ -54,14 +48,6 @@ class Limits:
 
 
 NO_LIMITS: Final = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Clamp:
-    """The clamped `max_tokens`: the field of the body to set, and its value."""
-
-    field: str
-    value: int
 
 
 def tighten(lower: Limits, upper: Limits) -> Limits:
@@ -76,10 +62,10 @@ def tighten(lower: Limits, upper: Limits) -> Limits:
     return Limits(**smaller)
 
 
-def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp | None:
+def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> str | None:
     """Check a valid body, with its defaults, against the limits.
 
-    Returns the clamp of `max_tokens` that the caller must write into the body, if one is needed.
+    Returns the field of the body that the caller must set to `limits.max_tokens`, if one needs it.
 
     Raises:
         LimitExceeded: n, logprobs of any kind, or the number of stop strings is above its limit.
@@ -92,7 +78,7 @@ def apply(limits: Limits, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp 
         _check_logprobs(limits.top_logprobs, body)
     if limits.stop_count is not None:
         _check_stops(limits.stop_count, body, "stop_sequences" if endpoint is Endpoint.MESSAGES else "stop")
-    return None if limits.max_tokens is None else _clamp(limits.max_tokens, body, endpoint)
+    return None if limits.max_tokens is None else _clamped_field(limits.max_tokens, body, endpoint)
 
 
 def check_prompt(limits: Limits, prompt_tokens: int) -> None:
@@ -125,11 +111,11 @@ def _check_stops(limit: int, body: Mapping[str, Any], name: str) -> None:
         raise LimitExceeded(name, count, limit, counted=f"number of {name} strings")
 
 
-def _clamp(limit: int, body: Mapping[str, Any], endpoint: Endpoint) -> Clamp | None:
+def _clamped_field(limit: int, body: Mapping[str, Any], endpoint: Endpoint) -> str | None:
     names = LENGTH_NAMES[endpoint]
     name = effective_name(names, body)
     if name is not None:
-        return Clamp(name, limit) if body[name] > limit else None
+        return name if body[name] > limit else None
     if endpoint is Endpoint.COMPLETIONS and limit >= COMPLETIONS_MAX_TOKENS:
         return None
-    return Clamp(names[0], limit)
+    return names[0]

@@ -16,8 +16,6 @@ from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter, UnsupportedParameter
 from sampling.options import OPTIONS, Option
 
-__all__ = ["LAYERED", "LENGTH_NAMES", "OPTIONS", "Option", "effective_name", "options_on", "validate"]
-
 # Fields that vLLM 0.32 ignores although clients rely on them: values without effect, and the alternative.
 _STRUCTURED = ((), "Use structured_outputs or response_format.")
 _REMOVED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {

@@ -109,7 +109,7 @@ def start(*args: str, data_dir: Path) -> ServerProcess:
         cwd="/",
         start_new_session=True,
     )
-    server = ServerProcess(process, data_dir, ProcessGuard.over(process))
+    server = ServerProcess(process, data_dir, ProcessGuard(process.pid))
     listening = threading.Event()
 
     def read() -> None:

@@ -19,7 +19,6 @@ WANTED = frozenset({CONFIG, WEIGHTS, TRAINING})
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _JSON_MAX_BYTES = 4 << 20
-_JSON_MAX_DEPTH = 32
 
 
 def require_files(names: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def _report(
         alpha=config.alpha,
         scaling=config.scaling_of("no module"),
         target_modules=targets,
-        dtype=_commonest(tensor.dtype for tensor in tensors),
+        dtype=Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0],
         size_bytes=size_bytes,
         parameters=sum(tensor.shape[0] * tensor.shape[1] for tensor in tensors),
         config=_canonical(raw, targets),
@@ -117,7 +117,3 @@ def _canonical(raw: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, An
     kept = {name: raw[name] for name in _KEPT if raw.get(name) not in (None, {}, [])}
     fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
     return {**kept, **fixed, "target_modules": sorted(targets)}
-
-
-def _commonest(names: Iterable[str]) -> str:
-    return Counter(names).most_common(1)[0][0]

@@ -19,7 +19,6 @@ class DrainTasks:
         self._tasks: dict[int, asyncio.Task[Version]] = {}
 
     def __len__(self) -> int:
-        """Number of running tasks."""
         return len(self._tasks)
 
     async def drain(self, versions: Iterable[Version], by: Actor, *, wait_s: float) -> tuple[Version, ...]:

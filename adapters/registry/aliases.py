@@ -6,7 +6,6 @@ import math
 from collections.abc import Container, Iterable, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import AliasConflict, BadValue, NothingToRollBack, UnknownAdapter
@@ -155,11 +154,10 @@ async def _changes(
 ) -> tuple[AliasChange, ...]:
     query = sa.select(_C).where(_C.c.tenant == tenant, _C.c.adapter == adapter)
     query = query.order_by(_C.c.generation.desc()).limit(limit)
-    return tuple(_change_of(row) for row in (await connection.execute(query)).mappings())
-
-
-def _change_of(row: RowMapping) -> AliasChange:
-    return AliasChange(row["generation"], targets_of(row["targets"]), row["at"], row["by"], row["restored"])
+    return tuple(
+        AliasChange(row["generation"], targets_of(row["targets"]), row["at"], row["by"], row["restored"])
+        for row in (await connection.execute(query)).mappings()
+    )
 
 
 async def _ready_numbers(connection: AsyncConnection, tenant: str, adapter: str) -> frozenset[int]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from adapters.errors import RegistryUnavailable, StoreFull
@@ -41,18 +41,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def parse_url(url: str) -> URL:
-    """Add the async driver to a URL without one: `sqlite:///x.db`, `postgresql://…`."""
-    parsed = make_url(url)
-    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-
-
 def connect(url: str) -> AsyncEngine:
     """Open a connection pool, which the caller disposes of. For SQLite the file's folder is created.
 
+    A URL without an async driver, such as `sqlite:///x.db` or `postgresql://…`, gets ours.
+
     Raises: sqlalchemy.exc.ArgumentError: not a database URL.
     """
-    parsed = parse_url(url)
+    parsed = make_url(url)
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     if parsed.get_backend_name() != "sqlite":
         return create_async_engine(parsed, pool_pre_ping=True)
     if parsed.database and parsed.database != ":memory:":

@@ -18,18 +18,28 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
 
     Raises: SourceUnavailable, SourceRefused, ArtifactRefused.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
+    token = None if source.own_token else False  # None: that of the library's environment
     try:
-        info = HfApi(endpoint=source.endpoint, token=_token(source)).model_info(
+        info = HfApi(endpoint=source.endpoint, token=token).model_info(
             source.repo, revision=source.revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
         require_files(sizes)
         limit.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
         for name in sorted(WANTED & sizes.keys()):
-            _download(source, name, str(info.sha), into, limit)
+            with raising_store_full():
+                hf_hub_download(
+                    source.repo,
+                    name,
+                    revision=str(info.sha),
+                    local_dir=into,
+                    endpoint=source.endpoint,
+                    token=token,
+                    tqdm_class=_counted(limit),
+                )
     except HFValidationError as error:
         raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name.") from error
     except HfHubHTTPError as error:
@@ -40,26 +50,6 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
         ) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)
     return f"hf://{source.repo}@{info.sha}"
-
-
-def _download(source: HubSource, name: str, commit: str, into: Path, limit: ByteLimit) -> None:
-    from huggingface_hub import hf_hub_download
-
-    with raising_store_full():
-        hf_hub_download(
-            source.repo,
-            name,
-            revision=commit,
-            local_dir=into,
-            endpoint=source.endpoint,
-            token=_token(source),
-            tqdm_class=_counted(limit),
-        )
-
-
-def _token(source: HubSource) -> str | bool | None:
-    """The token as huggingface_hub takes it: a token, None for that of its environment, False for none."""
-    return source.token or (None if source.own_token else False)
 
 
 def _counted(limit: ByteLimit) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import SourceRefused
@@ -44,8 +44,7 @@ class HubSource:
     repo: str
     revision: str | None = None
     endpoint: str | None = None  # None: the hub's own
-    token: str | None = field(default=None, repr=False)
-    own_token: bool = False  # without a token: use the server's own (HF_TOKEN), if there is one
+    own_token: bool = False  # send the server's own token (HF_TOKEN), if there is one
 
     @property
     def label(self) -> str:

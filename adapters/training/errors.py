@@ -1,18 +1,4 @@
-"""Errors of the trainer.
-
-TrainingError
-  DataError               a line of the data cannot be used; names file, line and field
-  BaseModelError          the base model's folder cannot be trained on
-  TemplateError           the base's chat template gives no exact token mask
-  UnservableError         the server would refuse, or silently ignore, such an adapter
-  HardwareError           hardware, memory or a package is missing
-  CheckpointError         a checkpoint is incomplete, or belongs to another configuration
-  OutputError             the output folder cannot be used
-  DivergedError           the gradient is not finite
-  MissingPackage          an optional package is not installed
-  IntegrationError        a tracker or judge that was asked for is not available
-  MergeError              base and adapter cannot be merged
-"""
+"""Errors of the trainer."""
 
 from __future__ import annotations
 
@@ -22,7 +8,7 @@ class TrainingError(Exception):
 
 
 class DataError(TrainingError):
-    """A line of the training data cannot be used."""
+    """A line of the training data cannot be used; the message names the line and the field."""
 
 
 class BaseModelError(TrainingError):

@@ -16,7 +16,6 @@ from transformers import set_seed
 from adapters.artifact.digests import base_digest, template_digest
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
-from adapters.training.data.chat_template import Renderer
 from adapters.training.data.dataset import PreparedData, load_renderer, prepare
 from adapters.training.errors import BaseModelError, CheckpointError, DivergedError
 from adapters.training.evaluation.pairwise import check_judge
@@ -67,13 +66,13 @@ def _train_stage(
     data = prepare(config, renderer)
     _print_summary(console, config, data)
     plan = check_memory(config, data, device_of(), console)
-    observers = create_observers(config, renderer, data.held_out, _pad_id(renderer), console)
+    observers = create_observers(config, renderer, data.held_out, console)
 
     set_seed(config.seed)
     model = add_lora(load_base(config, device_of()), config)
     fingerprint = config.fingerprint(base_digest(config.base))
     started = time.perf_counter()
-    trainer, steps = _fit(model, config, data, _pad_id(renderer), observers, fingerprint)
+    trainer, steps = _fit(model, config, data, renderer.pad_id, observers, fingerprint)
     train_s = time.perf_counter() - started
     kept_step = observers.select_weights(model, steps)
 
@@ -136,11 +135,6 @@ def check_base(config: TrainingConfig) -> None:
         BaseShape.from_config(config.base / "config.json")
     except (ValueError, KeyError) as error:
         raise BaseModelError(f"{config.base.name} cannot be trained on: {error}.") from error
-
-
-def _pad_id(renderer: Renderer) -> int:
-    pad_id: int | None = renderer.tokenizer.pad_token_id
-    return pad_id if pad_id is not None else renderer.end_id
 
 
 def _print_summary(console: Console, config: TrainingConfig, data: PreparedData) -> None:

@@ -6,9 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from server.config.versions import find_distribution
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -30,10 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    return version(distribution) if find_distribution(distribution) else None
 
 
 def _cpu_name() -> str | None:

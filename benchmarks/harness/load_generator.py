@@ -76,8 +76,6 @@ async def generate_load(
 
 @dataclass(slots=True)
 class _LoadGenerator:
-    """The running requests of one run, and the results of the finished ones."""
-
     clients: TenantClients
     workload: Workload
     length: RunLength
@@ -95,7 +93,6 @@ class _LoadGenerator:
             self._start(self._send(request, due_s))
 
     async def closed_loop(self, clients: int) -> None:
-        """Run `clients` clients, each of which sends its next request when its last has ended."""
         # All clients share one iterator: next() runs between two awaits, so no request is sent twice.
         requests = self.workload.requests()
         for _ in range(clients):
@@ -104,7 +101,6 @@ class _LoadGenerator:
             await asyncio.sleep(self.length.seconds)
 
     async def drain(self) -> None:
-        """Wait for the running requests; cancel those that take too long."""
         if not self.tasks:
             return
         wait_s = DRAIN_S if self.length.requests is None else self.length.seconds + DRAIN_S
@@ -137,5 +133,4 @@ class _LoadGenerator:
         self.tasks.add(asyncio.create_task(work))
 
     def now_s(self) -> float:
-        """Seconds since the start of the run."""
         return time.perf_counter() - self.origin_s

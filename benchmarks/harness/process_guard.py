@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from typing import Self
 
 _WAIT_OR_KILL = 'read -r _ || kill -s KILL -- "-$0"'
 
 
 class ProcessGuard:
-    """Guards the process group `group`, which a server leads and which holds all its processes."""
+    """Guards the process group `group`: the id of a server that was started with `start_new_session`."""
 
     def __init__(self, group: int) -> None:
         self._shell = subprocess.Popen(  # noqa: S603
@@ -25,11 +24,6 @@ class ProcessGuard:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a signal to the benchmark's own group must not end the guard
         )
-
-    @classmethod
-    def over(cls, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> Self:
-        """A guard over a process that was started with `start_new_session`."""
-        return cls(process.pid)
 
     def dismiss(self) -> None:
         """End the guard, because the server has ended. A second call does nothing."""

@@ -19,6 +19,7 @@ from typing import Self
 import httpx
 import psutil
 
+from benchmarks.harness.errors import BenchmarkFailed
 from benchmarks.harness.process_guard import ProcessGuard
 from server.config.environment import cores_to_bind
 from server.config.settings import load
@@ -32,7 +33,7 @@ _ORPHAN_GRACE_S = 2.0
 _POLL_S = 0.05
 
 
-class ServerFailed(RuntimeError):
+class ServerFailed(BenchmarkFailed):
     """A server did not start; the message ends with the last lines of its log."""
 
 
@@ -187,7 +188,7 @@ def start_process(name: str, command: list[str], port: int, ready_path: str, hom
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
-    return ServerProcess(name, url, ready_path, log, process, ProcessGuard.over(process), began_s)
+    return ServerProcess(name, url, ready_path, log, process, ProcessGuard(process.pid), began_s)
 
 
 @contextlib.contextmanager

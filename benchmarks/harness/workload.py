@@ -11,6 +11,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.errors import InvalidOption
+
 #: Prompts consist of common words, so that any tokenizer needs about the same number of tokens per word.
 _TEXT = (
     "the a fox river table green walk small king letter open bread winter city under light seven music train "
@@ -21,10 +23,6 @@ _TEXT = (
 WORDS = tuple(_TEXT.split())
 _LOGNORMAL_SIGMA = 0.6
 _MAX_OVER_MEAN = 8  # the tail of a lognormal distribution must not exceed the context
-
-
-class InvalidOption(ValueError):
-    """A command-line option is invalid; the message names the option and the values it accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,8 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """How requests spread over a tenant's adapters: `zipf` with an exponent, first in the list most, or `uniform`."""
+    """How requests spread over a tenant's adapters: Zipf's law, first in the list most; exponent 0 is uniform."""
 
-    kind: str
     exponent: float = 0.0
 
     def draw(self, models: Sequence[str], rng: random.Random) -> str:
@@ -79,13 +76,12 @@ class Popularity:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to send. `prompt_words` is in words, because only the server knows its tokenizer."""
+    """One request to send."""
 
     number: int
     tenant: str
     model: str
     prompt: str
-    prompt_words: int
     output_tokens: int
 
 
@@ -134,7 +130,7 @@ class Workload:
         model = self.popularity.draw(self.models[tenant], rng)
         words = self.word_cost.words_for(self.prompt_tokens.draw(rng))
         output_tokens = self.output_tokens.draw(rng)
-        return Request(number, tenant, model, random_words(rng, words), words, output_tokens)
+        return Request(number, tenant, model, random_words(rng, words), output_tokens)
 
 
 def random_words(rng: random.Random, words: int) -> str:
@@ -180,9 +176,9 @@ def parse_popularity(text: str) -> Popularity | tuple[str, ...]:
         InvalidOption: the text is none of these.
     """
     if text == "uniform":
-        return Popularity("uniform")
+        return Popularity()
     if text.startswith("zipf:"):
-        return Popularity("zipf", _pair(text, "--adapters", "zipf:EXPONENT")[1])
+        return Popularity(_pair(text, "--adapters", "zipf:EXPONENT")[1])
     names = tuple(filter(None, text.split(",")))
     if not names or ":" in text:
         raise InvalidOption(f"--adapters {text}: use zipf:EXPONENT, uniform, base or names of models.")

@@ -69,7 +69,7 @@ async def reference_answers(
     answers: dict[str, dict[str, str]] = {name: {} for name in (other, *names.values())}
     for name, texts in answers.items():
         for prompt in held_out_prompts():
-            request = Request(0, name.partition("-")[0], name, prompt, 0, output_tokens)
+            request = Request(0, name.partition("-")[0], name, prompt, output_tokens)
             result = await clients.send(request, time.perf_counter())
             if result.error is not None:
                 raise httpx.HTTPError(f"{name} did not answer on an idle server: {result.error}.")

@@ -55,7 +55,7 @@ class Traffic:
     async def _send(self, model: str) -> RequestResult:
         number = next(self._numbers)
         prompt = self.reference.prompts[number % len(self.reference.prompts)]
-        request = Request(number, model.partition("-")[0], model, prompt, 0, self.output_tokens)
+        request = Request(number, model.partition("-")[0], model, prompt, self.output_tokens)
         result = await self.clients.send(request, self._origin_s)
         self.results.append((prompt, result))
         return result

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.client import RequestResult, TenantClients
+from benchmarks.harness.errors import BenchmarkFailed
 from benchmarks.harness.workload import Request, random_words
 
 
-class BurstFailed(RuntimeError):
+class BurstFailed(BenchmarkFailed):
     """A request of a burst was not answered, so there is no rate."""
 
 
@@ -28,7 +29,7 @@ class Burst:
     ) -> list[RequestResult]:
         """Send one request per entry of `models`, all at once. Raises: BurstFailed."""
         requests = [
-            Request(place, tenant, model, self._prompt(seed, place), self.prompt_words, self.output_tokens)
+            Request(place, tenant, model, self._prompt(seed, place), self.output_tokens)
             for place, model in enumerate(models)
         ]
         origin_s = time.perf_counter()

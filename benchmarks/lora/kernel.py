@@ -113,17 +113,15 @@ def _figures(phase: Phase, times: Sequence[ProjectionTimes], options: argparse.N
     )
     adapters_read = 1 if phase.name == "prefill" else options.adapters
     weights = sum(time.projection.width * sum(time.projection.slices) for time in times)
-    lora = sum(_lora_weights(time.projection, options.rank) for time in times)
+    lora = sum(
+        time.projection.width * len(time.projection.slices) + sum(time.projection.slices) for time in times
+    )
     return {
         f"kernel_tax_{phase.name}": round(base / (base + ours), 4),
         f"kernel_tax_{phase.name}_stock": round(base / (base + stock), 4),
-        f"kernel_tax_{phase.name}_limit": round(weights / (weights + adapters_read * lora), 4),
+        f"kernel_tax_{phase.name}_limit": round(weights / (weights + adapters_read * options.rank * lora), 4),
         f"kernel_{phase.name}_vs_stock": round(stock / ours, 2),
     }
-
-
-def _lora_weights(projection: Projection, rank: int) -> int:
-    return rank * (projection.width * len(projection.slices) + sum(projection.slices))
 
 
 def _print_table(console: Console, phase: Phase, times: Sequence[ProjectionTimes]) -> None:

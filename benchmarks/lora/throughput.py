@@ -74,7 +74,7 @@ async def measure_many_adapters(
                 workload = Workload(
                     {TENANT: 1},
                     {TENANT: models[:adapters]},
-                    Popularity("zipf", 1.0),
+                    Popularity(1.0),
                     _PROMPT_TOKENS,
                     _OUTPUT_TOKENS,
                     word_cost,

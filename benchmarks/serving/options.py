@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.demo_server import DEMO_KEYS
+from benchmarks.harness.errors import InvalidOption
 from benchmarks.harness.load_generator import RunLength
 from benchmarks.harness.report import Slo
 from benchmarks.harness.workload import (
     Arrivals,
-    InvalidOption,
     Lengths,
     Popularity,
     parse_arrivals,

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from benchmarks.harness.client import RequestResult
+from benchmarks.harness.errors import InvalidOption
 
 
-class MatplotlibMissing(RuntimeError):
+class MatplotlibMissing(InvalidOption):
     """matplotlib is not installed; the message says how to install it."""
 
 
-def load_matplotlib() -> ModuleType:
-    """`matplotlib.pyplot`, set to write files. Raises: MatplotlibMissing."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MatplotlibMissing(
-            "--plots needs matplotlib: pip install matplotlib, or leave out --plots."
-        ) from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt  # type: ignore[no-any-return]
+def check_matplotlib() -> None:
+    """Raises: MatplotlibMissing."""
+    if find_spec("matplotlib") is None:
+        raise MatplotlibMissing("--plots needs matplotlib: pip install matplotlib, or leave out --plots.")
 
 
 def draw_latencies(results: Mapping[str, Sequence[RequestResult]], folder: Path) -> Path:
     """Cumulative distributions of TTFT, inter-token and end-to-end latency, one line per server."""
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True, layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
     for server, its_results in results.items():
         answered = [result for result in its_results if result.error is None]
         latencies_s = (
@@ -47,22 +42,23 @@ def draw_latencies(results: Mapping[str, Sequence[RequestResult]], folder: Path)
             axis.set(title=title, xlabel="ms", xlim=(0, None))
     axes[0].set(ylabel="share of requests")
     axes[0].legend()
-    return _save(plt, figure, folder / "latencies.png")
+    return _save(figure, folder / "latencies.png")
 
 
 def draw_throughput(points: Mapping[str, Sequence[tuple[int, float]]], parameter: str, folder: Path) -> Path:
     """Output tokens per second over the number of "clients" or "adapters", one line per server."""
-    plt = load_matplotlib()
-    figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axis = figure.subplots()
     for server, line in points.items():
         axis.plot([x for x, _ in line], [y for _, y in line], marker="o", label=server)
     axis.set(xlabel=parameter, ylabel="output tokens per second", ylim=(0, None))
     axis.legend()
-    return _save(plt, figure, folder / f"throughput-{parameter}.png")
+    return _save(figure, folder / f"throughput-{parameter}.png")
 
 
-def _save(plt: ModuleType, figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path

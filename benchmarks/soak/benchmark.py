@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from benchmarks.harness.demo_server import DEMO_FLAGS, OPERATOR_KEY
 from benchmarks.harness.memory import MemorySampler
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import publish
-from benchmarks.harness.servers import LORAGATE, ServerFailed, ServerProcess, scratch, start_ours
+from benchmarks.harness.servers import LORAGATE, ServerProcess, scratch, start_ours
 from benchmarks.soak.clients import SoakCounters, disconnect_early, exceed_rate_limit, send_requests
 from demo.random_adapter import write_random_adapter
 
@@ -50,14 +49,10 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     progress = ProgressReporter(quiet=options.quiet)
     flags = replace(DEMO_FLAGS, kv_cache_bytes=256 * 1024**2)
-    try:
-        with scratch() as home, start_ours(flags, home, demo=True) as server:
-            progress.log(f"ready after {server.wait_ready():.1f} s; running for {options.minutes:g} minutes")
-            second = write_random_adapter(home / "second", seed=11, scale=1.0, rank=16)
-            figures, errors = uvloop.run(_soak(options, server, second))
-    except (ServerFailed, httpx.HTTPError) as error:
-        print(f"soak: {error}", file=sys.stderr)
-        return 1
+    with scratch() as home, start_ours(flags, home, demo=True) as server:
+        progress.log(f"ready after {server.wait_ready():.1f} s; running for {options.minutes:g} minutes")
+        second = write_random_adapter(home / "second", seed=11, scale=1.0, rank=16)
+        figures, errors = uvloop.run(_soak(options, server, second))
     given = {"minutes": options.minutes, "clients": options.clients}
     return publish("soak", figures, BOUNDS, options.out, error_kinds=errors, flags=given)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
@@ -35,20 +35,14 @@ class SoakCounters:
     """Requests by outcome, and swaps."""
 
     answered: int = 0
-    left: int = 0
+    left_early: int = 0
     refused: int = 0
     swaps: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, float]:
         """The figures of the report."""
-        return {
-            "answered": self.answered,
-            "left_early": self.left,
-            "refused": self.refused,
-            "swaps": self.swaps,
-            "errors": self.errors.total(),
-        }
+        return asdict(self) | {"errors": self.errors.total()}
 
 
 async def send_requests(http: httpx.AsyncClient, counters: SoakCounters, number: int) -> None:
@@ -87,7 +81,7 @@ async def disconnect_early(http: httpx.AsyncClient, counters: SoakCounters) -> N
                     events -= 1
                     if events == 0:
                         break
-            counters.left += 1
+            counters.left_early += 1
         except httpx.HTTPError as error:
             counters.errors[type(error).__name__] += 1
 

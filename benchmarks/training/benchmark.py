@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import demo
 from benchmarks.harness import shapes
+from benchmarks.harness.errors import InvalidOption
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import publish
-from benchmarks.harness.servers import ServerFailed, scratch
+from benchmarks.harness.servers import scratch
 from benchmarks.training.demo_adapters import measure_demo
 from benchmarks.training.parity import measure_parity
-from benchmarks.training.speed import SpeedConfig, TrainingFailed, measure_speed
+from benchmarks.training.speed import SpeedConfig, measure_speed
 
 PARTS = ("speed", "parity", "demo")
 PROMPTS = 50
@@ -40,23 +40,17 @@ BOUNDS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure; 0 if every bound of a measured figure holds, 1 if not, 2 for an invalid option."""
+    """Measure; 0 if every bound of a measured figure holds, else 1. Raises: InvalidOption."""
     options = _options(argv)
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         names = ", ".join(sorted(unknown))
-        print(f"training: There is no part {names}; use {', '.join(PARTS)}.", file=sys.stderr)
-        return 2
+        raise InvalidOption(f"There is no part {names}; use {', '.join(PARTS)}.")
     if "speed" in parts and importlib.util.find_spec("trl") is None:
         install = "pip install --no-deps -r requirements/bench-trl.txt"
-        print(f"training: speed needs TRL: {install}, or use --parts parity,demo.", file=sys.stderr)
-        return 2
-    try:
-        with scratch() as home:
-            figures, more = _measure(parts, options, home, ProgressReporter(quiet=options.quiet))
-    except (ServerFailed, TrainingFailed) as error:
-        print(f"training: {error}", file=sys.stderr)
-        return 1
+        raise InvalidOption(f"speed needs TRL: {install}, or use --parts parity,demo.")
+    with scratch() as home:
+        figures, more = _measure(parts, options, home, ProgressReporter(quiet=options.quiet))
     bounds = BOUNDS | {"served_equals_peft": (">=", float(options.prompts))}
     measured = {name: bound for name, bound in bounds.items() if name in figures}
     return publish("training", figures, measured, options.out, **more)

@@ -13,6 +13,7 @@ from typing import Any
 
 import demo
 from benchmarks.harness import shapes
+from benchmarks.harness.errors import BenchmarkFailed
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.training.train_once import OURS, OURS_PACKED, TRL, TRL_PACKED
 
@@ -23,7 +24,7 @@ _TIMEOUT_S = 1800
 _OFFLINE = ("HF_HUB_OFFLINE=1", "HF_HUB_DISABLE_TELEMETRY=1", "TRANSFORMERS_VERBOSITY=error")
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(BenchmarkFailed):
     """A training process failed; the message ends with its last lines."""
 
 

@@ -36,9 +36,8 @@ def main(argv: Sequence[str]) -> int:
     renderer = load_renderer(config)
     samples = prepare(config, renderer).samples
     model = add_lora(load_base(config, device_of()), config)
-    pad_id = renderer.tokenizer.pad_token_id
     trainer = (
-        LoraTrainer(model=model, config=config, samples=samples, pad_id=pad_id)
+        LoraTrainer(model=model, config=config, samples=samples, pad_id=renderer.pad_id)
         if trainer_name in (OURS, OURS_PACKED)
         else _trl(model, config, samples, renderer.tokenizer, packed=trainer_name == TRL_PACKED)
     )
@@ -79,7 +78,6 @@ def _config(flags: dict[str, Any]) -> TrainingConfig:
 def _trl(
     model: Any, config: TrainingConfig, samples: Sequence[Sample], tokenizer: Any, *, packed: bool
 ) -> Any:
-    """TRL's trainer on the same ids and labels."""
     import datasets
     import trl
 

@@ -41,7 +41,6 @@ metadata = sa.MetaData(
 
 
 def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
-    """A column without NULL."""
     return sa.Column(name, kind, *args, nullable=False, **kwargs)
 
 

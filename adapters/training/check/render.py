@@ -43,5 +43,4 @@ def coloured(sample: Sample, renderer: Renderer, *, plain: bool) -> Text:
 
 
 def _legend(console: Console) -> Text:
-    """How ``console`` shows trained tokens."""
     return Text("green", style="bold green") if console.is_terminal else Text("between ⟦ and ⟧")

@@ -33,19 +33,23 @@ def validate_data(scan: DatasetScan, config: TrainingConfig, figures: dict[str, 
     """Number of chats, broken lines, duplicates, cut and too long answers."""
     finding = finding_factory("data")
     chats = len(scan.chats)
-    lengths = [len(s.ids) for s in scan.samples]
+    spread = _spread([len(s.ids) for s in scan.samples])
     cut = sum(_looks_cut(t.answer) for _, t in scan.turns)
     figures |= {
         "chats": chats,
         "broken_lines": len(scan.broken),
         "assistant_turns": len(scan.turns),
         "samples": len(scan.samples),
-        "sample_tokens": _spread(lengths),
+        "sample_tokens": spread,
     }
     yield finding(not scan.broken, f"{chats} chats read, {len(scan.broken)} lines unusable", scan.broken)
     yield finding(chats >= FEW_CHATS, size_advice(chats), worst=Level.WARN)
-    if lengths:
-        yield finding(True, f"{len(lengths)} samples of {_format_spread(lengths)} tokens")
+    if spread:
+        yield finding(
+            True,
+            f"{len(scan.samples)} samples of {spread['least']} to {spread['most']} (median {spread['median']}, "
+            f"95 % below {spread['p95']}) tokens",
+        )
     yield from _validate_duplicates(scan, figures)
     figures |= {
         "cut_answers": cut,
@@ -187,11 +191,6 @@ def _spread(lengths: Sequence[int]) -> dict[str, int]:
         "p95": ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))],
         "most": ordered[-1],
     }
-
-
-def _format_spread(lengths: Sequence[int]) -> str:
-    spread = _spread(lengths)
-    return f"{spread['least']} to {spread['most']} (median {spread['median']}, 95 % below {spread['p95']})"
 
 
 def _text_of(chat: Conversation) -> str:

@@ -80,6 +80,12 @@ class Renderer:
             )
         return ids[0]
 
+    @property
+    def pad_id(self) -> int:
+        """The id that pads a batch; a tokenizer without one gives the end token."""
+        pad_id: int | None = self.tokenizer.pad_token_id
+        return self.end_id if pad_id is None else pad_id
+
     def render(self, messages: Sequence[Message], tools: Sequence[Any], *, prompt: bool) -> str:
         """The text of ``messages``; with ``prompt`` it ends with the beginning of an assistant turn."""
         text: str = self.tokenizer.apply_chat_template(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.training.data.chat_template import Conversation, Renderer, Turn
-from adapters.training.data.tool_calls import parse_calls
+from adapters.training.data.tool_calls import expected_calls, parse_calls
 
 FEW_CHATS, GOOD_CHATS = 100, 1000
 
@@ -38,9 +38,7 @@ def size_advice(chats: int) -> str:
 
 def calls_survive(turn: Turn, renderer: Renderer) -> bool:
     """Whether the server's hermes parser reads a turn's calls back as they are in the data."""
-    expected = [c["function"] for c in turn.answer["tool_calls"]]
-    read = parse_calls(renderer.tokenizer.decode(turn.target))
-    return read == [{"name": c["name"], "arguments": c["arguments"]} for c in expected]
+    return parse_calls(renderer.tokenizer.decode(turn.target)) == expected_calls(turn.answer)
 
 
 def count_control_tokens(conversations: Iterable[Conversation], control_tokens: Iterable[str]) -> int:

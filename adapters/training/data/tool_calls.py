@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -21,6 +22,12 @@ def parse_calls(text: str) -> list[dict[str, Any]] | None:
         return None
     well_formed = all(isinstance(c, dict) and set(c) == {"name", "arguments"} for c in calls)
     return calls if well_formed else None
+
+
+def expected_calls(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a message in the form of ``parse_calls``."""
+    functions = [call["function"] for call in answer.get("tool_calls") or ()]
+    return [{"name": f["name"], "arguments": f["arguments"]} for f in functions]
 
 
 def split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:

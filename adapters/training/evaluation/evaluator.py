@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from adapters.training.data.chat_template import Conversation, Renderer, Turn
 from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import CheckpointError
+from adapters.training.evaluation.generate import answer_turns
 from adapters.training.evaluation.metrics import (
     Evaluation,
     Score,
-    answer_and_score,
     held_out_loss,
     held_out_turns,
     perplexity,
+    score,
 )
 
 
@@ -35,7 +36,7 @@ class EvaluationResult:
     def as_dict(self) -> dict[str, Any]:
         """For ``training.json``."""
         rounded = {"loss": round(self.loss, 4), "perplexity": round(perplexity(self.loss), 4)}
-        return (self.score.as_dict() if self.score else {}) | rounded
+        return (asdict(self.score) if self.score else {}) | rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +45,28 @@ class EvaluationSet:
 
     renderer: Renderer
     turns: Sequence[Turn]
-    pad_id: int
     max_new_tokens: int
 
     @classmethod
     def of(
-        cls, renderer: Renderer, chats: Sequence[Conversation], limit: int, pad_id: int, max_new_tokens: int
+        cls, renderer: Renderer, chats: Sequence[Conversation], limit: int, max_new_tokens: int
     ) -> EvaluationSet | None:
         """The first ``limit`` turns of ``chats``; None if there is none."""
         turns = [t for t in held_out_turns(renderer, chats, limit) if t.sample().trained_tokens]
-        return cls(renderer, turns, pad_id, max_new_tokens) if turns else None
+        return cls(renderer, turns, max_new_tokens) if turns else None
 
     def loss(self, model: Any) -> float:
         """Loss of ``model`` over all turns."""
-        return held_out_loss(model, [t.sample() for t in self.turns], self.pad_id)
+        return held_out_loss(model, [t.sample() for t in self.turns], self.renderer.pad_id)
 
     def score(self, model: Any, limit: int) -> Score | None:
         """Score of the answers to the first ``limit`` turns; None for no turns."""
         turns = self.turns[:limit]
-        if not turns:
-            return None
-        return answer_and_score(
-            model, self.renderer, turns, pad_id=self.pad_id, max_new_tokens=self.max_new_tokens
-        )
+        return score(self.renderer, turns, self.answers(model, turns)) if turns else None
+
+    def answers(self, model: Any, turns: Sequence[Turn]) -> list[tuple[int, ...]]:
+        """The greedy answers of ``model`` to ``turns``."""
+        return answer_turns(model, self.renderer, turns, self.max_new_tokens)
 
     def result(self, model: Any) -> EvaluationResult:
         """Loss and score over all turns."""
@@ -120,7 +120,7 @@ class Evaluator:
         )
         if self._rows is None:
             self._rows = [row for row in read_steps(self._log) if row["step"] < step]
-        best = self._best_of(self._rows)
+        best = max(self._rows, key=self._key, default=None)
         self._rows.append(evaluation.as_dict())
         if best is None or self._key(self._rows[-1]) > self._key(best):
             if PartialState().is_main_process:
@@ -131,7 +131,8 @@ class Evaluator:
 
     def best_step(self) -> int | None:
         """The step with the best evaluation; None before the first one."""
-        best = self._best_of(read_steps(self._log) if self._rows is None else self._rows)
+        rows = read_steps(self._log) if self._rows is None else self._rows
+        best = max(rows, key=self._key, default=None)  # the first of equal ones
         return best["step"] if best else None
 
     def restore_best(self, model: Any) -> None:
@@ -162,10 +163,6 @@ class Evaluator:
         partial = self._best_file.with_suffix(".part")
         save_file(tensors, str(partial), metadata={"step": str(step)})
         partial.replace(self._best_file)
-
-    def _best_of(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """The first of the best rows."""
-        return max(rows, key=self._key, default=None)
 
     def _key(self, row: dict[str, Any]) -> tuple[float, float]:
         """Greater is better; the loss decides between equal shares of exact answers."""

@@ -7,7 +7,19 @@ from typing import Any
 
 import torch
 
+from adapters.training.data.chat_template import Renderer, Turn
+
 _BATCH = 32
+
+
+def answer_turns(
+    model: Any, renderer: Renderer, turns: Sequence[Turn], max_new_tokens: int
+) -> list[tuple[int, ...]]:
+    """The greedy answers to the prompts of ``turns``, as ``answer_greedily`` gives them."""
+    prompts, ends = [turn.prompt for turn in turns], [renderer.end_id]
+    return answer_greedily(
+        model, prompts, end_ids=ends, pad_id=renderer.pad_id, max_new_tokens=max_new_tokens
+    )
 
 
 def answer_greedily(

@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.data.collator import collate
-from adapters.training.data.tool_calls import parse_calls
-from adapters.training.evaluation.generate import answer_greedily
+from adapters.training.data.tool_calls import expected_calls, parse_calls
 
 _BATCH = 8
 # An answer loops when it ends in at least this many copies of one pattern, over at least this many tokens.
@@ -39,10 +38,6 @@ class Score:
     json_valid: float | None
     stops: float
     repeats: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``training.json``."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +66,10 @@ class Evaluation:
             "held_out_loss": round(self.loss, 6),
             "perplexity": round(self.perplexity, 4),
             "general_loss": None if self.general_loss is None else round(self.general_loss, 6),
-            **(self.score.as_dict() if self.score else {}),
+            **(asdict(self.score) if self.score else {}),
             "base": {
                 "held_out_loss": None if self.base_loss is None else round(self.base_loss, 6),
-                **(self.base_score.as_dict() if self.base_score else {}),
+                **(asdict(self.base_score) if self.base_score else {}),
             },
         }
 
@@ -92,8 +87,8 @@ class Evaluation:
         parts = [f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
         if self.general_loss is not None:
             parts.append(f"general loss {self.general_loss:.4f}")
-        base = self.base_score.as_dict() if self.base_score else {}
-        for name, value in (self.score.as_dict() if self.score else {}).items():
+        base = asdict(self.base_score) if self.base_score else {}
+        for name, value in (asdict(self.score) if self.score else {}).items():
             if isinstance(value, float):
                 parts.append(f"{name} {value:.2f}" + (f" ({base[name]:.2f})" if base else ""))
         return "  ".join(parts)
@@ -129,20 +124,6 @@ def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
     finally:
         model.train(was_training)
     return total / tokens
-
-
-def answer_and_score(
-    model: Any, renderer: Renderer, turns: Sequence[Turn], *, pad_id: int, max_new_tokens: int
-) -> Score:
-    """Answer every turn's prompt greedily and score the answers. ``turns`` must not be empty."""
-    answers = answer_greedily(
-        model,
-        [t.prompt for t in turns],
-        end_ids=[renderer.end_id],
-        pad_id=pad_id,
-        max_new_tokens=max_new_tokens,
-    )
-    return score(renderer, turns, answers)
 
 
 def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> Score:
@@ -187,11 +168,8 @@ def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int
 def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:
     if tuple(answer) == turn.target:
         return True
-    expected = [c["function"] for c in turn.answer.get("tool_calls") or ()]
-    if not expected:
-        return False
-    calls = parse_calls(renderer.tokenizer.decode(answer))
-    return calls == [{"name": c["name"], "arguments": c["arguments"]} for c in expected]
+    expected = expected_calls(turn.answer)
+    return bool(expected) and parse_calls(renderer.tokenizer.decode(answer)) == expected
 
 
 def _expects_json(turn: Turn) -> bool:

@@ -12,7 +12,6 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Turn
 from adapters.training.errors import IntegrationError
 from adapters.training.evaluation.evaluator import EvaluationSet
-from adapters.training.evaluation.generate import answer_greedily
 from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 
 _PREVIOUS = "previous"
@@ -76,14 +75,7 @@ def _answers_of_previous(
 
 
 def _answers(model: Any, held_out: EvaluationSet, turns: Sequence[Turn]) -> list[str]:
-    answers = answer_greedily(
-        model,
-        [turn.prompt for turn in turns],
-        end_ids=[held_out.renderer.end_id],
-        pad_id=held_out.pad_id,
-        max_new_tokens=held_out.max_new_tokens,
-    )
-    return [_text(held_out, answer) for answer in answers]
+    return [_text(held_out, answer) for answer in held_out.answers(model, turns)]
 
 
 def _text(held_out: EvaluationSet, ids: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapters.training.data.chat_template import Renderer
 from adapters.training.data.reader import read_conversations
-from adapters.training.evaluation.generate import answer_greedily
+from adapters.training.evaluation.generate import answer_turns
 from adapters.training.evaluation.metrics import held_out_turns
 
 _TURN_END = "<|im_end|>"
@@ -44,12 +44,6 @@ def references(base: Path, adapter: Path, chats: Path, *, count: int, max_new_to
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
         logprobs = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
-        (answer,) = answer_greedily(
-            model,
-            [turn.prompt],
-            end_ids=[renderer.end_id],
-            pad_id=renderer.end_id,
-            max_new_tokens=max_new_tokens,
-        )
+        (answer,) = answer_turns(model, renderer, [turn], max_new_tokens)
         found.append(Reference(turn.prompt, ids, tuple(logprobs.tolist()), answer))
     return found

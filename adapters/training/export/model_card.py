@@ -20,13 +20,14 @@ _CHOICES = ("rank", "alpha", "rslora", "targets", "learning_rate", "epochs", "ba
 
 def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
     """Markdown with the front matter that model hubs read."""
+    chosen = record["hyperparameters"]
     parts = [
         f"---\nbase_model: {base}\nlibrary_name: peft\ntags: [lora, loragate]\n---\n",
         f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps. "
         "`training.json` has all figures and the digests of data, base and template.\n",
         *_scores(record),
-        _data(record),
-        _settings(record["hyperparameters"]),
+        _list("Data", record["data"]),
+        _list("Settings", {key: chosen[key] for key in _CHOICES if key in chosen}),
         _serving(record),
     ]
     return "\n".join(parts)
@@ -69,19 +70,12 @@ def format_metric(key: str, value: float | None) -> str:
     return f"{value:.4f}" if key in ("loss", "perplexity") else f"{value:.1%}"
 
 
-def _data(record: Mapping[str, Any]) -> str:
-    counts = record["data"]
-    lines = [f"- {name.replace('_', ' ')}: {value}" for name, value in counts.items()]
-    return "\n".join(["## Data\n", *lines, ""])
-
-
-def _settings(chosen: Mapping[str, Any]) -> str:
+def _list(title: str, values: Mapping[str, Any]) -> str:
     lines = [
-        f"- {key.replace('_', ' ')}: {', '.join(value) if isinstance(value := chosen[key], list) else value}"
-        for key in _CHOICES
-        if key in chosen
+        f"- {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}"
+        for name, value in values.items()
     ]
-    return "\n".join(["## Settings\n", *lines, ""])
+    return "\n".join([f"## {title}\n", *lines, ""])
 
 
 def _serving(record: Mapping[str, Any]) -> str:

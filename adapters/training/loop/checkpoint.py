@@ -8,22 +8,15 @@ manifest and whose files still match it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.artifact.digests import file_digest
+from adapters.store.fsync import sync_file, sync_folder
 from adapters.training.errors import CheckpointError
 
 MANIFEST = "COMPLETE.json"
 _PREFIX = "checkpoint-"
-
-
-@dataclass(frozen=True, slots=True)
-class _Manifest:
-    fingerprint: str
-    files: dict[str, str]  # name: sha256
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -41,27 +34,28 @@ def write_manifest(checkpoint: Path, fingerprint: str) -> None:
     """Mark ``checkpoint`` as complete: write its manifest atomically, after all other files are on disk."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     for path in files:
-        _sync(path)
+        with path.open("rb") as file:
+            sync_file(file)
     manifest = {
         "fingerprint": fingerprint,
         "files": {str(p.relative_to(checkpoint)): file_digest(p) for p in files},
     }
     partial = checkpoint / f"{MANIFEST}.part"
-    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-    _sync(partial)
+    with partial.open("wb") as file:
+        file.write(json.dumps(manifest, indent=2, sort_keys=True).encode())
+        sync_file(file)
     partial.replace(checkpoint / MANIFEST)
-    _sync(checkpoint)
+    sync_folder(checkpoint)
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` has a manifest and every file still matches it."""
-    manifest = _read_manifest(checkpoint)
-    if manifest is None:
-        return False
-    return all(
-        (checkpoint / name).is_file() and file_digest(checkpoint / name) == digest
-        for name, digest in manifest.files.items()
-    )
+def complete_fingerprint(checkpoint: Path) -> str | None:
+    """The fingerprint in the manifest of ``checkpoint``; None if there is none or a file differs from it."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        whole = all(file_digest(checkpoint / name) == digest for name, digest in manifest["files"].items())
+        return str(manifest["fingerprint"]) if whole else None
+    except (FileNotFoundError, IsADirectoryError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def find_checkpoint(run_dir: Path, fingerprint: str) -> Path | None:
@@ -73,30 +67,14 @@ def find_checkpoint(run_dir: Path, fingerprint: str) -> Path | None:
         CheckpointError: the newest complete checkpoint belongs to another configuration, data or base.
     """
     for checkpoint in checkpoints(run_dir):
-        if not is_complete(checkpoint):
+        found = complete_fingerprint(checkpoint)
+        if found is None:
             shutil.rmtree(checkpoint)
             continue
-        manifest = _read_manifest(checkpoint)
-        if manifest is None or manifest.fingerprint != fingerprint:
+        if found != fingerprint:
             raise CheckpointError(
                 f"{checkpoint.name} was made with other settings, data or base model. Repeat the settings it "
                 "was made with, or train into another folder."
             )
         return checkpoint
     return None
-
-
-def _read_manifest(checkpoint: Path) -> _Manifest | None:
-    try:
-        raw = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        return _Manifest(str(raw["fingerprint"]), dict(raw["files"]))
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

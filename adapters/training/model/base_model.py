@@ -29,6 +29,11 @@ def device_of() -> str:
     return str(PartialState().device)
 
 
+def is_sharded() -> bool:
+    """Whether each process has only a part of every matrix, so that the model cannot generate."""
+    return PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 def resolve_auto(config: TrainingConfig, device: str) -> TrainingConfig:
     """``config`` with every ``auto`` replaced by the choice for ``device``, so that checkpoints record it.
 
@@ -65,8 +70,7 @@ def load_base(config: TrainingConfig, device: str) -> Any:
     """The base, frozen and ready for an adapter. ``config`` comes from ``resolve_auto``."""
     dtype: Any = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     transformers_logging.disable_progress_bar()
-    # NOTE: FSDP and DeepSpeed distribute the weights themselves, shard by shard.
-    sharded = PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    sharded = is_sharded()  # NOTE: FSDP and DeepSpeed distribute the weights themselves, shard by shard.
     options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,

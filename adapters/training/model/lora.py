@@ -76,18 +76,11 @@ def add_lora(model: Any, config: TrainingConfig) -> PeftModel:
     return wrapped
 
 
-def lora_parameters(rank: int, rows: int, columns: int) -> int:
-    """Parameters that an adapter of ``rank`` adds to a matrix: A (rank, columns) and B (rows, rank)."""
-    return rank * (rows + columns)
-
-
 def parameters_by_matrix(config: TrainingConfig, shape: BaseShape) -> dict[str, int]:
-    """Trainable parameters of each projection, over all layers."""
+    """Trainable parameters of each projection, over all layers: A (rank, columns) and B (rows, rank)."""
     layers = len(config.lora_options.get("layers_to_transform") or range(shape.layers))
     sizes = {name: shape.projections[name] for name in PROJECTIONS if name in config.targets}
-    return {
-        name: layers * lora_parameters(config.rank, rows, columns) for name, (columns, rows) in sizes.items()
-    }
+    return {name: layers * config.rank * (rows + columns) for name, (columns, rows) in sizes.items()}
 
 
 def describe(config: TrainingConfig, shape: BaseShape) -> list[str]:

@@ -117,11 +117,6 @@ def plan_memory(
     )
 
 
-def model_weight_bytes(parameters: float, bytes_each: float) -> float:
-    """Bytes of this many weights: 3 billion at half a byte are 1.5 GB."""
-    return parameters * bytes_each
-
-
 def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
     """Bytes of the frozen base: projections in 4 bits with ``qlora``, everything else in ``dtype``."""
     projections = _projections(shape)
@@ -129,10 +124,7 @@ def weight_bytes(config: TrainingConfig, shape: BaseShape) -> int:
     norms = shape.hidden_size * (2 * shape.layers + 1)
     biases = shape.layers * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     each = _BYTES[config.dtype]
-    return int(
-        model_weight_bytes(projections, NF4_BYTES if config.qlora else each)
-        + model_weight_bytes(embeddings + norms + biases, each)
-    )
+    return int(projections * (NF4_BYTES if config.qlora else each) + (embeddings + norms + biases) * each)
 
 
 def _projections(shape: BaseShape) -> int:

@@ -151,12 +151,10 @@ class AnomalyReport(TrainerCallback):
         self._counts: Counter[str] = Counter()
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
-        """Check a step."""
         if step := TrainingStep.from_logs(state, logs):
             self._report(self._detector.add_step(step))
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
-        """Check an evaluation."""
         self._report(self._detector.add_evaluation(metrics["evaluation"]))
 
     def as_rows(self) -> list[dict[str, Any]]:

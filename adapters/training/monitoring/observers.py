@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
@@ -18,6 +17,7 @@ from adapters.training.data.reader import read_conversations
 from adapters.training.evaluation.evaluator import EvaluationSet, Evaluator
 from adapters.training.evaluation.pairwise import judge_pairwise
 from adapters.training.export.model_card import METRICS, format_metric
+from adapters.training.model.base_model import is_sharded
 from adapters.training.monitoring.anomalies import AnomalyDetector, AnomalyReport
 from adapters.training.monitoring.plots import PlotWriter
 from adapters.training.monitoring.progress import JsonLog, ProgressBar
@@ -85,7 +85,6 @@ def create_observers(
     config: TrainingConfig,
     renderer: Renderer,
     held_out: Sequence[Conversation],
-    pad_id: int,
     console: Console,
 ) -> TrainingObservers:
     """Create the callbacks and the evaluator that ``config`` asks for.
@@ -99,13 +98,22 @@ def create_observers(
         console, AnomalyDetector(learning_rate=config.learning_rate, max_grad_norm=config.max_grad_norm)
     )
     callbacks = [JsonLog(config.out), ProgressBar(console), anomalies, *trackers(config), PlotWriter(config)]
-    general = (
-        _evaluation_set(config, renderer, read_conversations(config.general), pad_id)
-        if config.general
-        else None
+    general_chats = read_conversations(config.general) if config.general else ()
+    limit = 0 if is_sharded() else config.measure
+    held_out_set, general = (
+        EvaluationSet.of(renderer, chats, limit, config.max_new_tokens) for chats in (held_out, general_chats)
     )
-    held_out_set = _evaluation_set(config, renderer, held_out, pad_id)
-    if _is_sharded() and config.measure:
+    evaluator = None
+    if held_out_set is not None:
+        evaluator = Evaluator(
+            held_out_set,
+            general,
+            folder=config.out,
+            answered_turns=config.evaluate_turns,
+            best_by=config.best_by,
+            patience=config.patience,
+        )
+    if is_sharded() and config.measure:
         console.print("[yellow]the model is sharded: nothing is evaluated, and the last weights are written")
     return TrainingObservers(
         config,
@@ -114,34 +122,7 @@ def create_observers(
         anomalies,
         held_out_set,
         general,
-        _evaluator(config, held_out_set, general),
-    )
-
-
-def _is_sharded() -> bool:
-    """Whether each process has only a part of every matrix, so that the model cannot generate."""
-    return PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-def _evaluation_set(
-    config: TrainingConfig, renderer: Renderer, chats: Sequence[Conversation], pad_id: int
-) -> EvaluationSet | None:
-    limit = 0 if _is_sharded() else config.measure
-    return EvaluationSet.of(renderer, chats, limit, pad_id, config.max_new_tokens)
-
-
-def _evaluator(
-    config: TrainingConfig, held_out: EvaluationSet | None, general: EvaluationSet | None
-) -> Evaluator | None:
-    if held_out is None:
-        return None
-    return Evaluator(
-        held_out,
-        general,
-        folder=config.out,
-        answered_turns=config.evaluate_turns,
-        best_by=config.best_by,
-        patience=config.patience,
+        evaluator,
     )
 
 

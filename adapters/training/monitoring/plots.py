@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 from transformers import TrainerCallback, TrainerState
 
 from adapters.training.config import TrainingConfig
@@ -23,7 +23,6 @@ class PlotWriter(TrainerCallback):
         self._config = config
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Draw."""
         draw(self._config.out, self._config.max_grad_norm)
 
 
@@ -32,7 +31,6 @@ def draw(folder: Path, max_grad_norm: float) -> list[Path]:
     steps = read_steps(folder / "log.jsonl")
     if not steps:
         return []
-    matplotlib.use("Agg")
     evaluations = read_steps(folder / "evaluations.jsonl")
     return [
         _draw_losses(steps, evaluations, folder / "loss.png"),
@@ -75,17 +73,13 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _new_figure(title: str) -> tuple[Any, Any]:
-    import matplotlib.pyplot as plt  # imported after the backend is chosen
-
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")  # not pyplot, which would look for a display
+    axis = figure.subplots()
     axis.set(title=title, xlabel="step")
     return figure, axis
 
 
 def _save(figure: Any, axis: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
     axis.legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path

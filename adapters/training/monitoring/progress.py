@@ -29,12 +29,10 @@ class JsonLog(TrainerCallback):
             drop_steps_after(path, state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
-        """Append a step."""
         if step := TrainingStep.from_logs(state, logs):
             append_row(self.steps, step.as_dict())
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
-        """Append an evaluation."""
         append_row(self.evaluations, metrics["evaluation"].as_dict())
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import demo
 
+_FOLDER = Path(__file__).parent
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def names() -> list[str]:
     """The names that `--shape` accepts."""
-    return sorted(
-        file.name.removesuffix(".json")
-        for file in files(__package__).iterdir()
-        if file.name.endswith(".json")
-    )
+    return sorted(file.stem for file in _FOLDER.glob("*.json"))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -30,7 +26,7 @@ def load(name: str) -> dict[str, Any]:
     """
     if name not in names():
         raise KeyError(f"There is no shape {name!r}; use one of {', '.join(names())}.")
-    config: dict[str, Any] = json.loads((files(__package__) / f"{name}.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return config
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 import benchmarks
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.harness.errors import BenchmarkFailed, InvalidOption
+from benchmarks.soak import benchmark as soak
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -29,3 +33,18 @@ def test_the_list_of_benchmarks(arguments: list[str], code: int, capsys: pytest.
     assert main(arguments) == code
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == list(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BenchmarkFailed("no token"), 1), (httpx.ConnectError("no server"), 1), (InvalidOption("--seed"), 2)],
+)
+def test_an_error_ends_with_one_sentence(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Sequence[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(soak, "main", fail)
+    assert main(["soak"]) == code
+    assert capsys.readouterr().err == f"soak: {error}\n"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter, UnsupportedParameter
-from sampling.params import LAYERED, OPTIONS, effective_name, options_on, validate
+from sampling.options import OPTIONS
+from sampling.params import LAYERED, effective_name, options_on, validate
 
 
 def refused(name, value, endpoint=Endpoint.CHAT) -> InvalidParameter:

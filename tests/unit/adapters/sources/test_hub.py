@@ -131,7 +131,9 @@ async def test_a_download_that_breaks_off_is_taken_up_again(
     assert sum(line.startswith("GET") and weights in line for line in handler.log) == 2
 
 
-async def test_what_the_hub_refuses_is_explained(hub: Any, into: Path) -> None:
+async def test_what_the_hub_refuses_is_explained(
+    hub: Any, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint, handler = hub
     with pytest.raises(SourceUnavailable, match="there is no revision 'v9'"):
         await fetch(HubSource("acme/lora", "v9", endpoint), into, max_bytes=1 << 20)
@@ -140,9 +142,10 @@ async def test_what_the_hub_refuses_is_explained(hub: Any, into: Path) -> None:
     with pytest.raises(SourceRefused, match="no valid repository name"):
         await fetch(HubSource("a--b/..", None, endpoint), into, max_bytes=1 << 20)
     handler.token = "hf_secret"
+    monkeypatch.setenv("HF_TOKEN", handler.token)
     with pytest.raises(SourceUnavailable, match="does not exist, or is private"):
         await fetch(HubSource("acme/lora", None, endpoint), into, max_bytes=1 << 20)
-    await fetch(HubSource("acme/lora", None, endpoint, "hf_secret"), into, max_bytes=1 << 20)
+    await fetch(HubSource("acme/lora", None, endpoint, own_token=True), into, max_bytes=1 << 20)
 
 
 async def test_too_large_or_pickled_is_told_before_the_download(hub: Any, into: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.harness.client import RequestResult, TenantClients
 from benchmarks.harness.workload import Request
 
-REQUEST = Request(7, "acme", "acme-support", "a fox", 2, 4)
+REQUEST = Request(7, "acme", "acme-support", "a fox", 4)
 
 
 class Prepared(TenantClients):

@@ -9,7 +9,7 @@ from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Request, Workload
 
 WORKLOAD = Workload(
-    {"acme": 1}, {"acme": ["acme-support"]}, Popularity("uniform"), Lengths("fixed", 4), Lengths("fixed", 4)
+    {"acme": 1}, {"acme": ["acme-support"]}, Popularity(), Lengths("fixed", 4), Lengths("fixed", 4)
 )
 
 

@@ -13,7 +13,7 @@ from benchmarks.harness.load_generator import RunLength, generate_load
 from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Request, Workload
 
 WORKLOAD = Workload(
-    {"acme": 1}, {"acme": ["acme-support"]}, Popularity("uniform"), Lengths("fixed", 4), Lengths("fixed", 4)
+    {"acme": 1}, {"acme": ["acme-support"]}, Popularity(), Lengths("fixed", 4), Lengths("fixed", 4)
 )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from adapters.models import Role
+from benchmarks.__main__ import main
 from benchmarks.harness.demo_server import DEMO_KEYS, OPERATOR_KEY
-from benchmarks.harness.workload import Arrivals, InvalidOption, Lengths, Popularity, Workload
+from benchmarks.harness.errors import InvalidOption
+from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Workload
 from benchmarks.serving import plots
-from benchmarks.serving.benchmark import main
 from benchmarks.serving.options import parse, parse_keys, parse_sweep
 from benchmarks.serving.sweep import first_adapters
 from server.app.demo_seed import DEMO_KEYS as SEEDED_KEYS
@@ -24,7 +25,7 @@ ISSUE = (
 def test_the_command_of_the_documentation_is_parsed() -> None:
     options = parse(ISSUE.split(), "")
     assert options.tenants == {"acme": 8, "globex": 2}
-    assert options.adapters == Popularity("zipf", 1.1)
+    assert options.adapters == Popularity(1.1)
     assert options.arrivals == Arrivals("poisson", 4)
     assert options.prompt_tokens == Lengths("lognormal", 256)
     assert options.output_tokens == Lengths("fixed", 128)
@@ -73,7 +74,7 @@ def test_a_sweep_over_adapters_takes_the_most_popular_of_each_tenant() -> None:
     workload = Workload(
         {"acme": 8, "globex": 2},
         {"acme": ["a0", "a1", "a2"], "globex": ["g0"]},
-        Popularity("uniform"),
+        Popularity(),
         any_length,
         any_length,
     )
@@ -83,7 +84,7 @@ def test_a_sweep_over_adapters_takes_the_most_popular_of_each_tenant() -> None:
 
 
 def test_an_invalid_option_ends_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--arrivals", "sometimes"]) == 2
+    assert main(["serving", "--arrivals", "sometimes"]) == 2
     captured = capsys.readouterr()
     assert captured.err == "serving: --arrivals sometimes: use poisson:RATE, constant:RATE or clients:N.\n"
     assert captured.out == ""
@@ -94,6 +95,6 @@ def test_the_error_without_matplotlib_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(plots.MatplotlibMissing):
-        plots.load_matplotlib()
-    assert main(["--plots", str(tmp_path)]) == 2
+        plots.check_matplotlib()
+    assert main(["serving", "--plots", str(tmp_path)]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.harness.client import RequestResult
 from benchmarks.serving import plots
@@ -20,9 +22,14 @@ def result(number: int, ttft_s: float, error: str | None = None) -> RequestResul
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The figures that are written."""
-    plt = plots.load_matplotlib()
     figures: list[object] = []
-    monkeypatch.setattr(plt, "close", figures.append)
+    save = Figure.savefig
+
+    def saved(figure: Figure, *args: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
     return figures
 
 

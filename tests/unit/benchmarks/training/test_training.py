@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.training.data.reader import read_conversations
+from benchmarks.__main__ import main
 from benchmarks.training import benchmark as training
 from benchmarks.training.speed import figures_of, run_training, write_base, write_data
 from benchmarks.training.train_once import OURS, TRL, TRL_PACKED
@@ -94,10 +95,10 @@ def test_general_chats_are_read_by_the_trainer(tmp_path: Path) -> None:
 def test_unknown_parts_and_a_missing_trl_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert training.main(["--parts", "speed,luck"]) == 2
+    assert main(["training", "--parts", "speed,luck"]) == 2
     assert "no part luck" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert training.main(["--parts", "speed"]) == 2
+    assert main(["training", "--parts", "speed"]) == 2
     assert "requirements/bench-trl.txt" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_what_is_right(renderer: Renderer, expected: dict, answer: str, exact: f
 def test_calls_are_counted_apart(renderer: Renderer) -> None:
     turns = [turn(renderer, {"content": "Hello."}), turn(renderer, CALL)]
     found = score(renderer, turns, [turns[0].target, turns[0].target])
-    assert found.as_dict() == {
+    assert asdict(found) == {
         "turns": 2, "exact": 0.5, "call_turns": 1, "tool_calls": 0.0, "json_turns": 1, "json_valid": 0.0,
         "stops": 1.0, "repeats": 0.0,
     }  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from adapters.artifact.digests import file_digest
 from adapters.training.config import TrainingConfig
-from adapters.training.loop.checkpoint import checkpoints, is_complete, step_of
+from adapters.training.loop.checkpoint import checkpoints, complete_fingerprint, step_of
 from adapters.training.train import train
 
 _ROOT = Path(__file__).parents[5]
@@ -150,7 +150,7 @@ def test_killed_inside_a_save_the_weights_are_the_same(
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     folder = killed.out / "checkpoints"
     assert [step_of(p) for p in checkpoints(folder)] == [4, 2]
-    assert max(step_of(p) for p in checkpoints(folder) if is_complete(p)) == goes_on_from
+    assert max(step_of(p) for p in checkpoints(folder) if complete_fingerprint(p)) == goes_on_from
     train(killed)
     name = "adapter_model.safetensors"
     assert file_digest(killed.out / name) == file_digest(uninterrupted.out / name)

@@ -112,7 +112,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(configure: Configure)
     with pytest.raises(DivergedError, match=r"Step \d: the gradient is not finite"):
         run.train(config)
     for kept in checkpoint.checkpoints(config.out / "checkpoints"):
-        assert checkpoint.is_complete(kept)
+        assert checkpoint.complete_fingerprint(kept)
     assert not (config.out / "training.json").exists()
 
 

@@ -22,16 +22,11 @@ from adapters.training.model.lora import (
     add_lora,
     check_servable,
     describe,
-    lora_parameters,
     parameters_by_matrix,
 )
 from server.cli import train as command
 
 Configure = Callable[..., TrainingConfig]
-
-
-def test_parameters_of_a_known_matrix() -> None:
-    assert lora_parameters(16, 2048, 2048) == 65_536
 
 
 @pytest.mark.parametrize("changes", [{}, {"targets": ("q_proj", "down_proj")}, {"rank": 8}])

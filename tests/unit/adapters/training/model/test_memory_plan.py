@@ -31,7 +31,6 @@ from adapters.training.model.memory_plan import (
     ForwardPass,
     activation_bytes,
     largest_pass,
-    model_weight_bytes,
     plan_memory,
     weight_bytes,
 )
@@ -42,7 +41,6 @@ QWEN_3B = BaseShape("qwen2", 36, 2048, 11008, 16, 2, 128, 151936, True)
 
 
 def test_known_figures() -> None:
-    assert model_weight_bytes(3e9, 0.5) == 1.5e9
     config = TrainingConfig(base=Path("b"), data=Path("d"), out=Path("o"), dtype="bfloat16", attention="sdpa")
     assert weight_bytes(config, QWEN_3B) == 2 * 3_085_938_688  # Qwen2.5-3B has 3.09 billion parameters
     four_bits = weight_bytes(replace(config, qlora=True), QWEN_3B)

@@ -131,7 +131,7 @@ def test_only_the_first_process_reports(
     config = configure()
 
     def callbacks() -> int:
-        made = observers.create_observers(config, load_renderer(config), [], 0, Console(quiet=True))
+        made = observers.create_observers(config, load_renderer(config), [], Console(quiet=True))
         return len(made.callbacks)
 
     assert callbacks() == 4
