@@ -159,6 +159,8 @@ def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) 
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, HANDLED):  # FastAPI makes a 400 of any error while it reads a body
+            return error_response(error.__cause__)
         code = HTTPStatus(error.status_code).name.lower()
         text = {
             404: f"There is no route {request.url.path}.",
