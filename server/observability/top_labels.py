@@ -31,7 +31,7 @@ class TopLabels(Generic[K]):
     """
 
     def __init__(
-        self, limit: int, dropped: Callable[[K], None], clock: Callable[[], float] = time.monotonic
+        self, limit: int, dropped: Callable[[K], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit = limit
         self._dropped = dropped
