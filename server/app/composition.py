@@ -104,7 +104,8 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         if settings.demo:
             await demo_seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = Server(settings, registry, store, await read_base_model(settings), runner)
+        base = await asyncio.to_thread(read_base_model, settings)
+        server = Server(settings, registry, store, base, runner)
         time_queries(database, server.metrics.query_s)
         async with _background(server):
             yield server

@@ -113,11 +113,7 @@ class EngineLifecycle:
     async def _started(self, engine: Engine) -> None:
         """Before the first request: set the capacity, and bring the adapters back."""
         self.scheduler_stats.engine_started()
-        self.admission.capacity = Capacity(
-            kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
-            block_size_tokens=engine.block_size_tokens,
-            max_num_seqs=self._settings.max_num_seqs,
-        )
+        self.admission.capacity = engine.capacity
         if self.supervisor.restarts:
             await self.residency.reset()
         else:

@@ -58,10 +58,6 @@ class TopLabels(Generic[K]):
             chosen = key in self._chosen
         return chosen
 
-    def __len__(self) -> int:
-        """Keys that are remembered, with or without series."""
-        return len(self._chosen) + len(self._others)
-
     def _forget_rare(self) -> None:
         """Keep the busier half of the others."""
         busiest = sorted(self._others, key=self._others.__getitem__, reverse=True)

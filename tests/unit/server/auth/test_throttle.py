@@ -101,7 +101,7 @@ def test_memory_is_bounded() -> None:
     throttle = AuthThrottle(Clock())
     for i in range(MAX_ADDRESSES + 500):
         throttle.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-    assert len(throttle) == MAX_ADDRESSES
+    assert len(throttle._records) == MAX_ADDRESSES
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
