@@ -81,7 +81,7 @@ def test_an_ipv4_address_in_ipv6_is_the_same_client_and_its_neighbour_another() 
         attempts.fail("192.0.2.1")
     assert attempts.fail("::ffff:192.0.2.2") == 0.0
     assert attempts.fail("::ffff:192.0.2.1") != 0.0
-    assert len(attempts) == 2
+    assert len(attempts._records) == 2
 
 
 def test_who_failed_longest_ago_is_forgotten_first() -> None:
