@@ -84,7 +84,6 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
 
 
 def _flag_arguments(settings: Settings) -> dict[str, Any]:
-    """The engine arguments that have a flag of ours."""
     return {name: getattr(settings, name) for name in _SAME} | {
         "model": settings.base_model,
         "served_model_name": [settings.base_model_name],

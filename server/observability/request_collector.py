@@ -35,8 +35,6 @@ _latency = partial(LatencyHistogram, LATENCY_BOUNDS_S)
 
 @dataclass(slots=True)
 class _LabelCounters:
-    """The counters of one label set."""
-
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     finishes: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)

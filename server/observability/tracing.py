@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
@@ -93,7 +93,8 @@ class RequestTrace:
         for name, begin, end in _stages(self._began_at, ended_at, context):
             stage = self._tracer.start_span(name, context=parent, start_time=_wall_ns(begin))
             stage.end(_wall_ns(max(begin, end)))
-        self._span.set_attributes(_attributes(record))
+        values = {name: getattr(record, field) for field, name in _ATTRIBUTES.items()}
+        self._span.set_attributes({name: value for name, value in values.items() if value not in (None, "")})
         if (record.status or 200) >= 500 or record.code is not None:
             self._span.set_status(StatusCode.ERROR, record.code or "")
         self._span.end(_wall_ns(ended_at))
@@ -132,11 +133,6 @@ _ATTRIBUTES = {
     "prompt_tokens": "gen_ai.usage.input_tokens",
     "completion_tokens": "gen_ai.usage.output_tokens",
 }
-
-
-def _attributes(record: AccessRecord) -> dict[str, Any]:
-    values = {name: getattr(record, field) for field, name in _ATTRIBUTES.items()}
-    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def _wall_ns(monotonic_s: float) -> int:

@@ -111,7 +111,10 @@ def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
     weight_bytes_each = _bytes_of(request.dtype, shape)
     devices = _devices(shape, request)
     max_len = request.max_model_len or shape.max_len
-    per_token = shape.kv_bytes_per_token(_kv_bytes_each(request, weight_bytes_each), devices=devices)
+    per_token = shape.kv_bytes_per_token(
+        _BYTES.get(request.kv_cache_dtype, weight_bytes_each),
+        devices=devices,  # auto: the dtype of the weights
+    )
     block_size = request.block_size_tokens or BLOCK_SIZE_TOKENS[request.device]
     fixed = _fixed_bytes(shape, request, weight_bytes_each, devices)
     kv_cache = _kv_cache_bytes(
@@ -212,10 +215,6 @@ def _bytes_of(dtype: str, shape: ModelShape) -> int:
     if name not in _BYTES:
         raise InvalidPlanRequest(f"--dtype {name} is not supported; use one of {', '.join(sorted(_BYTES))}.")
     return _BYTES[name]
-
-
-def _kv_bytes_each(request: PlanRequest, bytes_each: int) -> int:
-    return bytes_each if request.kv_cache_dtype == "auto" else _BYTES.get(request.kv_cache_dtype, bytes_each)
 
 
 def _devices(shape: ModelShape, request: PlanRequest) -> int:
