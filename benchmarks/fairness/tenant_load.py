@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from adapters.tenant_settings import TenantSettings
-from server.admission import Admission, Reservation, TryLater
+from server.admission import Admission, Reservation
+from server.admission.errors import TryLater
 from server.engine.bench_engine import BenchEngine
 
 BATCH_SLOTS = 8

@@ -2,27 +2,6 @@
 
 from __future__ import annotations
 
-from server.admission.errors import (
-    MAX_RETRY_AFTER_S,
-    MIN_RETRY_AFTER_S,
-    AdmissionError,
-    BudgetExhausted,
-    NeverFits,
-    RateLimited,
-    TooManyConcurrent,
-    TryLater,
-)
 from server.admission.reservations import Admission, Reservation
 
-__all__ = [
-    "MAX_RETRY_AFTER_S",
-    "MIN_RETRY_AFTER_S",
-    "Admission",
-    "AdmissionError",
-    "BudgetExhausted",
-    "NeverFits",
-    "RateLimited",
-    "Reservation",
-    "TooManyConcurrent",
-    "TryLater",
-]
+__all__ = ["Admission", "Reservation"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from adapters.sliding_window import SlidingWindow
@@ -12,29 +13,18 @@ _MEAN_STEP = 0.2
 _FIRST_GUESS_S = 2.0
 
 
+@dataclass(slots=True, eq=False)
 class Account:
     """One tenant's counts. A token is either *reserved* (may still be used) or *used*, never both."""
 
-    __slots__ = (
-        "_period",
-        "_period_ends_at",
-        "mean_duration_s",
-        "period_used_tokens",
-        "requests",
-        "reserved_tokens",
-        "sequences",
-        "tokens",
-    )
-
-    def __init__(self) -> None:
-        self.requests = SlidingWindow()
-        self.tokens = SlidingWindow()
-        self.reserved_tokens = 0
-        self.sequences = 0
-        self.period_used_tokens = 0
-        self.mean_duration_s = _FIRST_GUESS_S
-        self._period: BudgetPeriod | None = None
-        self._period_ends_at = 0.0
+    requests: SlidingWindow = field(default_factory=SlidingWindow)
+    tokens: SlidingWindow = field(default_factory=SlidingWindow)
+    reserved_tokens: int = 0
+    sequences: int = 0
+    period_used_tokens: int = 0
+    mean_duration_s: float = _FIRST_GUESS_S
+    _period: BudgetPeriod | None = None
+    _period_ends_at: float = 0.0
 
     def enter(self, now: float, *, tokens: int, sequences: int) -> None:
         """Count a request that was admitted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from adapters.tenant_settings import TenantSettings
 from server.admission import checks
@@ -16,27 +17,20 @@ from server.admission.account import Account
 from server.fairness.shares import Capacity, Share
 
 
+@dataclass(slots=True, eq=False)
 class Reservation:
     """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
 
-    __slots__ = (
-        "_account",
-        "_clock",
-        "_entered_at",
-        "_open",
-        "_reserved_tokens",
-        "_sequences",
-        "_used_tokens",
-    )
+    _account: Account
+    _clock: Callable[[], float]
+    _reserved_tokens: int
+    _sequences: int
+    _used_tokens: int = 0
+    _open: bool = True
+    _entered_at: float = field(init=False)
 
-    def __init__(self, account: Account, clock: Callable[[], float], *, tokens: int, sequences: int) -> None:
-        self._account = account
-        self._clock = clock
-        self._entered_at = clock()
-        self._reserved_tokens = tokens
-        self._sequences = sequences
-        self._used_tokens = 0
-        self._open = True
+    def __post_init__(self) -> None:
+        self._entered_at = self._clock()
 
     def consume(self, tokens: int) -> None:
         """Optional: count `tokens` more as used, while the request runs.
@@ -119,7 +113,7 @@ class Admission:
             account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
         )
         account.enter(now, tokens=tokens, sequences=n)
-        return Reservation(account, self._clock, tokens=tokens, sequences=n)
+        return Reservation(account, self._clock, tokens, n)
 
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1

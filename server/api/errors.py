@@ -21,9 +21,8 @@ from starlette.responses import JSONResponse
 
 from adapters import errors as adapters
 from sampling.errors import SamplingError
-from server import admission
 from server import errors as server
-from server.admission import MAX_RETRY_AFTER_S, MIN_RETRY_AFTER_S
+from server.admission import errors as admission
 from server.fairness.shares import GuaranteesTooLarge
 
 
@@ -137,8 +136,8 @@ def _headers(status: int, error: Exception) -> dict[str, str]:
 
 def retry_after_s(wanted_s: float) -> int:
     """Whole seconds within the bounds of Retry-After."""
-    wanted_s = wanted_s if math.isfinite(wanted_s) else MAX_RETRY_AFTER_S
-    return math.ceil(max(MIN_RETRY_AFTER_S, min(wanted_s, MAX_RETRY_AFTER_S)))
+    wanted_s = wanted_s if math.isfinite(wanted_s) else admission.MAX_RETRY_AFTER_S
+    return math.ceil(max(admission.MIN_RETRY_AFTER_S, min(wanted_s, admission.MAX_RETRY_AFTER_S)))
 
 
 def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, Any]:
@@ -159,6 +158,8 @@ def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) 
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, HANDLED):  # FastAPI makes a 400 of any error while it reads a body
+            return error_response(error.__cause__)
         code = HTTPStatus(error.status_code).name.lower()
         text = {
             404: f"There is no route {request.url.path}.",

@@ -220,15 +220,11 @@ async def run_while_connected(
             raise Draining(retry_after_s=1)
     finally:
         for task in (working, watching, closing):
-            await _end(task)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, *HANDLED):
+                await task
 
 
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _end(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, *HANDLED):
-        await task

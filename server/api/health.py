@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -9,10 +10,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.auth.authenticator import Authenticator
 from server.config.versions import vllm_version
 from server.engine.supervisor import State
-from server.observability.metrics_endpoint import MetricsEndpoint
 from server.observability.readiness import Readiness
+from server.observability.recorder import MetricsRecorder
+from server.observability.state_collector import StateCollector
 
 
 class Status(BaseModel):
@@ -28,8 +31,13 @@ class Versions(BaseModel):
     vllm: str
 
 
-def router(readiness: Readiness, metrics_endpoint: MetricsEndpoint) -> APIRouter:
-    """/health, /ready, /version and /metrics."""
+def router(
+    readiness: Readiness,
+    recorder: MetricsRecorder,
+    state: StateCollector,
+    metrics_readers: Authenticator | None,
+) -> APIRouter:
+    """/health, /ready, /version and /metrics; `metrics_readers` admits operators only, None everybody."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health", response_model=Status, responses={503: {"model": Status}})
@@ -51,9 +59,10 @@ def router(readiness: Readiness, metrics_endpoint: MetricsEndpoint) -> APIRouter
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Prometheus text."""
-        return Response(
-            await metrics_endpoint.text(request.headers),
-            media_type="text/plain; version=0.0.4; charset=utf-8",
-        )
+        if metrics_readers is not None:
+            await metrics_readers.operator(request.headers)
+        recorder.update(await state.collect())
+        text = await asyncio.to_thread(recorder.exposition)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

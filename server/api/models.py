@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -63,31 +64,28 @@ class Text(BaseModel):
     prompt: str
 
 
+@dataclass(frozen=True, slots=True)
 class ModelCatalog:
-    """Model cards, as one caller may see them.
+    """Model cards, as one caller may see them."""
 
-    Args:
-        router: knows the adapters.
-        max_model_len: the longest prompt plus answer, in tokens.
-    """
-
-    def __init__(self, router: Router, max_model_len: Callable[[], int | None]) -> None:
-        self._router = router
-        self._base = router.base_model_name
-        self._max_model_len = max_model_len
+    router: Router
+    max_model_len: Callable[[], int | None]
+    """The longest prompt plus answer, in tokens."""
 
     async def list(self, caller: Caller) -> list[dict[str, Any]]:
         """The cards of all models that the caller may call."""
-        cards = [self._card(self._base, None, None)] if self._router.sees_base(caller) else []
-        visible = await self._router.visible(caller)
-        return cards + [self._card(name, created_at, self._base) for name, created_at in visible]
+        cards = [self._card(self.router.base_model_name, None, None)] if self.router.sees_base(caller) else []
+        visible = await self.router.visible(caller)
+        return cards + [
+            self._card(name, created_at, self.router.base_model_name) for name, created_at in visible
+        ]
 
     async def get(self, caller: Caller, name: str) -> dict[str, Any]:
         """One model card. Raises: ModelNotFound."""
-        target = await self._router.resolve(caller, name)
+        target = await self.router.resolve(caller, name)
         if target.version is None:
             return self._card(name, None, None)
-        return self._card(name, target.version.created_at.timestamp(), self._base)
+        return self._card(name, target.version.created_at.timestamp(), self.router.base_model_name)
 
     def _card(self, name: str, created_at: float | None, parent: str | None) -> dict[str, Any]:
         return {
@@ -96,7 +94,7 @@ class ModelCatalog:
             "created": int(created_at or _STARTED_AT),
             "owned_by": "loragate",
             "parent": parent,
-            "max_model_len": self._max_model_len(),
+            "max_model_len": self.max_model_len(),
         }
 
 

@@ -84,6 +84,10 @@ _ERROR: Final = {
         }
     },
 }
+_ERROR_ANSWER: Final = {
+    "description": "An error.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
 _OPEN_ROUTES: Final = ("/health", "/ready", "/version", "/metrics")
 
 
@@ -114,7 +118,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     for path, operations in paths.items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # ours are 400
-            operation["responses"]["default"] = _answer("An error.", "#/components/schemas/Error")
+            operation["responses"]["default"] = _ERROR_ANSWER
             operation["security"] = [] if path in _OPEN_ROUTES else [{"key": []}]
     return schema
 
@@ -134,7 +138,3 @@ def _json_body(fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
     if required:
         schema["required"] = required
     return {"required": True, "content": {"application/json": {"schema": schema}}}
-
-
-def _answer(text: str, schema: str) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": {"$ref": schema}}}}

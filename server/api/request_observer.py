@@ -22,7 +22,7 @@ class RequestObserver:
 
     def refused(self, tenant: str, reason: str) -> None:
         """Count a refusal by its limit's name or its error's code; tenant "" is an operator or unknown."""
-        self.metrics.refuse(tenant, reason)
+        self.metrics.requests.refuse(tenant, reason)
 
     def finished(self, record: AccessRecord, context: RequestContext | None) -> None:
         """Count a request that has ended; `context` is None when it was not routed."""
@@ -30,7 +30,7 @@ class RequestObserver:
         if context is None:
             return
         status = record.status or 200
-        self.metrics.observe(context, status)
+        self.metrics.requests.observe(context, status)
         self.canaries.note(context, status)
         if context.usage.generated_tokens:
             self.answers.note(context.caller.tenant_name, context.request_id, context.target.version)

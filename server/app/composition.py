@@ -33,7 +33,6 @@ from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
 from server.engine.supervisor import State
 from server.observability.instrumented import time_queries
-from server.observability.metrics_endpoint import MetricsEndpoint
 from server.observability.readiness import Readiness
 from server.observability.recorder import MetricsRecorder
 from server.observability.state_collector import StateCollector
@@ -80,7 +79,7 @@ class Server:
         self.feedback = FeedbackService(
             answers,
             registry.feedback.put,
-            (self.metrics.rated, self.canaries.rated),
+            (self.metrics.requests.rated, self.canaries.rated),
             keeps_messages=settings.keep_feedback_messages,
         )
 
@@ -105,7 +104,8 @@ async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Ser
         if settings.demo:
             await demo_seed.add_tenants(registry)
         store = Store(settings.home / "adapters")
-        server = Server(settings, registry, store, await read_base_model(settings), runner)
+        base = await asyncio.to_thread(read_base_model, settings)
+        server = Server(settings, registry, store, base, runner)
         time_queries(database, server.metrics.query_s)
         async with _background(server):
             yield server
@@ -155,7 +155,10 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(
         models.token_router(server.router, authenticator, server.readiness, server.engine.handlers)
     )
-    app.include_router(health.router(server.readiness, _metrics_endpoint(server)))
+    metrics_readers = authenticator if server.settings.protect_metrics else None
+    app.include_router(
+        health.router(server.readiness, server.metrics, _state_collector(server), metrics_readers)
+    )
     services = _admin_services(server)
     app.include_router(admin.router(services, permissions))
     app.include_router(vllm_lora.router(services, permissions))
@@ -172,9 +175,9 @@ def make_app(server: Server) -> FastAPI:
     return app
 
 
-def _metrics_endpoint(server: Server) -> MetricsEndpoint:
+def _state_collector(server: Server) -> StateCollector:
     engine, settings = server.engine, server.settings
-    state = StateCollector(
+    return StateCollector(
         server.registry,
         server.store,
         engine.residency,
@@ -186,7 +189,6 @@ def _metrics_endpoint(server: Server) -> MetricsEndpoint:
         settings.max_loras,
         settings.metrics_label_sets,
     )
-    return MetricsEndpoint(server.authenticator, settings.protect_metrics, server.metrics, state)
 
 
 def _admin_services(server: Server) -> AdminServices:

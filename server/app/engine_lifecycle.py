@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 
 from starlette.datastructures import Headers
 
+from adapters.errors import EngineGone
 from adapters.lifecycle import Lifecycle
 from adapters.registry import Registry
 from adapters.residency import Residency
@@ -15,7 +16,6 @@ from server.admission import Admission
 from server.app import demo_seed
 from server.config.logs import error_log
 from server.config.settings import Settings
-from server.engine.adapter_loader import running_engine
 from server.engine.base_model import BaseModel
 from server.engine.handlers import VllmHandlers
 from server.engine.runtime import Engine, start
@@ -69,7 +69,7 @@ class EngineLifecycle:
         )
         self.scheduler_stats = SchedulerStats(self._scheduler_report)
         self.residency = Residency(
-            lambda: running_engine(self.supervisor),
+            self._loader,
             capacity=settings.adapters_held,
             wait_s=settings.adapter_wait_s,
             observe_load=metrics.load_s.observe,
@@ -94,6 +94,12 @@ class EngineLifecycle:
         engine = self.supervisor.engine
         return engine.max_model_len if engine else self._settings.max_model_len
 
+    def _loader(self) -> Engine:
+        engine = self.supervisor.engine
+        if engine is None or engine.errored:  # as between two engines
+            raise EngineGone("No engine is running at the moment; try again shortly.")
+        return engine
+
     async def _scheduler_report(self) -> Report | None:
         engine = self.supervisor.engine
         if engine is None or self.supervisor.state not in (State.READY, State.DRAINING):
@@ -107,11 +113,7 @@ class EngineLifecycle:
     async def _started(self, engine: Engine) -> None:
         """Before the first request: set the capacity, and bring the adapters back."""
         self.scheduler_stats.engine_started()
-        self.admission.capacity = Capacity(
-            kv_blocks=max(1, engine.kv_blocks - 1),  # vLLM keeps one null block
-            block_size_tokens=engine.block_size_tokens,
-            max_num_seqs=self._settings.max_num_seqs,
-        )
+        self.admission.capacity = engine.capacity
         if self.supervisor.restarts:
             await self.residency.reset()
         else:

@@ -78,7 +78,7 @@ async def _serve(settings: Settings, runner: Executor) -> int:
                 server_header=False,
             )
         )
-        stop = _install_signals()
+        stop = _Stop()
         serving = asyncio.create_task(http.serve([listener]), name="http")
         supervising = asyncio.create_task(server.engine.supervisor.run(), name="supervisor")
         logger.info("listening", extra={"url": _url(listener)})
@@ -98,22 +98,15 @@ async def _serve(settings: Settings, runner: Executor) -> int:
 
 
 class _Stop:
-    """The first signal requests a clean shutdown, the second an immediate one."""
+    """Handles signals: the first requests a clean shutdown, the second an immediate one."""
 
     def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
 
-    def __call__(self) -> None:
+    def _received(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
-
-
-def _install_signals() -> _Stop:
-    stop = _Stop()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    return stop
 
 
 async def _drain(server: Server, stop: _Stop, settings: Settings) -> None:

@@ -42,11 +42,7 @@ class Authenticator:
         return caller
 
     async def operator(self, headers: Mapping[str, str]) -> Caller:
-        """The caller, who must be an operator.
-
-        Raises:
-            Unauthenticated, Forbidden
-        """
+        """The caller, who must be an operator. Raises: Unauthenticated, Forbidden."""
         caller = await self.authenticate(headers)
         if caller.key.role is not Role.OPERATOR:
             raise Forbidden("This needs an operator's key.")

@@ -62,10 +62,6 @@ class AuthThrottle:
         record.free_at = free_at
         return free_at - now
 
-    def __len__(self) -> int:
-        """Addresses that are remembered."""
-        return len(self._records)
-
     def _record(self, network: str) -> _AddressRecord:
         record = self._records.setdefault(network, _AddressRecord())
         self._records.move_to_end(network)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +67,7 @@ def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
     """The report of the server's check, with warnings about the training; a refusal ends the command."""
     from adapters.artifact import inspect_artifact
     from adapters.errors import ArtifactRefused
+    from server.engine.base_model import training_warnings
 
     try:
         base, served = _base(model)
@@ -76,7 +75,7 @@ def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
         report = inspect_artifact(folder, base=base, max_lora_rank=rank, base_digest=digest)
     except (ArtifactRefused, ValueError) as error:
         raise click.ClickException(f"The adapter cannot be served on {model}: {error}") from error
-    return {**asdict(report), "warnings": _warnings(report.training, served)}
+    return {**asdict(report), "warnings": training_warnings(report.training, served) if served else []}
 
 
 def _base(model: str) -> tuple[BaseShape, BaseModel | None]:
@@ -88,14 +87,8 @@ def _base(model: str) -> tuple[BaseShape, BaseModel | None]:
     if model != "demo" and not Path(model).expanduser().is_dir():
         return _known_base(model), None
     settings = load({"demo": True} if model == "demo" else {"model": model})
-    served = asyncio.run(read_base_model(settings))
+    served = read_base_model(settings)
     return BaseShape.from_config(Path(settings.base_model).expanduser() / "config.json"), served
-
-
-def _warnings(training: Mapping[str, Any] | None, served: BaseModel | None) -> list[str]:
-    from server.engine.base_model import training_warnings
-
-    return training_warnings(training, served) if served else []
 
 
 def _known_base(model: str) -> BaseShape:

@@ -8,32 +8,23 @@ import click
 
 from server.errors import LoragateError
 
-#: Subcommand → (module, attribute, one line of help).
+#: Subcommand, which is also the name of the command in its module → (module, one line of help).
 COMMANDS = {
-    "serve": ("server.cli.serve", "serve", "Start the server."),
-    "plan": ("server.cli.plan", "plan", "Plan memory: what fits, and what to change if it does not."),
-    "inspect": ("server.cli.inspect_model", "inspect", "Show a model's architecture, or check an adapter."),
+    "serve": ("server.cli.serve", "Start the server."),
+    "plan": ("server.cli.plan", "Plan memory: what fits, and what to change if it does not."),
+    "inspect": ("server.cli.inspect_model", "Show a model's architecture, or check an adapter."),
     "adapter": (
         "server.cli.adapters.adapter",
-        "adapter",
         "Add, list, show, promote, split, roll back, pin, remove and merge adapters.",
     ),
-    "tenant": (
-        "server.cli.tenants.tenant",
-        "tenant",
-        "Add, list, show, change and remove tenants; show their usage.",
-    ),
-    "key": ("server.cli.tenants.key", "key", "Create, list, rotate and revoke API keys."),
-    "feedback": (
-        "server.cli.tenants.feedback",
-        "feedback",
-        "List users' feedback; export chats for training.",
-    ),
-    "train": ("server.cli.train", "train", "Train an adapter from a JSONL file of chats."),
-    "quantize": ("server.cli.quantize", "quantize", "Write a 4-bit AWQ checkpoint of a model."),
-    "bench": ("server.cli.bench", "bench", "Run a benchmark."),
-    "migrate": ("server.cli.migrate", "migrate", "Update the database's schema."),
-    "version": ("server.cli.version", "version", "Print the versions of loragate and vLLM."),
+    "tenant": ("server.cli.tenants.tenant", "Add, list, show, change and remove tenants; show their usage."),
+    "key": ("server.cli.tenants.key", "Create, list, rotate and revoke API keys."),
+    "feedback": ("server.cli.tenants.feedback", "List users' feedback; export chats for training."),
+    "train": ("server.cli.train", "Train an adapter from a JSONL file of chats."),
+    "quantize": ("server.cli.quantize", "Write a 4-bit AWQ checkpoint of a model."),
+    "bench": ("server.cli.bench", "Run a benchmark."),
+    "migrate": ("server.cli.migrate", "Update the database's schema."),
+    "version": ("server.cli.version", "Print the versions of loragate and vLLM."),
 }
 
 
@@ -48,14 +39,14 @@ class LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; an expected error ends in one sentence and exit code 1, not in a traceback."""

@@ -36,12 +36,13 @@ from server.planner.shape import ModelShape
 SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 """A dotted name, because vLLM resolves it in the EngineCore process."""
 
+#: Arguments that our setting of the same name gives.
+_SAME = (
+    "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens",
+    "max_loras", "max_lora_rank", "quantization", "tensor_parallel_size",
+)  # fmt: skip
 #: Arguments that --engine-args must not set: they have their own flag, or loragate depends on its own value.
-_FLAGS = {
-    "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes",
-    "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras", "dtype",
-    "quantization", "tensor_parallel_size", "otlp_traces_endpoint",
-}  # fmt: skip
+_FLAGS = {"model", "served_model_name", "max_cpu_loras", "dtype", "otlp_traces_endpoint", *_SAME}
 _OURS = {
     "enable_lora", "logits_processors", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
     "enable_log_requests",
@@ -83,21 +84,11 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
 
 
 def _flag_arguments(settings: Settings) -> dict[str, Any]:
-    """The engine arguments that have a flag of ours."""
-    return {
+    return {name: getattr(settings, name) for name in _SAME} | {
         "model": settings.base_model,
         "served_model_name": [settings.base_model_name],
-        "max_model_len": settings.max_model_len,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
-        "max_loras": settings.max_loras,
-        "max_lora_rank": settings.max_lora_rank,
         "max_cpu_loras": settings.adapters_held,
         "dtype": _dtype(settings, current_platform.is_cpu()),
-        "quantization": settings.quantization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
         "otlp_traces_endpoint": settings.otlp_traces_endpoint or None,
     }
 
@@ -147,10 +138,6 @@ def _full_batch_bytes(settings: Settings) -> int:
     return full_cpu_batch_bytes(shape, settings.max_num_seqs, settings.max_model_len or shape.max_len)
 
 
-def _is_quantized(settings: Settings) -> bool:
-    return settings.quantization is not None or "quantization_config" in _local_config(settings.base_model)
-
-
 def _local_config(model: str) -> dict[str, Any]:
     """The model's config.json; empty for a hub id, which is not downloaded yet."""
     return read_json(Path(model) / "config.json")
@@ -166,7 +153,10 @@ def _dtype(settings: Settings, on_cpu: bool) -> str:
 
     The setting of a quantized model stays: vLLM's kernels for quantized weights compute in 16 bits only.
     """
-    if settings.dtype != "auto" or not on_cpu or _is_quantized(settings):
+    is_quantized = settings.quantization is not None or "quantization_config" in _local_config(
+        settings.base_model
+    )
+    if settings.dtype != "auto" or not on_cpu or is_quantized:
         return settings.dtype
     fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "float32" if settings.demo or not fast_bf16 else "auto"

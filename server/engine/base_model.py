@@ -5,7 +5,6 @@ Leans on nothing of vLLM but its rules for generation_config.json (`ModelConfig.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -47,19 +46,20 @@ class BaseModel:
     """generation_config.json as the engine reads it; empty when the operator disabled it."""
 
 
-async def read_base_model(settings: Settings) -> BaseModel:
-    """Read the base model's files in a thread.
+def read_base_model(settings: Settings) -> BaseModel:
+    """Read the base model's files; the first time this hashes its weights, for seconds.
 
     Raises:
         SettingsError: the model cannot be found.
     """
-    return await asyncio.to_thread(_read, settings)
-
-
-def _read(settings: Settings) -> BaseModel:
     folder = model_folder(settings.base_model)
     return BaseModel(
-        rules=_rules(settings, folder),
+        rules=Rules(
+            base=BaseShape.from_config(folder / "config.json"),
+            max_lora_rank=settings.max_lora_rank,
+            max_bytes=settings.max_adapter_bytes,
+            base_digest=_digest(folder, settings),
+        ),
         template_digest=_template_digest(settings, folder),
         end_tokens=_end_tokens(settings, folder),
         generation_config=_effective_generation_config(settings, folder),
@@ -168,15 +168,6 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SettingsError(f"The {file.name} of the base model is not JSON: {error}.") from error
     return content
-
-
-def _rules(settings: Settings, folder: Path) -> Rules:
-    return Rules(
-        base=BaseShape.from_config(folder / "config.json"),
-        max_lora_rank=settings.max_lora_rank,
-        max_bytes=settings.max_adapter_bytes,
-        base_digest=_digest(folder, settings),
-    )
 
 
 def model_folder(model: str) -> Path:

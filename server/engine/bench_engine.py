@@ -40,12 +40,7 @@ class BenchEngine:
     @property
     def capacity(self) -> Capacity:
         """The KV blocks and sequence slots that requests can use."""
-        config = self._client.vllm_config
-        return Capacity(
-            kv_blocks=int(config.cache_config.num_gpu_blocks or 0) - 1,
-            block_size_tokens=int(config.cache_config.block_size),
-            max_num_seqs=int(config.scheduler_config.max_num_seqs),
-        )
+        return scheduler_report.capacity_of(self._client)
 
     async def generate(
         self, tenant: str, settings: TenantSettings, prompt: Sequence[int], tokens: int

@@ -116,7 +116,9 @@ class VllmHandlers:
             content = result.model_dump(
                 mode="json", by_alias=True, exclude_none=context.endpoint is Endpoint.MESSAGES
             )
-            return JsonAnswer(_renamed(content, public), ignored)
+            if "model" in content:
+                content["model"] = public
+            return JsonAnswer(content, ignored)
         return StreamAnswer(_events(result, internal, public), ignored)
 
     async def tokenize(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
@@ -164,13 +166,6 @@ def _sanitized_request(request_id: str, headers: Headers) -> Request:
         if name in headers
     ]
     return Request({"type": "http", "method": "POST", "path": "/", "headers": kept, "query_string": b""})
-
-
-def _renamed(content: dict[str, Any], public: str) -> dict[str, Any]:
-    """The answer with the model name that the caller used."""
-    if "model" in content:
-        content["model"] = public
-    return content
 
 
 async def _events(stream: AsyncIterator[Any], internal: str, public: str) -> AsyncGenerator[str]:

@@ -32,6 +32,8 @@ from server.engine.handlers import VllmHandlers
 from server.engine.process import fork_server
 from server.engine.progress import progress
 from server.engine.scheduling import scheduler_report
+from server.engine.scheduling.scheduler_report import capacity_of
+from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
 PROBE_TOKENS = 4
@@ -59,14 +61,9 @@ class Engine:
         return bool(self._client.errored)
 
     @property
-    def kv_blocks(self) -> int:
-        """Number of KV-cache blocks."""
-        return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
-
-    @property
-    def block_size_tokens(self) -> int:
-        """Tokens per KV-cache block."""
-        return int(self._client.vllm_config.cache_config.block_size)
+    def capacity(self) -> Capacity:
+        """The KV blocks and sequence slots that requests can use."""
+        return capacity_of(self._client)
 
     @property
     def max_model_len(self) -> int:

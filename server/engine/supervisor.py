@@ -80,7 +80,6 @@ class Supervisor(Generic[E]):
         self.engine: E | None = None
         self.state = State.STARTING
         self.restarts = 0
-        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Start the engine and keep it running until this task is cancelled or the server drains.
@@ -96,18 +95,13 @@ class Supervisor(Generic[E]):
 
     async def stop(self) -> None:
         """End the engine; the server accepts no more requests."""
-        self._set_state(State.STOPPED)
+        self.state = State.STOPPED
         await self._stop_engine()
 
     def drain(self) -> None:
         """Accept no new requests; running requests may finish."""
         if self.state is not State.STOPPED:
-            self._set_state(State.DRAINING)
-
-    async def ready(self) -> None:
-        """Return once the engine serves."""
-        while self.state is not State.READY:
-            await self._changed.wait()
+            self.state = State.DRAINING
 
     async def _start_engine(self, *, first: bool) -> None:
         backoff_s = self._backoff_s
@@ -128,7 +122,7 @@ class Supervisor(Generic[E]):
             else:
                 logger.info("The engine is ready.", extra={"seconds": round(time.monotonic() - began, 1)})
                 if self.state in (State.STARTING, State.RESTARTING):
-                    self._set_state(State.READY)
+                    self.state = State.READY
 
     async def _until_dead(self) -> None:
         # NOTE: vLLM sets `errored` from its own thread and notifies nobody.
@@ -138,7 +132,7 @@ class Supervisor(Generic[E]):
     async def _restart(self) -> None:
         logger.error("The engine died and is restarted.")
         self._log_cause()
-        self._set_state(State.RESTARTING)
+        self.state = State.RESTARTING
         self.restarts += 1
         await self._stop_engine()
         await self._start_engine(first=False)
@@ -153,8 +147,3 @@ class Supervisor(Generic[E]):
         engine, self.engine = self.engine, None
         if engine is not None:
             await engine.stop()
-
-    def _set_state(self, state: State) -> None:
-        self.state = state
-        self._changed.set()
-        self._changed = asyncio.Event()

@@ -91,9 +91,8 @@ class BlockAccounting:
         self.capacity = capacity
         self._clock = clock
         self._by_tenant: dict[str, TenantAllocations] = {}
-        self._active: dict[
-            str, TenantAllocations
-        ] = {}  # only tenants with allocations: each step reads these
+        #: Only tenants with allocations: each step reads these.
+        self._active: dict[str, TenantAllocations] = {}
         self._allocations: dict[str, Allocation] = {}
 
     def set_share(self, tenant: str, share: Share) -> None:

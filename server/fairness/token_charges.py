@@ -60,7 +60,6 @@ class TokenCharges:
             entry.charged_prompt_tokens = prompt_tokens
 
     def _charge_generated(self, entry: Entry) -> None:
-        """Charge the tokens that the request has generated since it was charged last."""
         generated_tokens = self._generated_tokens(entry.item)
         new_tokens = generated_tokens - entry.charged_generated_tokens
         if new_tokens > 0:

@@ -17,14 +17,10 @@ def time_queries(database: AsyncEngine, seconds: Histogram) -> None:
     """Observe every statement on `database`, including the wait for the driver."""
     timed = {name: seconds.labels(name) for name in _OPERATIONS}
 
-    def before(
-        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-    ) -> None:
+    def before(connection: Any, *_: Any) -> None:
         connection.info["loragate_began"] = time.perf_counter()
 
-    def after(
-        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-    ) -> None:
+    def after(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         child = timed.get(statement.lstrip()[:6].lower())
         if child is not None:
             child.observe(time.perf_counter() - connection.info["loragate_began"])

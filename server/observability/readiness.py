@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from adapters.errors import RegistryUnavailable
@@ -10,29 +11,29 @@ from server.engine.supervisor import State, Supervisor
 from server.errors import Draining, EngineUnavailable
 
 
+@dataclass(slots=True, eq=False)
 class Readiness:
     """The state of the engine and of the registry, and whether this process is about to end."""
 
-    def __init__(self, supervisor: Supervisor[Any], registry: Registry) -> None:
-        self._supervisor = supervisor
-        self._registry = registry
-        self.leaving = False
-        """Set when the process is about to end: /ready answers 503, and requests are still served."""
+    supervisor: Supervisor[Any]
+    registry: Registry
+    leaving: bool = False
+    """Set when the process is about to end: /ready answers 503, and requests are still served."""
 
     @property
     def state(self) -> State:
         """The supervisor's state."""
-        return self._supervisor.state
+        return self.supervisor.state
 
     @property
     def engine_restarts(self) -> int:
         """Times a dead engine was started again."""
-        return self._supervisor.restarts
+        return self.supervisor.restarts
 
     @property
     def engine_alive(self) -> bool:
         """Whether there is an engine that serves and has not died."""
-        engine = self._supervisor.engine
+        engine = self.supervisor.engine
         return engine is not None and not engine.errored and self.state in (State.READY, State.DRAINING)
 
     @property
@@ -43,7 +44,7 @@ class Readiness:
     async def registry_answers(self) -> bool:
         """Whether the database can be read."""
         try:
-            await self._registry.ping()
+            await self.registry.ping()
         except RegistryUnavailable:
             return False
         return True

@@ -8,10 +8,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from adapters.models import Rating, Version
 from server.observability.metrics import PREFIX, SERIES, histogram
 from server.observability.request_collector import RequestCollector
-from server.request.context import RequestContext
 
 
 class MetricsRecorder(Collector):
@@ -24,8 +22,8 @@ class MetricsRecorder(Collector):
 
     def __init__(self, label_sets: int = 100, registry: CollectorRegistry | None = None) -> None:
         self._registry = registry = registry or CollectorRegistry()
-        self._requests = RequestCollector(label_sets)
-        self._snapshot = self._requests.snapshot()
+        self.requests = RequestCollector(label_sets)
+        self._snapshot = self.requests.snapshot()
         self._state: list[Metric] = []
         self.load_s = histogram("adapter_load_seconds", registry)
         self.swap_s = histogram("adapter_swap_seconds", registry)
@@ -33,21 +31,9 @@ class MetricsRecorder(Collector):
         self._own_histograms = {"adapter_load_seconds", "adapter_swap_seconds", "registry_query_seconds"}
         registry.register(self)
 
-    def observe(self, context: RequestContext, status: int) -> None:
-        """Count one finished request."""
-        self._requests.observe(context, status)
-
-    def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
-        """Count one rating of an answer."""
-        self._requests.rated(tenant, version, rating.value)
-
-    def refuse(self, tenant: str, reason: str) -> None:
-        """Count one refusal; `reason` is the limit that was reached, or the error's code."""
-        self._requests.refuse(tenant, reason)
-
     def update(self, state: Iterable[Metric] = ()) -> None:
         """Let `exposition` show the present counts, and the state that `StateCollector` has read."""
-        self._snapshot = self._requests.snapshot()
+        self._snapshot = self.requests.snapshot()
         self._state = list(state)
 
     def exposition(self) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client.metrics_core import Metric
 
-from adapters.models import Version
+from adapters.models import Rating, Version
 from server.observability.metrics import family, histogram_family
 from server.observability.top_labels import TopLabels
 from server.request.context import RequestContext
@@ -23,13 +23,18 @@ MAX_REASONS = 64
 
 _Model = tuple[str, str, str]
 _OTHERS: _Model = (OTHER, OTHER, OTHER)
+#: Series → field of `_LabelCounters`.
+_HISTOGRAMS = {
+    "time_to_first_token_seconds": "ttft_s",
+    "inter_token_seconds": "gap_s",
+    "request_duration_seconds": "duration_s",
+    "queue_seconds": "queue_s",
+}
 _latency = partial(LatencyHistogram, LATENCY_BOUNDS_S)
 
 
 @dataclass(slots=True)
 class _LabelCounters:
-    """The counters of one label set."""
-
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     finishes: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
@@ -61,39 +66,35 @@ class Snapshot:
         yield family(
             "requests", (((*key, *how), n) for key, counts in counters for how, n in counts.requests.items())
         )
-        yield family(
-            "finishes", (((*key, how), n) for key, counts in counters for how, n in counts.finishes.items())
-        )
-        yield family(
-            "tokens", (((*key, kind), n) for key, counts in counters for kind, n in counts.tokens.items())
-        )
+        yield from (self._counted("finishes", "finishes"), self._counted("tokens", "tokens"))
         yield family("repetition_stops", ((key, counts.finishes[REPETITION]) for key, counts in counters))
         yield family("repetition_adjustments", ((key, counts.steered) for key, counts in counters))
-        yield family(
-            "feedback", (((*key, how), n) for key, counts in counters for how, n in counts.ratings.items())
-        )
-        yield histogram_family(
-            "time_to_first_token_seconds", ((key, counts.ttft_s) for key, counts in counters)
-        )
-        yield histogram_family("inter_token_seconds", ((key, counts.gap_s) for key, counts in counters))
-        yield histogram_family(
-            "request_duration_seconds", ((key, counts.duration_s) for key, counts in counters)
-        )
-        yield histogram_family("queue_seconds", ((key, counts.queue_s) for key, counts in counters))
+        yield self._counted("feedback", "ratings")
+        for name, field_name in _HISTOGRAMS.items():
+            yield histogram_family(name, ((key, getattr(counts, field_name)) for key, counts in counters))
         yield family(
             "rejections",
             (((tenant, why), n) for tenant, whys in self.refusals for why, n in whys.items()),
         )
+
+    def _counted(self, name: str, field_name: str) -> Metric:
+        """A series with one more label: the key of the counter."""
+        samples = (
+            ((*key, label), n)
+            for key, counts in self.counters
+            for label, n in getattr(counts, field_name).items()
+        )
+        return family(name, samples)
 
 
 class RequestCollector:
     """Counts of finished and refused requests; at most `label_sets` + 1 label sets of each."""
 
     def __init__(self, label_sets: int) -> None:
-        self._counters: dict[_Model, _LabelCounters] = {}
-        self._models: TopLabels[_Model] = TopLabels(label_sets, self._drop_model)
-        self._refusals: dict[str, Counter[str]] = {}
-        self._tenants: TopLabels[str] = TopLabels(label_sets, self._drop_tenant)
+        self._counters: defaultdict[_Model, _LabelCounters] = defaultdict(_LabelCounters)
+        self._models: TopLabels[_Model] = TopLabels(label_sets, lambda key: self._counters.pop(key, None))
+        self._refusals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._tenants: TopLabels[str] = TopLabels(label_sets, lambda tenant: self._refusals.pop(tenant, None))
         self._reasons: set[str] = set()
 
     def observe(self, context: RequestContext, status: int) -> None:
@@ -113,17 +114,20 @@ class RequestCollector:
         if usage.queue_s is not None:
             counts.queue_s.add(usage.queue_s)
 
-    def rated(self, tenant: str, version: Version | None, rating: str) -> None:
-        """Count one rating."""
-        self._counters_of(tenant, version).ratings[rating] += 1
+    def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
+        """Count one rating of an answer."""
+        self._counters_of(tenant, version).ratings[rating.value] += 1
 
     def refuse(self, tenant: str, reason: str) -> None:
-        """Count one refusal; tenant "" is an operator, or a caller without a valid key."""
+        """Count one refusal by its limit's name or its error's code.
+
+        Tenant "" is an operator, or a caller without a valid key.
+        """
         if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
             reason = OTHER
         self._reasons.add(reason)
         key = tenant if self._tenants.count(tenant) else OTHER
-        self._refusals.setdefault(key, Counter())[reason] += 1
+        self._refusals[key][reason] += 1
 
     def snapshot(self) -> Snapshot:
         """A copy of the counters; safe to read in another thread."""
@@ -135,13 +139,4 @@ class RequestCollector:
     def _counters_of(self, tenant: str, version: Version | None) -> _LabelCounters:
         model = (tenant, version.adapter, str(version.number)) if version else (tenant, "", "")
         key = model if self._models.count(model) else _OTHERS
-        counts = self._counters.get(key)
-        if counts is None:
-            counts = self._counters[key] = _LabelCounters()
-        return counts
-
-    def _drop_model(self, key: _Model) -> None:
-        self._counters.pop(key, None)
-
-    def _drop_tenant(self, tenant: str) -> None:
-        self._refusals.pop(tenant, None)
+        return self._counters[key]

@@ -51,7 +51,10 @@ class SchedulerStats:
         """
         async with asyncio.timeout(timeout_s), self._reading:
             if max_age_s <= 0 or time.monotonic() - self._read_at > max_age_s:
-                self._report = await self._ask()
+                try:
+                    self._report = await self._read()
+                except EngineGone:
+                    self._report = None
                 self._read_at = time.monotonic()
             return self._report
 
@@ -61,12 +64,6 @@ class SchedulerStats:
             return await self.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
         except TimeoutError:
             return self._report
-
-    async def _ask(self) -> Report | None:
-        try:
-            return await self._read()
-        except EngineGone:
-            return None
 
 
 def tenant_rows(report: Report | None, tenants: Iterable[Tenant], capacity: Capacity) -> list[dict[str, Any]]:

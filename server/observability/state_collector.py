@@ -106,10 +106,8 @@ class StateCollector:
         counts = snapshot.counts
         resident = sum(slot.phase is Phase.RESIDENT for slot in snapshot.slots)
         in_batch = (self._report or {}).get("adapters_running", 0)
-        places = [(("cpu",), resident), (("gpu",), in_batch)]
-        yield family("adapters_resident", places)
-        slots = [(("cpu",), snapshot.capacity), (("gpu",), self.max_loras)]
-        yield family("adapter_slots", slots)
+        yield family("adapters_resident", [(("cpu",), resident), (("gpu",), in_batch)])
+        yield family("adapter_slots", [(("cpu",), snapshot.capacity), (("gpu",), self.max_loras)])
         yield family("adapters_pinned", [((), sum(slot.pinned for slot in snapshot.slots))])
         yield family("adapter_waiting", [((), snapshot.waiting)])
         yield family("adapters_held", [((), sum(slot.holders > 0 for slot in snapshot.slots))])

@@ -31,7 +31,7 @@ class TopLabels(Generic[K]):
     """
 
     def __init__(
-        self, limit: int, dropped: Callable[[K], None], clock: Callable[[], float] = time.monotonic
+        self, limit: int, dropped: Callable[[K], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit = limit
         self._dropped = dropped
@@ -57,10 +57,6 @@ class TopLabels(Generic[K]):
             self._review()
             chosen = key in self._chosen
         return chosen
-
-    def __len__(self) -> int:
-        """Keys that are remembered, with or without series."""
-        return len(self._chosen) + len(self._others)
 
     def _forget_rare(self) -> None:
         """Keep the busier half of the others."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
@@ -86,23 +86,18 @@ class RequestTrace:
         """Write the spans of the stages, and end the request's span."""
         if self._span is None:
             return
-        from opentelemetry.trace import StatusCode
+        from opentelemetry.trace import StatusCode, set_span_in_context
 
-        ended_at = time.monotonic()
+        assert self._tracer is not None
+        ended_at, parent = time.monotonic(), set_span_in_context(self._span)
         for name, begin, end in _stages(self._began_at, ended_at, context):
-            self._stage(name, begin, end)
-        self._span.set_attributes(_attributes(record))
+            stage = self._tracer.start_span(name, context=parent, start_time=_wall_ns(begin))
+            stage.end(_wall_ns(max(begin, end)))
+        values = {name: getattr(record, field) for field, name in _ATTRIBUTES.items()}
+        self._span.set_attributes({name: value for name, value in values.items() if value not in (None, "")})
         if (record.status or 200) >= 500 or record.code is not None:
             self._span.set_status(StatusCode.ERROR, record.code or "")
         self._span.end(_wall_ns(ended_at))
-
-    def _stage(self, name: str, begin: float, end: float) -> None:
-        from opentelemetry.trace import set_span_in_context
-
-        assert self._tracer is not None and self._span is not None
-        context = set_span_in_context(self._span)
-        span = self._tracer.start_span(name, context=context, start_time=_wall_ns(begin))
-        span.end(_wall_ns(max(begin, end)))
 
 
 def _stages(
@@ -138,11 +133,6 @@ _ATTRIBUTES = {
     "prompt_tokens": "gen_ai.usage.input_tokens",
     "completion_tokens": "gen_ai.usage.output_tokens",
 }
-
-
-def _attributes(record: AccessRecord) -> dict[str, Any]:
-    values = {name: getattr(record, field) for field, name in _ATTRIBUTES.items()}
-    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def _wall_ns(monotonic_s: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.planner.errors import PlannerError
 from server.planner.plan import GIB, Plan, PlanRequest, gib, make_plan
@@ -14,6 +15,8 @@ SHORTEST_LEN = 256
 _MIB = 1024**2
 #: Share of the remaining memory that is advised: other processes vary, and activations are an estimate.
 _ADVISED_SHARE = 0.9
+#: Flags that are not named like their field of the request.
+_FLAGS = {"adapters_held": "max-cpu-loras"}
 _RANKS = (512, 320, 256, 128, 64, 32, 16, 8, 1)
 
 
@@ -41,32 +44,25 @@ def advise(shape: ModelShape, request: PlanRequest) -> tuple[Change, ...]:
 
 
 def _fitting(shape: ModelShape, request: PlanRequest) -> Iterator[Change]:
-    for search in _SEARCHES:
-        change = search(shape, request)
-        if change is not None:
-            yield change
+    yield from filter(None, (search(shape, request) for search in _SEARCHES))
 
 
 def _paired(shape: ModelShape, request: PlanRequest) -> Iterator[Change]:
     if shape.quantization is not None or request.quantization is not None:
         return
-    smaller = replace(request, quantization="awq")
-    for change in _fitting(shape, smaller):
-        yield Change(f"--quantization awq {change.flags}", f"an AWQ checkpoint; {change.cost}", change.plan)
+    for other in _fitting(shape, replace(request, quantization="awq")):
+        yield Change(f"--quantization awq {other.flags}", f"an AWQ checkpoint; {other.cost}", other.plan)
 
 
 def _utilization(shape: ModelShape, request: PlanRequest) -> Change | None:
     percent = _least(
         int(request.gpu_memory_utilization * 100) + 1,
         int(HIGHEST_UTILIZATION * 100),
-        lambda n: _fits(shape, replace(request, gpu_memory_utilization=n / 100)),
+        lambda n: _fits(shape, request, gpu_memory_utilization=n / 100),
     )
     if percent is None or request.kv_cache_memory_bytes is not None:
         return None
-    changed = replace(request, gpu_memory_utilization=percent / 100)
-    return _change(
-        shape, changed, f"--gpu-memory-utilization {percent / 100:g}", "less memory for other processes"
-    )
+    return change(shape, request, "less memory for other processes", gpu_memory_utilization=percent / 100)
 
 
 def _kv_cache(shape: ModelShape, request: PlanRequest) -> Change | None:
@@ -78,103 +74,63 @@ def _kv_cache(shape: ModelShape, request: PlanRequest) -> Change | None:
     needed_bytes = blocks * plan.block_size_tokens * plan.kv_bytes_per_token
     left_bytes = int(plan.left_bytes * _ADVISED_SHARE) // _MIB * _MIB
     size_bytes = left_bytes if plan.kv_cache_bytes > plan.left_bytes else needed_bytes
-    changed = replace(request, kv_cache_memory_bytes=size_bytes)
-    if size_bytes <= 0 or not _fits(shape, changed):
-        return None
     enough = f"enough for {request.concurrency} sequences of full length"
     cost = "the remaining memory less a tenth" if size_bytes == left_bytes else enough
-    return _change(shape, changed, f"--kv-cache-memory-bytes {size_bytes}", cost)
+    return _sufficient(shape, request, cost, kv_cache_memory_bytes=size_bytes) if size_bytes > 0 else None
 
 
 def _num_seqs(shape: ModelShape, request: PlanRequest) -> Change | None:
     if request.max_num_seqs < request.concurrency:
-        changed = replace(request, max_num_seqs=request.concurrency)
-        if _fits(shape, changed):
-            return _change(shape, changed, f"--max-num-seqs {request.concurrency}", "larger batches")
-        return None
-    count = _most(
-        request.concurrency,
-        request.max_num_seqs - 1,
-        lambda n: _fits(shape, replace(request, max_num_seqs=n)),
-    )
-    if count is None:
-        return None
-    return _change(
-        shape,
-        replace(request, max_num_seqs=count),
-        f"--max-num-seqs {count}",
-        "smaller batches, longer waiting",
-    )
+        return _sufficient(shape, request, "larger batches", max_num_seqs=request.concurrency)
+    return _lowered(shape, request, "max_num_seqs", request.concurrency, "smaller batches, longer waiting")
 
 
 def _loras(shape: ModelShape, request: PlanRequest) -> Change | None:
-    count = _most(1, request.max_loras - 1, lambda n: _fits(shape, replace(request, max_loras=n)))
-    if count is None:
-        return None
-    changed = replace(request, max_loras=count)
-    return _change(shape, changed, f"--max-loras {count}", "fewer adapters in one batch")
+    return _lowered(shape, request, "max_loras", 1, "fewer adapters in one batch")
 
 
 def _held(shape: ModelShape, request: PlanRequest) -> Change | None:
     """Adapters loaded in addition to the slots; only on a CPU do they take memory from the KV cache."""
     if request.device != "cpu":
         return None
-    count = _most(
-        request.max_loras,
-        request.adapters_held - 1,
-        lambda n: _fits(shape, replace(request, adapters_held=n)),
-    )
-    if count is None:
-        return None
-    changed = replace(request, adapters_held=count)
-    return _change(shape, changed, f"--max-cpu-loras {count}", "cold adapters are loaded more often")
+    return _lowered(shape, request, "adapters_held", request.max_loras, "cold adapters are loaded more often")
 
 
 def _rank(shape: ModelShape, request: PlanRequest) -> Change | None:
-    for rank in _RANKS:
-        changed = replace(request, max_lora_rank=rank)
-        if rank < request.max_lora_rank and _fits(shape, changed):
-            return _change(shape, changed, f"--max-lora-rank {rank}", "adapters of a higher rank are refused")
-    return None
+    cost = "adapters of a higher rank are refused"
+    lower = (rank for rank in _RANKS if rank < request.max_lora_rank)
+    return next(filter(None, (_sufficient(shape, request, cost, max_lora_rank=rank) for rank in lower)), None)
 
 
 def _model_len(shape: ModelShape, request: PlanRequest) -> Change | None:
     now = request.max_model_len or shape.max_len
-    length = _most(SHORTEST_LEN, now - 1, lambda n: _fits(shape, replace(request, max_model_len=n)))
+    length = _most(SHORTEST_LEN, now - 1, lambda n: _fits(shape, request, max_model_len=n))
     if length is None:
         return None
-    step = 256 if length > 1024 else 16
-    length -= length % step
-    changed = replace(request, max_model_len=length)
-    return _change(shape, changed, f"--max-model-len {length}", f"prompt plus answer at most {length} tokens")
+    length -= length % (256 if length > 1024 else 16)
+    return change(shape, request, f"prompt plus answer at most {length} tokens", max_model_len=length)
 
 
 def _concurrency(shape: ModelShape, request: PlanRequest) -> Change | None:
-    count = _most(1, request.concurrency - 1, lambda n: _fits(shape, replace(request, concurrency=n)))
-    if count is None:
-        return None
-    changed = replace(request, concurrency=count)
-    return _change(
-        shape, changed, f"--concurrency {count}", "further sequences wait, or are preempted when all are long"
-    )
+    cost = "further sequences wait, or are preempted when all are long"
+    return _lowered(shape, request, "concurrency", 1, cost)
 
 
 def _awq(shape: ModelShape, request: PlanRequest) -> Change | None:
-    changed = replace(request, quantization="awq")
-    if shape.quantization is not None or request.quantization is not None or not _fits(shape, changed):
+    if shape.quantization is not None or request.quantization is not None:
         return None
-    return _change(shape, changed, "--quantization awq", "needs an AWQ checkpoint of the model")
+    return _sufficient(shape, request, "needs an AWQ checkpoint of the model", quantization="awq")
 
 
 def _devices(shape: ModelShape, request: PlanRequest) -> Change | None:
-    for count in (2, 4, 8):
-        changed = replace(request, tensor_parallel_size=count)
-        fits = request.device == "cuda" and count > request.tensor_parallel_size and shape.heads % count == 0
-        if fits and _fits(shape, changed):
-            return _change(
-                shape, changed, f"--tensor-parallel-size {count}", f"{count} devices like this one"
-            )
-    return None
+    if request.device != "cuda":
+        return None
+    more = (count for count in (2, 4, 8) if count > request.tensor_parallel_size and shape.heads % count == 0)
+    found = (
+        _sufficient(shape, request, f"{count} devices like this one", tensor_parallel_size=count)
+        for count in more
+    )
+    return next(filter(None, found), None)
 
 
 #: The least costly first.
@@ -185,25 +141,36 @@ _SEARCHES: tuple[Callable[[ModelShape, PlanRequest], Change | None], ...] = (
 
 def _more_memory(shape: ModelShape, request: PlanRequest) -> Iterator[Change]:
     needed = _least(
-        request.memory_bytes // GIB + 1, 4096, lambda n: _fits(shape, replace(request, memory_bytes=n * GIB))
+        request.memory_bytes // GIB + 1, 4096, lambda n: _fits(shape, request, memory_bytes=n * GIB)
     )
     if needed is not None:
-        changed = replace(request, memory_bytes=needed * GIB)
-        yield _change(
-            shape,
-            changed,
-            f"--memory {needed}GiB",
-            f"{gib(changed.memory_bytes - request.memory_bytes)} more",
-        )
+        plan = make_plan(shape, replace(request, memory_bytes=needed * GIB))
+        yield Change(f"--memory {needed}GiB", f"{gib(needed * GIB - request.memory_bytes)} more", plan)
 
 
-def _change(shape: ModelShape, changed: PlanRequest, flags: str, cost: str) -> Change:
-    return Change(flags, cost, make_plan(shape, changed))
+def change(shape: ModelShape, request: PlanRequest, cost: str, **values: Any) -> Change:
+    """The change of a request's fields to `values`, whether it fits or not. Raises: PlannerError."""
+    flags = " ".join(
+        f"--{_FLAGS.get(name) or name.replace('_', '-')} {value}" for name, value in values.items()
+    )
+    return Change(flags, cost, make_plan(shape, replace(request, **values)))
 
 
-def _fits(shape: ModelShape, request: PlanRequest) -> bool:
+def _sufficient(shape: ModelShape, request: PlanRequest, cost: str, **values: Any) -> Change | None:
+    """The change, if the request then fits."""
+    return change(shape, request, cost, **values) if _fits(shape, request, **values) else None
+
+
+def _lowered(shape: ModelShape, request: PlanRequest, name: str, lowest: int, cost: str) -> Change | None:
+    """A field set to the highest value below the present one with which the request fits."""
+    highest = getattr(request, name) - 1
+    count = _most(lowest, highest, lambda n: _fits(shape, request, **{name: n}))
+    return None if count is None else change(shape, request, cost, **{name: count})
+
+
+def _fits(shape: ModelShape, request: PlanRequest, **values: Any) -> bool:
     try:
-        return make_plan(shape, request).fits
+        return make_plan(shape, replace(request, **values)).fits
     except PlannerError:
         return False
 

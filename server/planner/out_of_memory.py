@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.config.settings import Settings
-from server.planner.advice import Change, advise
+from server.planner.advice import Change, advise, change
 from server.planner.errors import PlannerError
 from server.planner.models import find_shape
 from server.planner.plan import Plan, PlanRequest, default_batched_tokens, gib, make_plan
@@ -61,7 +61,9 @@ class OutOfMemoryReport:
         self._settings = settings
         self._error_log = error_log
         self._device = device or this_device()
-        self._measure = measure or (_cpu_memory if self._device == "cpu" else _gpu_memory)
+        self._measure = measure or (
+            _gpu_memory if self._device == "cuda" else lambda: DeviceMemory(*main_memory())
+        )
         self._count_kills = count_kills or kernel_kills
         self._before: DeviceMemory | None = None
         self._kills = 0
@@ -82,9 +84,9 @@ class OutOfMemoryReport:
         reason = quote or "The kernel killed a process of the engine because memory ran out."
         try:
             shape = find_shape(self._settings.base_model)
-            request = make_plan_request(
-                self._settings, memory_bytes=_plannable(self._device, self._before), device=self._device
-            )
+            # On a CPU only the free memory can be planned; on a GPU the flags are shares of the whole device.
+            memory = self._before.free_bytes if self._device == "cpu" else self._before.total_bytes
+            request = make_plan_request(self._settings, memory_bytes=memory, device=self._device)
             return format_report(shape, request, self._before, reason)
         except PlannerError:
             return f"The engine ran out of memory.\n  {reason}"
@@ -106,15 +108,15 @@ def format_report(shape: ModelShape, request: PlanRequest, memory: DeviceMemory,
     if plan.problem:
         lines.append(f"  so       {plan.problem}")
     if changes:
-        width = max(len(change.flags) for change in changes)
+        width = max(len(found.flags) for found in changes)
         lines.append("Any one of these fits:" if len(changes) > 1 else "This fits:")
-        lines += [f"  {change.flags:<{width}}  {change.cost}" for change in changes]
+        lines += [f"  {found.flags:<{width}}  {found.cost}" for found in changes]
     elif plan.fits:
         lines.append(
             "By this calculation it fits. Another process took the memory meanwhile, or the engine may use less "
             "of it than is free: check `ulimit -v` and the container's limit. These need less at the peak of a step:"
         )
-        lines += [f"  {change.flags}  {change.cost}" for change in _smaller_steps(shape, request)]
+        lines += [f"  {found.flags}  {found.cost}" for found in _smaller_steps(shape, request)]
     else:
         lines.append("No change of flags fits. Free some memory, or serve a smaller model.")
     return "\n".join(lines)
@@ -156,20 +158,9 @@ def _smaller_steps(shape: ModelShape, request: PlanRequest) -> tuple[Change, ...
     """Changes that lower the peak of a step, for when the memory available to it is unknown."""
     tokens = max(256, (request.max_num_batched_tokens or default_batched_tokens(request)) // 2)
     seqs = max(1, request.max_num_seqs // 2)
-    return tuple(
-        Change(flags, cost, make_plan(shape, changed))
-        for flags, cost, changed in (
-            (
-                f"--max-num-batched-tokens {tokens}",
-                "long prompts take more steps",
-                replace(request, max_num_batched_tokens=tokens),
-            ),
-            (
-                f"--max-num-seqs {seqs}",
-                "smaller batches, longer waiting",
-                replace(request, max_num_seqs=seqs),
-            ),
-        )
+    return (
+        change(shape, request, "long prompts take more steps", max_num_batched_tokens=tokens),
+        change(shape, request, "smaller batches, longer waiting", max_num_seqs=seqs),
     )
 
 
@@ -205,15 +196,6 @@ def _counter(path: Path) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
-
-
-def _plannable(device: str, memory: DeviceMemory) -> int:
-    """The value for `PlanRequest.memory_bytes`: the whole device on a GPU, the free memory on a CPU."""
-    return memory.free_bytes if device == "cpu" else memory.total_bytes
-
-
-def _cpu_memory() -> DeviceMemory:
-    return DeviceMemory(*main_memory())
 
 
 def _gpu_memory() -> DeviceMemory | None:

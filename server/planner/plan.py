@@ -7,7 +7,7 @@ and the device libraries are estimates; vLLM measures them at its start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from server.planner.cpu_kv_cache import default_cpu_kv_bytes, full_cpu_batch_bytes
 from server.planner.errors import InvalidPlanRequest
@@ -59,9 +59,7 @@ class Plan:
     weights_bytes: int
     lora_slots_bytes: int
     lora_slot_bytes: int  # one of them
-    held_adapters_bytes: (
-        int  # adapters loaded in addition to the slots: in main memory; on a CPU this is part of `usable`
-    )
+    held_adapters_bytes: int  # adapters beside the slots: in main memory; on a CPU this is part of `usable`
     activations_bytes: int
     runtime_bytes: int
     left_bytes: int  # for the KV cache, after all of the above; negative when memory is missing
@@ -91,16 +89,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _FixedBytes:
-    """Bytes on one device of everything except the KV cache."""
+    """Bytes on one device of everything except the KV cache, as in `Plan`."""
 
-    usable: int
-    weights: int
-    lora_slot: int
-    lora_slots: int
-    held_adapters: int
-    activations: int
-    runtime: int
-    left: int
+    usable_bytes: int
+    weights_bytes: int
+    lora_slot_bytes: int
+    lora_slots_bytes: int
+    held_adapters_bytes: int
+    activations_bytes: int
+    runtime_bytes: int
+    left_bytes: int
 
 
 def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
@@ -113,24 +111,24 @@ def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
     weight_bytes_each = _bytes_of(request.dtype, shape)
     devices = _devices(shape, request)
     max_len = request.max_model_len or shape.max_len
-    per_token = shape.kv_bytes_per_token(_kv_bytes_each(request, weight_bytes_each), devices=devices)
+    per_token = shape.kv_bytes_per_token(
+        _BYTES.get(request.kv_cache_dtype, weight_bytes_each),
+        devices=devices,  # auto: the dtype of the weights
+    )
     block_size = request.block_size_tokens or BLOCK_SIZE_TOKENS[request.device]
     fixed = _fixed_bytes(shape, request, weight_bytes_each, devices)
-    kv_cache = _kv_cache_bytes(shape, request, left=fixed.left, max_len=max_len, weights=fixed.weights)
+    kv_cache = _kv_cache_bytes(
+        shape, request, left=fixed.left_bytes, max_len=max_len, weights=fixed.weights_bytes
+    )
     blocks = max(0, kv_cache) // (block_size * per_token)
     per_sequence = -(-max_len // block_size)
     sequences = max(0, blocks - 1) // per_sequence
-    problem = _problem(request, left=fixed.left, kv_cache=kv_cache, sequences=sequences, max_len=max_len)
+    problem = _problem(
+        request, left=fixed.left_bytes, kv_cache=kv_cache, sequences=sequences, max_len=max_len
+    )
     return Plan(
         max_model_len=max_len,
-        usable_bytes=fixed.usable,
-        weights_bytes=fixed.weights,
-        lora_slots_bytes=fixed.lora_slots,
-        lora_slot_bytes=fixed.lora_slot,
-        held_adapters_bytes=fixed.held_adapters,
-        activations_bytes=fixed.activations,
-        runtime_bytes=fixed.runtime,
-        left_bytes=fixed.left,
+        **asdict(fixed),
         kv_cache_bytes=max(0, kv_cache),
         kv_bytes_per_token=per_token,
         kv_bytes_per_sequence=per_token * max_len,
@@ -141,12 +139,16 @@ def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
         concurrency=request.concurrency,
         fits=not problem,
         problem=problem,
-        guaranteed_tokens=_guaranteed_tokens(request.guarantees, max(0, blocks - 1), block_size),
+        guaranteed_tokens={
+            name: int(share * max(0, blocks - 1) + 1e-9) * block_size
+            for name, share in request.guarantees.items()
+        },
     )
 
 
 def _fixed_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devices: int) -> _FixedBytes:
-    weights = shape.weight_bytes(bytes_each, _quantization(shape, request)) // devices
+    scheme = QuantizationScheme.of(request.quantization) if request.quantization else shape.quantization
+    weights = shape.weight_bytes(bytes_each, scheme) // devices
     slot = shape.slot_parameters(request.max_lora_rank, devices=devices) * bytes_each
     slots = request.max_loras * slot
     held = request.adapters_held * shape.lora_parameters(request.max_lora_rank) * bytes_each
@@ -157,10 +159,6 @@ def _fixed_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devic
         usable = int(usable * request.gpu_memory_utilization)
     left = usable - weights - slots - activations - runtime - (held if request.device == "cpu" else 0)
     return _FixedBytes(usable, weights, slot, slots, held, activations, runtime, left)
-
-
-def _guaranteed_tokens(guarantees: Mapping[str, float], blocks: int, block_size: int) -> dict[str, int]:
-    return {name: int(share * blocks + 1e-9) * block_size for name, share in guarantees.items()}
 
 
 def _kv_cache_bytes(shape: ModelShape, request: PlanRequest, *, left: int, max_len: int, weights: int) -> int:
@@ -210,10 +208,6 @@ def default_batched_tokens(request: PlanRequest) -> int:
     return 2048
 
 
-def _quantization(shape: ModelShape, request: PlanRequest) -> QuantizationScheme | None:
-    return QuantizationScheme.of(request.quantization) if request.quantization else shape.quantization
-
-
 def _bytes_of(dtype: str, shape: ModelShape) -> int:
     name = (shape.dtype if dtype == "auto" else dtype).removeprefix("torch.")
     if dtype == "auto" and name == "float32":
@@ -221,10 +215,6 @@ def _bytes_of(dtype: str, shape: ModelShape) -> int:
     if name not in _BYTES:
         raise InvalidPlanRequest(f"--dtype {name} is not supported; use one of {', '.join(sorted(_BYTES))}.")
     return _BYTES[name]
-
-
-def _kv_bytes_each(request: PlanRequest, bytes_each: int) -> int:
-    return bytes_each if request.kv_cache_dtype == "auto" else _BYTES.get(request.kv_cache_dtype, bytes_each)
 
 
 def _devices(shape: ModelShape, request: PlanRequest) -> int:

@@ -16,6 +16,11 @@ from server.planner.plan import PlanRequest
 _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
     "ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4,
 }  # fmt: skip
+#: Settings that the request has under the same name.
+_SAME = (
+    "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens",
+    "max_loras", "max_lora_rank", "adapters_held", "quantization", "tensor_parallel_size",
+)  # fmt: skip
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?|)b?", re.IGNORECASE)
 _CGROUP = Path("/sys/fs/cgroup")
 #: CPU flags that make vLLM's 16-bit kernels worthwhile (the same rule as in `server.engine.args`).
@@ -43,21 +48,12 @@ def make_plan_request(
     return PlanRequest(
         memory_bytes=memory_bytes,
         device=device,
-        max_model_len=settings.max_model_len,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_loras=settings.max_loras,
-        max_lora_rank=settings.max_lora_rank,
-        adapters_held=settings.adapters_held,
         dtype=_dtype(settings, device),
         kv_cache_dtype=str(passed.get("kv_cache_dtype", "auto")),
-        quantization=settings.quantization,
-        tensor_parallel_size=settings.tensor_parallel_size,
         block_size_tokens=passed.get("block_size"),
         concurrency=concurrency,
         guarantees=guarantees or {},
+        **{name: getattr(settings, name) for name in _SAME},
     )
 
 

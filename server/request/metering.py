@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sampling.repetition import LoopCount
@@ -34,51 +34,41 @@ class Progress:
     """vLLM's `RequestStateStats`."""
 
 
+@dataclass(slots=True, eq=False)
 class MeteredStream:
     """One engine stream; see the module."""
 
-    def __init__(
-        self,
-        stream: AsyncGenerator[Any],
-        reservation: Reservation,
-        usage: UsageCounters,
-        abort: Callable[[], Awaitable[None]],
-        *,
-        n: int,
-        progress: Callable[[], Progress | None] | None,
-        steered: LoopCount | None,
-        looped: LoopCount | None,
-    ) -> None:
-        """
-        Args:
-            stream: the engine's outputs.
-            reservation: settled when the stream ends.
-            usage: of the HTTP request.
-            abort: ends the generation in the engine.
-            n: sequences of this generation.
-            progress: for an unstreamed answer, whose tokens appear only in its last output; None for a stream.
-            steered: counts answers that were steered out of a loop.
-            looped: counts answers that repeat themselves.
-        """
-        self._stream = stream
-        self._reservation = reservation
-        self._usage = usage
-        self._abort = abort
-        self._progress = progress
-        self._steered = steered
-        self._looped = looped
-        self._prompt_tokens = 0
-        self._cached_tokens = 0
-        self._generated_tokens = 0
-        self._read_tokens = 0  # those of the generated tokens that were read from the stream
-        self._last_at = [0.0] * n  # the time of each sequence's last token
-        if progress is not None:
-            usage.unstreamed.append(self.refresh)
+    stream: AsyncGenerator[Any]
+    """The engine's outputs."""
+    reservation: Reservation
+    """Settled when the stream ends."""
+    usage: UsageCounters
+    """Of the HTTP request."""
+    abort: Callable[[], Awaitable[None]]
+    """Ends the generation in the engine."""
+    n: int
+    """Sequences of this generation."""
+    progress: Callable[[], Progress | None] | None
+    """For an unstreamed answer, whose tokens appear only in its last output; None for a stream."""
+    steered: LoopCount | None
+    """Counts answers that were steered out of a loop."""
+    looped: LoopCount | None
+    """Counts answers that repeat themselves."""
+    _prompt_tokens: int = 0
+    _cached_tokens: int = 0
+    _generated_tokens: int = 0
+    _read_tokens: int = 0  # those of the generated tokens that were read from the stream
+    _last_at: list[float] = field(init=False)  # the time of each sequence's last token
+
+    def __post_init__(self) -> None:
+        self._last_at = [0.0] * self.n
+        if self.progress is not None:
+            self.usage.unstreamed.append(self.refresh)
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged except for the finish reason of a looping answer."""
-        async with aclosing(self._stream) as stream:
-            async for output in stream if self._progress is None else self._read_whole(stream):
+        async with aclosing(self.stream) as stream:
+            async for output in stream if self.progress is None else self._read_whole(stream):
                 self._count(output)
                 yield output
         self._settle()
@@ -87,19 +77,19 @@ class MeteredStream:
         """Abort the generation if it still runs, and settle; no effect after a stream was read to its end."""
         self.refresh()
         try:
-            await self._stream.aclose()
+            await self.stream.aclose()
         except RuntimeError:  # a task of the handler is still waiting inside the stream
-            await self._abort()
+            await self.abort()
         finally:
             self._settle()
 
     def refresh(self) -> None:
         """Count what the engine has generated so far of an unstreamed answer."""
-        if self._progress is None or (seen := self._progress()) is None:
+        if self.progress is None or (seen := self.progress()) is None:
             return
         self._count_prompt(seen.prompt_tokens, seen.cached_tokens)
         self._count_generated(seen.generated_tokens)
-        if self._usage.first_token_at is None:
+        if self.usage.first_token_at is None:
             self._note_first(seen.stats, time.monotonic())
 
     async def _read_whole(self, stream: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
@@ -120,7 +110,7 @@ class MeteredStream:
     def _count(self, output: Any) -> None:
         """Count one `RequestOutput`: a delta of a stream, or the final output of an unstreamed answer."""
         now = time.monotonic()
-        usage = self._usage
+        usage = self.usage
         new_tokens = 0
         for sequence in output.outputs:
             if tokens := len(sequence.token_ids):
@@ -128,9 +118,9 @@ class MeteredStream:
                 if before := self._last_at[sequence.index]:
                     usage.gap_s.add((now - before) / tokens, tokens)
                 self._last_at[sequence.index] = now
-            if self._steered is not None and self._steered.push(sequence.index, sequence.token_ids):
+            if self.steered is not None and self.steered.push(sequence.index, sequence.token_ids):
                 usage.answers_steered += 1
-            if self._looped is not None and self._looped.push(sequence.index, sequence.token_ids):
+            if self.looped is not None and self.looped.push(sequence.index, sequence.token_ids):
                 usage.answers_looped += 1
             if sequence.finish_reason:
                 usage.finish_reasons.append(sequence.finish_reason)
@@ -149,14 +139,14 @@ class MeteredStream:
         """Count the prompt, once."""
         if self._prompt_tokens == 0:
             self._prompt_tokens, self._cached_tokens = prompt_tokens, cached_tokens
-            self._usage.prompt_tokens += prompt_tokens
-            self._usage.cached_tokens += cached_tokens
+            self.usage.prompt_tokens += prompt_tokens
+            self.usage.cached_tokens += cached_tokens
 
     def _count_generated(self, generated_tokens: int) -> None:
         """Count up to this total; a smaller total than before changes nothing."""
         grown = max(0, generated_tokens - self._generated_tokens)
         self._generated_tokens += grown
-        self._usage.generated_tokens += grown
+        self.usage.generated_tokens += grown
 
     def _note_first(self, stats: Any, now: float) -> None:
         """Note the time of the first token and the wait in the engine's queue.
@@ -164,7 +154,7 @@ class MeteredStream:
         An unstreamed answer arrives as one output, so the engine's own clock (monotonic, the same as ours) gives
         the time of its first token.
         """
-        usage = self._usage
+        usage = self.usage
         known = stats is not None and stats.first_token_ts
         usage.first_token_at = min(now, stats.first_token_ts) if known else now
         if stats is not None and stats.scheduled_ts and stats.queued_ts:
@@ -172,7 +162,7 @@ class MeteredStream:
             usage.queue_s = stats.scheduled_ts - stats.queued_ts
 
     def _settle(self) -> None:
-        self._reservation.settle(
+        self.reservation.settle(
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,

@@ -117,8 +117,10 @@ def _weighted(view: AdapterView, sticky: str) -> Version | None:
         return None
     if len(targets) == 1:
         return _version(view, targets[0].number)
-    point = _fraction(f"{view.adapter.public_name}\0{sticky}") if sticky else random.random()
-    return _version(view, _at(targets, point))
+    if not sticky:
+        return _version(view, _at(targets, random.random()))
+    key = f"{view.adapter.public_name}\0{sticky}".encode("utf-8", "replace")
+    return _version(view, _at(targets, int.from_bytes(hashlib.sha256(key).digest()[:7]) / 2**56))
 
 
 def _at(targets: Sequence[AliasTarget], point: float) -> int:
@@ -129,7 +131,3 @@ def _at(targets: Sequence[AliasTarget], point: float) -> int:
         if left < 0:
             return target.number
     return targets[-1].number
-
-
-def _fraction(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:7]) / 2**56

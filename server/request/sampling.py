@@ -62,17 +62,7 @@ class SamplingResolver:
         Raises:
             RequestError: a value is wrong, above a limit, or not supported by this server.
         """
-        resolved = resolve(
-            body,
-            endpoint=endpoint,
-            model=self.model,
-            server=self.server,
-            adapter=adapter,
-            tenant=tenant,
-            presets=self.presets,
-            preset_header=preset_header,
-            limits=self.limits_for(limits),
-        )
+        resolved = self._layered(body, endpoint, adapter, tenant, limits, preset_header)
         if resolved.repetition == "adjust" and not self.adjusts:
             origin = resolved.origins["repetition"]
             raise InvalidParameter(
@@ -88,15 +78,25 @@ class SamplingResolver:
 
     def describe(self, adapter: Layer, tenant: Layer, limits: Limits) -> dict[str, dict[str, Any]]:
         """The options of a chat request that sets none: {option: {"value", "from"}}."""
-        resolved = resolve(
-            {},
-            endpoint=Endpoint.CHAT,
+        return self._layered({}, Endpoint.CHAT, adapter, tenant, limits).effective(Endpoint.CHAT)
+
+    def _layered(
+        self,
+        body: Mapping[str, Any],
+        endpoint: Endpoint,
+        adapter: Layer,
+        tenant: Layer,
+        limits: Limits,
+        preset_header: str | None = None,
+    ) -> Resolved:
+        return resolve(
+            body,
+            endpoint=endpoint,
             model=self.model,
             server=self.server,
             adapter=adapter,
             tenant=tenant,
             presets=self.presets,
-            preset_header=None,
+            preset_header=preset_header,
             limits=self.limits_for(limits),
         )
-        return resolved.effective(Endpoint.CHAT)

@@ -52,11 +52,7 @@ class RequestService:
     async def prepare(
         self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Headers, request_id: str
     ) -> RequestContext:
-        """Route the request and resolve its sampling options.
-
-        Raises:
-            InvalidRequest, ModelNotFound, SamplingError
-        """
+        """Route the request and resolve its options. Raises: InvalidRequest, ModelNotFound, SamplingError."""
         target = await self.router.resolve(caller, body.get("model"), sticky=sticky_part(body, headers))
         return RequestContext(
             request_id=request_id,
@@ -109,10 +105,8 @@ class RequestService:
                     held = await stack.enter_async_context(self.hold(version))
                 except EngineGone:
                     raise
-                except (
-                    LoadFailed,
-                    StoreDamaged,
-                ) as error:  # the caller may not see the reason, the operator may
+                except (LoadFailed, StoreDamaged) as error:
+                    # The caller may not see the reason, the operator may.
                     name = f"{version.public_name}@{version.number}"
                     logger.error("%s cannot be loaded: %s", name, error)
                     raise AdapterUnavailable(name) from error

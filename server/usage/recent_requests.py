@@ -7,7 +7,7 @@ and no error text, because texts can repeat what was sent.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -48,17 +48,8 @@ class RecentAnswers:
     def find(self, tenant: str, wanted: str) -> tuple[str, Version | None] | None:
         """(request id, version) of one of the tenant's own requests, by its id or by its answer's `id`."""
         answers: Mapping[str, Version | None] = self._answers.get(tenant, {})
-        for request_id in _request_ids(wanted):
-            if request_id in answers:
-                return request_id, answers[request_id]
-        return None
-
-
-def _request_ids(wanted: str) -> Iterator[str]:
-    yield wanted
-    for prefix in _ANSWER_PREFIXES:
-        if wanted.startswith(prefix):
-            yield wanted.removeprefix(prefix)
+        ids = (wanted, *(wanted.removeprefix(prefix) for prefix in _ANSWER_PREFIXES))
+        return next(((request_id, answers[request_id]) for request_id in ids if request_id in answers), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse, Response
 
-from adapters.models import Feedback, Rating
+from adapters.models import Rating
 from server.api.admin.models import FeedbackInfo, Listing
 from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.request.context import Caller
@@ -44,14 +44,11 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         )
         if shape == "jsonl":
             return Response("".join(training_lines(entries)), media_type="application/jsonl")
-        return JSONResponse({"data": [_row(entry) for entry in entries]})
+        # Of a chat only its length; the chat itself is exported only as JSONL.
+        rows = [
+            asdict(entry) | {"at": entry.at.isoformat(), "messages": len(entry.messages or ())}
+            for entry in entries
+        ]
+        return JSONResponse({"data": rows})
 
     return routes
-
-
-def _row(entry: Feedback) -> dict[str, Any]:
-    """One rating with the length of its chat; the chat itself is exported only as JSONL."""
-    row = asdict(entry)
-    row["at"] = entry.at.isoformat()
-    row["messages"] = len(entry.messages) if entry.messages is not None else 0
-    return row

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from adapters.models import Key, Role
+from adapters.models import Role
 from server.api.admin.models import KeyInfo, Listing, NewKey
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
 from server.request.context import Caller
@@ -41,7 +40,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.operator)
     ) -> Listing[KeyInfo]:
         """Keys without their secrets."""
-        return Listing(data=[KeyInfo(**_row(key)) for key in await keys.list(tenant)])
+        return Listing(data=[KeyInfo.model_validate(key) for key in await keys.list(tenant)])
 
     @routes.post("/keys", status_code=201)
     async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> NewKey:
@@ -54,24 +53,17 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
             expires_at=body.expires_at,
             note=body.note,
         )
-        return NewKey(**_row(issued.key), secret=issued.secret)
+        return NewKey.of(issued)
 
     @routes.delete("/keys/{key_id}")
     async def revoke_key(key_id: str, caller: Caller = Depends(guard.operator)) -> KeyInfo:
         """Revoke a key; it is refused within half a second."""
-        return KeyInfo(**_row(await keys.revoke(key_id, by=actor(caller))))
+        return KeyInfo.model_validate(await keys.revoke(key_id, by=actor(caller)))
 
     @routes.post("/keys/{key_id}/rotate", status_code=201)
     async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)) -> NewKey:
         """Create a key with the same rights and revoke the old one."""
         issued = await keys.rotate(key_id, by=actor(caller), overlap_s=body.overlap_s)
-        return NewKey(**_row(issued.key), secret=issued.secret)
+        return NewKey.of(issued)
 
     return routes
-
-
-def _row(key: Key) -> dict[str, Any]:
-    """Everything but the hash."""
-    row = asdict(key)
-    del row["sha256"]
-    return row

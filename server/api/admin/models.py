@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.lifecycle.health import DriftRecord, FetchProgress
-from adapters.models import AliasChange, Rating, Role, VersionState
+from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
 from adapters.tenant_settings import TenantSettings
 from server.fairness.shares import Capacity
@@ -36,6 +37,8 @@ class TenantInfo(TenantSettings, _Named):
 class KeyInfo(BaseModel):
     """A key without its hash and its secret."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     id: str
     tenant: str | None
     role: Role
@@ -52,6 +55,11 @@ class NewKey(KeyInfo):
 
     secret: str
 
+    @classmethod
+    def of(cls, issued: IssuedKey) -> Self:
+        """The answer that shows the secret."""
+        return cls(**dict(KeyInfo.model_validate(issued.key)), secret=issued.secret)
+
 
 class TargetInfo(BaseModel):
     """One version of an alias and its share of the traffic, relative to the other weights."""
@@ -67,23 +75,12 @@ class AliasInfo(BaseModel):
     targets: list[TargetInfo]
 
 
-class VersionInfo(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class VersionInfo(Version):
     """One version of an adapter, as the registry and this server process know it."""
 
-    tenant: str
-    adapter: str
-    number: int
-    engine_id: int
-    state: VersionState
-    source: str
-    created_at: datetime
-    digest: str | None
-    rank: int | None
-    size_bytes: int | None
-    error: str | None
-    pinned: bool
-    sampling_defaults: dict[str, Any]
-    training: dict[str, Any] | None
+    __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)
+
     slot: SlotView | None
     fetching: FetchProgress | None
     drifted: DriftRecord | None
@@ -98,6 +95,7 @@ class EffectiveOption(BaseModel):
     origin: str = Field(alias="from")
 
 
+@dataclass(frozen=True, kw_only=True)
 class VersionDetails(VersionInfo):
     """A version with the decoding options of a chat request that names none."""
 

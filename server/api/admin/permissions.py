@@ -69,11 +69,7 @@ class Permissions:
 
 
 def check_tenant(caller: Caller, tenant: str) -> None:
-    """Let a tenant's admin see its own tenant only; any other one does not exist for it.
-
-    Raises:
-        UnknownTenant
-    """
+    """Let a tenant's admin see its own tenant only; any other one does not exist for it. Raises: UnknownTenant."""
     if caller.key.role is not Role.OPERATOR and caller.tenant_name != tenant:
         raise UnknownTenant(tenant)
 
@@ -81,8 +77,7 @@ def check_tenant(caller: Caller, tenant: str) -> None:
 def named_source(services: AdminServices, caller: Caller, tenant: str, text: str) -> Source:
     """A source by its name. A tenant's admin could read any source it can name, so the operator restricts them.
 
-    Raises:
-        SourceRefused
+    Raises: SourceRefused.
     """
     if caller.key.role is Role.OPERATOR:
         return parse_source(text, local_roots=None, own_token=True)

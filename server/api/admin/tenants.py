@@ -68,11 +68,7 @@ def _info(tenant: Tenant) -> TenantInfo:
 
 
 def _check_decoding(settings: TenantSettings) -> None:
-    """Refuse decoding defaults and limits that would fail every request of the tenant.
-
-    Raises:
-        BadValue, ConfigurationError
-    """
+    """Refuse decoding defaults and limits that would fail every request. Raises: BadValue, ConfigurationError."""
     Layer("tenant", settings.sampling_defaults)
     for name in settings.limits:
         if name not in Limits.__dataclass_fields__:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from adapters.models import AdapterView, Alias, AliasChange, Tenant, Version
@@ -65,7 +65,10 @@ def _names(view: AdapterView) -> dict[str, Any]:
 
 
 def _row(services: AdminServices, version: Version) -> dict[str, Any]:
-    row = asdict(version) | asdict(services.lifecycle.condition(version))
+    condition = services.lifecycle.condition(version)
+    row = {
+        field.name: getattr(record, field.name) for record in (version, condition) for field in fields(record)
+    }
     row["state"] = services.lifecycle.state_of(version)
     row["warnings"] = training_warnings(version.training, services.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source

@@ -71,7 +71,12 @@ class Publication:
         return f"{self.tenant}-{self.name}@{version['number']}"
 
     def _adapter(self) -> Any:
-        return _get_or_none(self.client, f"/adapters/{self.tenant}/{self.name}")
+        try:
+            return self.client.call("GET", f"/adapters/{self.tenant}/{self.name}")
+        except Refusal as refusal:
+            if refusal.status == 404:
+                return None
+            raise
 
     def _is_unknown_tenant(self) -> bool:
         """Only an operator can read tenants; the server has already checked the tenant of a tenant admin's key."""
@@ -89,12 +94,3 @@ def split_off(targets: list[Mapping[str, Any]], version: int, percent: float) ->
         str(target["version"]): round(target["weight"] / whole * (100 - percent), 6) for target in targets
     }
     return {**rest, str(version): percent}
-
-
-def _get_or_none(client: AdminClient, path: str) -> Any:
-    try:
-        return client.call("GET", path)
-    except Refusal as refusal:
-        if refusal.status == 404:
-            return None
-        raise

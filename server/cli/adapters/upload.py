@@ -52,7 +52,9 @@ def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping
 
 def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> None:
     sent_bytes = failures = 0
-    with _bar(size_bytes) as bar:
+    with click.progressbar(
+        length=size_bytes, label="uploading", file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
         while sent_bytes < size_bytes:
             file.seek(sent_bytes)
             headers = {"upload-offset": str(sent_bytes), "content-type": "application/octet-stream"}
@@ -69,12 +71,6 @@ def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> No
                 answer = client.call("GET", path)
             bar.update(answer["received_bytes"] - sent_bytes)
             sent_bytes = answer["received_bytes"]
-
-
-def _bar(size_bytes: int) -> Any:
-    return click.progressbar(
-        length=size_bytes, label="uploading", file=sys.stderr, hidden=not sys.stderr.isatty()
-    )
 
 
 @contextlib.contextmanager

@@ -99,13 +99,9 @@ def _print_issued(issued: IssuedKey) -> None:
 
 
 def _row(record: Key) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "tenant": record.tenant,
+    columns = ("id", "tenant", "role", "prefix", "models", "expires_at", "revoked_at", "note")
+    row = {name: getattr(record, name) for name in columns}
+    return row | {
         "role": record.role.value,
-        "prefix": record.prefix,
         "models": ",".join(record.models) if record.models is not None else None,
-        "expires_at": record.expires_at,
-        "revoked_at": record.revoked_at,
-        "note": record.note,
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,7 +68,6 @@ class LoopWatch:
     def __init__(self, config: VllmConfig) -> None:
         self._model = config.model_config
         self._thresholds = policy_in(config).thresholds
-        self._newline_ids: frozenset[int] | None = None
 
     def watches(self, request: Request) -> bool:
         """Whether the request has repetition "stop"; call `ends` only for such requests."""
@@ -82,7 +82,7 @@ class LoopWatch:
         """
         detector: Detector | None = getattr(request, "loragate_detector", None)
         if detector is None:
-            detector = request.loragate_detector = Detector(self._thresholds, self._newlines())
+            detector = request.loragate_detector = Detector(self._thresholds, self._newlines)
         for token_id in new_token_ids:
             detector.push(token_id)
         if detector.verdict is None or request.num_output_tokens < request.sampling_params.min_tokens:
@@ -91,10 +91,9 @@ class LoopWatch:
         request.stop_reason = STOP_REASON
         return True
 
+    @cached_property
     def _newlines(self) -> frozenset[int]:
-        if self._newline_ids is None:
-            self._newline_ids = newline_ids(self._model)
-        return self._newline_ids
+        return newline_ids(self._model)
 
 
 class _Steered:

@@ -26,19 +26,23 @@ VIEWS_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class PackedA:
-    """A of every slot: `weight[slot]` is `[slices * rank, input]`."""
-
+class _Packed:
     stacked: torch.Tensor
     address: int
-    weight: torch.Tensor
-    rank: int
-    _views: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-    _slot_views: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def holds(self, stacked: Stacked) -> bool:
         """Whether vLLM's tensors are still views of this storage."""
         return self.stacked is stacked[0] and self.address == stacked[0].data_ptr()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedA(_Packed):
+    """A of every slot: `weight[slot]` is `[slices * rank, input]`."""
+
+    weight: torch.Tensor
+    rank: int
+    _views: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    _slot_views: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def of(self, start: int, stop: int) -> torch.Tensor:
         """View the slots `start:stop` as `[slots, input, slices * rank]`."""
@@ -87,20 +91,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedB:
+class PackedB(_Packed):
     """B of every slot, in one part per group of neighbouring slices with the same height."""
 
-    stacked: torch.Tensor
-    address: int
     parts: tuple[Part, ...]
     ranks: tuple[int, ...]
     """The number of columns of `h` that each part reads."""
     heights: tuple[int, ...]
     """The number of columns of `y` that each part writes."""
-
-    def holds(self, stacked: Stacked) -> bool:
-        """Whether vLLM's tensors are still views of this storage."""
-        return self.stacked is stacked[0] and self.address == stacked[0].data_ptr()
 
     @property
     def dtype(self) -> torch.dtype:

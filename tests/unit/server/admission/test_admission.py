@@ -6,15 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
-from server.admission import (
-    Admission,
-    BudgetExhausted,
-    NeverFits,
-    RateLimited,
-    Reservation,
-    TooManyConcurrent,
-)
+from server.admission import Admission, Reservation
 from server.admission.account import period_end
+from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, TooManyConcurrent
 from server.fairness.shares import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)

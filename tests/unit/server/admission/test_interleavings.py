@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from adapters.tenant_settings import TenantSettings
-from server.admission import Admission, BudgetExhausted, NeverFits, Reservation, TryLater
+from server.admission import Admission, Reservation
+from server.admission.errors import BudgetExhausted, NeverFits, TryLater
 from server.fairness.shares import Capacity
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)

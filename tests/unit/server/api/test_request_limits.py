@@ -72,6 +72,21 @@ async def test_a_length_that_is_announced_too_small_does_not_help(composed: Comp
     assert await post(composed, pieces(body(LIMIT_BYTES), b" "), **headers) == 413
 
 
+@pytest.mark.parametrize(
+    "path", ["/admin/v1/adapters/acme/support/promote", "/v1/feedback", "/v1/load_lora_adapter"]
+)
+async def test_the_cap_has_the_same_answer_where_the_framework_reads_the_body(
+    composed: Composed, path: str
+) -> None:
+    for content in (body(LIMIT_BYTES + 1), pieces(body(LIMIT_BYTES), b" ")):
+        answer = await composed.ask("POST", path, "demo-admin", content=content)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (413, "body_too_large") and str(LIMIT_BYTES) in error[
+            "message"
+        ]
+        assert answer.headers["connection"] == "close"
+
+
 async def test_the_cap_is_not_for_archives_and_only_for_them(composed: Composed) -> None:
     large = b"x" * (LIMIT_BYTES + 1)
     adapter = "/admin/v1/adapters/acme/new"

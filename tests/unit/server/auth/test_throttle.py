@@ -81,7 +81,7 @@ def test_an_ipv4_address_in_ipv6_is_the_same_client_and_its_neighbour_another() 
         attempts.fail("192.0.2.1")
     assert attempts.fail("::ffff:192.0.2.2") == 0.0
     assert attempts.fail("::ffff:192.0.2.1") != 0.0
-    assert len(attempts) == 2
+    assert len(attempts._records) == 2
 
 
 def test_who_failed_longest_ago_is_forgotten_first() -> None:
@@ -101,7 +101,7 @@ def test_memory_is_bounded() -> None:
     throttle = AuthThrottle(Clock())
     for i in range(MAX_ADDRESSES + 500):
         throttle.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
-    assert len(throttle) == MAX_ADDRESSES
+    assert len(throttle._records) == MAX_ADDRESSES
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -37,7 +36,7 @@ def settings(model: Path, **more: Any) -> Settings:
 
 
 def read(model: Path, **more: Any) -> BaseModel:
-    return asyncio.run(read_base_model(settings(model, **more)))
+    return read_base_model(settings(model, **more))
 
 
 def rewrite(file: Path, **changes: Any) -> None:
@@ -90,7 +89,7 @@ def test_overrides_show_in_the_models_layer(model: Path) -> None:
 
 
 def test_an_adapter_made_for_this_base_gives_no_warning() -> None:
-    base = asyncio.run(read_base_model(Settings(demo=True)))
+    base = read_base_model(Settings(demo=True))
     for adapter in demo.ADAPTERS.values():
         record = json.loads((adapter.path / "training.json").read_text())
         assert training_warnings(record, base) == []

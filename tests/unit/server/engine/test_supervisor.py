@@ -66,7 +66,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_restarts_a_dead_engine_and_tells(plant: Plant) -> None:
     supervisor = supervise(plant)
     task = asyncio.create_task(supervisor.run())
-    await asyncio.wait_for(supervisor.ready(), 5)
+    await until(lambda: supervisor.state is State.READY)
     plant.failures = 2
     plant.engines[0].errored = True
     await until(lambda: len(plant.engines) == 2 and supervisor.state is State.READY)
@@ -100,7 +100,7 @@ async def test_an_engine_whose_adapters_cannot_be_brought_back_is_stopped(plant:
 async def test_the_gate_refuses_between_two_engines(plant: Plant) -> None:
     supervisor = supervise(plant)
     task = asyncio.create_task(supervisor.run())
-    await supervisor.ready()
+    await until(lambda: supervisor.state is State.READY)
     supervisor._gate.attach(plant.engines[0])
     plant.failures = 50
     plant.engines[0].errored = True
@@ -114,7 +114,7 @@ async def test_the_gate_refuses_between_two_engines(plant: Plant) -> None:
 async def test_a_drained_server_does_not_restart_its_engine(plant: Plant) -> None:
     supervisor = supervise(plant)
     task = asyncio.create_task(supervisor.run())
-    await supervisor.ready()
+    await until(lambda: supervisor.state is State.READY)
     supervisor.drain()
     plant.engines[0].errored = True
     await asyncio.wait_for(task, 5)
@@ -127,7 +127,7 @@ async def test_why_the_engine_died_or_did_not_start_is_told(
     supervisor = supervise(plant)
     supervisor._explain = lambda: "out of memory, use less"
     task = asyncio.create_task(supervisor.run())
-    await supervisor.ready()
+    await until(lambda: supervisor.state is State.READY)
     with caplog.at_level("ERROR"):
         plant.engines[0].errored = True
         await until(lambda: len(plant.engines) == 2)

@@ -51,8 +51,8 @@ def samples(metrics: MetricsRecorder) -> list[tuple[str, dict[str, str], float]]
 def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
     metrics = MetricsRecorder(20, CollectorRegistry())
     for number in range(10_000):
-        metrics.observe(context(f"t{number % 300}", f"a{number}"), 200)
-        metrics.refuse(f"t{number}", "rpm")
+        metrics.requests.observe(context(f"t{number % 300}", f"a{number}"), 200)
+        metrics.requests.refuse(f"t{number}", "rpm")
     found = samples(metrics)
     per_series: dict[str, set[tuple[str, ...]]] = {}
     for name, labels, _ in found:
@@ -74,7 +74,7 @@ def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
 def test_nothing_is_lost_in_other(label_sets: int, requests: list[tuple[str, str, int]]) -> None:
     metrics = MetricsRecorder(label_sets, CollectorRegistry())
     for tenant, adapter, status in requests:
-        metrics.observe(context(tenant, adapter), status)
+        metrics.requests.observe(context(tenant, adapter), status)
     sums: Counter[str] = Counter()
     for name, _, value in samples(metrics):
         sums[name] += value
@@ -88,7 +88,7 @@ def test_nothing_is_lost_in_other(label_sets: int, requests: list[tuple[str, str
 def test_reasons_are_bounded_too() -> None:
     metrics = MetricsRecorder(5, CollectorRegistry())
     for number in range(500):
-        metrics.refuse("acme", f"reason-{number}")
+        metrics.requests.refuse("acme", f"reason-{number}")
     reasons = {
         labels["reason"] for name, labels, _ in samples(metrics) if name == "loragate_rejections_total"
     }

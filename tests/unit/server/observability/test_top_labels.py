@@ -33,7 +33,7 @@ def test_never_more_than_the_limit_and_every_drop_is_told(
         if top.count(key):
             shown.add(key)
         assert len(shown) <= limit
-        assert len(top) <= limit + 8 * limit + 1
+        assert len(top._chosen) + len(top._others) <= limit + 8 * limit + 1
 
 
 def test_the_busy_displace_those_that_merely_came_first() -> None:

@@ -18,7 +18,8 @@ from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from sampling.repetition import Detector, LoopCount, Thresholds
-from server.admission import Admission, NeverFits, TooManyConcurrent
+from server.admission import Admission
+from server.admission.errors import NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, Capacity
 from server.request.context import Caller, RequestContext, Target
