@@ -1,5 +1,36 @@
 """The errors of this package.
 
+AdapterError
+├── NotFound
+│   ├── UnknownTenant
+│   ├── UnknownKey
+│   ├── UnknownAdapter
+│   ├── UnknownVersion
+│   └── UnknownUpload
+├── BadName
+├── NameTaken
+├── Conflict
+│   ├── AliasConflict
+│   ├── IllegalTransition
+│   ├── InUse
+│   ├── NothingToRollBack
+│   ├── PinLimit
+│   └── UploadConflict
+├── BadValue
+├── TooManyFetches
+├── ArtifactRefused
+├── SourceRefused
+├── SourceUnavailable
+├── StoreFull
+├── StoreDamaged
+├── RegistryUnavailable
+├── LoadFailed
+│   └── EngineGone
+├── ProbeFailed
+├── ResidencyBusy
+├── VersionRetired
+└── SchemaMismatch
+
 They know no HTTP. A message is a sentence with the value, the limit and the next step. Callers may see it, so it
 contains no path of the server, no address and no traceback.
 """

@@ -1,5 +1,18 @@
 """Errors of decoding options.
 
+    SamplingError
+    ├── RequestError              caused by the caller; has `param`
+    │   ├── InvalidParameter
+    │   │   └── UnsupportedParameter
+    │   ├── UnknownPreset
+    │   └── LimitExceeded
+    └── ConfigurationError        caused by the operator
+        ├── InvalidDefault
+        ├── InvalidPreset
+        ├── InvalidLimit
+        ├── InvalidRepetitionPolicy
+        └── NoEndToken
+
 Messages contain the field, the value and the accepted range; they quote only input of the caller or operator.
 """
 

@@ -26,7 +26,7 @@ from server.fairness.shares import Capacity, Share
 from server.observability.metrics import family
 from server.observability.readiness import Readiness
 from server.observability.request_collector import OTHER
-from server.observability.scheduler_stats import MAX_AGE_S, REPORT_TIMEOUT_S, Report, SchedulerStats
+from server.observability.scheduler_stats import REPORT_TIMEOUT_S, Report, SchedulerStats
 from server.request.service import RequestService
 
 logger = logging.getLogger("loragate.metrics")
@@ -75,7 +75,7 @@ class StateCollector:
 
     async def _read_scheduler(self) -> None:
         try:
-            self._report = await self.scheduler_stats.read(max_age_s=MAX_AGE_S, timeout_s=REPORT_TIMEOUT_S)
+            self._report = await self.scheduler_stats.read(max_age_s=0.0, timeout_s=REPORT_TIMEOUT_S)
         except TimeoutError:
             logger.warning(
                 "The scheduler did not answer a scrape within %g s; the scrape shows its last report.",

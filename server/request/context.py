@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.layers import NO_DEFAULTS, Resolved
 from sampling.limits import NO_LIMITS, Limits
-from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
+from server.request.metering import UsageCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +45,6 @@ class Target:
     """The adapter version's sampling defaults."""
     is_split: bool = False
     """Whether the name's traffic is split among versions: then each answer is checked for repetition."""
-
-
-@dataclass(slots=True)
-class UsageCounters:
-    """What one HTTP request has used so far. Times are `time.monotonic()` seconds."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    finish_reasons: list[str] = field(default_factory=list)
-    answers_steered: int = 0
-    """Answers that the engine steered out of a repetition loop (`repetition: "adjust"`)."""
-    first_token_at: float | None = None
-    last_token_at: float | None = None
-    held_at: float | None = None
-    """When the adapter was resident and the gate had admitted the request."""
-    scheduled_at: float | None = None
-    queue_s: float | None = None
-    gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
-    """Seconds between two tokens of a streamed answer."""
-    answers_looped: int = 0
-    """Answers that repeated themselves; counted only where the target's traffic is split."""
-    unstreamed: list[Callable[[], None]] = field(default_factory=list)
-    """One function per unstreamed answer, which counts the tokens that the engine has generated so far."""
-
-    def refresh(self) -> None:
-        """Count what the engine has generated so far of unstreamed answers."""
-        for count in self.unstreamed:
-            count()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,42 @@ from typing import Any
 
 from sampling.repetition import LoopCount
 from server.admission import Reservation
-from server.request.context import UsageCounters
+from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
 
 #: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition`, has ended because it loops.
 REPETITION = "repetition"
 #: The client gets this reason instead, because the answer was cut off: OpenAI's API has no other one, and "stop"
 #: would mean that the answer is complete.
 _PUBLIC_REPETITION = "length"
+
+
+@dataclass(slots=True)
+class UsageCounters:
+    """What one HTTP request has used so far. Times are `time.monotonic()` seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that the engine steered out of a repetition loop (`repetition: "adjust"`)."""
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    held_at: float | None = None
+    """When the adapter was resident and the gate had admitted the request."""
+    scheduled_at: float | None = None
+    queue_s: float | None = None
+    gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
+    """Seconds between two tokens of a streamed answer."""
+    answers_looped: int = 0
+    """Answers that repeated themselves; counted only where the target's traffic is split."""
+    unstreamed: list[Callable[[], None]] = field(default_factory=list)
+    """One function per unstreamed answer, which counts the tokens that the engine has generated so far."""
+
+    def refresh(self) -> None:
+        """Count what the engine has generated so far of unstreamed answers."""
+        for count in self.unstreamed:
+            count()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,6 @@ def test_a_served_adapter_says_what_peft_says(server: ServerProcess, client_for,
         found = compare(client, name, wanted)
         other = compare(client, demo.SERVED_NAME, wanted)
     assert found.difference <= 1e-4
-    assert (found.equal, found.asked) == (PROMPTS, PROMPTS)
+    assert (found.equal, found.prompts) == (PROMPTS, PROMPTS)
     # The comparison can fail: the bare base says something else.
     assert other.difference > 0.1 and other.equal < PROMPTS

@@ -16,7 +16,8 @@ from sampling.endpoints import Endpoint
 from sampling.layers import Resolved
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
-from server.request.context import Caller, RequestContext, Target, UsageCounters
+from server.request.context import Caller, RequestContext, Target
+from server.request.metering import UsageCounters
 
 NOW = datetime.now(UTC)
 LIMITS = CanaryLimits({Outcome.ERROR: 0.2, Outcome.EMPTY: 0.2, Outcome.REPEATING: 0.2}, min_answers=10)

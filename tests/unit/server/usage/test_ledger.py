@@ -18,7 +18,7 @@ from adapters.errors import UnknownKey
 from adapters.models import Tenant, Usage
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.observability.scheduler_stats import Report, SchedulerStats
-from server.request.context import UsageCounters
+from server.request.metering import UsageCounters
 from server.usage import ledger as ledger_module
 from server.usage.ledger import Ledger
 
