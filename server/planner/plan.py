@@ -139,11 +139,14 @@ def make_plan(shape: ModelShape, request: PlanRequest) -> Plan:
         concurrency=request.concurrency,
         fits=not problem,
         problem=problem,
-        guaranteed_tokens={
-            name: int(share * max(0, blocks - 1) + 1e-9) * block_size
-            for name, share in request.guarantees.items()
-        },
+        guaranteed_tokens=_guaranteed_tokens(request.guarantees, blocks, block_size),
     )
+
+
+def _guaranteed_tokens(guarantees: Mapping[str, float], blocks: int, block_size: int) -> dict[str, int]:
+    """Tokens in the guaranteed blocks of each tenant; vLLM keeps one block for itself."""
+    usable = max(0, blocks - 1)
+    return {name: int(share * usable + 1e-9) * block_size for name, share in guarantees.items()}
 
 
 def _fixed_bytes(shape: ModelShape, request: PlanRequest, bytes_each: int, devices: int) -> _FixedBytes:

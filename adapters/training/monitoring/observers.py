@@ -103,16 +103,6 @@ def create_observers(
     held_out_set, general = (
         EvaluationSet.of(renderer, chats, limit, config.max_new_tokens) for chats in (held_out, general_chats)
     )
-    evaluator = None
-    if held_out_set is not None:
-        evaluator = Evaluator(
-            held_out_set,
-            general,
-            folder=config.out,
-            answered_turns=config.evaluate_turns,
-            best_by=config.best_by,
-            patience=config.patience,
-        )
     if is_sharded() and config.measure:
         console.print("[yellow]the model is sharded: nothing is evaluated, and the last weights are written")
     return TrainingObservers(
@@ -122,7 +112,20 @@ def create_observers(
         anomalies,
         held_out_set,
         general,
-        evaluator,
+        held_out_set and _create_evaluator(config, held_out_set, general),
+    )
+
+
+def _create_evaluator(
+    config: TrainingConfig, held_out: EvaluationSet, general: EvaluationSet | None
+) -> Evaluator:
+    return Evaluator(
+        held_out,
+        general,
+        folder=config.out,
+        answered_turns=config.evaluate_turns,
+        best_by=config.best_by,
+        patience=config.patience,
     )
 
 
