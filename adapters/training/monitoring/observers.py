@@ -112,7 +112,7 @@ def create_observers(
         anomalies,
         held_out_set,
         general,
-        held_out_set and _create_evaluator(config, held_out_set, general),
+        _create_evaluator(config, held_out_set, general) if held_out_set is not None else None,
     )
 
 
