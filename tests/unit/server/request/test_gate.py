@@ -16,14 +16,16 @@ import pytest
 from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
+from sampling.errors import LimitExceeded
 from sampling.layers import Resolved
+from sampling.limits import Limits
 from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission
 from server.admission.errors import NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, Capacity
 from server.request.context import Caller, RequestContext, Target
-from server.request.gate import Gate
+from server.request.gate import REPETITION_KEY, Gate
 from server.request.metering import Progress
 
 NOW = datetime.now(UTC)
@@ -344,3 +346,94 @@ async def test_a_whole_answer_is_counted_while_it_grows(admission: Admission, en
     assert at.usage.finish_reasons == (["stop"] if ended == "whole" else [])
     assert admission.reserved_tokens("acme") == 0
     assert admission.headers("acme", at.tenant_settings)["x-ratelimit-remaining-tokens"] == str(100 - 9)
+
+
+async def test_before_the_first_engine_everything_is_unavailable(
+    admission: Admission, engine: FakeEngine
+) -> None:
+    gate = Gate(admission)
+    async with gate.admit(context()):
+        with pytest.raises(EngineUnavailable):
+            gate.generate(PROMPT, params(), "id")
+    with pytest.raises(EngineUnavailable):
+        _ = gate.hang
+    gate.attach(engine)
+    assert gate.hang is engine.hang, "the rest of the client is the engine's"
+
+
+@pytest.mark.parametrize("longest", [3, 4])
+async def test_the_operators_limit_on_the_prompt_holds(gate: Gate, longest: int) -> None:
+    at = replace(context(), limits=Limits(prompt_tokens=longest))
+    async with gate.admit(at):
+        if longest < len(PROMPT["prompt_token_ids"]):
+            with pytest.raises(LimitExceeded):
+                gate.generate(PROMPT, params(), "id")
+        else:
+            gate.generate(PROMPT, params(), "id")
+
+
+async def test_the_engine_gets_the_defaults_without_a_field_and_the_action_against_loops(
+    gate: Gate, engine: FakeEngine
+) -> None:
+    at = context(repetition="stop")
+    at.sampling.unplaced["min_p"] = 0.1
+    await read(gate, at)
+    (call,) = engine.calls
+    assert call["params"].min_p == 0.1
+    assert call["params"].extra_args[REPETITION_KEY] == "stop"
+
+
+async def test_every_sequence_is_reserved(gate: Gate, admission: Admission, engine: FakeEngine) -> None:
+    async with gate.admit(context(policy=TenantSettings(max_concurrency=2))):
+        gate.generate(PROMPT, params(max_tokens=8, n=2), "id")
+        assert admission.reserved_tokens("acme") == 4 + 2 * 8
+        with pytest.raises(TooManyConcurrent):
+            gate.generate(PROMPT, params(), "id")
+    async with gate.admit(context(policy=TenantSettings(max_concurrency=2))):
+        with pytest.raises(NeverFits):
+            gate.generate(PROMPT, params(n=3), "id")
+
+
+@pytest.mark.parametrize(("tpm", "n", "expected"), [(34, 3, 10), (7, 3, 1), (5, 1, 1)])
+async def test_an_unnamed_length_is_shared_by_the_sequences(
+    gate: Gate, tpm: int, n: int, expected: int
+) -> None:
+    asked = params(max_tokens=4000, n=n)
+    async with gate.admit(context(policy=TenantSettings(tpm=tpm), named=False)):
+        gate.generate(PROMPT, asked, "id")
+    assert asked.max_tokens == expected
+
+
+async def test_a_prompt_without_room_for_one_token_is_refused(gate: Gate) -> None:
+    async with gate.admit(context(policy=TenantSettings(tpm=4), named=False)):
+        with pytest.raises(NeverFits, match="1 max_tokens = 5"):
+            gate.generate(PROMPT, params(max_tokens=4000), "id")
+
+
+@pytest.mark.parametrize("kind", ["FINAL_ONLY", "DELTA"])
+async def test_progress_is_asked_for_whole_answers_by_the_engines_id(
+    gate: Gate, engine: FakeEngine, kind: str
+) -> None:
+    asked: list[str] = []
+
+    def progress(request_id: str) -> Progress | None:
+        asked.append(request_id)
+        return None
+
+    gate.attach(engine, progress=progress)
+    at = context()
+    async with gate.admit(at):
+        gate.generate(PROMPT, params(kind=kind), "id")
+        at.usage.refresh()
+        assert asked == ([engine.calls[0]["id"]] if kind == "FINAL_ONLY" else [])
+
+
+async def test_without_progress_a_whole_answer_is_counted_when_it_ends(gate: Gate) -> None:
+    at = context()
+    async with gate.admit(at):
+        stream = gate.generate(PROMPT, params(kind="FINAL_ONLY"), "id")
+        at.usage.refresh()
+        assert at.usage.generated_tokens == 0
+        async for _ in stream:
+            pass
+    assert at.usage.generated_tokens == 3
