@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from otlp_collector import Collector
 from server_process import ServerProcess, start
 
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
-settings.register_profile("ci", derandomize=True, deadline=None)
-# `make test-fast` asks for this one: no database of examples, fewer of them where a test does not say how many.
-settings.register_profile("fast", derandomize=True, deadline=None, max_examples=25)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# How long an example takes to draw depends on what else the machine does.
+BUSY: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("local", **BUSY)
+settings.register_profile("ci", derandomize=True, **BUSY)
+# `make test-fast` uses this one: no database of examples, fewer of them where a test does not say how many.
+settings.register_profile("fast", derandomize=True, max_examples=25, **BUSY)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(scope="session")

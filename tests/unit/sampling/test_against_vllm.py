@@ -252,14 +252,21 @@ def counts(prompt, answer) -> Counts:
 
 
 def far_from_a_border(logits, seen, params) -> bool:
-    """Whether no token is so near a threshold that float32 could decide otherwise than float64."""
+    """Whether no token is so near a threshold that float32 could decide otherwise than float64.
+
+    Of equally likely tokens on both sides of top_p's cut, either may be the one that is kept.
+    """
     drawn = reference.probabilities(logits, seen, replace(params, top_p=1.0, top_k=0, min_p=0.0))
     if np.min(np.diff(np.sort(drawn))) < 1e-5 and 0 < params.top_k < VOCABULARY:
         return False
     if np.any(np.abs(drawn - params.min_p * drawn.max()) < 1e-5) and params.min_p > 0:
         return False
     cut = np.sort(reference.top_k(reference.min_p(drawn, params.min_p), params.top_k))[::-1]
-    return not np.any(np.abs(np.cumsum(cut) - params.top_p) < 1e-4)
+    total = np.cumsum(cut)
+    last = int(np.searchsorted(total, params.top_p))  # the last token that top_p keeps
+    if last + 1 < len(cut) and cut[last + 1] > 0 and cut[last] - cut[last + 1] < 1e-5:
+        return False
+    return not np.any(np.abs(total - params.top_p) < 1e-4)
 
 
 def drawn_by_vllm(vllm, logits, prompt, answer, params):
