@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from adapters.models import SYSTEM, Actor, Version, VersionState
 from adapters.registry import Registry
@@ -21,7 +21,7 @@ class DrainTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def drain(self, versions: Iterable[Version], by: Actor, *, wait_s: float) -> tuple[Version, ...]:
+    async def drain(self, versions: Sequence[Version], by: Actor, *, wait_s: float) -> tuple[Version, ...]:
         """Drain the DRAINING ones of these versions; what still drains after `wait_s` goes on by itself."""
         tasks = {v.engine_id: self._start(v, by) for v in versions if v.state is VersionState.DRAINING}
         if tasks:

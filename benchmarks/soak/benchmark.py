@@ -89,11 +89,11 @@ async def _soak(
         with MemorySampler({LORAGATE: server}) as memory:
             tasks = [asyncio.create_task(part) for part in work]
             done, _ = await asyncio.wait(tasks, timeout=duration_s, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()  # a task only ends by an exception
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(_SETTLE_S)
         left = await _left_behind(http)
     rss_bytes = memory.rss_bytes[LORAGATE]

@@ -153,13 +153,20 @@ def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) 
         authenticate: raises for an unknown caller, which is not told what is wrong with its body.
     """
 
+    async def unknown_caller(request: Request) -> JSONResponse | None:
+        try:
+            await authenticate(request.headers)
+        except HANDLED as refusal:
+            return error_response(refusal)
+        return None
+
     async def on_domain(request: Request, error: Exception) -> JSONResponse:
         return error_response(error)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if isinstance(error.__cause__, HANDLED):  # FastAPI makes a 400 of any error while it reads a body
-            return error_response(error.__cause__)
+            return await unknown_caller(request) or error_response(error.__cause__)
         code = HTTPStatus(error.status_code).name.lower()
         text = {
             404: f"There is no route {request.url.path}.",
@@ -170,10 +177,8 @@ def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) 
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        try:
-            await authenticate(request.headers)
-        except HANDLED as refusal:
-            return error_response(refusal)
+        if refusal := await unknown_caller(request):
+            return refusal
         fault = error.errors()[0]
         param = ".".join(str(part) for part in fault["loc"] if part != "body") or None
         message = f"{param}: {fault['msg']}" if param else str(fault["msg"])

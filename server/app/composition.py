@@ -32,7 +32,7 @@ from server.config.environment import otlp_protocol
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
 from server.engine.supervisor import State
-from server.observability.instrumented import time_queries
+from server.observability.query_timing import time_queries
 from server.observability.readiness import Readiness
 from server.observability.recorder import MetricsRecorder
 from server.observability.state_collector import StateCollector

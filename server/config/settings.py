@@ -1,7 +1,8 @@
 """The settings of the server, in one flat frozen record; the text under a field is its `--help`.
 
 A value comes from the first of: flag, environment variable `LORAGATE_<FIELD>`, the file named by `--config`
-(TOML, with the fields as keys), the default. Only this module and `environment.py` use the environment.
+(TOML, with the fields as keys), the default. Only this module and `environment.py` read settings
+from the environment; `server.engine.process` passes it on to the engine's processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The records of one request: who calls, what answers, and what it has used. Stages pass them on unchanged."""
+"""The records of one request: who calls, what answers, and what it has used. Stages pass them on;
+only `held` is set later, on a copy that shares `usage`."""
 
 from __future__ import annotations
 

@@ -141,6 +141,10 @@ class CheckpointManifest(TrainerCallback):
     def __init__(self, fingerprint: str) -> None:
         self._fingerprint = fingerprint
 
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Evaluate as the configuration says: Trainer takes over the interval that a checkpoint was saved with."""
+        state.eval_steps = args.eval_steps or state.eval_steps
+
     def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Called by Trainer after it wrote a checkpoint."""
         if state.is_world_process_zero:

@@ -6,6 +6,7 @@ minor versions).
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ _OPTIMIZERS = {
     "adamw_8bit": "adamw_bnb_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",
 }
+
+logger = logging.getLogger("loragate.training")
 
 
 class LoraTrainer(Trainer):
@@ -141,7 +144,10 @@ def run_loop(trainer: LoraTrainer, fingerprint: str) -> int:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except BaseException:
         # Trainer calls this only at a normal end; callbacks close files and restore the terminal in it.
-        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        try:
+            trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        except Exception:  # a tracker may raise anything, and must not hide the error that ended the training
+            logger.exception("A callback failed after the training ended with an error.")
         raise
     return int(trainer.state.global_step)
 

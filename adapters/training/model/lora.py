@@ -108,7 +108,7 @@ def _check_options(config: TrainingConfig) -> None:
         # The same rules that the server applies to the finished adapter.
         read_config(lora_fields(config), config.max_lora_rank)
     except ArtifactRefused as error:
-        raise UnservableError(f"lora_options: {error}.") from error
+        raise UnservableError(f"lora_options: {error}") from error
     for name, value in config.lora_options.items():
         if name not in _OPTIONS and value not in (None, False, "none"):
             raise UnservableError(
@@ -130,7 +130,7 @@ def _check_start(config: TrainingConfig, folder: Path) -> None:
     try:
         found = read_config(written, config.max_lora_rank)
     except ArtifactRefused as error:
-        raise UnservableError(f"start_from: {error}.") from error
+        raise UnservableError(f"start_from: {error}") from error
     has = {
         "rank": found.rank,
         "alpha": found.alpha,

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.integrations.integration_utils import WandbLogModel
 
 from adapters.training.config import TrainingConfig
 from adapters.training.errors import IntegrationError
@@ -30,6 +31,9 @@ class Wandb(WandbCallback):
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
+        self._log_model = (
+            WandbLogModel.FALSE
+        )  # weights never leave the machine, whatever WANDB_LOG_MODEL says
         self._config = config
 
     def setup(self, args: Any, state: TrainerState, model: Any, **_: Any) -> None:

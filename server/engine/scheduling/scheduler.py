@@ -35,7 +35,7 @@ DEFAULT_LORA_SLOT_WAIT_S = 2.0
 class TenantScheduler(AsyncScheduler):
     """`AsyncScheduler` with a fair queue, KV budgets and a rotation of LoRA slots.
 
-    Requests carry their tenant and its share as `extra_args["loragate"]` (`server.fairness.stamp`); a request
+    Requests carry their tenant and its share as `extra_args["loragate"]` (`server.fairness.shares.stamp`); a request
     without it is the operator's. Option: `additional_config["loragate"]["lora_slot_wait_s"]`.
     """
 

@@ -85,6 +85,8 @@ async def test_the_cap_has_the_same_answer_where_the_framework_reads_the_body(
             "message"
         ]
         assert answer.headers["connection"] == "close"
+    unknown = await composed.ask("POST", path, "wrong", content=body(LIMIT_BYTES + 1))
+    assert unknown.status_code == 401, "an unknown caller is not told the limit"
 
 
 async def test_the_cap_is_not_for_archives_and_only_for_them(composed: Composed) -> None:

@@ -73,6 +73,7 @@ def test_wandb_keeps_the_run_on_this_machine(
 ) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_LOG_MODEL", "end")  # transformers would send the weights, too
     config = configure(wandb="project-p")
     config.out.mkdir()
     (tracker,) = trackers(config)

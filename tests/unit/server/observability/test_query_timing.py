@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from adapters.models import SYSTEM, Tenant
 from adapters.registry import Registry, connect, migrate
-from server.observability.instrumented import time_queries
 from server.observability.metrics import histogram
+from server.observability.query_timing import time_queries
 
 
 def count(registry: CollectorRegistry, name: str, **labels: str) -> float:
