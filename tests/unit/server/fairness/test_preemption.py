@@ -97,6 +97,12 @@ def test_each_victim_brings_its_tenant_nearer_to_its_guarantee() -> None:
     )
 
 
+def test_one_slot_above_the_guarantee_is_enough() -> None:
+    engine = Engine(blocks=50)
+    engine.run("a", FIFTH, 1, 1, 1)
+    assert engine.plan(("w", FIFTH, [1, 2])) == (["3"], ["w1"])
+
+
 def test_blocks_are_taken_only_from_above_the_guarantee() -> None:
     engine = Engine(slots=5)
     engine.run("a", FIFTH, 12, 9)  # 21 of 20
