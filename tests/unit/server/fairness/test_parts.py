@@ -54,6 +54,14 @@ def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens
         assert sum(min(level, demand) for demand in demands) <= tokens
 
 
+@pytest.mark.parametrize(
+    ("demands", "tokens", "cap"),
+    [([10, 20, 30], 32, 11), ([10, 10], 20, 0), ([10, 10], 19, 9), ([1], 0, 1), ([1, 1], -5, 1), ([], 0, 0)],
+)
+def test_caps_by_example(demands: list[int], tokens: int, cap: int) -> None:
+    assert max_min_cap(demands, tokens) == cap
+
+
 @pytest.mark.parametrize(("adapters", "slots"), [(2, 1), (3, 2), (10, 2), (12, 4), (5, 5)])
 @pytest.mark.parametrize("step_s", [0.003, 0.05, 0.2])
 def test_every_adapter_gets_a_slot_within_the_bound(adapters: int, slots: int, step_s: float) -> None:
