@@ -270,3 +270,10 @@ def test_what_never_fits(
     assert (caught.value.limit, caught.value.asked, caught.value.allowed) == expected
     assert str(caught.value) == message
     assert admission.reserved_tokens("acme") == 0
+
+
+def test_a_request_has_one_sequence_unless_it_says_more(admission: Admission) -> None:
+    single = TenantSettings(max_concurrency=1, tpm=10)
+    admission.check_fits(single, prompt_tokens=4, max_tokens=6)
+    with pytest.raises(NeverFits):
+        admission.check_fits(single, prompt_tokens=4, max_tokens=6, n=2)
