@@ -287,3 +287,40 @@ def test_block_seconds_follow_the_arbiters_clock() -> None:
     engine.step()
     engine.now_s += 10
     assert engine.arbiter.accounting.block_seconds("a") == (20, {3: 20})
+
+
+def test_the_least_served_tenant_starts_first_and_idle_time_is_no_credit() -> None:
+    engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=1))
+    for tenant, prompt in (("a", 40), ("b", 8), ("a", 40), ("b", 8), ("b", 8)):
+        engine.add(tenant, TenantSettings(), prompt, 1)
+    while len(engine.finished) < 4:
+        engine.step()
+    assert engine.finished == ["a-0", "b-1", "b-3", "b-4"]
+    engine.add("idle", TenantSettings(), 8, 1)
+    assert engine.arbiter.charges.virtual_counters.of("idle") == 42, "as much as the one that waits"
+    while len(engine.finished) < 6:
+        engine.step()
+    engine.add("late", TenantSettings(), 8, 1)
+    last = engine.finished[-1].split("-")[0]
+    counters = engine.arbiter.charges.virtual_counters
+    assert counters.of("late") == counters.of(last), "as much as the last that left"
+
+
+@pytest.mark.parametrize(("borrows", "starved"), [(False, 0), (True, 1)])
+def test_without_tokens_left_a_guaranteed_request_may_wait_unless_others_started(
+    borrows: bool, starved: int
+) -> None:
+    engine = SimEngine(CAPACITY)
+    arbiter = engine.arbiter
+    for tenant in ("a", "c"):
+        engine.add(tenant, TenantSettings(kv_guarantee=0.3), 8, 5)
+    engine.add("b", TenantSettings(), 8, 5)
+    arbiter.begin_step()
+    chosen = arbiter.next()
+    assert chosen is not None and chosen.tenant == "a"
+    others = [entry for entry in arbiter.queue if entry.tenant == "b"] if borrows else []
+    for started in (*others, chosen):
+        arbiter.start(started, [engine.pool.pop() for _ in range(2)], 2)
+        arbiter.dequeue(started)
+    arbiter.end_step(tokens_left=0)
+    assert arbiter.counters.starved_steps == starved
