@@ -148,6 +148,8 @@ def test_a_tenant_gets_no_more_than_its_guarantee() -> None:
     engine = Engine(blocks=50, slots=9)
     assert engine.plan(("w", FIFTH, [5, 6, 7])) == ([], ["w5", "w6"]), "two slots"
     assert engine.plan(("w", FIFTH, [15, 5])) == ([], ["w15", "w5"]), "20 blocks"
+    third = Share(guarantee=0.3)
+    assert engine.plan(("x", third, [12, 12, 12]), ("v", FIFTH, [])) == ([], ["x12", "x12"])
     assert engine.plan(("w", FIFTH, [15, 6]), ("v", FIFTH, [1])) == ([], ["w15", "v1"])
     engine.run("w", FIFTH, 10)
     assert engine.plan(("w", FIFTH, [5, 5])) == ([], ["w5"]), "one slot is in use"
