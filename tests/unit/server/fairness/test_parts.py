@@ -22,6 +22,13 @@ def test_prompt_tokens_cost_one_generated_two_and_weights_divide() -> None:
     assert counters.of("globex") == 0
 
 
+def test_who_comes_first_starts_at_zero() -> None:
+    counters = VirtualTokenCounters()
+    counters.charge("", 1.0, prompt_tokens=3)
+    counters.lift("acme", [])
+    assert (counters.of("acme"), counters.of("")) == (0, 3)
+
+
 def test_idle_time_earns_no_credit() -> None:
     counters = VirtualTokenCounters()
     counters.charge("busy", 1.0, generated_tokens=100)
