@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from server.admission import (
     TooManyConcurrent,
     TryLater,
 )
+from server.admission.account import period_end
 from server.fairness.shares import Capacity
 
 
@@ -167,6 +169,30 @@ def test_a_restored_day_that_has_ended_before_the_first_request_is_forgotten(
     enter(admission, DAILY, 1000)
 
 
+@pytest.mark.parametrize(
+    ("period", "end"), [(BudgetPeriod.DAY, (2027, 1, 16)), (BudgetPeriod.MONTH, (2027, 2, 1))]
+)
+def test_a_period_ends_at_midnight_utc_wherever_the_server_is(
+    monkeypatch: pytest.MonkeyPatch, period: BudgetPeriod, end: tuple[int, int, int]
+) -> None:
+    moment = datetime(2027, 1, 15, 22, 4, 5, 6, tzinfo=UTC).timestamp()
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert period_end(period, moment) == datetime(*end, tzinfo=UTC).timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_running_requests_add_up(admission: Admission) -> None:
+    settings = TenantSettings(max_concurrency=4)
+    enter(admission, settings, 10, sequences=2)
+    enter(admission, settings, 20, sequences=2)
+    assert admission.reserved_tokens("acme") == 30
+    assert refused(TooManyConcurrent, admission, settings).used == 4
+
+
 def test_a_single_token_is_used_as_soon_as_it_is_counted(clock: Clock, admission: Admission) -> None:
     settings = TenantSettings(tpm=100)
     reservation = enter(admission, settings, 10)
@@ -212,8 +238,8 @@ def test_the_length_that_fits_is_the_smallest_of_all_limits(
         ),
         (
             TenantSettings(token_budget=100),
-            3,
-            "The request may use 98 prompt + 3 x 1 max_tokens = 101 tokens, above token_budget 100. "
+            2,
+            "The request may use 99 prompt + 2 x 1 max_tokens = 101 tokens, above token_budget 100. "
             "Send a shorter prompt or a smaller max_tokens.",
             ("token_budget", 101, 100),
         ),
@@ -244,3 +270,10 @@ def test_what_never_fits(
     assert (caught.value.limit, caught.value.asked, caught.value.allowed) == expected
     assert str(caught.value) == message
     assert admission.reserved_tokens("acme") == 0
+
+
+def test_a_request_has_one_sequence_unless_it_says_more(admission: Admission) -> None:
+    single = TenantSettings(max_concurrency=1, tpm=10)
+    admission.check_fits(single, prompt_tokens=4, max_tokens=6)
+    with pytest.raises(NeverFits):
+        admission.check_fits(single, prompt_tokens=4, max_tokens=6, n=2)

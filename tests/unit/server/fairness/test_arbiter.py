@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,3 +238,89 @@ def test_a_limit_that_is_exceeded_is_counted(over: str) -> None:
         engine.arbiter.dequeue(entry)
     engine.arbiter.end_step(tokens_left=1)
     assert engine.arbiter.counters.limit_violations == 1
+
+
+def test_an_adapter_that_waits_gets_its_turn_and_others_go_on() -> None:
+    engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=8), max_loras=1)
+    for adapter in (1, 2):
+        engine.add("a", TenantSettings(), 4, 200, adapter)
+    engine.add("b", TenantSettings(), 4, 200, 0)
+    turns_of = []
+    for _ in range(400):
+        engine.step()
+        turns_of += [a.adapter for a in engine.running() if a.adapter]
+        if engine.finished:
+            break
+    changes = sum(before != after for before, after in pairwise(turns_of))
+    assert changes >= 2, "they alternate"
+    assert engine.arbiter.counters.preempted_for_adapter == len(engine.preemptions) == changes
+    assert engine.arbiter.counters.steps == engine.steps
+
+
+def test_a_lower_limit_preempts_the_newest_until_it_holds() -> None:
+    engine = SimEngine(CAPACITY)
+    for _ in range(4):
+        engine.add("a", TenantSettings(), 8, 20)
+    engine.step()
+    engine.add("a", TenantSettings(kv_limit=0.25), 8, 20)  # two slots
+    assert engine.step() == []
+    assert engine.preemptions == ["a-3", "a-2"]
+    counters = engine.arbiter.counters
+    assert (counters.preempted_for_limit, counters.limit_violations) == (2, 0)
+    assert (counters.preempted_for_guarantee, counters.preempted_for_adapter) == (0, 0)
+
+
+def test_two_victims_of_a_guarantee_are_counted() -> None:
+    engine = SimEngine(CAPACITY)
+    for _ in range(4):
+        engine.add("far", TenantSettings(), 48, 30)
+    engine.step()
+    engine.add("owed", TenantSettings(kv_guarantee=0.5), 92, 5)
+    assert engine.step() == ["owed-4"]
+    assert engine.arbiter.counters.preempted_for_guarantee == len(engine.preemptions) == 2
+    assert engine.preemptions == ["far-3", "far-2"]
+
+
+def test_block_seconds_follow_the_arbiters_clock() -> None:
+    engine = SimEngine(CAPACITY, step_s=0.5)
+    engine.add("a", TenantSettings(), 8, 9, adapter=3)
+    engine.step()
+    engine.now_s += 10
+    assert engine.arbiter.accounting.block_seconds("a") == (20, {3: 20})
+
+
+def test_the_least_served_tenant_starts_first_and_idle_time_is_no_credit() -> None:
+    engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=1))
+    for tenant, prompt in (("a", 40), ("b", 8), ("a", 40), ("b", 8), ("b", 8)):
+        engine.add(tenant, TenantSettings(), prompt, 1)
+    while len(engine.finished) < 4:
+        engine.step()
+    assert engine.finished == ["a-0", "b-1", "b-3", "b-4"]
+    engine.add("idle", TenantSettings(), 8, 1)
+    assert engine.arbiter.charges.virtual_counters.of("idle") == 42, "as much as the one that waits"
+    while len(engine.finished) < 6:
+        engine.step()
+    engine.add("late", TenantSettings(), 8, 1)
+    last = engine.finished[-1].split("-")[0]
+    counters = engine.arbiter.charges.virtual_counters
+    assert counters.of("late") == counters.of(last), "as much as the last that left"
+
+
+@pytest.mark.parametrize(("borrows", "starved"), [(False, 0), (True, 1)])
+def test_without_tokens_left_a_guaranteed_request_may_wait_unless_others_started(
+    borrows: bool, starved: int
+) -> None:
+    engine = SimEngine(CAPACITY)
+    arbiter = engine.arbiter
+    for tenant in ("a", "c"):
+        engine.add(tenant, TenantSettings(kv_guarantee=0.3), 8, 5)
+    engine.add("b", TenantSettings(), 8, 5)
+    arbiter.begin_step()
+    chosen = arbiter.next()
+    assert chosen is not None and chosen.tenant == "a"
+    others = [entry for entry in arbiter.queue if entry.tenant == "b"] if borrows else []
+    for started in (*others, chosen):
+        arbiter.start(started, [engine.pool.pop() for _ in range(2)], 2)
+        arbiter.dequeue(started)
+    arbiter.end_step(tokens_left=0)
+    assert arbiter.counters.starved_steps == starved

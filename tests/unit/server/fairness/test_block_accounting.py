@@ -39,7 +39,9 @@ def run(
     committed: int = 0,
     adapter: int = 0,
 ) -> Allocation:
-    allocation = Allocation(name, "acme", share or accounting.of("acme").share, 1, adapter)
+    allocation = Allocation(
+        name, "acme", share or (accounting.of("acme").share if accounting.tenants() else Share()), 1, adapter
+    )
     allocation.committed_blocks = committed
     accounting.open(allocation)
     accounting.extend(allocation, blocks)
@@ -59,6 +61,23 @@ def test_a_shared_block_counts_once_until_its_last_user_ends(accounting: BlockAc
     assert accounting.active() == []
     assert accounting.close("second") is None
     assert accounting.tenants() == ["acme"]
+
+
+def test_a_block_of_three_requests_stays_until_the_last_ends(accounting: BlockAccounting) -> None:
+    requests = [run(accounting, name, range(2), share=Share(limit=0.5)) for name in ("a", "b", "c")]
+    held = accounting.of("acme")
+    assert held.share == Share(limit=0.5), "the first request brings it"
+    assert accounting.allocation("b") is requests[1] and accounting.allocation("d") is None
+    for name, blocks in (("a", 2), ("c", 2), ("b", 0)):
+        assert held.freed_by(requests[1]) == (2 if name == "b" else 0)
+        accounting.close(name)
+        assert held.blocks == blocks
+
+
+def test_the_newest_is_preempted_first(accounting: BlockAccounting) -> None:
+    for arrival in (2, 3, 1):
+        accounting.open(Allocation(str(arrival), "acme", Share(), arrival, 0))
+    assert [a.arrival for a in accounting.of("acme").newest_first()] == [3, 2, 1]
 
 
 def test_blocks_of_a_prompt_are_pending_until_they_are_allocated(accounting: BlockAccounting) -> None:

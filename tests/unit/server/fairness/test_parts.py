@@ -22,6 +22,13 @@ def test_prompt_tokens_cost_one_generated_two_and_weights_divide() -> None:
     assert counters.of("globex") == 0
 
 
+def test_who_comes_first_starts_at_zero() -> None:
+    counters = VirtualTokenCounters()
+    counters.charge("", 1.0, prompt_tokens=3)
+    counters.lift("acme", [])
+    assert (counters.of("acme"), counters.of("")) == (0, 3)
+
+
 def test_idle_time_earns_no_credit() -> None:
     counters = VirtualTokenCounters()
     counters.charge("busy", 1.0, generated_tokens=100)
@@ -52,6 +59,14 @@ def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens
     assert sum(min(level + 1, demand) for demand in demands) > tokens
     if level > 1:
         assert sum(min(level, demand) for demand in demands) <= tokens
+
+
+@pytest.mark.parametrize(
+    ("demands", "tokens", "cap"),
+    [([10, 20, 30], 32, 11), ([10, 10], 20, 0), ([10, 10], 19, 9), ([1], 0, 1), ([1, 1], -5, 1), ([], 0, 0)],
+)
+def test_caps_by_example(demands: list[int], tokens: int, cap: int) -> None:
+    assert max_min_cap(demands, tokens) == cap
 
 
 @pytest.mark.parametrize(("adapters", "slots"), [(2, 1), (3, 2), (10, 2), (12, 4), (5, 5)])

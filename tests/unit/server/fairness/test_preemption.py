@@ -97,6 +97,12 @@ def test_each_victim_brings_its_tenant_nearer_to_its_guarantee() -> None:
     )
 
 
+def test_one_slot_above_the_guarantee_is_enough() -> None:
+    engine = Engine(blocks=50)
+    engine.run("a", FIFTH, 1, 1, 1)
+    assert engine.plan(("w", FIFTH, [1, 2])) == (["3"], ["w1"])
+
+
 def test_blocks_are_taken_only_from_above_the_guarantee() -> None:
     engine = Engine(slots=5)
     engine.run("a", FIFTH, 12, 9)  # 21 of 20
@@ -142,6 +148,8 @@ def test_a_tenant_gets_no_more_than_its_guarantee() -> None:
     engine = Engine(blocks=50, slots=9)
     assert engine.plan(("w", FIFTH, [5, 6, 7])) == ([], ["w5", "w6"]), "two slots"
     assert engine.plan(("w", FIFTH, [15, 5])) == ([], ["w15", "w5"]), "20 blocks"
+    third = Share(guarantee=0.3)
+    assert engine.plan(("x", third, [12, 12, 12]), ("v", FIFTH, [])) == ([], ["x12", "x12"])
     assert engine.plan(("w", FIFTH, [15, 6]), ("v", FIFTH, [1])) == ([], ["w15", "v1"])
     engine.run("w", FIFTH, 10)
     assert engine.plan(("w", FIFTH, [5, 5])) == ([], ["w5"]), "one slot is in use"
