@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
-from server.admission import (
-    Admission,
-    BudgetExhausted,
-    NeverFits,
-    RateLimited,
-    Reservation,
-    TooManyConcurrent,
-    TryLater,
-)
+from server.admission import Admission, Reservation
 from server.admission.account import period_end
+from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, TooManyConcurrent, TryLater
 from server.fairness.shares import Capacity
 
 
