@@ -145,6 +145,16 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, An
     return {"type": "error", "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def _router_error(request: Request, error: HTTPException) -> JSONResponse:
+    code = HTTPStatus(error.status_code).name.lower()
+    text = {
+        404: f"There is no route {request.url.path}.",
+        405: f"{request.method} is not allowed on {request.url.path}.",
+    }.get(error.status_code, str(error.detail))
+    body = _body(text, "invalid_request_error", None, code)
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
 def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) -> None:
     """Give the framework's own errors our shape: 404 and 405 of the router, 422 of bodies as 400.
 
@@ -167,13 +177,7 @@ def install(app: FastAPI, authenticate: Callable[[Headers], Awaitable[object]]) 
         assert isinstance(error, HTTPException)
         if isinstance(error.__cause__, HANDLED):  # FastAPI makes a 400 of any error while it reads a body
             return await unknown_caller(request) or error_response(error.__cause__)
-        code = HTTPStatus(error.status_code).name.lower()
-        text = {
-            404: f"There is no route {request.url.path}.",
-            405: f"{request.method} is not allowed on {request.url.path}.",
-        }.get(error.status_code, str(error.detail))
-        body = _body(text, "invalid_request_error", None, code)
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        return _router_error(request, error)
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
