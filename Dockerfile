@@ -58,7 +58,7 @@ VOLUME /var/lib/loragate
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as r; tls = 'LORAGATE_TLS_CERT' in os.environ; r.urlopen(f'http{\"s\" * tls}://127.0.0.1:8000/health', timeout=4, context=ssl._create_unverified_context() if tls else None)"]
 ENTRYPOINT ["loragate"]
 CMD ["serve"]
 

@@ -17,7 +17,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-fast test-long mutants lint format lock bench soak docs clean
+.PHONY: help setup serve test test-fast test-long test-real test-clients conformance mutants lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -32,9 +32,9 @@ $(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt
-	@echo "installing requirements/dev.txt and quantize.txt into $(VENV)"
-	@$(PIP) install --no-deps -r requirements/dev.txt -r requirements/quantize.txt
+$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/cluster.txt
+	@echo "installing requirements/dev.txt, quantize.txt and cluster.txt into $(VENV)"
+	@$(PIP) install --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/cluster.txt
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
@@ -46,24 +46,53 @@ setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the ser
 serve: setup ## start the server (the demo, or MODEL=… on CUDA=1)
 	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
 
-# Tests without an engine run beside each other, one thread each; those with one need all cores for it.
+# Tests without an engine run beside each other, one thread each. Those with one share it, and need all cores for it.
+# Those that start, stop and kill servers of their own wait for most of their time: two at once.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
-UNIT     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit
+# schemathesis's plugin takes a second of each process; only tests/e2e/test_fuzzing.py uses the library.
+UNIT     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -p no:schemathesis
 
-test: $(VENV)/.dev ## run the whole suite (under 15 minutes on 2 cores); with ARGS="…" what pytest is told
+test: $(VENV)/.dev ## run the whole suite (some 18 minutes on 2 cores); with ARGS="…" what pytest is told
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@$(UNIT) $(PARALLEL) --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/python -m pytest --ignore tests/unit
+	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/processes --ignore tests/cluster --ignore tests/real
+	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadgroup
 endif
 
 test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles nor starts processes
-	@$(UNIT) $(PARALLEL) -p no:schemathesis --hypothesis-profile fast -m "not long and not slow" $(ARGS)
+	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow" $(ARGS)
 
 test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+test-real: $(VENV)/.dev ## what is served is what peft computes: a real model, in the folder LORAGATE_REAL_MODEL (10 minutes)
+ifdef LORAGATE_REAL_MODEL
+	@$(BIN)/python -m pytest tests/real -s $(ARGS)
+else
+	@echo "test-real is skipped: LORAGATE_REAL_MODEL names no folder of a real model, such as Qwen2.5-Coder-0.5B-Instruct."
+endif
+
+# vLLM's tests come with its source distribution; .conformance keeps it.
+conformance: $(VENV)/.dev ## vLLM's own OpenAI and Anthropic tests against a running demo (4 minutes)
+	@PYTHONPATH=.:tests $(BIN)/python tests/conformance/run.py $(ARGS)
+
+# Each lock of clients has an environment of its own beside $(VENV): the clients want other versions than the server.
+$(VENV)-%/.installed: requirements/%.txt
+	@echo "installing $< into $(@D)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+
+tests/clients/node/node_modules: tests/clients/node/package-lock.json
+	@cd $(@D) && npm ci --omit=optional --no-progress --loglevel=error
+	@touch $@
+
+CLIENTS := clients clients-openai3
+test-clients: $(VENV)/.dev $(CLIENTS:%=$(VENV)-%/.installed) tests/clients/node/node_modules ## the clients people use, against a running demo (Node 20 or later)
+	@PYTHONPATH=.:tests $(BIN)/python tests/clients/run.py "openai 2=$(VENV)-clients" "openai 3=$(VENV)-clients-openai3" $(ARGS)
 
 # `make mutants MODULE=server.auth` for one of them.
 mutants: $(VENV)/.mutants ## change the code that decides, and see that a test fails; at most 5 % survive
@@ -92,8 +121,11 @@ lock: ## make the locks from requirements/*.in
 	  compile cpu.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match -o cpu.txt; } && \
 	compile cuda.in --python-platform x86_64-manylinux_2_28 -o cuda.txt && \
 	compile dev.in -o dev.txt && \
+	compile clients.in -o clients.txt && \
+	compile clients-openai3.in -o clients-openai3.txt && \
 	compile docs.in -o docs.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' docs.txt && \
 	compile mutants.in -o mutants.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' mutants.txt && \
+	compile cluster.in -o cluster.txt && sed -i '/-c cpu.txt/d; /-c dev.txt/d' cluster.txt && \
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
 	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
 	  -o quantize.txt; } && \
@@ -112,8 +144,8 @@ $(VENV)/.docs: $(VENV)/.dev requirements/docs.txt
 	@touch $@
 
 docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an error
-	@$(BIN)/python -m sampling.table docs/decoding.md
+	@$(BIN)/python -m sampling.options_table docs/decoding.md
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants
+	rm -rf $(VENV) $(VENV)-* .conformance tests/clients/node/node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants

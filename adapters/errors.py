@@ -16,17 +16,23 @@ AdapterError
 │   ├── NothingToRollBack
 │   ├── PinLimit
 │   └── UploadConflict
+│       └── UploadBusy
 ├── BadValue
 ├── TooManyFetches
+├── BlendLimit
 ├── ArtifactRefused
 ├── SourceRefused
 ├── SourceUnavailable
 ├── StoreFull
 ├── StoreDamaged
+├── DepotUnavailable
 ├── RegistryUnavailable
+│   └── RegistryUnusable
 ├── LoadFailed
 │   └── EngineGone
 ├── ProbeFailed
+├── ProofFailed
+│   └── ProofTimedOut
 ├── ResidencyBusy
 ├── VersionRetired
 └── SchemaMismatch
@@ -56,8 +62,11 @@ class UnknownTenant(NotFound):
 class UnknownKey(NotFound):
     """No valid key matches; the message does not say whether it is unknown, expired or revoked."""
 
-    def __init__(self) -> None:
-        super().__init__("The key is unknown, has expired or was revoked; ask an operator for another one.")
+    def __init__(self, key_id: str | None = None) -> None:
+        which = "The key" if key_id is None else f"The key with the id {key_id[:64]!r}"
+        super().__init__(
+            f"{which} is unknown, has expired or was revoked; an operator sees all keys with `loragate key list`."
+        )
 
 
 class UnknownAdapter(NotFound):
@@ -81,7 +90,8 @@ class UnknownUpload(NotFound):
 
     def __init__(self) -> None:
         super().__init__(
-            "There is no such upload: it was used, removed, or left unfinished for a day; begin a new one."
+            "There is no such upload: it was used, removed, left unfinished for a day, or begun on a server without "
+            "--depot; begin a new one."
         )
 
 
@@ -101,12 +111,9 @@ class AliasConflict(Conflict):
     """The alias has changed since it was read (compare-and-swap on its generation failed)."""
 
     def __init__(self, name: str, expected: int, found: int) -> None:
-        super().__init__(
-            f"Alias {name!r} is at generation {found}, not {expected}: it was changed meanwhile; "
-            "read it again and repeat the change."
-        )
-        self.expected = expected
-        self.found = found
+        changed = f"Alias {name!r} is at generation {found}, not {expected}: it was changed meanwhile"
+        super().__init__(f"{changed}; read it again and repeat the change.")
+        self.expected, self.found = expected, found
 
 
 class IllegalTransition(Conflict):
@@ -135,6 +142,17 @@ class UploadConflict(Conflict):
         )
 
 
+class UploadBusy(UploadConflict):
+    """Another request writes a piece of the upload, or adds a version from it."""
+
+    def __init__(self) -> None:
+        AdapterError.__init__(
+            self,
+            "Another request writes to this upload, or adds a version from it; when it has ended, read the upload's "
+            "offset and continue from there.",
+        )
+
+
 class BadValue(AdapterError):
     """A setting of a tenant, key or alias is out of its range."""
 
@@ -148,6 +166,14 @@ class TooManyFetches(AdapterError):
             "try again when one of them has ended."
         )
         self.retry_after_s = 5.0
+
+
+class BlendLimit(AdapterError):
+    """A tenant's requests ask for more new blends than it may have at the moment."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ArtifactRefused(AdapterError):
@@ -170,11 +196,20 @@ class StoreDamaged(AdapterError):
     """A stored artifact is missing or differs from its digest."""
 
 
+class DepotUnavailable(AdapterError):
+    """The shared place of the adapters' files does not answer."""
+
+
 class RegistryUnavailable(AdapterError):
     """The database does not answer."""
 
-    def __init__(self) -> None:
-        super().__init__("The registry's database does not answer; try again shortly.")
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or "The registry's database does not answer; try again shortly.")
+        self.retry_after_s = 5.0
+
+
+class RegistryUnusable(RegistryUnavailable):
+    """The database is damaged, read-only, or refuses the server's user; waiting does not help."""
 
 
 class LoadFailed(AdapterError):
@@ -189,14 +224,20 @@ class ProbeFailed(AdapterError):
     """The adapter was loaded, but its probe did not finish with finite numbers."""
 
 
+class ProofFailed(AdapterError):
+    """Another server (`--prove-on`) could not load or probe the version; nothing has changed."""
+
+
+class ProofTimedOut(ProofFailed):
+    """Another server lives and has not said in time whether it can serve the version; nothing has changed."""
+
+
 class ResidencyBusy(AdapterError):
     """All slots stayed held for the longest time that a request may wait."""
 
     def __init__(self, capacity: int, waited_s: float, retry_after_s: float) -> None:
-        super().__init__(
-            f"All {capacity} adapter slots stayed in use for {waited_s:g} s; "
-            "try again later, or restart with a larger --max-cpu-loras."
-        )
+        busy = f"All {capacity} adapter slots stayed in use for {waited_s:g} s"
+        super().__init__(f"{busy}; try again later, or restart with a larger --max-cpu-loras.")
         self.retry_after_s = retry_after_s
 
 

@@ -131,6 +131,9 @@ class Version:
     pinned: bool = False
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None  # the content of training.json, if there is one
+    brought: Mapping[str, Any] | None = None  # facts about its other files; `adapters.artifact.brought`
+    owner: str | None = None  # the server that adds it, or has added it
+    recipe: Mapping[str, Any] | None = None  # of a blend: `adapters.lifecycle.blends.blending.Recipe.as_dict`
 
     @property
     def public_name(self) -> str:
@@ -160,6 +163,8 @@ class Alias:
     generation: int
     targets: tuple[AliasTarget, ...]
     updated_at: datetime | None = None
+    proven_on: tuple[str, ...] = field(default=(), compare=False)
+    """In the answer to a change: the servers that have loaded and probed the versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +237,11 @@ class Usage:
     kv_block_seconds: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchId:
+    """Identifies a batch of usage, which may be sent again; a writer numbers its batches in the order of sending."""
+
+    writer: str  # unique to one process, at most 32 characters
+    sequence: int  # from 1

@@ -7,8 +7,21 @@ two pairs never share a public name. "@" separates a version: `acme-support@3`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from adapters.errors import BadName
+
+#: Names that the server writes where a tenant's name stands, and where it writes them. A tenant added by an earlier
+#: release may have one of them; only `check_new_tenant_name` refuses them.
+RESERVED_TENANT_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "other": "the metrics, for tenants without their own series",
+        "operators": "the console, for requests with an operator's key",
+        "operator": "the audit log, for changes with an operator's key",
+        "system": "the audit log, for the server's own changes",
+    }
+)
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_]{0,31}")
 _ADAPTER = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -22,6 +35,14 @@ def check_tenant_name(name: str) -> str:
             f"Tenant name {name[:64]!r} must have 1 to 32 characters of a-z, 0-9 and _, "
             "and start with a letter or digit."
         )
+    return name
+
+
+def check_new_tenant_name(name: str) -> str:
+    """Return `name`, which no tenant has yet. Raises: BadName, also for a name that the server itself uses."""
+    check_tenant_name(name)
+    if place := RESERVED_TENANT_NAMES.get(name):
+        raise BadName(f"Tenant name {name!r} is used by {place}. Choose another one.")
     return name
 
 

@@ -29,6 +29,26 @@ BENCHMARKS = {
         "soak.benchmark",
         "Swaps, rate limits and disconnects for minutes: errors, memory growth, leaks.",
     ),
+    "hostile": (
+        "hostile.benchmark",
+        "One tenant's hostile inputs beside other tenants' short requests.",
+    ),
+    "limits": (
+        "many_servers.limits",
+        "Limits that several servers share, with more load than they allow and the database away.",
+    ),
+    "replicas": (
+        "many_servers.replicas",
+        "How soon all servers do what one was asked for: adapters, keys, removals.",
+    ),
+    "front": (
+        "front.benchmark",
+        "Processor time per token beside a model that costs nothing, against stock vLLM.",
+    ),
+    "placement": (
+        "placement.benchmark",
+        "Which of a hundred replicas answers: loragate's policy and others, simulated.",
+    ),
     "startup": ("startup.benchmark", "Time from the command to the first answer, against stock vLLM."),
 }
 

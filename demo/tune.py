@@ -20,7 +20,7 @@ import torch
 
 import demo
 from adapters.training.config import TrainingConfig
-from adapters.training.train import train
+from adapters.training.training_run import train
 from demo.chats import write_replay
 
 COMMON: dict[str, Any] = {
@@ -47,7 +47,7 @@ def config_for(name: str, out: Path, base: Path = demo.MODEL_DIR) -> TrainingCon
     """The training configuration of the committed adapter ``name``."""
     adapter = demo.ADAPTERS[name]
     return TrainingConfig(
-        base=base, data=adapter.data, held_out=adapter.held_out, out=out, **COMMON, **PER_ADAPTER[name]
+        base=base, data=(adapter.data,), held_out=adapter.held_out, out=out, **COMMON, **PER_ADAPTER[name]
     )
 
 

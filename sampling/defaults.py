@@ -12,7 +12,7 @@ from typing import Any
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidDefault, quote
 from sampling.options import OPTIONS, Option
-from sampling.params import LAYERED
+from sampling.validation import LAYERED
 
 Placed = tuple[tuple[Option, str, Any], ...]
 

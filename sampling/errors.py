@@ -6,6 +6,7 @@
     │   │   └── UnsupportedParameter
     │   ├── UnknownPreset
     │   └── LimitExceeded
+    │       └── BodyLimitExceeded
     └── ConfigurationError        caused by the operator
         ├── InvalidDefault
         ├── InvalidPreset
@@ -78,6 +79,21 @@ class LimitExceeded(RequestError):
         super().__init__(param, f"{what} is {value}, above this server's limit of {limit} for this key.")
         self.value = value
         self.limit = limit
+
+
+class BodyLimitExceeded(LimitExceeded):
+    """A request's body is larger than the server reads for one request."""
+
+    def __init__(self, name: str, value: int, limit: int, counted: str, param: str) -> None:
+        RequestError.__init__(
+            self,
+            param,
+            f"The request has {value} {counted}; at most {limit} are allowed (limit {name!r} of the server or of "
+            "your tenant). Send less, or ask the operator to raise it.",
+        )
+        self.value = value
+        self.limit = limit
+        self.name = name
 
 
 class ConfigurationError(SamplingError):

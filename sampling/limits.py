@@ -8,6 +8,25 @@
 | `stop_count`    | is refused: without a stop string the answer would differ; token ids do not count       |
 | `prompt_tokens` | is refused: a shortened prompt is another prompt                                        |
 
+The others bound what a request costs before and beside the model. The server has defaults for them
+(`DEFAULT_LIMITS`), which an operator can raise, or lift with null. A request above one is refused
+(`sampling.body_limits`).
+
+| limit                | what it bounds                                                                     |
+|----------------------|------------------------------------------------------------------------------------|
+| `messages`, `tools`  | how many of them                                                                   |
+| `prompts`            | prompts of /v1/completions x `n`                                                   |
+| `text_bytes`         | all texts of the body together, in UTF-8                                           |
+| `body_values`        | JSON values of the body, of any kind                                               |
+| `body_depth`         | levels of JSON arrays and objects within each other                                |
+| `option_values`      | JSON values of everything but prompts and tools: token ids, biases, metadata, …    |
+| `bad_words`          | how many of them; 64 times as many characters together                             |
+| `logprobs`           | log-probabilities of all answers: n x max_tokens x (top_logprobs + 1)              |
+| `prompt_logprobs`    | those of the prompt: n x prompt tokens x (prompt_logprobs + 1)                     |
+| `schema_bytes`, `schema_depth`, `compile_s` | one schema or grammar (`schema_bytes`: all tools together, too); |
+|                      | `server.engine.decoding` enforces them                                             |
+| `render_s`           | seconds of reading, rendering and tokenizing one large request                     |
+
 Only `max_tokens` is clamped, because a shortened answer is marked (`finish_reason: "length"`). A request without
 `max_tokens` gets the limit, because vLLM would otherwise use the rest of the context.
 """
@@ -16,12 +35,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidLimit, LimitExceeded, quote
 from sampling.options import COMPLETIONS_MAX_TOKENS
-from sampling.params import LENGTH_NAMES, effective_name
+from sampling.validation import LENGTH_NAMES, effective_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +50,7 @@ class Limits:
     """The largest allowed values of a request; None means no limit.
 
     Raises:
-        InvalidLimit: a limit is not an integer of at least 1 (`top_logprobs` and `stop_count`: 0).
+        InvalidLimit: a limit is not an integer of at least 1 (`top_logprobs`, `stop_count` and `bad_words`: 0).
     """
 
     max_tokens: int | None = None
@@ -37,19 +58,58 @@ class Limits:
     top_logprobs: int | None = None
     stop_count: int | None = None
     prompt_tokens: int | None = None
+    messages: int | None = None
+    tools: int | None = None
+    prompts: int | None = None
+    text_bytes: int | None = None
+    body_values: int | None = None
+    body_depth: int | None = None
+    option_values: int | None = None
+    bad_words: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    schema_bytes: int | None = None
+    schema_depth: int | None = None
+    compile_s: int | None = None
+    render_s: int | None = None
 
     def __post_init__(self) -> None:
         for name in (item.name for item in fields(self)):
-            value, least = getattr(self, name), 0 if name in ("top_logprobs", "stop_count") else 1
+            value, least = getattr(self, name), 0 if name in _ZERO else 1
             if value is not None and (type(value) is not int or value < least):
                 raise InvalidLimit(
                     f"The limit {name} must be an integer of at least {least} or absent, got {quote(value)}."
                 )
 
 
+#: Limits that may be 0: nothing of the kind is allowed.
+_ZERO: Final = ("top_logprobs", "stop_count", "bad_words")
+
 NO_LIMITS: Final = Limits()
+#: The server's limits where the operator sets none; no honest client meets them. With them, one request occupies the
+#: event loop for at most 20 ms at a time (`docs/decisions/0008-large-bodies-are-read-in-worker-processes.md`).
+DEFAULT_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "n": 128,
+        "messages": 4096,
+        "tools": 512,
+        "prompts": 1024,
+        "text_bytes": 8 << 20,
+        "body_values": 1_000_000,
+        "body_depth": 100,
+        "option_values": 16384,
+        "bad_words": 256,
+        "logprobs": 1_000_000,
+        "prompt_logprobs": 65536,
+        "schema_bytes": 256 << 10,
+        "schema_depth": 64,
+        "compile_s": 10,
+        "render_s": 30,
+    }
+)
 
 
+@lru_cache(maxsize=1024)
 def tighten(lower: Limits, upper: Limits) -> Limits:
     """Combine the limits of a layer with those of the layer above it: the smaller value of each limit.
 
@@ -89,6 +149,36 @@ def check_prompt(limits: Limits, prompt_tokens: int) -> None:
     """
     if limits.prompt_tokens is not None and prompt_tokens > limits.prompt_tokens:
         raise LimitExceeded("prompt", prompt_tokens, limits.prompt_tokens, counted="prompt length in tokens")
+
+
+def fit_logprobs(limits: Limits, *, n: int, per_token: int, max_tokens: int, chosen: bool) -> int:
+    """The largest max_tokens whose log-probabilities are within the limit.
+
+    Args:
+        limits: of the request.
+        n: answers.
+        per_token: log-probabilities of a token, its own included.
+        max_tokens: of each answer.
+        chosen: whether the request has named max_tokens; a default is reduced.
+
+    Raises:
+        LimitExceeded: `logprobs` is above its limit.
+    """
+    if limits.logprobs is None or n * max_tokens * per_token <= limits.logprobs:
+        return max_tokens
+    fitting = limits.logprobs // (n * per_token)
+    if chosen or fitting == 0:
+        counted = f"n x max_tokens x logprobs ({n} x {max_tokens} x {per_token})"
+        raise LimitExceeded("max_tokens", n * max_tokens * per_token, limits.logprobs, counted=counted)
+    return fitting
+
+
+def check_prompt_logprobs(limits: Limits, *, n: int, per_token: int, prompt_tokens: int) -> None:
+    """Check the number of a prompt's log-probabilities. Raises: LimitExceeded."""
+    count = n * per_token * prompt_tokens
+    if limits.prompt_logprobs is not None and count > limits.prompt_logprobs:
+        counted = f"n x prompt tokens x logprobs ({n} x {prompt_tokens} x {per_token})"
+        raise LimitExceeded("prompt_logprobs", count, limits.prompt_logprobs, counted=counted)
 
 
 def _check_logprobs(limit: int, body: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from sampling.endpoints import Endpoint
-from sampling.kinds import (
+from sampling.value_types import (
     FLOAT_MAX,
     Boolean,
     Integer,
@@ -78,7 +78,7 @@ _EFFORTS = OneOf(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 _LENGTH_NAMES = {_CHAT: ("max_completion_tokens", "max_tokens"), _RESPONSES: ("max_output_tokens",)}
 _FORMATS = "text, json_object, json_schema"
 _CONSTRAINTS = "one of json, regex, choice, grammar, json_object, structural_tag"
-_CHOICES = "none, auto, required, or one function"
+_CHOICES = "none, auto, required, one function, or allowed_tools"
 
 # fmt: off
 OPTIONS: Final[tuple[Option, ...]] = (

@@ -7,13 +7,17 @@ LoragateError
 ├── Forbidden             the key is valid, but its role does not allow this
 ├── ModelNotFound         the tenant has no such model
 ├── UnknownRequest        the tenant has no such request, or it is too old
+├── UnknownResponse       no answer is stored, so none can be continued
 ├── InvalidRequest        the body is not valid
+├── TooManyLargeRequests  the tenant has too many large requests waiting to be read
+├── HeadTooLarge          request line and headers are above 64 KiB
 ├── BodyTooLarge          the body is above --max-body-bytes
 ├── AdapterUnavailable    the adapter exists, but it cannot be loaded
 ├── BodyTooSlow           the body did not arrive within --read-timeout-s
 ├── InternalError         a fault of the server; the log has it under the request's id
 ├── EngineUnavailable     the engine is starting, restarting or dead
-└── Draining              the server is shutting down
+│   ├── EngineStalled     it is restarted because it made no progress
+│   └── Draining          the server is shutting down
 """
 
 from __future__ import annotations
@@ -60,6 +64,14 @@ class UnknownRequest(LoragateError):
         )
 
 
+class UnknownResponse(LoragateError):
+    """No answer is stored under this id: the server stores none."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message)
+        self.param = "previous_response_id"
+
+
 class InvalidRequest(LoragateError):
     """The request is not valid."""
 
@@ -67,6 +79,24 @@ class InvalidRequest(LoragateError):
         super().__init__(message)
         self.param = param
         self.code = code
+
+
+class TooManyLargeRequests(LoragateError):
+    """The tenant has as many large requests waiting to be read as it may."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = 2.0
+
+
+class HeadTooLarge(LoragateError):
+    """The request line and the headers are too large."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The request line and the headers have more than {limit_bytes} bytes. Send a shorter URL, or fewer or "
+            "shorter headers."
+        )
 
 
 class BodyTooLarge(LoragateError):
@@ -98,6 +128,10 @@ class EngineUnavailable(LoragateError):
     def __init__(self, message: str | None = None, *, retry_after_s: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class EngineStalled(EngineUnavailable):
+    """The engine made no progress for too long and is restarted; try again shortly."""
 
 
 class Draining(EngineUnavailable):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from otlp_collector import Collector
+from page_server import PageServer
 from server_process import ServerProcess, start
 
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
@@ -19,7 +22,31 @@ settings.register_profile("local", **BUSY)
 settings.register_profile("ci", derandomize=True, **BUSY)
 # `make test-fast` uses this one: no database of examples, fewer of them where a test does not say how many.
 settings.register_profile("fast", derandomize=True, max_examples=25, **BUSY)
+# `make mutants` uses this one: which example fails first is enough, a smaller one is not looked for.
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+settings.register_profile("mutants", settings.get_profile("fast"), phases=NO_SHRINKING)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collect without the garbage collector, and exempt from it what is imported then.
+
+    The imports make two million objects that live until the end; the collector would take a third of their time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, a file's tests share a process, and all of `tests/cluster` share one."""
+    for item in items:
+        group = "cluster" if item.path.parent.name == "cluster" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +57,16 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[ServerProcess]:
+def pages() -> Iterator[PageServer]:
+    """Another origin, whose pages may call the session's server from a browser."""
+    with PageServer.listening() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, pages: PageServer
+) -> Iterator[ServerProcess]:
     running = start(
         "--demo",
         "--otlp-traces-endpoint",
@@ -38,6 +74,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
         "--read-timeout-s",
         "5",
         "--keep-feedback-messages",
+        "--allowed-origins",
+        json.dumps([pages.origin]),
         data_dir=tmp_path_factory.mktemp("loragate"),
     )
     try:

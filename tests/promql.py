@@ -1,13 +1,15 @@
-"""What our dashboards and rules ask Prometheus, and which metrics that names."""
+"""What our dashboards, rules and the autoscaler ask Prometheus, and which metrics that names."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes_overlays import scaling_queries
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"
@@ -28,6 +30,7 @@ _WORDS = {
 }
 
 
+@functools.cache
 def rule_groups() -> list[dict[str, Any]]:
     return yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
 
@@ -44,9 +47,11 @@ def panels() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+@functools.cache
 def expressions() -> dict[str, str]:
     """Where an expression stands -> the expression, with Grafana's variables filled in."""
     found = {f"rules: {rule.get('alert') or rule['record']}": rule["expr"] for rule in rules()}
+    found |= {f"autoscaler: {name}": query for name, query in scaling_queries().items()}
     for board, panel in panels():
         for target in panel["targets"]:
             filled = target["expr"].replace("$__rate_interval", "1m")

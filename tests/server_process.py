@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
-from benchmarks.harness.process_guard import ProcessGuard
+from benchmarks.harness.processes.process_guard import ProcessGuard
 
 START_TIMEOUT_S = 240
 LORAGATE = str(Path(sys.executable).with_name("loragate"))
@@ -95,17 +96,21 @@ class ServerProcess:
         return code
 
 
-def start(*args: str, data_dir: Path) -> ServerProcess:
-    """Start a server on a free port and return once it listens; the engine may still be starting."""
+def start(*args: str, data_dir: Path, variables: Mapping[str, str] | None = None) -> ServerProcess:
+    """Start a server on a free port and return once it listens; the engine may still be starting.
+
+    `variables` are added to the environment. A file given with `--config` must choose the port itself.
+    """
     # spans are sent at once, not every five seconds
     environment = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
     environment |= {k: v for k, v in os.environ.items() if not k.startswith(("LORAGATE_", "VLLM_"))}
+    port = [] if "--config" in args else ["--port", "0"]
     process = subprocess.Popen(
-        [LORAGATE, "serve", "--port", "0", "--data-dir", str(data_dir), *args],
+        [LORAGATE, "serve", *port, "--data-dir", str(data_dir), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=environment | dict(variables or {}),
         cwd="/",
         start_new_session=True,
     )

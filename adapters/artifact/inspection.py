@@ -14,12 +14,14 @@ from adapters.artifact.files import (
     CONFIG,
     TRAINING,
     WEIGHTS,
+    list_names,
     open_plain,
     printable,
     read_json,
     require_files,
 )
 from adapters.artifact.header import read_header
+from adapters.artifact.patterns import as_patterns
 from adapters.artifact.scan import scan_weights
 from adapters.artifact.shape import PROJECTIONS, BaseShape
 from adapters.artifact.tensors import Pair, pair_tensors
@@ -29,8 +31,6 @@ _KEPT = (
     "r",
     "lora_alpha",
     "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
     "layers_to_transform",
 )
 
@@ -43,11 +43,13 @@ class ArtifactReport:
     alpha: float
     scaling: float  # of the modules without a pattern
     target_modules: tuple[str, ...]  # leaf names of the modules with tensors
+    modules: tuple[str, ...]  # their full paths
     dtype: str  # F32, F16 or BF16: the most frequent one
     size_bytes: int  # of the weights file
     parameters: int
     config: Mapping[str, Any]  # canonical: only the settings that change the result
     training: Mapping[str, Any] | None  # training.json
+    hints: tuple[str, ...]  # sentences about what may be wrong
 
 
 def inspect_artifact(
@@ -63,9 +65,9 @@ def inspect_artifact(
     `base_digest` is compared with that in `training.json`, if there is one.
     Raises: ArtifactRefused: with what was found, what was expected and what helps.
     """
-    require_files({path.name for path in folder.iterdir()})
+    require_files(list_names(folder))
     raw = read_json(folder / CONFIG)
-    config = read_config(raw, max_lora_rank)
+    config = read_config(raw, max_lora_rank, base.lora_modules())
     training = read_json(folder / TRAINING) if (folder / TRAINING).exists() else None
     _check_base(training, base_digest)
     with open_plain(folder / WEIGHTS) as file:
@@ -100,20 +102,39 @@ def _report(
     targets = tuple(sorted(leaves, key=(*PROJECTIONS, "embed_tokens", "lm_head").index))
     tensors = [tensor for pair in pairs for tensor in (pair.a, pair.b)]
     return ArtifactReport(
-        rank=config.largest_rank,
+        rank=max(pair.rank for pair in pairs),
         alpha=config.alpha,
-        scaling=config.scaling_of("no module"),
+        scaling=config.scaling(),
         target_modules=targets,
+        modules=tuple(pair.module for pair in pairs),
         dtype=Counter(tensor.dtype for tensor in tensors).most_common(1)[0][0],
         size_bytes=size_bytes,
         parameters=sum(tensor.shape[0] * tensor.shape[1] for tensor in tensors),
-        config=_canonical(raw, targets),
+        config=_canonical(raw, config, pairs),
+        hints=_unclear_alphas(config, pairs),
         training=training,
     )
 
 
-def _canonical(raw: Mapping[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
+def _canonical(raw: Mapping[str, Any], config: LoraConfig, pairs: tuple[Pair, ...]) -> dict[str, Any]:
     """The configuration reduced to the settings that change the result; PEFT's other fields vary between runs."""
     kept = {name: raw[name] for name in _KEPT if raw.get(name) not in (None, {}, [])}
+    if ranks := {pair.module: pair.rank for pair in pairs if pair.module in config.ranks}:
+        kept["rank_pattern"] = as_patterns(ranks)
+    if alphas := {p.module: config.alpha_of(p.module) for p in pairs if p.module in config.alphas}:
+        kept["alpha_pattern"] = as_patterns(alphas)
     fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True}
-    return {**kept, **fixed, "target_modules": sorted(targets)}
+    leaves = {pair.module.rpartition(".")[2] for pair in pairs}
+    return {**kept, **fixed, "target_modules": sorted(leaves)}
+
+
+def _unclear_alphas(config: LoraConfig, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
+    for pair in pairs:
+        if alphas := config.unclear_alpha(pair.module):
+            shown = " and ".join(f"{alpha:g}" for alpha in alphas)
+            return (
+                f"Its alpha_pattern has patterns with the alphas {shown} for {pair.module}. PEFT saves patterns in "
+                f"alphabetical order, so the one of the training is not known; {alphas[0]:g} is used, as PEFT does "
+                "when it loads the adapter. Save it with patterns of which only one matches each module.",
+            )
+    return ()

@@ -69,6 +69,14 @@ class BaseShape:
         sizes += [(hidden, mlp), (hidden, mlp), (mlp, hidden)]
         return dict(zip(PROJECTIONS, sizes, strict=True))
 
+    def lora_modules(self) -> dict[str, tuple[int, int]]:
+        """(input size, output size) of every layer that can have a LoRA, by full path."""
+        sizes = self.modules()
+        if self.lora_embeddings:
+            sizes["lm_head"] = (self.hidden_size, self.vocab_size)
+            sizes["model.embed_tokens"] = (self.vocab_size, self.hidden_size)
+        return sizes
+
     def modules(self) -> dict[str, tuple[int, int]]:
         """(input size, output size) of every projection of every layer, by full path."""
         sizes = self.projections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from adapters.artifact.config import LoraConfig
@@ -15,6 +15,7 @@ from adapters.errors import ArtifactRefused
 PREFIX = "base_model.model."
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_A|lora_B)\.weight")
 _EMBEDDING_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_embedding_[AB])")
+_NAMED_KEY = re.compile(r".+\.lora_(?:embedding_)?[AB]\.(?P<adapter>(?!weight$)[^.]+)(?:\.weight)?")
 _WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
@@ -32,15 +33,19 @@ class Pair:
     a: Tensor
     b: Tensor
 
+    @property
+    def rank(self) -> int:
+        """The number of rows of A."""
+        return self.a.shape[0]
+
 
 def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseShape) -> tuple[Pair, ...]:
     """The pair of factors of every module, checked against the base. Raises: ArtifactRefused."""
-    sizes = base.modules()
-    if base.lora_embeddings:
-        sizes["lm_head"] = (base.hidden_size, base.vocab_size)
-        sizes["model.embed_tokens"] = (base.vocab_size, base.hidden_size)
+    _check_factors(tensors)
+    sizes = base.lora_modules()
     sides: dict[str, dict[str, Tensor]] = {}
-    for tensor in tensors.values():
+    # The base model's own weights last: PEFT saves them beside a LoRA on the head, which is the cause to name.
+    for tensor in sorted(tensors.values(), key=lambda tensor: ".base_layer." in tensor.name):
         module, side = _parse_key(tensor.name)
         if module not in sizes:
             raise ArtifactRefused(_explain_module(module, base))
@@ -50,6 +55,21 @@ def pair_tensors(tensors: Mapping[str, Tensor], config: LoraConfig, base: BaseSh
         _check_shapes(pair, config, sizes[pair.module], base)
     _check_complete(sides.keys(), config, base)
     return pairs
+
+
+def module_of(key: str) -> str:
+    """The layer that a tensor's name belongs to, by its full path. Raises: ArtifactRefused: no LoRA factor."""
+    return _parse_key(key)[0]
+
+
+def _check_factors(names: Iterable[str]) -> None:
+    """Check that there are LoRA factors at all. Raises: ArtifactRefused."""
+    names = list(names)
+    if not any(".lora_" in name or name.startswith("lora_") for name in names):
+        raise ArtifactRefused(
+            f"{WEIGHTS} holds whole layers ({printable(names[0])}) and no LoRA factors: this is a merged or a "
+            "whole model, not an adapter. Save the PEFT model with save_pretrained, before merge_and_unload."
+        )
 
 
 def _parse_key(key: str) -> tuple[str, str]:
@@ -68,6 +88,12 @@ def _parse_key(key: str) -> tuple[str, str]:
     match = _KEY.fullmatch(key) or _EMBEDDING_KEY.fullmatch(key)
     if match is not None and ("embedding" in match["side"]) == match["module"].endswith("embed_tokens"):
         return match["module"], "a" if match["side"].endswith("A") else "b"
+    if named := _NAMED_KEY.fullmatch(key):
+        raise ArtifactRefused(
+            f"The tensor names contain the adapter's name ({printable(named['adapter'])}), as in the model's own "
+            f"state_dict: {printable(key)}. They would match no layer; save again with PEFT's save_pretrained, "
+            "which leaves it out."
+        )
     if ".modules_to_save." in key or (key.endswith((".weight", ".bias")) and ".lora_" not in key):
         raise ArtifactRefused(
             f"{printable(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
@@ -122,15 +148,15 @@ def _pair(module: str, found: Mapping[str, Tensor]) -> Pair:
 
 
 def _check_shapes(pair: Pair, config: LoraConfig, sizes: tuple[int, int], base: BaseShape) -> None:
-    a, b, rank = pair.a.shape, pair.b.shape, config.rank_of(pair.module)
+    a, b, ranks = pair.a.shape, pair.b.shape, config.ranks_of(pair.module)
     if len(a) != 2 or len(b) != 2 or 0 in (*a, *b):
         raise ArtifactRefused(
             f"The tensors of {pair.module} are empty or flat ({_shape(a)} and {_shape(b)}), as ZeRO-3 and "
             "FSDP leave them; gather the parameters before saving."
         )
-    if a[0] != rank or b[1] != rank:
+    if a[0] not in ranks or b[1] != a[0]:
         raise ArtifactRefused(
-            f"{pair.module} has rank {a[0] if a[0] != rank else b[1]} in {WEIGHTS} but {rank} in {CONFIG}, "
+            f"{pair.module} has rank {a[0] if a[0] not in ranks else b[1]} in {WEIGHTS} but {ranks[0]} in {CONFIG}, "
             "which would scale it wrongly; use the configuration it was trained with."
         )
     if (a[1], b[0]) != sizes:

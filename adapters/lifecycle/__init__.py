@@ -7,7 +7,7 @@ before the next one begins, so a process that dies at any point leaves no half-m
 from __future__ import annotations
 
 from adapters.lifecycle.adding import Rules
-from adapters.lifecycle.health import DriftKind
+from adapters.lifecycle.drift_log import DriftKind
 from adapters.lifecycle.lifecycle import Lifecycle
 
 __all__ = ["DriftKind", "Lifecycle", "Rules"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from adapters.artifact import BaseShape, inspect_artifact
-from adapters.errors import AdapterError, IllegalTransition, UnknownVersion
+from adapters.artifact import ArtifactReport, BaseShape, explain_unapplied, inspect_artifact
+from adapters.artifact.brought import read_brought
+from adapters.depot.local_copies import LocalCopies
+from adapters.errors import AdapterError, ArtifactRefused, IllegalTransition, UnknownVersion
 from adapters.models import Actor, Version, VersionState
 from adapters.registry import Registry
 from adapters.registry.state_machine import ENDED
-from adapters.sources import Progress, Source, fetch
+from adapters.sources import BlendSource, Progress, Source, fetch
 from adapters.sources.threads import in_thread
 from adapters.store.store import Staging, Store
 
@@ -25,20 +28,27 @@ class Rules:
     max_lora_rank: int
     max_bytes: int = 2 << 30
     base_digest: str | None = None
+    base_tokens: frozenset[str] | None = None  # beside the vocabulary of the base model's tokenizer
+    base_folder: Path | None = None  # the base model's files, for hints that compare its weights
+    lora_layers: Callable[[], frozenset[str] | None] = lambda: None
+    """Paths of the layers to which the engine applies LoRA; None: no engine has started yet, so do not compare."""
 
 
 class VersionAdder:
     """Adds registered versions to the store."""
 
-    def __init__(self, registry: Registry, store: Store, rules: Rules) -> None:
+    def __init__(self, registry: Registry, copies: LocalCopies, rules: Rules) -> None:
         self._versions = registry.versions
-        self._store = store
+        self._copies = copies
         self._rules = rules
 
-    async def add(self, version: Version, source: Source, *, by: Actor, progress: Progress) -> Version:
+    async def add(
+        self, version: Version, source: Source | BlendSource, *, by: Actor, progress: Progress
+    ) -> Version:
         """Fetch, check and store a registered version's files; the version fails if that fails.
 
-        Raises: as `fetch`, `inspect_artifact`, `Store.publish`; IllegalTransition: it was removed meanwhile.
+        Raises: as `fetch`, `inspect_artifact`, `Store.publish`, `LocalCopies.share`; ArtifactRefused: also if the
+            engine would leave out a part of it; IllegalTransition: it was removed meanwhile.
         """
         try:
             return await self._prepare(version, source, by, progress)
@@ -46,11 +56,16 @@ class VersionAdder:
             await asyncio.shield(self._fail(version, error, by))
             raise
 
-    async def _prepare(self, version: Version, source: Source, by: Actor, progress: Progress) -> Version:
-        store, rules, transition = self._store, self._rules, self._versions.transition
+    async def _prepare(
+        self, version: Version, source: Source | BlendSource, by: Actor, progress: Progress
+    ) -> Version:
+        store, rules, transition = self._copies.store, self._rules, self._versions.transition
         async with _staging(store) as staging:
             fetched = await fetch(source, staging.files, max_bytes=rules.max_bytes, progress=progress)
-            version = await transition(version, VersionState.FETCHED, by=by, source=fetched.label)
+            facts = (
+                {"recipe": {**(version.recipe or {}), **fetched.combination}} if fetched.combination else {}
+            )
+            version = await transition(version, VersionState.FETCHED, by=by, source=fetched.label, **facts)
             report = await in_thread(
                 lambda: inspect_artifact(
                     staging.files,
@@ -58,6 +73,12 @@ class VersionAdder:
                     max_lora_rank=rules.max_lora_rank,
                     base_digest=rules.base_digest,
                     max_bytes=rules.max_bytes,
+                )
+            )
+            self._check_applied(report)
+            brought = await in_thread(
+                lambda: read_brought(
+                    staging.files, report.hints, base_tokens=rules.base_tokens, base_folder=rules.base_folder
                 )
             )
             artifact = await in_thread(lambda: store.seal(staging, report.config))
@@ -70,9 +91,17 @@ class VersionAdder:
                 rank=report.rank,
                 size_bytes=artifact.size_bytes,
                 training=None if report.training is None else dict(report.training),
+                brought=brought,
             )
             await in_thread(lambda: store.publish(staging, artifact))
+            await self._copies.share(artifact.digest)
         return await transition(version, VersionState.READY, by=by)
+
+    def _check_applied(self, report: ArtifactReport) -> None:
+        """Check that the engine leaves out no layer. Raises: ArtifactRefused."""
+        layers = self._rules.lora_layers()
+        if layers is not None and (reason := explain_unapplied(report.modules, layers)):
+            raise ArtifactRefused(reason)
 
     async def _fail(self, version: Version, error: BaseException, by: Actor) -> None:
         """Mark a version as failed, with the reason, whichever step it had reached."""

@@ -1,20 +1,33 @@
-"""Draining: a version takes no new requests, those in flight finish, and then it is unloaded for good."""
+"""Draining: a version takes no new requests, those in flight finish, and then it is unloaded for good.
+
+Each server drains it by itself, and the version is retired when all that live have.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
+from adapters.errors import AdapterError
+from adapters.lifecycle.stored_artifacts import collect_garbage
 from adapters.models import SYSTEM, Actor, Version, VersionState
 from adapters.registry import Registry
 from adapters.residency import Residency
+from adapters.store.store import Store
+
+logger = logging.getLogger("loragate")
+
+#: How often it is looked whether the other servers have drained a version.
+_POLL_INTERVAL_S = 0.5
 
 
 class DrainTasks:
-    """The running drain tasks, one per engine id."""
+    """The running drain tasks, one per engine id; each frees the disk space of its version at its end."""
 
-    def __init__(self, registry: Registry, residency: Residency) -> None:
+    def __init__(self, registry: Registry, residency: Residency, store: Store) -> None:
         self._registry = registry
+        self._store = store
         self._residency = residency
         self._tasks: dict[int, asyncio.Task[Version]] = {}
 
@@ -43,8 +56,16 @@ class DrainTasks:
 
     async def _drain(self, version: Version, by: Actor) -> Version:
         await self._residency.retire(version.engine_id)
-        retired = await self._registry.versions.transition(version, VersionState.RETIRED, by=by)
+        while True:
+            retired = await self._registry.drains.acknowledge(version, by=by)
+            if retired.state is not VersionState.DRAINING:
+                break
+            await asyncio.sleep(_POLL_INTERVAL_S)  # other servers still have requests that use it
         del self._tasks[version.engine_id]
+        try:
+            await collect_garbage(self._registry, self._store)
+        except (AdapterError, OSError):
+            logger.exception("The space of %s could not be freed; it is tried again.", version.engine_name)
         return retired
 
     async def aclose(self) -> None:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from adapters.depot.depot import Depot
+from adapters.depot.local_copies import LocalCopies
 from adapters.errors import AdapterError
 from adapters.lifecycle.adding import Rules, VersionAdder
+from adapters.lifecycle.blends.blending import Blending
+from adapters.lifecycle.blends.request_blends import BlendLimits, RequestBlends
+from adapters.lifecycle.convergence import Convergence
 from adapters.lifecycle.draining import DrainTasks
-from adapters.lifecycle.health import Condition, ProcessHealth
-from adapters.lifecycle.load_failures import LoadFailures
-from adapters.lifecycle.recovery import Recovery, recover_registry
-from adapters.models import Actor, Alias, AliasTarget, EngineAdapter, Version, VersionState
+from adapters.lifecycle.drift_log import DriftLog
+from adapters.lifecycle.fetch_progress import RunningFetches
+from adapters.lifecycle.loading import Loading
+from adapters.lifecycle.proving import Proving
+from adapters.lifecycle.recovery import Recovery, recover_registry, take_over
+from adapters.lifecycle.stored_artifacts import collect_depot_garbage, collect_garbage, find_damage
+from adapters.lifecycle.version_condition import VersionCondition
+from adapters.models import Actor, Alias, AliasTarget, Version, VersionState
 from adapters.registry import Registry
-from adapters.registry.state_machine import check_serves
+from adapters.registry.replicas.membership import DEPOT_GARBAGE
 from adapters.residency import Drift, Phase, Residency
-from adapters.sources import Progress, Source
-from adapters.sources.threads import in_thread
+from adapters.sources import BlendSource, Progress, Source
 from adapters.store.store import Store
 
 
 class Lifecycle:
-    """The one owner of a data directory's adapters; call `recover` before anything else.
+    """The adapters of one server; call `recover` before anything else.
 
-    `observe_swap` is called with the seconds of each change of an alias: promotion, split or rollback.
+    `observe_swap` is called with the seconds of each change of an alias: promotion, split or rollback; `prove_on` is
+    the number of servers that prove a version before (`Proving`).
     """
 
     def __init__(
@@ -37,37 +44,46 @@ class Lifecycle:
         residency: Residency,
         rules: Rules,
         *,
+        depot: Depot | None = None,
+        store_max_bytes: int | None = None,
+        prove_on: int | None = 1,
+        blend_limits: BlendLimits = BlendLimits(),
         observe_swap: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._registry = registry
-        self._store = store
-        self._residency = residency
-        self._adder = VersionAdder(registry, store, rules)
-        self.health = ProcessHealth()
+        self._registry, self._store, self._residency = registry, store, residency
+        self._copies = LocalCopies(store, depot, store_max_bytes, self._digests)
+        self._adder = VersionAdder(registry, self._copies, rules)
+        self.blending = Blending(registry, self._copies, rules, self.register)
+        self.fetches, self.drifts = RunningFetches(), DriftLog()
         self._observe_swap = observe_swap
-        self._load_failures = LoadFailures(registry)
-        self._drain_tasks = DrainTasks(registry, residency)
+        self.loading = Loading(registry, self._copies, residency)
+        self.proving = Proving(registry, self.loading, prove_on)
+        self.request_blends = RequestBlends(self._copies, residency, rules, blend_limits)
+        self._drain_tasks = DrainTasks(registry, residency, store)
+        self._convergence = Convergence(registry, residency, self._drain_tasks, self.loading.engine_adapter)
 
     async def recover(self, *, deep: bool = False) -> Recovery:
         """After a start: finish or fail unfinished versions and clean the store. `deep` re-hashes all artifacts."""
-        return await recover_registry(self._registry, self._store, deep=deep)
+        return await recover_registry(self._registry, self._copies, deep=deep)
+
+    async def take_over(self) -> tuple[Version, ...]:
+        """Finish or fail what dead servers were adding; returns the versions. Raises: RegistryUnavailable."""
+        finished, failed = await take_over(self._registry, self._copies)
+        return finished + failed
+
+    async def converge(self) -> None:
+        """Apply what has changed in the registry, on whichever server. Raises: RegistryUnavailable."""
+        await self._convergence.apply()
 
     async def restore_pins(self) -> tuple[AdapterError, ...]:
         """Load the pinned versions once the engine runs; returns the errors."""
-        errors = []
-        for version in await self._registry.versions.list({VersionState.READY}):
-            if version.pinned:
-                try:
-                    await self._residency.pin(self.engine_adapter(version))
-                except AdapterError as error:
-                    errors.append(error)
-        return tuple(errors)
+        return await self._convergence.restore_pins()
 
     async def register(
         self,
         tenant: str,
         adapter: str,
-        source: Source,
+        source: Source | BlendSource,
         *,
         by: Actor,
         sampling_defaults: Mapping[str, Any] | None = None,
@@ -76,22 +92,24 @@ class Lifecycle:
         """Add a version: fetch, check and store it. It is ready, but serves nothing until it is promoted.
 
         If that fails the version stays listed as failed, with the reason. `condition` has the progress.
-        Raises: BadName, UnknownTenant, NameTaken; TooManyFetches; SourceRefused, SourceUnavailable,
-            ArtifactRefused, StoreFull.
+        Raises: BadName, UnknownTenant, NameTaken; TooManyFetches; as `VersionAdder.add`.
         """
-        self.health.check_fetches(tenant)
+        self.fetches.check_limit(tenant)
         version = await self._registry.versions.register(
-            tenant, adapter, source.label, by=by, sampling_defaults=sampling_defaults
+            tenant,
+            adapter,
+            source.label,
+            by=by,
+            sampling_defaults=sampling_defaults,
+            owner=self._registry.membership.own.id,
+            recipe=source.recipe if isinstance(source, BlendSource) else None,
         )
-        with self.health.fetching(version, progress) as note:
+        with self.fetches.track(version, progress) as note:
             return await self._adder.add(version, source, by=by, progress=note)
 
-    # Serving
-
-    def engine_adapter(self, version: Version) -> EngineAdapter:
-        """The version as the engine identifies it."""
-        assert version.digest is not None, version
-        return EngineAdapter(version.engine_id, version.engine_name, self._store.path(version.digest))
+    def _digests(self) -> frozenset[str]:
+        """The first characters of the digests that the engine may read again."""
+        return frozenset(s.engine_name.rpartition("#")[2] for s in self._residency.snapshot().slots)
 
     def state_of(self, version: Version) -> VersionState:
         """The version's state in this process: RESIDENT for a ready version that the engine holds."""
@@ -99,32 +117,11 @@ class Lifecycle:
             return VersionState.RESIDENT
         return version.state
 
-    def condition(self, version: Version) -> Condition:
+    def condition(self, version: Version) -> VersionCondition:
         """What only this process knows of the version."""
-        slot = self._residency.view(version.engine_id)
-        return self.health.condition(version, slot, damaged=version.digest in self._store.damaged)
-
-    @asynccontextmanager
-    async def hold(self, version: Version) -> AsyncIterator[EngineAdapter]:
-        """Keep a version loaded until the block ends; see `Residency.hold`.
-
-        Raises: ResidencyBusy, LoadFailed, VersionRetired, StoreDamaged.
-        """
-        version = await self._load_failures.usable(version)
-        adapter = self.engine_adapter(version)
-        if self._residency.phase(adapter.engine_id) is None:
-            self._store.require(str(version.digest))
-        async with AsyncExitStack() as stack:
-            async with self._load_failures.recording(version):
-                await stack.enter_async_context(self._residency.hold(adapter))
-            yield adapter
-
-    async def _probe(self, tenant: str, adapter: str, numbers: Sequence[int]) -> None:
-        """Check that each version loads and answers. Raises: IllegalTransition, ProbeFailed; as `hold`."""
-        for number in numbers:
-            version = check_serves(await self._registry.versions.get(tenant, adapter, number))
-            async with self.hold(version) as held:
-                await self._residency.probe(held)
+        fetching, drifted = self.fetches.progress_of(version), self.drifts.last_of(version.engine_id)
+        damaged = version.digest in self._store.damaged
+        return VersionCondition(self._residency.view(version.engine_id), fetching, drifted, damaged)
 
     # Aliases
 
@@ -134,8 +131,8 @@ class Lifecycle:
         """Give one version all the traffic: load it, probe it, then change the alias in one step.
 
         Without `expected_generation` the present one is taken, so one of two concurrent promotions fails.
-        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; LoadFailed, ProbeFailed, ResidencyBusy:
-            nothing has changed; AliasConflict.
+        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; LoadFailed, ProbeFailed, ProofFailed,
+            ResidencyBusy: nothing has changed; AliasConflict.
         """
         targets = (AliasTarget(number),)
         return await self.split(tenant, adapter, targets, by=by, expected_generation=expected_generation)
@@ -154,18 +151,18 @@ class Lifecycle:
         began = time.perf_counter()
         if expected_generation is None:
             expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
-        await self._probe(tenant, adapter, [target.number for target in targets])
+        proven_on = await self.proving.prove(tenant, adapter, targets, elsewhere=restored is None)
         alias = await self._registry.aliases.set(
             tenant, adapter, targets, expected_generation=expected_generation, by=by, restored=restored
         )
         await self._dismiss_unaliased(alias)
         self._observe_swap(time.perf_counter() - began)
-        return alias
+        return replace(alias, proven_on=proven_on)
 
     async def rollback(
         self, tenant: str, adapter: str, *, by: Actor, expected_generation: int | None = None
     ) -> Alias:
-        """Go back to the version that had all the traffic before. Raises: NothingToRollBack; as `promote`."""
+        """Go back to the version that had all traffic, proven here only. Raises: NothingToRollBack; as `promote`."""
         if expected_generation is None:
             expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
         previous = await self._registry.aliases.previous(tenant, adapter)
@@ -187,13 +184,11 @@ class Lifecycle:
             elif not version.pinned:
                 self._residency.dismiss(version.engine_id)
 
-    # Pins and removal
-
     async def pin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
         """Load a version and keep it loaded, across restarts. Raises: PinLimit; as `promote`."""
-        await self._probe(tenant, adapter, [number])
+        await self.loading.probe(tenant, adapter, [number])
         version = await self._registry.versions.get(tenant, adapter, number)
-        await self._residency.pin(self.engine_adapter(version))
+        await self._residency.pin(self.loading.engine_adapter(version))
         try:
             return await self._registry.versions.set_pinned(version, True, by=by)
         except BaseException:  # a cancellation between the two steps must not leave a pin behind
@@ -222,28 +217,31 @@ class Lifecycle:
         return await self._drain_tasks.drain(removed, by, wait_s=wait_s)
 
     async def reconcile(self) -> Drift:
-        """Repair the engine's drift, resume interrupted drains and collect garbage; call it regularly.
-
-        Raises: EngineGone.
-        """
+        """Repair the engine's drift, resume drains and collect garbage; call it regularly. Raises: EngineGone."""
         await self._drain_tasks.resume()
-        needed = await self._registry.versions.digests()
-        await in_thread(lambda: self._store.collect_garbage(needed))
+        self.request_blends.drop_idle()
+        await collect_garbage(self._registry, self._store)
         drift = await self._residency.reconcile()
-        self.health.note_drift(drift)
+        self.drifts.note(drift)
         return drift
+
+    async def collect_depot_garbage(self) -> tuple[str, ...]:
+        """Remove from the depot what no version needs, unless another server does. Raises: RegistryUnavailable,
+        DepotUnavailable. Returns: the digests."""
+        if self._copies.depot is None:
+            return ()
+        async with self._registry.membership.leading(DEPOT_GARBAGE) as leads:
+            return await collect_depot_garbage(self._registry, self._copies.depot) if leads else ()
 
     async def check_store(self, *, pause_s: float = 0.1) -> tuple[Version, ...]:
         """Hash the stored copy of every ready version, one after the other; returns the damaged versions.
 
         A damaged copy is not loaded again until its adapter is added again; a loaded version stays loaded.
         """
-        ready = await self._registry.versions.list({VersionState.READY})
-        for digest in sorted({version.digest for version in ready if version.digest}):
-            await in_thread(partial(self._store.check, [digest], deep=True))
-            await asyncio.sleep(pause_s)
-        return tuple(version for version in ready if version.digest in self._store.damaged)
+        return await find_damage(self._registry, self._copies, pause_s=pause_s)
 
     async def aclose(self) -> None:
-        """Cancel the drains; the next start retires the versions that are left."""
-        await self._drain_tasks.aclose()
+        """Cancel drains and loads; another server, or the next start, retires the versions that are left."""
+        parts = (self.proving, self.request_blends, self._copies, self._convergence, self._drain_tasks)
+        for part in parts:
+            await part.aclose()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from adapters.errors import EngineGone, LoadFailed
+from adapters.errors import EngineGone, LoadFailed, RegistryUnavailable
 from adapters.models import SYSTEM, Version
 from adapters.registry import Registry
 
@@ -46,5 +46,6 @@ class LoadFailures:
             self._engine_ids.add(version.engine_id)
             until_s = time.monotonic() + _RETRY_AFTER_S
             self._pauses[version.public_name, version.number] = (until_s, error)
-            await self._versions.renew_engine_id(version, by=SYSTEM)
+            with suppress(RegistryUnavailable):  # `usable` tries again; the caller learns of the failed load
+                await self._versions.renew_engine_id(version, by=SYSTEM)
             raise

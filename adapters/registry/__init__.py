@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.registry.adapters import Adapters
@@ -19,6 +18,17 @@ from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
 from adapters.registry.feedback import FeedbackStore
 from adapters.registry.keys import Keys
+from adapters.registry.outages.availability import Availability
+from adapters.registry.replicas.answers import Answers
+from adapters.registry.replicas.drains import Drains
+from adapters.registry.replicas.failures import Failures
+from adapters.registry.replicas.leases import LeaseStore
+from adapters.registry.replicas.membership import Membership, Replica, new_replica
+from adapters.registry.replicas.outcomes import Outcomes
+from adapters.registry.replicas.proofs import Proofs
+from adapters.registry.replicas.shared_secrets import SharedSecrets
+from adapters.registry.replicas.upload_records import UploadRecords
+from adapters.registry.replicas.wrong_keys import WrongKeys
 from adapters.registry.schema.migration import check_schema, migrate
 from adapters.registry.tenants import Tenants
 from adapters.registry.usage import UsageLedger
@@ -28,24 +38,45 @@ __all__ = ["Registry", "check_schema", "connect", "migrate"]
 
 
 class Registry:
-    """All tables over one database engine, which the caller owns and disposes of."""
+    """All tables over one database engine, which the caller owns and disposes of.
 
-    def __init__(self, engine: AsyncEngine, *, reserved_names: Collection[str] = ()) -> None:
-        self._database = Database(engine)
-        self.tenants = Tenants(self._database)
-        self.keys = Keys(self._database)
-        self.adapters = Adapters(self._database)
-        self.versions = Versions(self._database, reserved_names)
-        self.aliases = Aliases(self._database)
-        self.audit = Audit(self._database)
-        self.usage = UsageLedger(self._database)
-        self.feedback = FeedbackStore(self._database)
+    Args:
+        engine: the database.
+        reserved_names: public names that no adapter may have.
+        grace_s: how long cached data stays valid while the database does not answer (`Availability`).
+        replica: this server among those that share the database.
+    """
 
-    def changes(self) -> int:
-        """Number of changes made by this object; when it grows, data read before may be stale."""
-        return self._database.changes
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        reserved_names: Collection[str] = (),
+        grace_s: float = 0.0,
+        replica: Replica | None = None,
+    ) -> None:
+        self._database = database = Database(engine)
+        self.tenants = Tenants(database)
+        self.keys = Keys(database)
+        self.adapters = Adapters(database)
+        self.versions = Versions(database, reserved_names)
+        self.aliases = Aliases(database)
+        self.membership = Membership(database, replica or new_replica())
+        self.drains = Drains(database, self.membership, self.versions)
+        self.proofs = Proofs(database, self.membership)
+        self.uploads = UploadRecords(database, self.membership)
+        self.wrong_keys = WrongKeys(database, self.membership)
+        self.secrets = SharedSecrets(database)
+        self.failures = Failures(database, self.membership)
+        self.leases = LeaseStore(database, self.membership)
+        self.outcomes = Outcomes(database)
+        self.answers = Answers(database)
+        self.audit = Audit(database)
+        self.usage = UsageLedger(database)
+        self.feedback = FeedbackStore(database)
+        self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
+        database.known_away = lambda: self.availability.known_away
 
-    async def ping(self) -> None:
-        """Return when the database answers. Raises: RegistryUnavailable."""
-        async with self._database.read() as connection:
-            await connection.execute(sa.select(1))
+    def changes(self, *kinds: str) -> int:
+        """Number of changes of these kinds (`key`, `tenant`, `adapter`, `version`, `alias`) made by this object."""
+        return sum(self._database.changes[kind] for kind in kinds)

@@ -14,7 +14,7 @@ from adapters.names import public_name
 from adapters.registry.aliases import read_alias, targets_of, write_alias
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
-from adapters.registry.schema.rows import adapter_of, lock_adapter, version_of
+from adapters.registry.schema.rows import adapter_of, lock_adapter, records, version_of
 from adapters.registry.state_machine import ENDED, UNFINISHED
 
 _A, _L, _V = tables.adapters, tables.aliases, tables.versions
@@ -78,7 +78,7 @@ class Adapters(DatabasePart):
 
     async def _views(self, query: sa.Select[Any]) -> tuple[AdapterView, ...]:
         async with self._database.read() as connection:
-            return _group((await connection.execute(query)).mappings())
+            return _group(await records((await connection.execute(query)).mappings(), _row_of))
 
 
 def _view(without: Iterable[VersionState] = ()) -> sa.Select[Any]:
@@ -94,20 +94,17 @@ def _view(without: Iterable[VersionState] = ()) -> sa.Select[Any]:
     return sa.select(*labelled).select_from(joined).order_by(_A.c.public_name, _V.c.number)
 
 
-def _group(rows: Iterable[RowMapping]) -> tuple[AdapterView, ...]:
+def _row_of(row: RowMapping) -> tuple[Adapter, Alias, Version | None]:
+    adapter = adapter_of(row, "a_")
+    targets = targets_of(row["l_targets"] or ())
+    alias = Alias(adapter.tenant, adapter.name, row["l_generation"] or 0, targets, row["l_updated_at"])
+    return adapter, alias, None if row["v_number"] is None else version_of(row, "v_")
+
+
+def _group(rows: Iterable[tuple[Adapter, Alias, Version | None]]) -> tuple[AdapterView, ...]:
     found: dict[str, tuple[Adapter, Alias, list[Version]]] = {}
-    for row in rows:
-        name = row["a_public_name"]
-        if name not in found:
-            adapter = adapter_of(row, "a_")
-            alias = Alias(
-                adapter.tenant,
-                adapter.name,
-                row["l_generation"] or 0,
-                targets_of(row["l_targets"] or ()),
-                row["l_updated_at"],
-            )
-            found[name] = (adapter, alias, [])
-        if row["v_number"] is not None:
-            found[name][2].append(version_of(row, "v_"))
+    for adapter, alias, version in rows:
+        versions = found.setdefault(adapter.public_name, (adapter, alias, []))[2]
+        if version is not None:
+            versions.append(version)
     return tuple(AdapterView(adapter, alias, tuple(versions)) for adapter, alias, versions in found.values())

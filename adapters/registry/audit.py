@@ -14,9 +14,12 @@ _T = tables.audit
 class Audit(DatabasePart):
     """The audit log; only `Database.change` writes it."""
 
-    async def revision(self) -> int:
-        """A number that grows with every change: data cached at another revision is stale."""
-        async with self._database.read() as connection:
+    async def revision(self, *, probing: bool = False) -> int:
+        """A number that grows with every change: data cached at another revision is stale.
+
+        `probing` asks even a database that is known to be away. Raises: RegistryUnavailable.
+        """
+        async with self._database.read(probing=probing) as connection:
             counter = sa.select(tables.counters.c.value).where(tables.counters.c.name == "revision")
             return int((await connection.execute(counter)).scalar_one())
 

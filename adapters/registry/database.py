@@ -7,14 +7,9 @@ learns of a change by reading one number.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +19,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.errors import RegistryUnavailable, StoreFull
+from adapters.errors import RegistryUnavailable
 from adapters.models import Actor
+from adapters.registry.outages.driver_errors import translated_errors, unusable_folder, unusable_url
 from adapters.registry.schema import tables
 
 _DRIVERS = {
@@ -34,6 +30,12 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
 }
 _BUSY_TIMEOUT_S = 15.0
+#: PostgreSQL: the longest time to connect, and to wait for a connection of the pool.
+CONNECT_TIMEOUT_S = 5.0
+#: PostgreSQL: the longest time that one statement may take, migrations excepted.
+STATEMENT_TIMEOUT_S = 10.0
+#: PostgreSQL ends a writing transaction whose server is silent for so long: its locks would block all other servers.
+_IDLE_IN_TRANSACTION_MS = 15_000
 
 
 def utc_now() -> datetime:
@@ -41,17 +43,41 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def connect(url: str) -> AsyncEngine:
+def connect(url: str, *, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
     """Open a connection pool, which the caller disposes of. For SQLite the file's folder is created.
 
     A URL without an async driver, such as `sqlite:///x.db` or `postgresql://…`, gets ours.
 
-    Raises: sqlalchemy.exc.ArgumentError: not a database URL.
+    Args:
+        url: SQLAlchemy URL.
+        statement_timeout_s: PostgreSQL: the longest time that one statement may take; None: no limit.
+
+    Raises:
+        RegistryUnusable: not a database URL, or the folder of the SQLite file cannot be created.
+        StoreFull: the disk of the SQLite file is full.
     """
-    parsed = make_url(url)
-    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    try:
+        parsed = make_url(url)
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        return _engine(parsed, statement_timeout_s)
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise unusable_url() from error
+    except OSError as error:
+        raise unusable_folder(error) from error
+
+
+def _engine(parsed: sa.URL, statement_timeout_s: float | None) -> AsyncEngine:
     if parsed.get_backend_name() != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True)
+        arguments: dict[str, Any] = {}
+        if parsed.get_driver_name() == "asyncpg":
+            from adapters.registry.outages.postgres import connect_arguments  # SQLite needs no asyncpg
+
+            arguments = connect_arguments(
+                connect_timeout_s=CONNECT_TIMEOUT_S, statement_timeout_s=statement_timeout_s
+            )
+        return create_async_engine(
+            parsed, pool_pre_ping=True, pool_timeout=CONNECT_TIMEOUT_S, connect_args=arguments
+        )
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
@@ -82,16 +108,24 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.changes = 0  # made through this object, so that caches see them without a query
+        self.changes: Counter[str] = Counter()
+        """Changes made through this object, by kind (`key`, `alias`, …): caches see them without a query."""
+        self.known_away: Callable[[], bool] = lambda: False
+        """While it is true, transactions fail at once instead of waiting for a database that does not answer."""
         # SQLite has one writer and the others poll; within one process a lock queues them instead.
         sqlite = engine.dialect.name == "sqlite"
         self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if sqlite else nullcontext()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads. Raises: RegistryUnavailable."""
-        with _translate_errors():
-            async with self._connection() as connection, connection.begin():
+    async def read(self, *, probing: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads; `probing` asks even a database that is known to be away.
+
+        Raises: RegistryUnavailable
+        """
+        if not probing:
+            self._refuse_if_away()
+        with translated_errors():
+            async with self.engine.connect() as connection, _transaction(connection):
                 yield connection
 
     @asynccontextmanager
@@ -100,30 +134,65 @@ class Database:
 
         Raises: StoreFull, RegistryUnavailable
         """
-        with _translate_errors():
-            async with self._turn, self._connection() as connection:
+        self._refuse_if_away()
+        with translated_errors():
+            async with self._turn, self.engine.connect() as connection:
                 await connection.execution_options(writes=True)
-                async with connection.begin():
+                async with _transaction(connection):
+                    if self.engine.dialect.name == "postgresql":
+                        name, limit = "idle_in_transaction_session_timeout", str(_IDLE_IN_TRANSACTION_MS)
+                        await connection.execute(sa.select(sa.func.set_config(name, limit, True)))
+                    yield connection
+
+    @asynccontextmanager
+    async def call(self, *, probing: bool = False) -> AsyncIterator[AsyncConnection]:
+        """For one statement that is a transaction of its own: PostgreSQL is asked once, not four times.
+
+        `probing`: as for `read`.
+        Raises: RegistryUnavailable
+        """
+        if not probing:
+            self._refuse_if_away()
+        with translated_errors():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                async with _transaction(connection):
                     yield connection
 
     @asynccontextmanager
     async def change(
         self, by: Actor, action: str, subject: str, details: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncConnection]:
-        """`write()` plus the audit row of the change, in the same transaction."""
+        """`write()` plus the audit row of the change, in the same transaction.
+
+        `action` is the kind of what is changed, a dot, and the verb: `key.revoke`.
+        """
         async with self.write() as connection:
             yield connection
             await record_change(connection, by, action, subject, details)
-        self.changes += 1
+        self.changes[action.partition(".")[0]] += 1
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        async with AsyncExitStack() as stack:
-            try:
-                connection = await stack.enter_async_context(self.engine.connect())
-            except (OSError, sa.exc.TimeoutError) as error:  # asyncpg raises the socket's own error
-                raise RegistryUnavailable from error
-            yield connection
+    def _refuse_if_away(self) -> None:
+        if self.known_away():
+            raise RegistryUnavailable
+
+
+@asynccontextmanager
+async def _transaction(connection: AsyncConnection) -> AsyncIterator[None]:
+    """A transaction; a connection with an unanswered statement is closed, because a rollback would wait for it."""
+    try:
+        transaction = await connection.begin()
+        try:
+            yield
+        except (TimeoutError, asyncio.CancelledError):
+            raise
+        except BaseException:  # whatever ended the block, nothing of it may be kept
+            await transaction.rollback()
+            raise
+        await transaction.commit()
+    except (TimeoutError, asyncio.CancelledError):
+        await asyncio.shield(connection.invalidate())
+        raise
 
 
 class DatabasePart:
@@ -131,22 +200,6 @@ class DatabasePart:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Turn the database driver's errors into ours, except errors of the statement itself."""
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        # SQLite: SQLITE_FULL; PostgreSQL: SQLSTATE 53100
-        if "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100":
-            raise StoreFull(
-                "The disk that holds the registry is full; make room on it, then try again."
-            ) from error
-        if error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-            raise RegistryUnavailable from error
-        raise
 
 
 def insert_into(dialect: sa.Dialect, table: sa.Table) -> postgresql.Insert | sqlite.Insert:

@@ -9,9 +9,12 @@ import sqlalchemy as sa
 from adapters.models import Feedback, Rating
 from adapters.registry.database import DatabasePart, insert_into
 from adapters.registry.schema import tables
+from adapters.registry.schema.rows import records
 
 _T = tables.feedback
 _KEY = ("tenant", "request_id")
+#: Rows that are read between two pauses of the event loop: a stored chat has up to 512 KiB.
+_SLICE = 4
 
 
 class FeedbackStore(DatabasePart):
@@ -47,7 +50,8 @@ class FeedbackStore(DatabasePart):
         if with_messages:
             query = query.where(_T.c.messages.is_not(None))
         async with self._database.read() as connection:
-            return tuple(_feedback_of(dict(row)) for row in (await connection.execute(query)).mappings())
+            rows = (await connection.execute(query)).mappings()
+            return await records(rows, lambda row: _feedback_of(dict(row)), size=_SLICE)
 
 
 def _feedback_of(row: dict[str, object]) -> Feedback:

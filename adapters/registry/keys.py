@@ -21,6 +21,7 @@ from adapters.errors import BadValue, NameTaken, UnknownKey, UnknownTenant
 from adapters.models import Actor, IssuedKey, Key, Role
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
+from adapters.registry.schema.rows import records
 
 _PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
 
@@ -81,7 +82,7 @@ class Keys(DatabasePart):
         if tenant is not None:
             query = query.where(tables.keys.c.tenant == tenant)
         async with self._database.read() as connection:
-            return tuple(key_of(row) for row in (await connection.execute(query)).mappings())
+            return await records((await connection.execute(query)).mappings(), key_of)
 
     async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
         """Revoke a key now, or `in_s` seconds from now; an earlier end stays. Raises: UnknownKey."""
@@ -93,7 +94,7 @@ class Keys(DatabasePart):
         async with self._database.change(by, "key.rotate", key_id, {"overlap_s": overlap_s}) as connection:
             old = await _get(connection, key_id)
             if not old.is_valid(utc_now()):
-                raise UnknownKey
+                raise UnknownKey(key_id)
             issued = _new_key(old.tenant, old.role, None, old.models, old.expires_at, old.note)
             await _insert(connection, issued.key)
             await _revoke(connection, old, overlap_s)
@@ -149,7 +150,7 @@ async def _get(connection: AsyncConnection, key_id: str) -> Key:
     query = sa.select(tables.keys).where(tables.keys.c.id == key_id)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
-        raise UnknownKey
+        raise UnknownKey(key_id)
     return key_of(row)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import InUse, NameTaken, UnknownTenant
 from adapters.models import Actor, Tenant
-from adapters.names import check_tenant_name
+from adapters.names import check_new_tenant_name
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.tenant_settings import TenantSettings
@@ -29,7 +29,7 @@ class Tenants(DatabasePart):
 
         Raises: BadName, NameTaken; whatever `check` raises. Then nothing is changed.
         """
-        check_tenant_name(tenant.name)
+        check_new_tenant_name(tenant.name)
         added = replace(tenant, created_at=utc_now())
         try:
             async with self._database.change(by, "tenant.add", tenant.name) as connection:

@@ -18,7 +18,7 @@ from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version, version_of
 from adapters.registry.state_machine import ENDED, UNFINISHED, check_transition
 
-_A, _V = tables.adapters, tables.versions
+_A, _L, _V = tables.adapters, tables.aliases, tables.versions
 
 
 class Versions:
@@ -36,16 +36,20 @@ class Versions:
         *,
         by: Actor,
         sampling_defaults: Mapping[str, Any] | None = None,
+        owner: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> Version:
         """Add a version with a new number and engine id; its adapter is created, or restored, if need be.
 
+        `owner` is the server that adds it: if that dies, others take the version over. `recipe` is a blend's.
         Raises: BadName, UnknownTenant; NameTaken: the base model has the public name.
         """
         name = public_name(check_tenant_name(tenant), check_adapter_name(adapter))
         if name in self._reserved:
             raise NameTaken(f"{name!r} is the name of the base model; choose another adapter name.")
         try:
-            async with self._database.change(by, "version.register", name, {"source": source}) as connection:
+            details = {"source": source} | ({"recipe": recipe} if recipe else {})
+            async with self._database.change(by, "version.register", name, details) as connection:
                 number = await _next_number(connection, tenant, adapter)
                 version = Version(
                     tenant=tenant,
@@ -56,6 +60,8 @@ class Versions:
                     source=source,
                     created_at=utc_now(),
                     sampling_defaults=dict(sampling_defaults or {}),
+                    owner=owner,
+                    recipe=recipe,
                 )
                 values = {column.name: getattr(version, column.name) for column in _V.columns}
                 await connection.execute(sa.insert(_V).values(**values))
@@ -68,11 +74,29 @@ class Versions:
         async with self._database.read() as connection:
             return await read_version(connection, tenant, adapter, number)
 
-    async def list(self, states: Collection[VersionState]) -> tuple[Version, ...]:
-        """All versions in these states, oldest engine id first."""
+    async def list(
+        self, states: Collection[VersionState], *, pinned: bool | None = None
+    ) -> tuple[Version, ...]:
+        """All versions in these states, or only those that are pinned or not, oldest engine id first."""
         query = sa.select(_V).where(_V.c.state.in_(tuple(states))).order_by(_V.c.engine_id)
+        if pinned is not None:
+            query = query.where(_V.c.pinned == pinned)
         async with self._database.read() as connection:
             return tuple(version_of(row) for row in (await connection.execute(query)).mappings())
+
+    async def loaded(self, engine_ids: Collection[int]) -> tuple[tuple[Version, bool], ...]:
+        """The versions that these engine ids stand for, and whether the alias points at each.
+
+        An id without a version was given to it before a failed load: the version has a newer one.
+        """
+        both = sa.outerjoin(_V, _L, sa.and_(_V.c.tenant == _L.c.tenant, _V.c.adapter == _L.c.adapter))
+        query = sa.select(_V, _L.c.targets).select_from(both).where(_V.c.engine_id.in_(tuple(engine_ids)))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return tuple(
+            (version_of(row), any(int(number) == row["number"] for number, _ in row["targets"] or ()))
+            for row in rows
+        )
 
     async def count_states(self) -> dict[tuple[str, str], int]:
         """Number of versions by tenant and state."""

@@ -60,8 +60,7 @@ class Residency:
     async def hold(self, adapter: EngineAdapter) -> AsyncIterator[EngineAdapter]:
         """Keep the adapter loaded until the block ends, however it ends.
 
-        If it is not loaded, its load, or the unload that frees a slot for it, begins at this call, before the
-        request is rendered, admitted or scheduled.
+        Its load, or the unload that frees a slot for it, begins at this call, before the request is admitted.
         Raises: ResidencyBusy: no slot within the wait; LoadFailed; VersionRetired.
         """
         slot = self._take(adapter) or await self._queue_for(adapter)
@@ -80,8 +79,7 @@ class Residency:
 
     async def pin(self, adapter: EngineAdapter) -> None:
         """Load the adapter and never unload it. Raises: PinLimit: one slot must stay free; as `hold`."""
-        known = adapter.engine_id in self._pins
-        if not known and len(self._pins) >= self.capacity - 1:
+        if not (known := adapter.engine_id in self._pins) and len(self._pins) >= self.capacity - 1:
             raise PinLimit(
                 f"{len(self._pins)} of {self.capacity} slots are pinned and one must stay free; "
                 "unpin a version or restart with a larger --max-cpu-loras."
@@ -94,6 +92,11 @@ class Residency:
             if not known:
                 self.unpin(adapter.engine_id)
             raise
+
+    @property
+    def pinned(self) -> frozenset[int]:
+        """The engine ids of pinned adapters, also of those that are being loaded."""
+        return frozenset(self._pins)
 
     def unpin(self, engine_id: int) -> None:
         """Let the adapter be unloaded again when its slot is needed."""
@@ -111,10 +114,10 @@ class Residency:
         if slot := self._slots.get(engine_id):
             slot.dismissed = False
 
-    async def retire(self, engine_id: int) -> None:
+    async def retire(self, engine_id: int, *, forget: bool = False) -> None:
         """Refuse new holds, wait for the last one to end, and unload the adapter for good.
 
-        A cancellation ends only the wait; the adapter is still unloaded.
+        A cancellation ends only the wait; the adapter is still unloaded. `forget`: nobody can ask for this id again.
         """
         self._retired.add(engine_id)
         self._pins.pop(engine_id, None)
@@ -126,6 +129,8 @@ class Residency:
             slot.retiring = True
             self._eviction.unload_if_leaving(slot)
             await slot.gone.wait()
+        if forget:
+            self._retired.discard(engine_id)
 
     async def reset(self) -> None:
         """After a restart of the engine, which is empty then: reload held and pinned adapters, drop the others."""
@@ -164,7 +169,8 @@ class Residency:
     def snapshot(self) -> ResidencySnapshot:
         """All slots at this moment, for metrics and the admin API."""
         views = tuple(view_slot(slot, slot.adapter.engine_id in self._pins) for slot in self._slots.values())
-        return ResidencySnapshot(self.capacity, len(self._queue), views, replace(self._counts))
+        waiting_for = tuple(pending.adapter.engine_name for pending in self._queue)
+        return ResidencySnapshot(self.capacity, waiting_for, views, replace(self._counts))
 
     async def aclose(self) -> None:
         """Cancel the loads and unloads that still run, because the engine stops."""

@@ -106,9 +106,14 @@ class ResidencySnapshot:
     """The state at one moment."""
 
     capacity: int
-    waiting: int
+    waiting_for: tuple[str, ...]  # the engine name of each request's adapter that waits for a slot
     slots: tuple[SlotView, ...]
     counts: ResidencyCounts
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self.waiting_for)
 
 
 @dataclass(frozen=True, slots=True)

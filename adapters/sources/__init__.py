@@ -1,4 +1,4 @@
-"""Sources of adapters: a local folder, an uploaded tar, the Hugging Face hub, s3:// or gs://.
+"""Sources of adapters: a local folder, an uploaded tar, the Hugging Face hub, s3://, gs://, or a blend of versions.
 
 `fetch` copies only the files that make an adapter into a folder of the server, up to a limit of bytes.
 `adapters.artifact` checks them afterwards.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from adapters.sources.blend import BlendSource
 from adapters.sources.fetching import fetch
 from adapters.sources.models import (
     ArchiveSource,
@@ -21,6 +22,7 @@ from adapters.sources.uploads import Upload, Uploads
 
 __all__ = [
     "ArchiveSource",
+    "BlendSource",
     "Fetched",
     "HubSource",
     "LocalSource",

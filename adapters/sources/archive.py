@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WANTED, require_files
+from adapters.artifact.files import BESIDE
 from adapters.errors import SourceRefused
 from adapters.sources.byte_limit import ByteLimit
-from adapters.sources.local import copy_stream
+from adapters.sources.local import copy_beside, copy_stream
 from adapters.store.fsync import CHUNK_BYTES
 
 _MEMBERS_MAX = 1000
@@ -53,10 +54,13 @@ def unpack_archive(archive: Path, into: Path, limit: ByteLimit) -> str:
                 if not member.isreg():
                     continue
                 names.setdefault(path.parent, set()).add(path.name)
-                if path.name in WANTED:
+                if path.name in WANTED | BESIDE:
                     copy = into / f"member{count}"
-                    with copy.open("xb") as file:
-                        copy_stream(_content(tar, member), file, limit)
+                    if path.name in BESIDE:
+                        copy_beside(_content(tar, member), copy, limit)
+                    else:
+                        with copy.open("xb") as file:
+                            copy_stream(_content(tar, member), file, limit)
                     unpacked.setdefault(path.parent, {})[path.name] = copy
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceRefused(_UNREADABLE) from error

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from adapters.artifact import WANTED, require_files
+from adapters.artifact.files import BESIDE
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import HubSource
 from adapters.store.fsync import raising_store_full
+
+#: A larger file beside the weights is not downloaded: only its beginning is read.
+_BESIDE_MAX_BYTES = 32 << 20
 
 
 def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
@@ -26,20 +31,16 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
         info = HfApi(endpoint=source.endpoint, token=token).model_info(
             source.repo, revision=source.revision, files_metadata=True
         )
-        sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        sizes = _sizes(source, info.siblings or ())
         require_files(sizes)
-        limit.expect(sum(sizes[name] or 0 for name in WANTED & sizes.keys()))
-        for name in sorted(WANTED & sizes.keys()):
+        wanted = WANTED & sizes.keys()
+        beside = {name for name in BESIDE & sizes.keys() if (sizes[name] or 0) <= _BESIDE_MAX_BYTES}
+        limit.expect(sum(sizes[name] or 0 for name in wanted | beside))
+        place = {"repo_id": source.repo, "subfolder": source.folder, "revision": str(info.sha)}
+        how = {"endpoint": source.endpoint, "token": token, "tqdm_class": _counted(limit), "local_dir": into}
+        for name in (*sorted(wanted), *sorted(beside)):
             with raising_store_full():
-                hf_hub_download(
-                    source.repo,
-                    name,
-                    revision=str(info.sha),
-                    local_dir=into,
-                    endpoint=source.endpoint,
-                    token=token,
-                    tqdm_class=_counted(limit),
-                )
+                Path(hf_hub_download(filename=name, **place, **how)).rename(into / name)
     except HFValidationError as error:
         raise SourceRefused(f"{source.label} is no valid repository name; write hf://org/name.") from error
     except HfHubHTTPError as error:
@@ -48,8 +49,16 @@ def fetch_hub(source: HubSource, into: Path, limit: ByteLimit) -> str:
         raise SourceUnavailable(
             f"{source.label} cannot be reached; check the server's network and try again."
         ) from error
-    shutil.rmtree(into / ".cache", ignore_errors=True)
-    return f"hf://{source.repo}@{info.sha}"
+    for left_over in (".cache", *(source.folder or "").split("/")[:1]):
+        if left_over:
+            shutil.rmtree(into / left_over, ignore_errors=True)
+    return source.at(str(info.sha))
+
+
+def _sizes(source: HubSource, files: Iterable[Any]) -> dict[str, int | None]:
+    """Sizes of the files in the source's folder and below it, by their path from there."""
+    below = f"{source.folder}/" if source.folder else ""
+    return {f.rfilename.removeprefix(below): f.size for f in files if f.rfilename.startswith(below)}
 
 
 def _counted(limit: ByteLimit) -> Any:

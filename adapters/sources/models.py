@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapters.errors import SourceRefused
 
-_HUB = re.compile(r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?", re.ASCII)
+_HUB = re.compile(
+    r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:/(?P<folder>[\w./-]{1,200}))?(?:@(?P<revision>[\w./-]{1,200}))?",
+    re.ASCII,
+)
 _BUCKET = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,221}/\S.*")
 
 Progress = Callable[[int, int | None], None]
@@ -39,17 +43,23 @@ class ArchiveSource:
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A repository of the Hugging Face hub at a revision (branch, tag or commit)."""
+    """A repository of the Hugging Face hub, or a folder of it, at a revision (branch, tag or commit)."""
 
     repo: str
     revision: str | None = None
     endpoint: str | None = None  # None: the hub's own
     own_token: bool = False  # send the server's own token (HF_TOKEN), if there is one
+    folder: str | None = None  # None: the repository's topmost one
 
     @property
     def label(self) -> str:
         """The source's name in the registry."""
-        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        return self.at(self.revision)
+
+    def at(self, revision: str | None) -> str:
+        """The source's name at another revision."""
+        place = f"hf://{self.repo}" + (f"/{self.folder}" if self.folder else "")
+        return place + (f"@{revision}" if revision else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Fetched:
 
     label: str  # as exact as possible: for the hub, with the commit
     size_bytes: int
+    combination: Mapping[str, Any] | None = None  # of a blend: its rank and its relative error
 
 
 def parse_source(
@@ -82,7 +93,7 @@ def parse_source(
     prefixes: Sequence[str] | None = None,
     own_token: bool = False,
 ) -> Source:
-    """Read `hf://org/name@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
+    """Read `hf://org/name/folder@revision`, `s3://bucket/path`, `gs://bucket/path` or a local path.
 
     Args:
         text: the source in its notation.
@@ -103,11 +114,7 @@ def parse_source(
             "with --tenant-sources."
         )
     if scheme == "hf":
-        if match := _HUB.fullmatch(text):
-            return HubSource(match["repo"], match["revision"], own_token=own_token)
-        raise SourceRefused(
-            "A hub source must have the form hf://organisation/name or hf://organisation/name@revision."
-        )
+        return _hub_source(text, own_token=own_token)
     if scheme in ("s3", "gs"):
         if _BUCKET.fullmatch(text) and "/../" not in text + "/":
             return RemoteSource(text.rstrip("/"))
@@ -115,6 +122,15 @@ def parse_source(
     raise SourceRefused(
         f"Sources of kind {scheme[:20]!r} are not supported; use hf://, s3://, gs://, a local folder or an upload."
     )
+
+
+def _hub_source(text: str, *, own_token: bool) -> HubSource:
+    match = _HUB.fullmatch(text)
+    if match is None or {"", ".", ".."} & set(text.partition("@")[0].removeprefix("hf://").split("/")):
+        raise SourceRefused(
+            "A hub source must have the form hf://organisation/name, with /folder and @revision where needed."
+        )
+    return HubSource(match["repo"], match["revision"], own_token=own_token, folder=match["folder"])
 
 
 def _check_root(path: Path, roots: Sequence[Path] | None) -> Path:

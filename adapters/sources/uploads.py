@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from adapters.errors import ArtifactRefused, SourceRefused, TooManyFetches, UnknownUpload, UploadConflict
+from adapters.errors import (
+    ArtifactRefused,
+    SourceRefused,
+    TooManyFetches,
+    UnknownUpload,
+    UploadBusy,
+    UploadConflict,
+)
 from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import ArchiveSource
 from adapters.sources.threads import in_thread
 from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 MAX_UPLOADS = 4  # of one tenant at the same time
-_KEPT_S = 24 * 3600.0
+KEPT_S = 24 * 3600.0
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -33,16 +42,18 @@ class Upload:
 
 
 class Uploads:
-    """The uploads below `root`; each belongs to one tenant. Raises: OSError: the disk fails."""
+    """The uploads below `root`; each belongs to one tenant, and one request at a time writes or uses it.
+
+    A lock on the file says so, also to another process on the same folder. Raises: OSError: the disk fails.
+    """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
         self._max_bytes = max_bytes
-        self._busy: set[str] = set()
 
-    def begin(self, tenant: str) -> Upload:
+    async def begin(self, tenant: str) -> Upload:
         """Begin an upload. Raises: TooManyFetches: the tenant has too many unfinished ones; StoreFull."""
-        self._expire()
+        await self.collect_garbage()
         folder = self._root / tenant
         if folder.is_dir() and len(list(folder.iterdir())) >= MAX_UPLOADS:
             raise TooManyFetches(tenant, MAX_UPLOADS)
@@ -52,7 +63,7 @@ class Uploads:
             (folder / upload_id).touch()
         return Upload(upload_id, 0)
 
-    def get(self, tenant: str, upload_id: str) -> Upload:
+    async def get(self, tenant: str, upload_id: str) -> Upload:
         """The upload with its received bytes. Raises: UnknownUpload."""
         return Upload(upload_id, self._path(tenant, upload_id).stat().st_size)
 
@@ -61,47 +72,46 @@ class Uploads:
     ) -> Upload:
         """Add a piece that begins at `offset_bytes`; the received part of an interrupted piece is kept.
 
-        Raises: UnknownUpload; UploadConflict: the offset is wrong, or another piece is being written;
+        Raises: UnknownUpload; UploadConflict: the offset is wrong; UploadBusy: another piece is being written;
             SourceRefused: too large; StoreFull.
         """
         path = self._path(tenant, upload_id)
-        received_bytes = path.stat().st_size
-        if offset_bytes != received_bytes or upload_id in self._busy:
-            raise UploadConflict(offset_bytes, received_bytes)
-        limit = ByteLimit(self._max_bytes)
-        limit.add(received_bytes)
-        self._busy.add(upload_id)
-        try:
-            with raising_store_full(), path.open("ab") as file:
-                async for chunk in chunks:
-                    limit.add(len(chunk))
-                    file.write(chunk)
-        finally:
-            self._busy.discard(upload_id)
-        return self.get(tenant, upload_id)
+        with raising_store_full(), path.open("ab") as file, _locked(file):
+            received_bytes = path.stat().st_size
+            if offset_bytes != received_bytes:
+                raise UploadConflict(offset_bytes, received_bytes)
+            limit = ByteLimit(self._max_bytes)
+            limit.add(received_bytes)
+            async for chunk in chunks:
+                limit.add(len(chunk))
+                file.write(chunk)
+        return await self.get(tenant, upload_id)
 
-    def source(self, tenant: str, upload_id: str) -> ArchiveSource:
-        """The complete archive as a source. Raises: UnknownUpload; UploadConflict: it is being written."""
-        path = self._path(tenant, upload_id)
-        size_bytes = path.stat().st_size
-        if upload_id in self._busy:
-            raise UploadConflict(size_bytes, size_bytes)
-        return ArchiveSource(_chunks(path), size_bytes)
+    @asynccontextmanager
+    async def used(self, tenant: str, upload_id: str) -> AsyncIterator[ArchiveSource]:
+        """The complete archive as a source; it is removed after a block that has succeeded or refused it.
 
-    @contextmanager
-    def consume(self, tenant: str, upload_id: str) -> Iterator[None]:
-        """Remove the archive after the block, which reads it, has succeeded or refused it. Raises: UnknownUpload."""
+        Raises: UnknownUpload; UploadBusy: a piece is being written, or a version added from it.
+        """
         path = self._path(tenant, upload_id)
-        try:
-            yield
-        except (ArtifactRefused, SourceRefused):
+        with path.open("rb") as file, _locked(file):
+            try:
+                yield ArchiveSource(_chunks(file), path.stat().st_size)
+            except (ArtifactRefused, SourceRefused):
+                path.unlink(missing_ok=True)
+                raise
             path.unlink(missing_ok=True)
-            raise
-        path.unlink(missing_ok=True)
 
-    def remove(self, tenant: str, upload_id: str) -> None:
+    async def remove(self, tenant: str, upload_id: str) -> None:
         """Remove an archive. Raises: UnknownUpload."""
         self._path(tenant, upload_id).unlink()
+
+    async def collect_garbage(self) -> None:
+        """Remove uploads without a new piece for a day."""
+        oldest_s = time.time() - KEPT_S
+        for path in self._root.glob("*/*"):
+            if path.stat().st_mtime < oldest_s:
+                path.unlink(missing_ok=True)
 
     def _path(self, tenant: str, upload_id: str) -> Path:
         path = self._root / tenant / upload_id
@@ -109,15 +119,21 @@ class Uploads:
             raise UnknownUpload
         return path
 
-    def _expire(self) -> None:
-        """Remove uploads without a new piece for a day."""
-        oldest_s = time.time() - _KEPT_S
-        for path in self._root.glob("*/*"):
-            if path.name not in self._busy and path.stat().st_mtime < oldest_s:
-                path.unlink(missing_ok=True)
+
+@contextmanager
+def _locked(file: IO[bytes]) -> Iterator[None]:
+    """Hold the file's lock, which ends with the process at the latest. Raises: UploadBusy."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UploadBusy from error
+    try:
+        yield
+    finally:
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := await in_thread(lambda: file.read(CHUNK_BYTES)):
-            yield chunk
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await in_thread(lambda: file.read(CHUNK_BYTES)):
+        yield chunk

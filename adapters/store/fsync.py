@@ -23,7 +23,8 @@ def raising_store_full() -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(
-                "The disk that holds the adapter store is full; remove adapters or enlarge it, then try again."
+                "The disk that holds the adapter store is full; remove adapters, whose space is free when their last "
+                "request has ended, or enlarge the disk, then try again."
             ) from error
         raise
 

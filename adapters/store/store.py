@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from adapters.artifact import CONFIG, WEIGHTS
-from adapters.artifact.digests import file_digest
 from adapters.errors import StoreDamaged
+from adapters.store.content import MANIFEST, content_bytes, describe, is_whole, json_bytes, remove_tree
 from adapters.store.fsync import raising_store_full, sync_file, sync_folder, write_file
 
-_MANIFEST = "manifest.json"
+_GONE = ".gone-"  # prefix of a folder that is being removed
 _GRACE_S = 60.0
 
 
@@ -63,9 +63,10 @@ class Store:
         self._artifacts = root / "sha256"
         self._staging = root / "staging"
         self._damaged: set[str] = set()  # found by the last deep check
+        self._changing = threading.Lock()  # no artifact is removed while it is published again
         with raising_store_full():
             self._artifacts.mkdir(parents=True, exist_ok=True)
-            self._staging.mkdir(parents=True, exist_ok=True)
+            self._staging.mkdir(exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """The folder of an artifact for the engine; it may not exist."""
@@ -106,10 +107,10 @@ class Store:
             (staging.files / WEIGHTS).rename(staging.sealed / WEIGHTS)
             with (staging.sealed / WEIGHTS).open("rb") as weights:
                 sync_file(weights)
-            write_file(staging.sealed / CONFIG, _json(config))
-            files = {name: _describe(staging.sealed / name) for name in (CONFIG, WEIGHTS)}
-            manifest = _json({"format": 1, "files": files})
-            write_file(staging.sealed / _MANIFEST, manifest)
+            write_file(staging.sealed / CONFIG, json_bytes(config))
+            files = {name: describe(staging.sealed / name) for name in (CONFIG, WEIGHTS)}
+            manifest = json_bytes({"format": 1, "files": files})
+            write_file(staging.sealed / MANIFEST, manifest)
         return StoredArtifact(hashlib.sha256(manifest).hexdigest(), files[WEIGHTS]["size_bytes"])
 
     def publish(self, staging: Staging, artifact: StoredArtifact) -> Path:
@@ -122,23 +123,71 @@ class Store:
             path.chmod(0o444)
         with raising_store_full():
             sync_folder(staging.sealed)
-            if place.exists() and not self._is_whole(artifact.digest, deep=True):
+            if place.exists() and not is_whole(place, artifact.digest, deep=True):
                 self._remove(artifact.digest)
-            try:
-                staging.sealed.rename(place)
-            except OSError:
-                if not place.exists():
-                    raise
-                os.utime(place)  # in use again: `collect_garbage` skips young artifacts
-            else:
-                place.chmod(0o555)
+            # `collect_garbage` skips young artifacts, also those that are in use again.
+            os.utime(staging.sealed)
+            with self._changing:
+                try:
+                    staging.sealed.rename(place)
+                except OSError:
+                    if not place.exists():
+                        raise
+                    os.utime(place)
+                else:
+                    place.chmod(0o555)
             sync_folder(self._artifacts)
         self._damaged.discard(artifact.digest)
         return place
 
+    def take(self, digest: str, fetch: Callable[[Path], bool]) -> Path:
+        """Publish a copy that `fetch` writes into an empty folder; it is verified against its digest.
+
+        Raises: StoreDamaged: `fetch` has none, or another one; StoreFull; what `fetch` raises.
+        """
+        with self.staging() as staging:
+            staging.sealed.mkdir()
+            if not fetch(staging.sealed) or not is_whole(staging.sealed, digest, deep=True):
+                raise StoreDamaged(
+                    f"Artifact {digest[:12]} is missing or damaged, here and in the depot; add the adapter again."
+                )
+            size_bytes = (staging.sealed / WEIGHTS).stat().st_size
+            return self.publish(staging, StoredArtifact(digest, size_bytes))
+
+    def note_use(self, digest: str) -> None:
+        """Note that the artifact is used now, for `evict`."""
+        with suppress(FileNotFoundError):
+            os.utime(self.path(digest))
+
+    def present(self) -> tuple[str, ...]:
+        """The artifacts that have a copy here, the least recently used first."""
+        used_at = {}
+        for folder in self._artifacts.iterdir():
+            with suppress(FileNotFoundError):
+                if not folder.name.startswith(_GONE):
+                    used_at[folder.name] = folder.stat().st_mtime
+        return tuple(sorted(used_at, key=lambda digest: used_at[digest]))
+
+    def evict(self, max_bytes: int, may_go: Callable[[str], bool]) -> tuple[str, ...]:
+        """Remove copies, the least recently used first, until the rest fits; returns the digests.
+
+        `may_go` is asked for each one that is to be removed.
+        """
+        sizes = {digest: content_bytes(self.path(digest)) for digest in self.present()}
+        total, removed = sum(sizes.values()), []
+        for digest, size_bytes in sizes.items():
+            if total <= max_bytes:
+                break
+            if may_go(digest):
+                with self._changing:
+                    self._remove(digest)
+                total -= size_bytes
+                removed.append(digest)
+        return tuple(removed)
+
     def require(self, digest: str) -> Path:
         """The folder of an artifact with complete names and sizes and no known damage. Raises: StoreDamaged."""
-        if digest in self._damaged or not self._is_whole(digest, deep=False):
+        if digest in self._damaged or not is_whole(self.path(digest), digest, deep=False):
             raise StoreDamaged(
                 f"The stored copy of artifact {digest[:12]} is missing or damaged; add the adapter again."
             )
@@ -146,7 +195,7 @@ class Store:
 
     def check(self, digests: Collection[str], *, deep: bool = False) -> tuple[str, ...]:
         """The missing or damaged ones, which `require` refuses from now on; `deep` reads and hashes every byte."""
-        broken = tuple(digest for digest in digests if not self._is_whole(digest, deep=deep))
+        broken = tuple(digest for digest in digests if not is_whole(self.path(digest), digest, deep=deep))
         self._damaged = (self._damaged - (set(digests) if deep else set())) | set(broken)
         return broken
 
@@ -159,7 +208,8 @@ class Store:
         """Remove the staging folders of processes that died; returns their number."""
         removed = 0
         for lock_path in self._staging.glob("*.lock"):
-            with suppress(BlockingIOError, FileNotFoundError), lock_path.open("rb") as lock:
+            # r+: on NFS an exclusive lock needs a file that is open for writing.
+            with suppress(BlockingIOError, FileNotFoundError), lock_path.open("r+b") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
                 lock_path.unlink()
@@ -167,51 +217,31 @@ class Store:
         return removed
 
     def collect_garbage(self, needed: Collection[str], *, min_age_s: float = _GRACE_S) -> tuple[str, ...]:
-        """Remove artifacts that no version needs; returns their digests.
+        """Remove artifacts that no version needs, and what interrupted removals left; returns the digests, sorted.
 
         An artifact that was published less than `min_age_s` ago stays: the version that needs it may be newer
         than the caller's list.
         """
         newest_s = time.time() - min_age_s
-        garbage = []
-        for folder in self._artifacts.iterdir():
-            digest = folder.name.removeprefix(".gone-")
-            if digest not in needed and folder.stat().st_mtime <= newest_s:
-                garbage.append(digest)
-                if folder.name == digest:
+        removed = set()
+        for folder in sorted(
+            self._artifacts.iterdir()
+        ):  # what is left of an artifact comes before a whole one
+            digest = folder.name.removeprefix(_GONE)
+            is_left_over = folder.name != digest
+            with self._changing:
+                if (digest in needed and not is_left_over) or folder.stat().st_mtime > newest_s:
+                    continue
+                removed.add(digest)
+                if is_left_over:
+                    remove_tree(folder)
+                else:
                     self._remove(digest)
-                else:  # its removal was interrupted
-                    _remove_tree(folder)
-        return tuple(garbage)
+        return tuple(sorted(removed.difference(needed)))
 
     def _remove(self, digest: str) -> None:
-        gone = self._artifacts / f".gone-{digest}"
+        gone = self._artifacts / f"{_GONE}{digest}"
         if gone.exists():
-            _remove_tree(gone)
+            remove_tree(gone)
         self.path(digest).rename(gone)  # renamed first, so that a partly removed artifact is never visible
-        _remove_tree(gone)
-
-    def _is_whole(self, digest: str, *, deep: bool) -> bool:
-        folder = self.path(digest)
-        try:
-            manifest = (folder / _MANIFEST).read_bytes()
-            if hashlib.sha256(manifest).hexdigest() != digest:
-                return False
-            files = json.loads(manifest)["files"]
-            sizes_fit = all((folder / name).stat().st_size == files[name]["size_bytes"] for name in files)
-            return sizes_fit and (not deep or all(_describe(folder / name) == files[name] for name in files))
-        except OSError:
-            return False
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=True).encode() + b"\n"
-
-
-def _remove_tree(folder: Path) -> None:
-    folder.chmod(0o755)
-    shutil.rmtree(folder)
+        remove_tree(gone)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
@@ -18,8 +18,8 @@ from adapters.artifact.digests import file_digest
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # A fingerprint has the digests of these files, not their paths.
-_FILES = ("data", "held_out", "replay", "then")
-_PATHS = ("base", "out", "start_from", *_FILES)
+_FILES = ("held_out", "replay", "then")
+_PATHS = ("base", "out", "start_from", "data", *_FILES)
 
 T = TypeVar("T")
 _NO_EFFECT: Final = object()
@@ -28,30 +28,13 @@ NoEffect = Annotated[T, _NO_EFFECT]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Preset:
-    """A starting point for rank, alpha and learning rate."""
-
-    rank: int
-    alpha: int
-    learning_rate: float
-    why: str
-
-    def values(self) -> dict[str, int | float]:
-        """The fields of `TrainingConfig` that it sets."""
-        return {"rank": self.rank, "alpha": self.alpha, "learning_rate": self.learning_rate}
-
-    @property
-    def summary(self) -> str:
-        """One clause for the help text."""
-        return f"rank {self.rank}, alpha {self.alpha}, {self.learning_rate:g} ({self.why})"
+def _as_files(given: Any) -> Any:
+    """One path as a tuple of one."""
+    return (given,) if isinstance(given, str | Path) else given
 
 
-PRESETS = {
-    "conservative": Preset(16, 16, 2e-4, "for little data; stays close to the base"),
-    "capacity": Preset(32, 32, 2e-4, "for much or varied data"),
-    "aggressive": Preset(16, 32, 2e-4, "for a style or format that must replace the base's"),
-}
+#: One or several files; a single path is taken too.
+DataFiles = Annotated[tuple[Path, ...], BeforeValidator(_as_files), Field(min_length=1)]
 
 
 # A dataclass and not a BaseModel: `dataclasses.replace` checks the changed copy, `model_copy` does not.
@@ -68,12 +51,18 @@ class TrainingConfig:
 
     base: Path
     """Folder of the base model that the server serves."""
-    data: Path
-    """JSONL file of chats: OpenAI messages, prompt/completion, or ShareGPT."""
+    data: DataFiles
+    """File of chats, JSONL (also .gz) or a JSON array: OpenAI messages, prompt/completion, ShareGPT, Alpaca, xLAM or
+    ToolACE rows. May be given several times."""
     out: Path
     """Folder for the adapter and the checkpoints."""
 
     # Data.
+    data_weights: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
+    """Comma-separated numbers, one for each --data: how many times an epoch uses the samples of that file;
+    0.5 is half of them. Default: each once."""
+    skip_unusable: NoEffect[bool] = False
+    """Train without the lines that cannot be used, and count them. Default: list them, and train nothing."""
     held_out: Path | None = None
     """JSONL file for evaluation. Default: a part of --data is held out."""
     held_out_share: Share = 0.05
@@ -157,7 +146,8 @@ class TrainingConfig:
     max_new_tokens: int = 256
     """Maximum length of an answer in an evaluation, in tokens."""
     measure: int = 200
-    """Maximum number of held-out turns that are answered and compared at the end; 0: none."""
+    """Maximum number of held-out turns that are answered and compared at the end; 0: no turn is answered, and
+    evaluations compute the loss only."""
     evaluate_every: int = 0
     """Number of steps between evaluations; 0: once per epoch, -1: only at the end."""
     evaluate_turns: int = 32
@@ -196,7 +186,21 @@ class TrainingConfig:
                 f"batch_samples {self.batch_samples} is not a multiple of micro_batch_samples "
                 f"{self.micro_batch_samples}."
             )
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(
+                f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} files; give one for each."
+            )
         return self
+
+    @property
+    def data_names(self) -> str:
+        """The names of the data files, for people."""
+        return ", ".join(path.name for path in self.data)
+
+    def data_digest(self) -> str:
+        """The digest of the data; of several files, that of their digests in their order."""
+        digests = [file_digest(path) for path in self.data]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     @property
     def accumulation(self) -> int:
@@ -212,7 +216,10 @@ class TrainingConfig:
         """The fields that change the weights, without paths."""
         left_out = {name for name, field in FIELDS.items() if _NO_EFFECT in field.metadata} | set(_PATHS)
         chosen = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        return chosen | {"targets": sorted(self.targets)}
+        weights = chosen.pop("data_weights")
+        return (
+            chosen | {"targets": sorted(self.targets)} | ({"data_weights": list(weights)} if weights else {})
+        )
 
     def fingerprint(self, base_digest: str) -> str:
         """A digest of everything that the trained weights depend on: hyperparameters, data and base."""
@@ -220,6 +227,7 @@ class TrainingConfig:
         files: dict[str, Path | None] = {name: getattr(self, name) for name in _FILES}
         files["start_from"] = self.start_from / "adapter_model.safetensors" if self.start_from else None
         parts |= {name: file_digest(path) if path else None for name, path in files.items()}
+        parts["data"] = self.data_digest()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

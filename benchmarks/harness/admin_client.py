@@ -1,4 +1,4 @@
-"""A client of the admin API for one adapter: upload a version, promote it, remove it."""
+"""The admin API as benchmarks use it: create a tenant; upload, promote and remove the versions of one adapter."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ class AdapterAdmin:
         row = await self._call("POST", "/versions", params={"promote": False}, content=body, headers=headers)
         return int(row["number"])
 
+    async def blend(self, *parts: tuple[str, int, float]) -> int:
+        """Add a version that combines versions (adapter, number, scale), without promoting it; its number."""
+        of = [{"adapter": adapter, "version": number, "scale": scale} for adapter, number, scale in parts]
+        return int((await self._call("POST", "/blend", json={"of": of, "promote": False}))["number"])
+
+    async def remove(self) -> None:
+        """Remove the whole adapter."""
+        await self._call("DELETE", "")
+
     async def promote(self, version: int) -> None:
         """Send all traffic to a version."""
         await self._call("POST", "/promote", json={"version": version})
@@ -52,6 +61,17 @@ class AdapterAdmin:
         answer = await self._http.request(method, self._path + path, **request)
         answer.raise_for_status()
         return answer.json()
+
+
+async def create_tenant(
+    http: httpx.AsyncClient, operator_key: str, name: str, *, role: str = "inference", **settings: Any
+) -> str:
+    """Create a tenant with these settings; returns a key of this role. Raises: httpx.HTTPStatusError."""
+    headers = {"authorization": f"Bearer {operator_key}"}
+    tenant = {"name": name, "settings": settings}
+    (await http.post("/admin/v1/tenants", json=tenant, headers=headers)).raise_for_status()
+    issued = await http.post("/admin/v1/keys", json={"tenant": name, "role": role}, headers=headers)
+    return str(issued.raise_for_status().json()["secret"])
 
 
 def pack(folder: Path) -> bytes:

@@ -118,13 +118,17 @@ class TenantClients:
         return result
 
     async def _stream(self, request: Request, result: RequestResult, origin_s: float) -> None:
+        options = self._options
+        if request.blend:
+            adapters = [{"name": name, "scale": scale} for name, scale in request.blend]
+            options = {**options, "extra_body": {**options.get("extra_body", {}), "adapters": adapters}}
         stream = await self.for_tenant(request.tenant).chat.completions.create(
             model=request.model,
             messages=[{"role": "user", "content": request.prompt}],
             max_tokens=request.output_tokens,
             stream=True,
             stream_options={"include_usage": True},
-            **self._options,
+            **options,
         )
         text: list[str] = []
         finished = False

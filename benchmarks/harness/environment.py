@@ -7,12 +7,24 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.errors import InvalidOption
 from server.config.versions import find_distribution
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+class MatplotlibMissing(InvalidOption):
+    """matplotlib is not installed; the message says how to install it."""
+
+
+def check_matplotlib() -> None:
+    """Whether `--plots` can draw; call it before minutes of measuring. Raises: MatplotlibMissing."""
+    if find_spec("matplotlib") is None:
+        raise MatplotlibMissing("--plots needs matplotlib: pip install matplotlib, or leave out --plots.")
 
 
 def machine() -> dict[str, Any]:

@@ -41,16 +41,17 @@ class MemorySampler:
         self._stopped.set()
         self._thread.join()
         for name, server in self._servers.items():
-            self.pss_bytes[name] = _memory_bytes(server, shared_once=True)
+            self.pss_bytes[name] = memory_bytes(server, shared_once=True)
 
     def _sample(self) -> None:
         began_s = time.monotonic()
         while not self._stopped.wait(_INTERVAL_S):
             for name, server in self._servers.items():
-                self.rss_bytes[name].append((time.monotonic() - began_s, _memory_bytes(server)))
+                self.rss_bytes[name].append((time.monotonic() - began_s, memory_bytes(server)))
 
 
-def _memory_bytes(server: ServerProcess, *, shared_once: bool = False) -> int:
+def memory_bytes(server: ServerProcess, *, shared_once: bool = False) -> int:
+    """The memory of all processes of a server; `shared_once` counts a shared page once (slower)."""
     total = 0
     for process in server.processes():
         with contextlib.suppress(psutil.Error, OSError):

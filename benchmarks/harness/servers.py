@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,7 @@ import httpx
 import psutil
 
 from benchmarks.harness.errors import BenchmarkFailed
-from benchmarks.harness.process_guard import ProcessGuard
+from benchmarks.harness.processes.process_guard import ProcessGuard
 from server.config.environment import cores_to_bind
 from server.config.settings import load
 from server.engine.plugin import STOCK_ENVIRONMENT
@@ -50,6 +51,7 @@ class EngineFlags:
         load_format: `dummy` for random weights.
         lora: stock serves adapters; ours always does.
         tool_parser: vLLM's parser of tool calls; ours uses hermes by default for the demo and for Qwen's models.
+        executor: dotted name of the executor class (`benchmarks.front.executor`).
     """
 
     model: Path
@@ -65,6 +67,8 @@ class EngineFlags:
     load_format: str = "auto"
     lora: bool = True
     tool_parser: str | None = None
+    max_num_batched_tokens: int | None = None
+    executor: str | None = None
 
     def engine(self) -> list[str]:
         """Flags of the engine."""
@@ -73,6 +77,7 @@ class EngineFlags:
             max_num_seqs=self.max_num_seqs,
             dtype=None if self.dtype == "auto" else self.dtype,
             max_model_len=self.max_model_len,
+            max_num_batched_tokens=self.max_num_batched_tokens,
         )
 
     def adapters(self) -> list[str]:
@@ -143,15 +148,23 @@ class ServerProcess:
         self.stop()
 
 
-def start_ours(flags: EngineFlags, home: Path, *, demo: bool = False) -> ServerProcess:
-    """Start `loragate serve` with its data in `home`; with `demo` it serves the embedded model and adapters."""
+def start_ours(
+    flags: EngineFlags, home: Path, *, demo: bool = False, more: Sequence[str] = ()
+) -> ServerProcess:
+    """Start `loragate serve` with its data in `home`; with `demo` it serves the embedded model and adapters.
+
+    `more` are further flags.
+    """
     port = free_port()
     model = ["--demo"] if demo else ["--model", str(flags.model), "--served-model-name", flags.name]
     installed = Path(sys.executable).with_name("loragate")  # the command of this Python's environment
     command = [str(installed) if installed.exists() else "loragate", "serve", *model, "--port", str(port)]
-    command += ["--data-dir", str(home), *flags.engine(), *flags.adapters()]
-    if flags.load_format != "auto":
-        command += ["--engine-args", f'{{"load_format": "{flags.load_format}"}}']
+    command += ["--data-dir", str(home), *flags.engine(), *flags.adapters(), *more]
+    passed = {} if flags.load_format == "auto" else {"load_format": flags.load_format}
+    if flags.executor:
+        passed["distributed_executor_backend"] = flags.executor
+    if passed:
+        command += ["--engine-args", json.dumps(passed)]
     return start_process("loragate", command, port, "/ready", home)
 
 
@@ -169,6 +182,8 @@ def start_stock(flags: EngineFlags, home: Path, adapters: Mapping[str, Path] | N
     command += [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     command += ["--model", str(flags.model), "--served-model-name", flags.name, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--enforce-eager", "--load-format", flags.load_format, *flags.engine()]
+    if flags.executor:
+        command += ["--distributed-executor-backend", flags.executor]
     if flags.tool_parser:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", flags.tool_parser]
     if flags.lora:

@@ -83,6 +83,8 @@ class Request:
     model: str
     prompt: str
     output_tokens: int
+    blend: tuple[tuple[str, float], ...] = ()
+    """Names and scales of the adapters that answer together; none: the model's own."""
 
 
 @dataclass(frozen=True, slots=True)

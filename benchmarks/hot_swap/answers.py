@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -21,13 +21,20 @@ class ReferenceAnswers:
     """The answers of each version on an idle server.
 
     `versions` are those of the adapter `swapped`: version → prompt → text. `other_answers` are those of the adapter
-    `other`, which is not swapped: prompt → text.
+    `other`, which is not swapped: prompt → text. `blended` are those of requests that ask for `swapped` and
+    `companion` together, with the version that `swapped` has.
     """
 
     swapped: str
     other: str
     versions: Mapping[int, Mapping[str, str]]
     other_answers: Mapping[str, str]
+    companion: str | None = None
+    blended: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def blend(self, model: str) -> tuple[tuple[str, float], ...]:
+        """The adapters of a request to this model: those that are blended, for the companion."""
+        return blend_of(self.swapped, model) if model == self.companion else ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -61,23 +68,51 @@ class AnswerCounts:
     dated: int = 0
 
 
+def blend_of(first: str, second: str) -> tuple[tuple[str, float], ...]:
+    """The blend that requests ask for."""
+    return ((first, 1.0), (second, 0.5))
+
+
 async def reference_answers(
-    clients: TenantClients, swapped: str, other: str, versions: tuple[int, int], output_tokens: int
+    clients: TenantClients,
+    swapped: str,
+    other: str,
+    versions: tuple[int, int],
+    output_tokens: int,
+    *,
+    companion: str | None = None,
 ) -> ReferenceAnswers:
-    """Send every prompt to every version, one after the other. Raises: httpx.HTTPError if a request fails."""
+    """Send every prompt to every version and blend, one after the other.
+
+    Raises: httpx.HTTPError if a request fails.
+    """
     names = {version: f"{swapped}@{version}" for version in versions}
-    answers: dict[str, dict[str, str]] = {name: {} for name in (other, *names.values())}
-    for name, texts in answers.items():
-        for prompt in held_out_prompts():
-            request = Request(0, name.partition("-")[0], name, prompt, output_tokens)
-            result = await clients.send(request, time.perf_counter())
-            if result.error is not None:
-                raise httpx.HTTPError(f"{name} did not answer on an idle server: {result.error}.")
-            texts[prompt] = result.text
+    answers: dict[str, dict[str, str]] = {}
+    for name in (other, *names.values()):
+        answers[name] = await _answers(clients, name, output_tokens, ())
+    for name in names.values() if companion else ():
+        answers[f"blend of {name}"] = await _answers(
+            clients, name, output_tokens, blend_of(name, str(companion))
+        )
     first, second = (answers[name] for name in names.values())
     differing = [prompt for prompt in first if first[prompt] != second[prompt]]
     kept = {name: {prompt: texts[prompt] for prompt in differing} for name, texts in answers.items()}
-    return ReferenceAnswers(swapped, other, {n: kept[name] for n, name in names.items()}, kept[other])
+    blended = {number: kept[f"blend of {name}"] for number, name in names.items()} if companion else {}
+    by_version = {number: kept[name] for number, name in names.items()}
+    return ReferenceAnswers(swapped, other, by_version, kept[other], companion, blended)
+
+
+async def _answers(
+    clients: TenantClients, name: str, output_tokens: int, blend: tuple[tuple[str, float], ...]
+) -> dict[str, str]:
+    texts = {}
+    for prompt in held_out_prompts():
+        request = Request(0, name.partition("-")[0], name, prompt, output_tokens, blend)
+        result = await clients.send(request, time.perf_counter())
+        if result.error is not None:
+            raise httpx.HTTPError(f"{name} did not answer on an idle server: {result.error}.")
+        texts[prompt] = result.text
+    return texts
 
 
 def held_out_prompts() -> list[str]:
@@ -102,7 +137,8 @@ def check_answers(
             counts.mixed += result.text != reference.other_answers[prompt]
             continue
         counts.across += any(result.sent_s <= swap.returned_s <= result.end_s for swap in swaps)
-        matching = {version for version, texts in reference.versions.items() if texts[prompt] == result.text}
+        versions = reference.blended if result.model == reference.companion else reference.versions
+        matching = {version for version, texts in versions.items() if texts[prompt] == result.text}
         first_s = result.event_times_s[0] if result.event_times_s else result.end_s
         possible = serving_between(result.sent_s, first_s, swaps)
         counts.mixed += not matching

@@ -1,10 +1,12 @@
 """Versions swapped under load: failed, mixed and stale answers, and the latency of the other tenant.
 
-    python -m benchmarks swap [--swaps 100] [--url http://127.0.0.1:8000 --operator-key KEY]
+    python -m benchmarks swap [--swaps 100] [--blends] [--url http://127.0.0.1:8000 --operator-key KEY]
 
 Half of the clients stream from `acme-support`, which is swapped between two versions, and half from `globex-tools`,
 which is not. Phases with and without swaps alternate, so that `p99_itl_ratio` (the other tenant's inter-token latency
-with swaps divided by that without) compares phases of one run. Without `--url` a demo server is started.
+with swaps divided by that without) compares phases of one run. With `--blends` the second version is a blend, and a
+third of the clients asks for `acme-support` together with another adapter in each request, so that every swap needs
+another blend. Without `--url` a demo server is started.
 Prints a table, then one JSON object.
 """
 
@@ -15,6 +17,7 @@ import asyncio
 import contextlib
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -35,7 +38,9 @@ BOUNDS = {
     "stale_answers": ("<=", 0),
     "p99_itl_ratio": ("<=", 1.5),
 }
-SWAPPED, OTHER = "acme-support", "globex-tools"
+SWAPPED, OTHER, COMPANION = "acme-support", "globex-tools", "acme-tone"
+#: A blend of a version of rank 16 with a blend of ranks 16 and 8 has rank 32.
+_BLEND_FLAGS = replace(DEMO_FLAGS, max_lora_rank=32)
 _STAGGER_S = 2.0
 
 
@@ -43,10 +48,12 @@ def main(argv: Sequence[str]) -> int:
     """Swap; 0 if every bound holds, else 1."""
     options = _parser().parse_args(argv)
     progress = ProgressReporter(quiet=options.quiet)
-    with _server(options.url, progress) as url, scratch() as home:
-        second = options.second or write_random_adapter(home / "second", seed=11, scale=1.0, rank=16)
+    with _server(options, progress) as url, scratch() as home:
+        rank = 8 if options.blends else 16
+        second = options.second or write_random_adapter(home / "second", seed=11, scale=1.0, rank=rank)
         figures = uvloop.run(_measure(options, url, second, progress))
     flags = {"swaps": options.swaps, "clients": options.clients, "turns": options.turns}
+    flags |= {"blends": options.blends}
     return publish("swap", figures, BOUNDS, options.out, flags=flags)
 
 
@@ -58,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--swaps", type=int, default=100, help="number of swaps (default: %(default)s)")
     add("--clients", type=int, default=16, help="half of them on each tenant (default: %(default)s)")
     add("--turns", type=int, default=5, help="phases without and with swaps (default: %(default)s)")
+    add("--blends", action="store_true", help="swap with a blend, and ask for blends in requests")
     add("--pause", type=float, default=0.3, help="seconds between two swaps (default: %(default)s)")
     add("--output-tokens", type=int, default=48, help="length of every answer (default: %(default)s)")
     add("--second", type=Path, help="folder of the second version (default: random weights)")
@@ -67,11 +75,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _server(url: str | None, progress: ProgressReporter) -> Iterator[str]:
-    if url is not None:
-        yield url
+def _server(options: argparse.Namespace, progress: ProgressReporter) -> Iterator[str]:
+    if options.url is not None:
+        yield options.url
         return
-    with scratch() as home, start_ours(DEMO_FLAGS, home, demo=True) as server:
+    flags = _BLEND_FLAGS if options.blends else DEMO_FLAGS
+    with scratch() as home, start_ours(flags, home, demo=True) as server:
         progress.log(f"ready after {server.wait_ready():.1f} s")
         yield server.url
 
@@ -81,10 +90,22 @@ async def _measure(
 ) -> dict[str, float]:
     request = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
     clients = TenantClients(url, DEMO_KEYS, request)
-    async with AdapterAdmin(url, options.operator_key, "acme", "support") as adapter:
-        versions = (await adapter.version(), await adapter.add(second))
+    companion = COMPANION if options.blends else None
+    async with (
+        AdapterAdmin(url, options.operator_key, "acme", "support") as adapter,
+        AdapterAdmin(url, options.operator_key, "acme", "tone") as tone,
+    ):
+        first = await adapter.version()
+        if companion is None:
+            versions = (first, await adapter.add(second))
+        else:
+            number = await tone.add(second)
+            await tone.promote(number)
+            versions = (first, await adapter.blend(("support", first, 0.7), ("tone", number, 1.0)))
         try:
-            reference = await reference_answers(clients, SWAPPED, OTHER, versions, options.output_tokens)
+            reference = await reference_answers(
+                clients, SWAPPED, OTHER, versions, options.output_tokens, companion=companion
+            )
             progress.log(
                 f"{len(reference.prompts)} prompts have different answers in versions {versions[0]} and "
                 f"{versions[1]}; starting {options.swaps} swaps"
@@ -96,6 +117,8 @@ async def _measure(
         finally:
             await clients.aclose()
             await adapter.restore(*versions)
+            if companion is not None:
+                await tone.remove()
 
 
 async def _alternate(

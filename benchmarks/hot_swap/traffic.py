@@ -1,4 +1,4 @@
-"""Clients that stream from two adapters while one of them is swapped."""
+"""Clients that stream from two adapters, and from a blend, while one of them is swapped."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class Traffic:
     @contextlib.asynccontextmanager
     async def running(self, clients: int) -> AsyncIterator[None]:
         """Keep `clients` clients busy inside the block; its end waits for their last answers."""
-        models = (self.reference.swapped, self.reference.other)
-        tasks = [asyncio.create_task(self._client(models[number % 2])) for number in range(clients)]
+        models = [self.reference.swapped, self.reference.other]
+        models += [self.reference.companion] if self.reference.companion else []
+        tasks = [asyncio.create_task(self._client(models[n % len(models)])) for n in range(clients)]
         try:
             yield
         finally:
@@ -55,7 +56,8 @@ class Traffic:
     async def _send(self, model: str) -> RequestResult:
         number = next(self._numbers)
         prompt = self.reference.prompts[number % len(self.reference.prompts)]
-        request = Request(number, model.partition("-")[0], model, prompt, self.output_tokens)
+        blend = self.reference.blend(model)
+        request = Request(number, model.partition("-")[0], model, prompt, self.output_tokens, blend)
         result = await self.clients.send(request, self._origin_s)
         self.results.append((prompt, result))
         return result

@@ -22,7 +22,7 @@ import demo
 from benchmarks.harness.client import TenantClients
 from benchmarks.harness.compare import ComparisonConfig, compare, ratios
 from benchmarks.harness.demo_server import DEMO_FLAGS
-from benchmarks.harness.environment import machine
+from benchmarks.harness.environment import check_matplotlib, machine
 from benchmarks.harness.errors import InvalidOption
 from benchmarks.harness.load_generator import RunResult
 from benchmarks.harness.memory import MemorySampler
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure; 0 if requests were answered, else 1."""
     options = parse(argv, description=str(__doc__).splitlines()[0])
     if options.plots is not None:
-        plots.check_matplotlib()  # fails now rather than after minutes of measuring
+        check_matplotlib()
     figures, runs = measure(options)
     show(figures)
     if options.plots is not None:

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.client import RequestResult
-from benchmarks.harness.errors import InvalidOption
-
-
-class MatplotlibMissing(InvalidOption):
-    """matplotlib is not installed; the message says how to install it."""
-
-
-def check_matplotlib() -> None:
-    """Raises: MatplotlibMissing."""
-    if find_spec("matplotlib") is None:
-        raise MatplotlibMissing("--plots needs matplotlib: pip install matplotlib, or leave out --plots.")
 
 
 def draw_latencies(results: Mapping[str, Sequence[RequestResult]], folder: Path) -> Path:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx
 import uvloop
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness.admin_client import AdapterAdmin
 from benchmarks.harness.demo_server import DEMO_FLAGS, OPERATOR_KEY
+from benchmarks.harness.held_resources import left_behind
 from benchmarks.harness.memory import MemorySampler
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import publish
@@ -31,14 +31,6 @@ from benchmarks.soak.clients import SoakCounters, disconnect_early, exceed_rate_
 from demo.random_adapter import write_random_adapter
 
 BOUNDS = {"errors": ("<=", 0), "rss_growth": ("<=", 0.03), "left_behind": ("<=", 0)}
-#: Gauges that must be 0 after the last request.
-HELD = (
-    "loragate_requests_in_flight",
-    "loragate_requests_running",
-    "loragate_requests_waiting",
-    "loragate_kv_used_blocks",
-    "loragate_adapters_held",
-)
 _SWAP_INTERVAL_S = 3.0
 _WARM_UP_S = 60.0
 _SETTLE_S = 5.0
@@ -95,7 +87,7 @@ async def _soak(
         for task in done:
             task.result()  # a task only ends by an exception
         await asyncio.sleep(_SETTLE_S)
-        left = await _left_behind(http)
+        left = await left_behind(http)
     rss_bytes = memory.rss_bytes[LORAGATE]
     growth = rss_growth(rss_bytes, duration_s)
     figures = counters.figures() | {"rss_growth": growth, "left_behind": left}
@@ -119,14 +111,3 @@ async def _swap_repeatedly(adapter: AdapterAdmin, versions: tuple[int, int], cou
             await asyncio.sleep(_SWAP_INTERVAL_S)
             await adapter.promote(version)
             counters.swaps += 1
-
-
-async def _left_behind(http: httpx.AsyncClient) -> float:
-    """The sum of the gauges of resources that are still held when no request runs."""
-    text = (await http.get("/metrics")).text
-    return sum(
-        sample.value
-        for found in text_string_to_metric_families(text)
-        for sample in found.samples
-        if sample.name in HELD
-    )

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 import demo
+from benchmarks.harness.admin_client import create_tenant
 from benchmarks.harness.demo_server import DEMO_KEYS, OPERATOR_KEY
 
 _BASE = demo.SERVED_NAME
@@ -88,11 +89,7 @@ async def disconnect_early(http: httpx.AsyncClient, counters: SoakCounters) -> N
 
 async def exceed_rate_limit(http: httpx.AsyncClient, counters: SoakCounters) -> None:
     """Send twice the requests that a new tenant may send; any refusal but a 429 is counted as an error."""
-    admin = _bearer(OPERATOR_KEY)
-    tenant = {"name": _LIMITED, "settings": {"rpm": _LIMITED_RPM}}
-    (await http.post("/admin/v1/tenants", json=tenant, headers=admin)).raise_for_status()
-    issued = await http.post("/admin/v1/keys", json={"tenant": _LIMITED}, headers=admin)
-    key = issued.raise_for_status().json()["secret"]
+    key = await create_tenant(http, OPERATOR_KEY, _LIMITED, rpm=_LIMITED_RPM)
     while True:
         body = _body(_BASE, random.Random(0), stream=False) | {"max_tokens": 2}
         try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adapters.training.train import train
+from adapters.training.training_run import train
 from benchmarks.harness.progress import ProgressReporter
 from demo.chats import write_chats, write_replay
 from demo.tune import config_for

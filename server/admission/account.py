@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from adapters.registry.replicas.leases import LeaseKind
 from adapters.sliding_window import SlidingWindow
 from adapters.tenant_settings import BudgetPeriod
+from server.admission.leased_parts import LeasedParts
 
 #: Weight of the newest request in the moving mean of durations, and the mean before the first request.
 _MEAN_STEP = 0.2
@@ -23,6 +25,8 @@ class Account:
     sequences: int = 0
     period_used_tokens: int = 0
     mean_duration_s: float = _FIRST_GUESS_S
+    leased: LeasedParts | None = None
+    """What this server holds of limits that several servers share; None: it has the limits to itself."""
     _period: BudgetPeriod | None = None
     _period_ends_at: float = 0.0
 
@@ -31,12 +35,19 @@ class Account:
         self.requests.add(now, 1)
         self.reserved_tokens += tokens
         self.sequences += sequences
+        if self.leased is not None:
+            self.leased.use(LeaseKind.REQUESTS, 1)
 
-    def use(self, now: float, *, used: int, reserved: int) -> None:
-        """Count `used` tokens, of which `reserved` were reserved before."""
+    def use(self, now: float, *, used: int, reserved: int, budgeted: bool = True) -> None:
+        """Count `used` tokens, of which `reserved` were reserved before; `budgeted`: in the budget's period, too."""
         self.tokens.add(now, used)
-        self.period_used_tokens += used
+        if budgeted:
+            self.period_used_tokens += used
         self.reserved_tokens -= reserved
+        if self.leased is not None:
+            self.leased.use(LeaseKind.TOKENS, used)
+            if budgeted:
+                self.leased.use(LeaseKind.BUDGET, used)
 
     def leave(self, *, reserved: int, sequences: int, duration_s: float) -> None:
         """Count the end of a request and return the tokens that it reserved and did not use."""

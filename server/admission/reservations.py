@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from adapters.registry.replicas.leases import LeaseKind
 from adapters.tenant_settings import TenantSettings
 from server.admission import checks
 from server.admission.account import Account
+from server.admission.leased_parts import LeasedParts, LeaseShort
 from server.fairness.shares import Capacity, Share
 
 
@@ -25,6 +27,7 @@ class Reservation:
     _clock: Callable[[], float]
     _reserved_tokens: int
     _sequences: int
+    _budgeted: bool = True
     _used_tokens: int = 0
     _open: bool = True
     _entered_at: float = field(init=False)
@@ -39,7 +42,7 @@ class Reservation:
         """
         if self._open and tokens > 0:
             reserved = min(tokens, self._reserved_tokens)
-            self._account.use(self._clock(), used=tokens, reserved=reserved)
+            self._account.use(self._clock(), used=tokens, reserved=reserved, budgeted=self._budgeted)
             self._reserved_tokens -= reserved
             self._used_tokens += tokens
 
@@ -71,6 +74,7 @@ class Admission:
         capacity: blocks and slots of the engine; assign a new one when another engine starts.
         clock: monotonic seconds.
         wall_clock: seconds since 1970, for budget periods.
+        shared: whether other servers share the limits; then only what this one has leased is admitted.
     """
 
     def __init__(
@@ -78,8 +82,11 @@ class Admission:
         capacity: Capacity,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        *,
+        shared: bool = False,
     ) -> None:
         self.capacity = capacity
+        self._shared = shared
         self._clock = clock
         self._wall_clock = wall_clock
         self._accounts: dict[str, Account] = {}
@@ -101,19 +108,51 @@ class Admission:
             RateLimited: rpm or tpm.
             TooManyConcurrent: max_concurrency.
             BudgetExhausted: token_budget.
+            LeaseShort: several servers share the limits, and this one has leased too little.
         """
         tokens = prompt_tokens + n * max_tokens
         self.check_fits(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
-        account = self._accounts.setdefault(tenant, Account())
+        account = self._account(tenant)
         now = self._clock()
-        checks.check_concurrency(account, settings, n)
-        checks.check_request_rate(account, settings, now)
-        checks.check_token_rate(account, settings, tokens, now)
-        checks.check_budget(
-            account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
-        )
+        if account.leased is not None:
+            _check_leases(tenant, account, settings, tokens, n, budgeted=True)
+        else:
+            checks.check_concurrency(account, settings, n)
+            checks.check_request_rate(account, settings, now)
+            checks.check_token_rate(account, settings, tokens, now)
+            checks.check_budget(
+                account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
+            )
         account.enter(now, tokens=tokens, sequences=n)
         return Reservation(account, self._clock, tokens, n)
+
+    def reserve_tokenizing(self, tenant: str, settings: TenantSettings, *, tokens: int) -> Reservation:
+        """Reserve for work beside the model, or refuse it: requests, tokens and one place of max_concurrency.
+
+        It needs no KV blocks and counts in no token budget, because nothing is generated.
+
+        Args:
+            tenant, settings: as for `reserve`.
+            tokens: an estimate; more than `tpm` needs a whole minute's tokens, so that a long text is not refused
+                for ever. The caller settles the reservation to the tokens counted.
+
+        Raises:
+            RateLimited: rpm or tpm.
+            TooManyConcurrent: max_concurrency.
+            LeaseShort: as `reserve`.
+        """
+        if settings.tpm is not None:
+            tokens = min(tokens, settings.tpm)
+        account = self._account(tenant)
+        now = self._clock()
+        if account.leased is not None:
+            _check_leases(tenant, account, settings, tokens, 1, budgeted=False)
+        else:
+            checks.check_concurrency(account, settings, 1)
+            checks.check_request_rate(account, settings, now)
+            checks.check_token_rate(account, settings, tokens, now)
+        account.enter(now, tokens=tokens, sequences=1)
+        return Reservation(account, self._clock, tokens, 1, _budgeted=False)
 
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
@@ -147,20 +186,52 @@ class Admission:
             ("tokens", settings.tpm, account.tokens, account.reserved_tokens),
         ):
             if limit is not None:
+                free = limit - window.total(now)
+                if account.leased is not None:
+                    kind = LeaseKind(unit)
+                    free = account.leased.held.get(kind, 0) + account.leased.left.get(kind, limit)
                 headers[f"x-ratelimit-limit-{unit}"] = str(limit)
-                headers[f"x-ratelimit-remaining-{unit}"] = str(max(0, limit - window.total(now) - reserved))
+                headers[f"x-ratelimit-remaining-{unit}"] = str(max(0, free - reserved))
                 headers[f"x-ratelimit-reset-{unit}"] = _duration_text(window.reset_s(now))
         return headers
 
     def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
         """Set the tokens that the usage ledger counted in this period: after a restart, before the first request."""
-        account = self._accounts.setdefault(tenant, Account())
+        account = self._account(tenant)
         account.restore_period(settings.budget_period, self._wall_clock(), used_tokens)
 
     def reserved_tokens(self, tenant: str) -> int:
         """The tokens that the tenant's running requests may still use."""
         account = self._accounts.get(tenant)
         return account.reserved_tokens if account else 0
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """The accounts of all tenants that have sent a request, by name."""
+        return self._accounts
+
+    def _account(self, tenant: str) -> Account:
+        if tenant not in self._accounts:
+            parts = LeasedParts(self._clock) if self._shared else None
+            self._accounts[tenant] = Account(leased=parts)
+        return self._accounts[tenant]
+
+
+def _check_leases(
+    tenant: str, account: Account, settings: TenantSettings, tokens: int, n: int, *, budgeted: bool
+) -> None:
+    """Raises: LeaseShort."""
+    assert account.leased is not None
+    account.leased.settings = settings
+    wanted = {
+        LeaseKind.SEQUENCES: account.sequences + n,
+        LeaseKind.REQUESTS: 1,
+        LeaseKind.TOKENS: account.reserved_tokens + tokens,
+    }
+    if budgeted:
+        wanted[LeaseKind.BUDGET] = account.reserved_tokens + tokens
+    if missing := account.leased.missing(wanted):
+        raise LeaseShort(tenant, missing)
 
 
 def _duration_text(seconds: float) -> str:

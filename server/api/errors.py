@@ -1,6 +1,6 @@
 """The table from domain errors to HTTP, and the shape of every error response.
 
-{"error": {"message": str, "type": str, "param": str | null, "code": str}}
+{"error": {"message": str, "type": str, "param": str | null, "code": str}}; on Anthropic's routes with its types.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ RULES: dict[type[Exception], Rule] = {
     server.Forbidden: Rule(403, "permission_error", "forbidden"),
     server.ModelNotFound: Rule(404, "invalid_request_error", "model_not_found"),
     server.UnknownRequest: Rule(404, "invalid_request_error", "request_not_found"),
+    server.UnknownResponse: Rule(404, "invalid_request_error", "previous_response_not_found"),
     server.InvalidRequest: Rule(400, "invalid_request_error", "invalid_request"),
+    server.TooManyLargeRequests: Rule(429, "rate_limit_error", "too_many_large_requests"),
+    server.HeadTooLarge: Rule(431, "invalid_request_error", "head_too_large"),
     server.BodyTooLarge: Rule(413, "invalid_request_error", "body_too_large"),
     server.AdapterUnavailable: Rule(500, "server_error", "adapter_unavailable"),
     server.BodyTooSlow: Rule(408, "invalid_request_error", "body_too_slow"),
     server.InternalError: Rule(500, "server_error", "internal_error"),
     server.EngineUnavailable: Rule(503, "server_error", "engine_unavailable"),
+    server.EngineStalled: Rule(503, "server_error", "engine_stalled"),
     server.Draining: Rule(503, "server_error", "draining"),
     admission.AdmissionError: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     admission.RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
@@ -59,23 +63,43 @@ RULES: dict[type[Exception], Rule] = {
     SamplingError: Rule(400, "invalid_request_error", "invalid_value"),
     adapters.AdapterError: Rule(400, "invalid_request_error", "adapter_error"),
     adapters.NotFound: Rule(404, "invalid_request_error", "not_found"),
-    adapters.UnknownKey: Rule(401, "authentication_error", "invalid_api_key"),
+    adapters.UnknownTenant: Rule(404, "invalid_request_error", "tenant_not_found"),
+    adapters.UnknownKey: Rule(404, "invalid_request_error", "key_not_found"),
+    adapters.UnknownAdapter: Rule(404, "invalid_request_error", "adapter_not_found"),
+    adapters.UnknownVersion: Rule(404, "invalid_request_error", "version_not_found"),
+    adapters.UnknownUpload: Rule(404, "invalid_request_error", "upload_not_found"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),
     adapters.Conflict: Rule(409, "invalid_request_error", "conflict"),
     adapters.TooManyFetches: Rule(429, "rate_limit_error", "too_many_fetches"),
+    adapters.BlendLimit: Rule(429, "rate_limit_error", "blend_limit_exceeded"),
     adapters.ArtifactRefused: Rule(400, "invalid_request_error", "artifact_refused"),
     adapters.SourceRefused: Rule(400, "invalid_request_error", "source_refused"),
     adapters.SourceUnavailable: Rule(400, "invalid_request_error", "source_unavailable"),
     adapters.StoreFull: Rule(507, "server_error", "store_full"),
+    adapters.DepotUnavailable: Rule(503, "server_error", "depot_unavailable"),
     adapters.StoreDamaged: Rule(500, "server_error", "store_damaged"),
     adapters.RegistryUnavailable: Rule(503, "server_error", "registry_unavailable"),
     adapters.LoadFailed: Rule(400, "invalid_request_error", "load_failed"),
     adapters.EngineGone: Rule(503, "server_error", "engine_unavailable"),
     adapters.ProbeFailed: Rule(400, "invalid_request_error", "probe_failed"),
+    adapters.ProofFailed: Rule(400, "invalid_request_error", "proof_failed"),
+    adapters.ProofTimedOut: Rule(503, "server_error", "proof_timed_out"),
     adapters.ResidencyBusy: Rule(503, "server_error", "adapter_slots_busy"),
     adapters.VersionRetired: Rule(503, "server_error", "version_retired"),
     adapters.SchemaMismatch: Rule(500, "server_error", "schema_mismatch"),
 }
+
+#: What Anthropic's clients look for in `type`, by status.
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_ANTHROPIC_PATHS = "/v1/messages"
 
 #: Every error that has a row; routes catch these.
 HANDLED = tuple(RULES)
@@ -86,27 +110,31 @@ def rule_of(error: Exception) -> Rule:
     return next(RULES[cls] for cls in type(error).__mro__ if cls in RULES)
 
 
-def error_body(error: Exception) -> dict[str, Any]:
-    """The body of an error response."""
+def error_body(error: Exception, path: str = "") -> dict[str, Any]:
+    """The body of an error response to a request of this path."""
     rule = rule_of(error)
-    return _body(
-        str(error), rule.type, getattr(error, "param", None), getattr(error, "code", None) or rule.code
+    kind = _ANTHROPIC_TYPES.get(rule.status, "api_error") if _is_anthropics(path) else rule.type
+    return _body(str(error), kind, getattr(error, "param", None), getattr(error, "code", None) or rule.code)
+
+
+def error_response(error: Exception, path: str = "") -> JSONResponse:
+    """The response, with the headers that tell an SDK whether and when to retry."""
+    rule = rule_of(error)
+    return JSONResponse(
+        error_body(error, path), status_code=rule.status, headers=_headers(rule.status, error)
     )
 
 
-def error_response(error: Exception) -> JSONResponse:
-    """The response, with the headers that tell an SDK whether and when to retry."""
-    rule = rule_of(error)
-    return JSONResponse(error_body(error), status_code=rule.status, headers=_headers(rule.status, error))
-
-
-def error_event(error: Exception) -> str:
-    """The error as the last event of a stream; the SDK raises on the `error` key."""
-    return f"data: {json.dumps(error_body(error))}\n\ndata: [DONE]\n\n"
+def error_event(error: Exception, path: str = "") -> str:
+    """The error as the last event of a stream: OpenAI's SDK raises on the key `error`, Anthropic's on the event."""
+    data = f"data: {json.dumps(error_body(error, path))}\n\n"
+    return f"event: error\n{data}" if _is_anthropics(path) else f"{data}data: [DONE]\n\n"
 
 
 def event_failure(event: str) -> Exception | None:
     """The error that vLLM's handlers wrote into an event (after status 200), or None."""
+    if event.startswith("event: error\n"):  # Anthropic's; vLLM has lost the reason
+        return server.InternalError()
     if not event.startswith('data: {"error"'):
         return None
     try:
@@ -119,6 +147,10 @@ def event_failure(event: str) -> Exception | None:
     if status >= 500:
         return server.InternalError()
     return server.InvalidRequest(message, param=wrong.get("param"))
+
+
+def _is_anthropics(path: str) -> bool:
+    return path.startswith(_ANTHROPIC_PATHS)
 
 
 def _headers(status: int, error: Exception) -> dict[str, str]:
@@ -146,12 +178,13 @@ def _body(message: str, kind: str, param: str | None, code: str) -> dict[str, An
 
 
 def _router_error(request: Request, error: HTTPException) -> JSONResponse:
-    code = HTTPStatus(error.status_code).name.lower()
+    code = "route_not_found" if error.status_code == 404 else HTTPStatus(error.status_code).name.lower()
     text = {
         404: f"There is no route {request.url.path}.",
         405: f"{request.method} is not allowed on {request.url.path}.",
     }.get(error.status_code, str(error.detail))
-    body = _body(text, "invalid_request_error", None, code)
+    kind = _ANTHROPIC_TYPES.get(error.status_code) if _is_anthropics(request.url.path) else None
+    body = _body(text, kind or "invalid_request_error", None, code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, Coroutine
+import time
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +23,22 @@ from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header
-from server.api.middleware import CLIENT_CLOSED_REQUEST
+from server.api.middleware.body_limits import announced_bytes, read_body
+from server.api.middleware.disconnects import run_while_connected
+from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
 from server.auth.authenticator import Authenticator
-from server.errors import Draining, InvalidRequest
 from server.observability.readiness import Readiness
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
-from server.request.context import JsonAnswer, RequestContext
-from server.request.service import RequestService
+from server.request.batch import BatchService
+from server.request.context import Caller, JsonAnswer, RequestContext
+from server.request.request_service import RequestService
 
+#: A stream is silent for at most twice as long; proxies wait for 30 to 60 seconds.
+SILENCE_S = 10.0
+#: Characters of events between two pauses for the event loop; they take up to 5 ms.
+_PAUSE_CHARACTERS = 16 << 10
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -51,23 +57,37 @@ class GenerateRoute:
     observer: RequestObserver
     tracing: Tracing
     log_prompts: bool
+    batches: BatchService | None = None
+    """Where the route takes several chats in one request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, to its last byte."""
         request = Request(scope, receive)
         record: AccessRecord = scope["state"]["record"]
         response = ResponseSender(scope, receive, send)
-        context: RequestContext | None = None
-        trace = self.tracing.begin(request.headers, self.endpoint.path)
+        contexts: tuple[RequestContext, ...] = ()
+        trace = self.tracing.begin(request.headers, record.path)
         record.trace_id = trace.id
         try:
-            context = await self._prepare(request, record)
-            answering = self._answer(context, trace.headers, response)
-            await run_while_connected(receive, self.requests.ending, answering)
+            caller = await self.authenticator.authenticate(request.headers)
+            self.readiness.require_ready()
+            record.note_caller(caller)
+            with contextlib.ExitStack() as reading:
+                reading.enter_context(self.requests.memory.hold(caller.tenant_name, announced_bytes(request)))
+                read = [await read_body(request)]  # a list, so that the bytes are gone while the answer runs
+
+                async def serve() -> None:
+                    nonlocal contexts
+                    contexts = await self._prepare(caller, read.pop(), request.headers, record)
+                    if self.batches is None:  # the chats of a batch wait for their turn with their bytes
+                        reading.close()
+                    await self._answer(contexts, trace.headers, response)
+
+                await run_while_connected(receive, self.requests.ending, serve())
         except ClientDisconnect:
             record.status = CLIENT_CLOSED_REQUEST
         except HANDLED as error:
-            rate_headers = self.requests.rate_headers(context) if context else {}
+            rate_headers = self.requests.rate_headers(contexts[0]) if contexts else {}
             record.code = await response.fail(error, rate_headers)
             # The name of the limit says more than the code that several limits share.
             reason = error.limit if isinstance(error, AdmissionError) else record.code
@@ -76,31 +96,42 @@ class GenerateRoute:
             record.status = record.status or 500
             raise
         finally:
-            if context is not None:
-                record.note_usage(context)
-            self.observer.finished(record, context)
-            trace.end(record, context)
+            record.note_usage(*contexts)
+            self.observer.finished(record, *contexts)
+            trace.end(record, contexts[0] if contexts else None)
 
-    async def _prepare(self, request: Request, record: AccessRecord) -> RequestContext:
-        """Authenticate the caller, read the body and route the request. Raises: what the table of errors has."""
-        caller = await self.authenticator.authenticate(request.headers)
-        self.readiness.require_ready()
-        record.note_caller(caller)
-        body = await read_json(request)
-        record.note_requested_model(body)
-        context = await self.requests.prepare(caller, self.endpoint, body, request.headers, record.request_id)
-        record.note_target(context)
+    async def _prepare(
+        self, caller: Caller, raw: bytes, headers: Headers, record: AccessRecord
+    ) -> tuple[RequestContext, ...]:
+        """Parse the body and route the request; a batch has several. Raises: what the table of errors has."""
+        asked: dict[str, Any] = {"prompt": f"{len(raw)} bytes"}
+        if self.batches is not None:
+            contexts = await self.batches.prepare(caller, raw, headers, record)
+        else:
+            body = await self.requests.read(caller, self.endpoint, raw)
+            record.note_requested_model(body.fields)
+            asked = body.fields if body.raw is None else asked
+            contexts = (await self.requests.prepare(caller, self.endpoint, body, headers, record.request_id),)
+        record.note_target(contexts[0])
         if self.log_prompts:
-            record.note_prompt(body)
-        return context
+            record.note_prompt(asked)
+        return contexts
 
-    async def _answer(self, context: RequestContext, headers: Headers, response: ResponseSender) -> None:
-        async with self.requests.serve(context, headers) as answer:
+    async def _answer(
+        self, contexts: tuple[RequestContext, ...], headers: Headers, response: ResponseSender
+    ) -> None:
+        context = contexts[0]
+        serving = (
+            self.requests.serve(context, headers)
+            if self.batches is None
+            else self.batches.serve(contexts, headers)
+        )
+        async with serving as answer:
             own_headers = self._headers(context)
             if answer.ignored:
                 own_headers["x-loragate-ignored"] = ignored_header(answer.ignored)
             if isinstance(answer, JsonAnswer):
-                await response.json(answer.content, own_headers)
+                await response.json(answer, own_headers)
             else:
                 await response.stream(answer.events, own_headers)
 
@@ -109,7 +140,9 @@ class GenerateRoute:
         if context.sampling.clamped:
             headers["x-loragate-clamped"] = ", ".join(context.sampling.clamped)
         if context.debug:
-            headers["x-loragate-debug"] = debug_header(context.sampling.effective(context.endpoint))
+            headers["x-loragate-debug"] = debug_header(
+                context.sampling.effective(context.endpoint), context.target.blend
+            )
         return headers
 
 
@@ -120,111 +153,93 @@ class ResponseSender:
         self._scope = scope
         self._receive = receive
         self._send_message = send
+        self._send_body: Send = scope["state"].get("send_body", send)
         self._started = False
+        self._sent_at = 0.0
 
-    async def json(self, content: dict[str, Any], headers: dict[str, str]) -> None:
+    async def json(self, answer: JsonAnswer, headers: dict[str, str]) -> None:
         """Send a whole answer."""
-        await JSONResponse(content, headers=headers)(self._scope, self._receive, self._send)
+        if answer.pieces is None:
+            await JSONResponse(answer.content, headers=headers)(self._scope, self._receive, self._send)
+            return
+        parts = await answer.parts()
+        start: Message = {"type": "http.response.start", "status": 200, "headers": []}
+        length = {"content-type": "application/json", "content-length": str(sum(map(len, parts)))}
+        MutableHeaders(scope=start).update(headers | length)
+        await self._send(start)
+        for part in parts:
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def stream(self, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
         """Send events. Nothing is sent before the first event, so an error before it has its own status."""
-        async with aclosing(_checked(events)) as checked:
-            async for event in checked:
-                if not self._started:
-                    start: Message = {
-                        "type": "http.response.start",
-                        "status": 200,
-                        "headers": list(_SSE_HEADERS),
-                    }
-                    MutableHeaders(scope=start).update(headers)
-                    await self._send(start)
-                await self._send(_body_part(event))
+        unpaused = 0
+        with self._signs_of_life():
+            async with aclosing(events):
+                async for event in events:
+                    failure = event_failure(event)
+                    if failure is not None:  # vLLM wrote it; raised, so that all errors have our shape
+                        raise failure
+                    unpaused += len(event)
+                    if (
+                        unpaused > _PAUSE_CHARACTERS
+                    ):  # one step of many choices has many; sending need not wait
+                        unpaused = 0
+                        await asyncio.sleep(0)
+                    if not self._started:
+                        await self._send(_head(headers))
+                    await self._send_part(event)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, error: Exception, headers: dict[str, str]) -> str:
         """Send the error, as a response or as an event of the stream; returns its code."""
-        body = error_body(error)
+        path = self._scope["path"]
+        body = error_body(error, path)
         if self._started:
-            await self._send(_body_part(error_event(error)))
+            await self._send_part(error_event(error, path))
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
-            response = error_response(error)
+            response = error_response(error, path)
             response.headers.update(headers)
             await response(self._scope, self._receive, self._send)
         return str(body["error"]["code"])
 
     async def _send(self, message: Message) -> None:
         self._started = True
+        self._sent_at = time.monotonic()
         await self._send_message(message)
 
+    async def _send_part(self, events: str) -> None:
+        """Send a part of a body that has begun: past the middleware, which changes the head only."""
+        self._sent_at = time.monotonic()
+        await self._send_body({"type": "http.response.body", "body": events.encode(), "more_body": True})
 
-def _body_part(event: str) -> Message:
-    return {"type": "http.response.body", "body": event.encode(), "more_body": True}
+    @contextlib.contextmanager
+    def _signs_of_life(self) -> Generator[None]:
+        """Send comments, which clients ignore, while a call is written: proxies close silent connections."""
+        loop = asyncio.get_running_loop()
+        comment: asyncio.Task[None] | None = None
+        timer: asyncio.TimerHandle
 
+        def look() -> None:
+            nonlocal comment, timer
+            timer = loop.call_later(SILENCE_S, look)
+            is_silent = self._started and time.monotonic() - self._sent_at >= SILENCE_S
+            if is_silent and (comment is None or comment.done()):
+                comment = asyncio.ensure_future(self._send_part(":\n\n"))
 
-async def _checked(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
-    """The events; an error that vLLM wrote into one is raised, so that all errors have our shape.
-
-    The stream ends with the error: only vLLM's own `[DONE]` would follow it.
-    """
-    async for event in events:
-        failure = event_failure(event)
-        if failure is not None:
-            raise failure
-        yield event
-
-
-async def read_json(request: Request) -> dict[str, Any]:
-    """The body as an object.
-
-    Raises:
-        InvalidRequest: the body is not a JSON object.
-        BodyTooLarge, BodyTooSlow, ClientDisconnect
-    """
-    raw = await request.body()
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type and media_type != "application/json":
-        raise InvalidRequest(
-            f"The content type must be application/json, not {media_type[:80]}.", code="invalid_json"
-        )
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest(
-            f"The body must be a JSON object, not {type(body).__name__}.", code="invalid_json"
-        )
-    return body
+        timer = loop.call_later(SILENCE_S, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if comment is not None:
+                comment.cancel()
 
 
-async def run_while_connected(
-    receive: Receive, ending: asyncio.Event, work: Coroutine[Any, Any, None]
-) -> None:
-    """Run `work` until it is done, the client disconnects, or the server ends.
-
-    Raises:
-        ClientDisconnect: the client disconnected; `work` was cancelled and has cleaned up.
-        Draining: the server ends; `work` was cancelled and has cleaned up.
-    """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(receive))
-    closing = asyncio.ensure_future(ending.wait())
-    try:
-        await asyncio.wait({working, watching, closing}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        elif watching.done():
-            raise ClientDisconnect
-        else:
-            raise Draining(retry_after_s=1)
-    finally:
-        for task in (working, watching, closing):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, *HANDLED):
-                await task
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _head(headers: dict[str, str]) -> Message:
+    """The head of a stream."""
+    start: Message = {"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)}
+    MutableHeaders(scope=start).update(headers)
+    return start

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapters.lifecycle.blends.blending import ScaledVersion
+
 #: Longer values, such as a JSON schema, are cut off.
 MAX_SHOWN_CHARS = 200
 MAX_IGNORED_NAMES = 20
@@ -20,9 +22,12 @@ def ignored_header(names: Sequence[str]) -> str:
     return ", ".join([*shown, f"{hidden} more"] if hidden else shown)
 
 
-def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
-    """The options of a request and the origin of each, as JSON; a long value is cut off and becomes text."""
-    shown = {}
+def debug_header(effective: Mapping[str, Mapping[str, Any]], blend: Sequence[ScaledVersion] = ()) -> str:
+    """The options of a request and the origin of each, as JSON; a long value is cut off and becomes text.
+
+    `adapters` has the versions that a blend was made of, for a request that names several.
+    """
+    shown: dict[str, Any] = {}
     for name, option in effective.items():
         text = json.dumps(option["value"], separators=(",", ":"))
         is_long = len(text) > MAX_SHOWN_CHARS
@@ -30,4 +35,10 @@ def debug_header(effective: Mapping[str, Mapping[str, Any]]) -> str:
             "value": f"{text[:MAX_SHOWN_CHARS]}…" if is_long else option["value"],
             "from": option["from"],
         }
+    if blend:
+        versions = [
+            {"name": f"{part.version.public_name}@{part.version.number}", "scale": part.scale}
+            for part in blend
+        ]
+        shown["adapters"] = {"value": versions, "from": "request"}
     return json.dumps(shown, separators=(",", ":"))

@@ -1,37 +1,36 @@
-"""/v1/models and /v1/presets: what a key may call; /tokenize and /detokenize: the base model's tokenizer."""
+"""/v1/models and /v1/presets: what a key may call."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from sampling.presets import Presets
-from server.api.generate import read_json
 from server.auth.authenticator import Authenticator
-from server.observability.readiness import Readiness
 from server.request.context import Caller
 from server.request.routing import Router
-
-if TYPE_CHECKING:  # it imports vllm, which takes seconds
-    from server.engine.handlers import VllmHandlers
 
 _STARTED_AT = time.time()
 
 
 class ModelCard(BaseModel):
-    """A model that the key may call; `parent` is the base model of an adapter."""
+    """A model that the key may call; `parent` is the base model of an adapter, `root` its own name.
+
+    In vLLM `root` is the folder, which is nobody's to know here.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     parent: str | None
+    root: str
     max_model_len: int | None
 
 
@@ -47,21 +46,6 @@ class PresetList(BaseModel):
 
     object: Literal["list"]
     data: dict[str, dict[str, Any]]
-
-
-class Tokens(BaseModel):
-    """vLLM's answer to /tokenize."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None
-
-
-class Text(BaseModel):
-    """vLLM's answer to /detokenize."""
-
-    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +78,7 @@ class ModelCatalog:
             "created": int(created_at or _STARTED_AT),
             "owned_by": "loragate",
             "parent": parent,
+            "root": name,
             "max_model_len": self.max_model_len(),
         }
 
@@ -119,41 +104,5 @@ def router(catalog: ModelCatalog, presets: Presets, authenticator: Authenticator
         """The sampling presets that a request may name."""
         await authenticator.authenticate(request.headers)
         return JSONResponse({"object": "list", "data": presets.listed()})
-
-    return routes
-
-
-def token_router(
-    router: Router, authenticator: Authenticator, readiness: Readiness, handlers: Callable[[], VllmHandlers]
-) -> APIRouter:
-    """/tokenize and /detokenize.
-
-    Args:
-        router: checks the model's name.
-        authenticator, readiness: who calls, and whether the engine serves.
-        handlers: those of the running engine. Raises: EngineUnavailable.
-    """
-    routes = APIRouter(tags=["models"])
-
-    async def read(request: Request) -> tuple[dict[str, Any], str]:
-        """The body and the request id of a caller that may use the model. Raises: LoragateError."""
-        caller = await authenticator.authenticate(request.headers)
-        readiness.require_ready()
-        body = await read_json(request)
-        if body.get("model") is not None:
-            await router.resolve(caller, body["model"])
-        return body, str(request.scope["state"]["request_id"])
-
-    @routes.post("/tokenize", response_model=Tokens)
-    async def tokenize(request: Request) -> JSONResponse:
-        """Token ids of a `prompt` or of `messages`."""
-        body, request_id = await read(request)
-        return JSONResponse(await handlers().tokenize(body, request_id))
-
-    @routes.post("/detokenize", response_model=Text)
-    async def detokenize(request: Request) -> JSONResponse:
-        """The text of `tokens`."""
-        body, request_id = await read(request)
-        return JSONResponse(await handlers().detokenize(body, request_id))
 
     return routes

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from sampling.endpoints import Endpoint
+from server.request import batch
 
 _TEXT: Final = {"type": "string"}
 _MESSAGES: Final = {
@@ -27,7 +28,18 @@ _MANY_TOKENS: Final = {"type": "integer", "minimum": 1}
 _COMMON: Final = {
     "model": {
         "type": "string",
-        "description": "`<tenant>-<adapter>`, with `@<version>` one version; or the base.",
+        "description": "`<tenant>-<adapter>`, with `@<version>` one version; or the base. Without it "
+        "the only model that the key may call.",
+    },
+    "adapters": {
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}, "scale": {"type": "number", "default": 1}},
+        },
+        "description": "Adapters that answer together, each with a scale, instead of `model`'s alone.",
     },
     "stream": {"type": "boolean", "default": False},
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
@@ -38,24 +50,28 @@ _GENERATING: Final[dict[Endpoint, tuple[str, dict[str, Any], list[str]]]] = {
     Endpoint.CHAT: (
         "OpenAI's chat completions, with tools, JSON schemas, logprobs, n and streams.",
         {"messages": _MESSAGES, "max_tokens": _MANY_TOKENS, "n": _MANY_TOKENS, "tools": {"type": "array"}},
-        ["model", "messages"],
+        ["messages"],
     ),
     Endpoint.COMPLETIONS: (
         "OpenAI's completions of a plain prompt.",
         {"prompt": _TEXT, "max_tokens": _MANY_TOKENS, "n": _MANY_TOKENS},
-        ["model", "prompt"],
+        ["prompt"],
     ),
     Endpoint.RESPONSES: (
         "OpenAI's responses; nothing is stored.",
         {"input": _TEXT, "max_output_tokens": _MANY_TOKENS},
-        ["model", "input"],
+        ["input"],
     ),
     Endpoint.MESSAGES: (
         "Anthropic's messages.",
         {"messages": _MESSAGES, "max_tokens": _MANY_TOKENS, "system": _TEXT},
-        ["model", "messages", "max_tokens"],
+        ["messages", "max_tokens"],
     ),
 }
+_BATCH: Final = (
+    "vLLM's batch: several chats in one request, answered by one choice for each; no streams.",
+    {"messages": {"type": "array", "minItems": 1, "items": _MESSAGES}, "max_tokens": _MANY_TOKENS},
+)
 #: vLLM writes these answers, with the models of its own wire protocol.
 _ANSWERS: Final = {
     "application/json": {
@@ -67,6 +83,7 @@ _ANSWERS: Final = {
 _BY_HAND: Final[dict[str, dict[str, Any]]] = {
     "/tokenize": {"model": _TEXT, "prompt": _TEXT, "messages": _MESSAGES},
     "/detokenize": {"model": _TEXT, "tokens": {"type": "array", "items": {"type": "integer"}}},
+    "/v1/messages/count_tokens": {"model": _TEXT, "messages": _MESSAGES, "system": _TEXT},
 }
 _ERROR: Final = {
     "type": "object",
@@ -107,6 +124,8 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     paths = schema["paths"]
     for endpoint, (summary, fields, required) in _GENERATING.items():
         paths[endpoint.path] = {"post": _operation(endpoint.value, summary, {**_COMMON, **fields}, required)}
+    summary, fields = _BATCH
+    paths[batch.PATH] = {"post": _operation("chat_batch", summary, {**_COMMON, **fields}, ["messages"])}
     for path, fields in _BY_HAND.items():
         paths[path]["post"]["requestBody"] = _json_body(fields, [])
     components = schema.setdefault("components", {})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import demo
-from adapters.errors import NameTaken
+from adapters.errors import AliasConflict, NameTaken, ProofFailed
 from adapters.lifecycle import Lifecycle
 from adapters.models import SYSTEM, Role, Tenant
 from adapters.registry import Registry
@@ -23,7 +24,8 @@ async def add_tenants(registry: Registry) -> None:
     """Add the missing tenants and keys."""
     existing = {tenant.name for tenant in await registry.tenants.list()}
     for name in sorted({adapter.tenant for adapter in demo.ADAPTERS.values()} - existing):
-        await registry.tenants.add(Tenant(name), by=SYSTEM)
+        with suppress(NameTaken):  # another server that starts at the same time was quicker
+            await registry.tenants.add(Tenant(name), by=SYSTEM)
     for secret, (tenant, role) in DEMO_KEYS.items():
         try:
             await registry.keys.issue(tenant, role, by=SYSTEM, secret=secret, note="demo")
@@ -41,7 +43,9 @@ async def add_adapters(registry: Registry, lifecycle: Lifecycle) -> None:
             version = await lifecycle.register(
                 adapter.tenant, adapter.name, LocalSource(adapter.path), by=SYSTEM
             )
-            await lifecycle.promote(adapter.tenant, adapter.name, version.number, by=SYSTEM)
+            # Another server was quicker, or one (--prove-on) cannot load it now; neither ends this one's start.
+            with suppress(AliasConflict, ProofFailed):
+                await lifecycle.promote(adapter.tenant, adapter.name, version.number, by=SYSTEM)
 
 
 async def _is_settled(registry: Registry, adapter: demo.DemoAdapter) -> bool:

@@ -1,7 +1,8 @@
 """The process: one event loop, one listening socket, signals, and the order of the shutdown.
 
 SIGTERM or SIGINT: /ready answers 503 → `--drain-delay-s` → new requests get 503 → running requests end, up to
-`--shutdown-timeout` → the rest are aborted → engine and database stop, exit 0. A second signal skips the waits.
+`--shutdown-timeout` → the rest are aborted → engine and database stop, exit 0. A second signal skips the waits. After
+`--drain-delay-s` and `--shutdown-timeout` a stop takes at most about ten seconds, whatever the engine does.
 """
 
 from __future__ import annotations
@@ -9,34 +10,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
-import signal
-import socket
+import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Executor
+from typing import NoReturn
 
 import uvicorn
 import uvloop
 
 from adapters.errors import AdapterError
-from server.api.http_protocol import bounded
-from server.app.composition import Server, make_app, open_server
+from server.app import tls
+from server.app.composition import Server, open_server
+from server.app.listening import (
+    HttpServer,
+    StopSignals,
+    http_config,
+    listen,
+    listening_url,
+    raise_file_limit,
+    wait_for_event,
+)
+from server.app.routes import make_app
+from server.config.environment import ignored_service_links
 from server.config.logs import configure
 from server.config.settings import Settings
 from server.engine.supervisor import EngineStartFailed
-from server.errors import LoragateError, SettingsError
+from server.errors import LoragateError
 
 logger = logging.getLogger("loragate")
 
 ABORT_GRACE_S = 5.0
-MAX_OPEN_FILES = 65536
+START_GRACE_S = 0.5
 
 
 def run(settings: Settings, runner: Executor) -> int:
     """Serve until a signal; returns the exit code."""
     configure(settings.log_format, settings.log_level)
-    _raise_file_limit()
+    if ignored := ignored_service_links():
+        logger.info("service-link variables are ignored", extra={"variables": ignored})
+    raise_file_limit()
     try:
         return uvloop.run(_serve(settings, runner))
     except (LoragateError, AdapterError) as error:
@@ -44,44 +56,36 @@ def run(settings: Settings, runner: Executor) -> int:
         return 1
 
 
-def _raise_file_limit() -> None:
-    """Allow up to MAX_OPEN_FILES open connections; idle clients soon use up a shell's usual 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def leave(code: int, runner: Executor) -> NoReturn:
+    """End the process, also while an engine is being started.
 
+    The start of a large model takes minutes, and Python would wait for its thread. The kernel ends the processes of
+    an engine together with the thread that starts it.
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers, because this module ends the process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
+    Raises:
+        SystemExit: no engine is being started.
+    """
+    try:
+        runner.submit(lambda: None).result(START_GRACE_S)
+    except TimeoutError:
+        logger.info("The engine that was being started is ended.")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 async def _serve(settings: Settings, runner: Executor) -> int:
-    listener = _listen(settings.host, settings.port)
+    certificate = tls.Certificate.of(settings)
+    listener = listen(settings.host, settings.port)
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})  # of --port 0: the one it got
     async with open_server(settings, runner) as server:
-        http = _HttpServer(
-            uvicorn.Config(
-                make_app(server),
-                http=bounded(settings.read_timeout_s),
-                ws="none",
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_keep_alive=75,
-                # `_drain` has ended all requests by then; uvicorn need not wait for them again.
-                timeout_graceful_shutdown=int(ABORT_GRACE_S),
-                server_header=False,
-            )
-        )
-        stop = _Stop()
+        http = HttpServer(_http_config(server, settings, certificate))
+        stop = StopSignals()
         serving = asyncio.create_task(http.serve([listener]), name="http")
         supervising = asyncio.create_task(server.engine.supervisor.run(), name="supervisor")
-        logger.info("listening", extra={"url": _url(listener)})
+        renewing = asyncio.create_task(certificate.watch(), name="certificate") if certificate else None
+        logger.info("listening", extra={"url": listening_url(listener, "https" if certificate else "http")})
         waiting = asyncio.create_task(stop.first.wait())
         await asyncio.wait({serving, supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if supervising.done() and not stop.first.is_set():
@@ -91,68 +95,40 @@ async def _serve(settings: Settings, runner: Executor) -> int:
         await _drain(server, stop, settings)
         await _close(http, serving)
         supervising.cancel()
+        if renewing:
+            renewing.cancel()
         with contextlib.suppress(asyncio.CancelledError, EngineStartFailed):
             await supervising
     logger.info("stopped")
     return 0
 
 
-class _Stop:
-    """Handles signals: the first requests a clean shutdown, the second an immediate one."""
-
-    def __init__(self) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+def _http_config(server: Server, settings: Settings, certificate: tls.Certificate | None) -> uvicorn.Config:
+    app = make_app(server)
+    # Made at the first request for it otherwise, within 0.1 s of the event loop.
+    asyncio.get_running_loop().run_in_executor(None, app.openapi)
+    return http_config(app, settings, certificate, ABORT_GRACE_S)
 
 
-async def _drain(server: Server, stop: _Stop, settings: Settings) -> None:
+async def _drain(server: Server, stop: StopSignals, settings: Settings) -> None:
     """Refuse new requests, wait up to the timeout for the running ones, and abort the rest."""
     requests = server.requests
     logger.info("draining", extra={"running": requests.in_flight})
     server.readiness.leaving = True
-    await _until(stop.second, settings.drain_delay_s)
+    await wait_for_event(stop.second, settings.drain_delay_s)
     server.engine.supervisor.drain()
     deadline = asyncio.get_running_loop().time() + settings.shutdown_timeout
     while requests.in_flight and not stop.second.is_set() and asyncio.get_running_loop().time() < deadline:
-        await _until(stop.second, 0.05)
+        await wait_for_event(stop.second, 0.05)
     if requests.in_flight:
         logger.warning("aborting the requests that still run", extra={"running": requests.in_flight})
-        requests.ending.set()
-        while requests.in_flight and not stop.second.is_set():
-            await _until(stop.second, 0.05)
-
-
-async def _until(event: asyncio.Event, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+    # Also for requests that do not count as running yet: they would wait for an engine that ends.
+    requests.ending.set()
+    deadline = asyncio.get_running_loop().time() + ABORT_GRACE_S
+    while requests.in_flight and not stop.second.is_set() and asyncio.get_running_loop().time() < deadline:
+        await wait_for_event(stop.second, 0.05)
 
 
 async def _close(http: uvicorn.Server, serving: asyncio.Task[None]) -> None:
     http.should_exit = True
     await serving
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything slow starts, so that a port in use is reported at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"The server cannot listen on {host}:{port} ({error.strerror}); choose another --port."
-        ) from error
-    listener.listen(2048)
-    listener.set_inheritable(False)
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

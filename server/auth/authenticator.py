@@ -23,7 +23,7 @@ class Authenticator:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._callers: RegistryCache[str, Caller] = RegistryCache(
-            registry.audit.revision, self._look_up, registry.changes
+            registry.availability, self._look_up, lambda: registry.changes("key", "tenant")
         )
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
@@ -31,6 +31,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: the key is missing, unknown, expired or revoked; the error does not say which.
+            RegistryUnavailable: the database does not answer, and the key is not cached or the grace is over.
         """
         secret = _secret_in(headers)
         try:

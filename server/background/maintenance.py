@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, RegistryUnavailable
 from adapters.lifecycle import Lifecycle
 from adapters.models import Version
 
@@ -52,6 +52,9 @@ class MaintenanceLoop:
                 continue
             try:
                 await work()
+            except RegistryUnavailable:
+                logger.warning("Maintenance waits for the registry's database.")
+                continue
             except (AdapterError, SQLAlchemyError, OSError):
                 logger.exception("Maintenance failed; it runs again in %g s.", RECONCILE_INTERVAL_S)
                 continue

@@ -16,7 +16,8 @@ import click
 from fastapi import FastAPI
 
 from server.api.errors import RULES
-from server.config.settings import ENV_PREFIX, Settings
+from server.config.settings import Settings
+from server.config.variables import ENV_PREFIX
 from server.observability.metrics import SERIES
 
 _MARKER: Final = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
@@ -27,6 +28,8 @@ _FURTHER_CODES: Final = (
     ("bad_request", 400, _BAD, "The request is not valid HTTP."),
     ("context_length_exceeded", 400, _BAD, "Prompt and answer are longer than the model's context."),
     ("internal_error", 500, "server_error", "A fault of the server; the log has it under the request's id."),
+    ("grammar_too_complex", 400, _BAD, "The schema or grammar takes too much time or memory to compile."),
+    ("invalid_grammar", 400, _BAD, "The schema or grammar cannot be enforced, or accepts nothing."),
     ("invalid_json", 400, _BAD, "The body is not a JSON object."),
     ("load_failed", 400, _BAD, "The engine refused the adapter."),
     ("messages_not_kept", 400, _BAD, "The server stores no chats of rated answers: see --keep-feedback-messages."),
@@ -48,7 +51,7 @@ class _NoServer:
 @functools.cache
 def application() -> FastAPI:
     """The application without a server behind it."""
-    from server.app.composition import make_app
+    from server.app.routes import make_app
 
     no_server: Any = _NoServer()
     return make_app(no_server)

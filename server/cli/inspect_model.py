@@ -66,8 +66,9 @@ def _facts(model: str, shape: ModelShape, rank: int) -> dict[str, Any]:
 def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
     """The report of the server's check, with warnings about the training; a refusal ends the command."""
     from adapters.artifact import inspect_artifact
+    from adapters.artifact.brought import read_brought
     from adapters.errors import ArtifactRefused
-    from server.engine.base_model import training_warnings
+    from server.engine.base_model import adapter_warnings
 
     try:
         base, served = _base(model)
@@ -75,7 +76,16 @@ def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
         report = inspect_artifact(folder, base=base, max_lora_rank=rank, base_digest=digest)
     except (ArtifactRefused, ValueError) as error:
         raise click.ClickException(f"The adapter cannot be served on {model}: {error}") from error
-    return {**asdict(report), "warnings": training_warnings(report.training, served) if served else []}
+    # The modules are hundreds of paths; the hints are among the warnings.
+    shown = {name: value for name, value in asdict(report).items() if name not in ("modules", "hints")}
+    warnings = list(report.hints)
+    if served is not None:
+        rules = served.rules
+        brought = read_brought(
+            folder, report.hints, base_tokens=rules.base_tokens, base_folder=rules.base_folder
+        )
+        warnings = adapter_warnings(report.training, brought, served)
+    return {**shown, "warnings": warnings}
 
 
 def _base(model: str) -> tuple[BaseShape, BaseModel | None]:

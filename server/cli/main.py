@@ -6,6 +6,7 @@ import importlib
 
 import click
 
+from adapters.errors import AdapterError
 from server.errors import LoragateError
 
 #: Subcommand, which is also the name of the command in its module → (module, one line of help).
@@ -52,7 +53,7 @@ class LazyGroup(click.Group):
         """Run a command; an expected error ends in one sentence and exit code 1, not in a traceback."""
         try:
             return super().invoke(ctx)
-        except LoragateError as error:
+        except (LoragateError, AdapterError) as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -11,6 +11,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from server.config.json_settings import parse_object
+from server.config.origins import parse_origins
 from server.config.settings import Settings
 
 #: The settings that the commands for tenants, keys and feedback need to find data folder and database.
@@ -46,25 +47,36 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
-    flag = f"--{name.replace('_', '-')}"
+    flags = [f"--{name.replace('_', '-')}"]
+    if isinstance(field.json_schema_extra, dict) and "vllm_flag" in field.json_schema_extra:
+        flags.append(str(field.json_schema_extra["vllm_flag"]))
     kind = _plain(field.annotation)
-    text = f"{field.description}{_default_text(field)}"
-    return click.Option([flag], type=_click_type(kind), is_flag=kind is bool, default=None, help=text)
+    text = f"{' '.join(str(field.description).split())}{_default_text(field)}"
+    if get_origin(kind) is tuple and _plain(get_args(kind)[0]) is Path:
+        path = click.Path(path_type=Path)
+        return click.Option(flags, type=path, multiple=True, default=None, callback=_none_if_empty, help=text)
+    return click.Option(flags, type=_click_type(kind), is_flag=kind is bool, default=None, help=text)
+
+
+def _none_if_empty(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
+    """A flag that may be repeated and was not given has no value, as all others."""
+    return value or None
 
 
 def _default_text(field: FieldInfo) -> str:
     default = field.default
-    if field.is_required() or field.default_factory or default in (None, "", {}) or default is False:
+    if field.is_required() or field.default_factory or default in (None, "", {}, []) or default is False:
         return ""
     return f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
 
 
 def _plain(annotation: Any) -> Any:
-    """The type without `Annotated` and `| None`."""
+    """The type without `Annotated` and `| None`; text where several are allowed."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return _plain(next(part for part in get_args(annotation) if part is not type(None)))
+        parts = [part for part in get_args(annotation) if part is not type(None)]
+        return _plain(parts[0]) if len(parts) == 1 else str
     return annotation
 
 
@@ -73,8 +85,10 @@ def _click_type(kind: Any) -> Any:
         return click.Choice(get_args(kind))
     if get_origin(kind) is dict:
         return JsonObjectParam()
+    if get_origin(kind) is list:
+        return JsonListParam()
     if get_origin(kind) is tuple:
-        return names
+        return numbers if _plain(get_args(kind)[0]) is float else names
     if kind is Path:
         return click.Path(path_type=Path)
     return kind
@@ -93,6 +107,24 @@ class JsonObjectParam(click.ParamType):  # type: ignore[type-arg]  # generic in 
             self.fail(str(error), param, ctx)
 
 
+class JsonListParam(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
+    """A JSON list; of all settings, only origins are one."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The decoded list."""
+        try:
+            return parse_origins(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def names(text: str) -> tuple[str, ...]:
     """The names in comma-separated text. click shows this function's name as the metavar."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers in comma-separated text. click shows this function's name as the metavar."""
+    return tuple(float(part) for part in names(text))

@@ -12,7 +12,13 @@ from server.cli.options import given, settings_options
 
 @settings_options()
 @click.command()
-def serve(config: Path | None, **flags: Any) -> None:
+@click.option(
+    "--replicas",
+    type=click.IntRange(1),
+    default=1,
+    help="Servers on this machine behind one address; more than one needs PostgreSQL and Ray.  [default: 1]",
+)
+def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     """Start the server: one base model in vLLM, with the adapters of every tenant."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -20,9 +26,25 @@ def serve(config: Path | None, **flags: Any) -> None:
     from server.config.logs import write_config
     from server.config.settings import load
     from server.engine.process import fork_server
+    from server.engine.process.parent_death import request_parent_death_signal
+    from server.errors import SettingsError
 
     settings = load(given(flags), config=config)
-    logging_config = write_config(settings.home, settings.log_format, settings.log_level)
+    if replicas > 1:
+        from server.cluster import local_cluster
+
+        raise SystemExit(
+            local_cluster.run(given(flags) | ({"config": config} if config else {}), settings, replicas)
+        )
+    if settings.replica_token:
+        request_parent_death_signal()
+    try:
+        logging_config = write_config(settings.home, settings.log_format, settings.log_level)
+    except OSError as error:
+        raise SettingsError(
+            f"The data folder {settings.home} cannot be written ({error.strerror}); make room in it, let the "
+            "server's user write to it, or name another --data-dir."
+        ) from error
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
@@ -32,6 +54,6 @@ def serve(config: Path | None, **flags: Any) -> None:
         runner.submit(fork_server.start, fork_server.worker_environment(cores)).result()
 
     # vLLM reads the environment when it is imported, so this import must come after.
-    from server.app.process import run
+    from server.app.process import leave, run
 
-    raise SystemExit(run(settings, runner))
+    leave(run(settings, runner), runner)

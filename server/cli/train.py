@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import click
 from pydantic import ValidationError
 
 import demo
-from adapters.training.config import FIELDS, PRESETS, TrainingConfig
-from server.cli.adapters.admin_client import AdminClient
+from adapters.training.config import FIELDS, TrainingConfig
+from adapters.training.presets import PRESETS
+from server.cli.adapters.admin_client import AdminClient, ca_cert_option
 from server.cli.adapters.publish import Publication
 from server.cli.options import given, model_options
 from server.config.config_file import fault_sentences
 from server.config.environment import read_variable
-from server.config.settings import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE
+from server.config.variables import CLIENT_KEY_VARIABLE, JUDGE_KEY_VARIABLE
 from server.engine.process.openmp import set_wait_policy
 
 
@@ -31,14 +33,17 @@ from server.engine.process.openmp import set_wait_policy
 @click.option(
     "--check",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="FILE",
-    help="Check FILE as training data and print the findings; nothing is trained. Exit code 1 if a check fails.",
+    help="Check FILE as training data and print the findings; nothing is trained. May be given several times. "
+    "Exit code 1 if a check fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check: print the findings as JSON.")
 @click.option("--publish", metavar="URL", help="Server that gets the finished adapter as a new version.")
 @click.option("--publish-as", metavar="TENANT/NAME", help="The adapter on that server that gets the version.")
 @click.option("--canary", type=click.FLOAT, help="Percentage of the traffic for the version.  [default: all]")
 @click.option("--key", help=f"Admin or operator key for --publish. [env: {CLIENT_KEY_VARIABLE}]")
+@ca_cert_option
 @click.option(
     "--base", metavar="DIR|demo", help=f"{FIELDS['base'].description} `demo` is the embedded model."
 )
@@ -47,7 +52,7 @@ def train(
     context: click.Context,
     /,
     preset: str | None,
-    check: Path | None,
+    check: tuple[Path, ...],
     as_json: bool,
     publish: str | None,
     publish_as: str | None,
@@ -64,13 +69,17 @@ def train(
     publication = _publication(publish, publish_as, canary, key)
     set_wait_policy()  # before torch is imported
     from adapters.training.errors import TrainingError
-    from adapters.training.train import train as run_training
+    from adapters.training.training_run import train as run_training
 
     try:
         report = run_training(config)
     except (TrainingError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    if publication:
+    except KeyboardInterrupt:  # the trainer has told what is left
+        raise click.exceptions.Exit(130) from None
+    if publication is None:
+        click.echo(f"Publish it: loragate adapter add TENANT NAME {shlex.quote(str(config.out))}", err=True)
+    else:
         try:
             click.echo(publication.publish(config.out), err=True)
         except click.ClickException as error:
@@ -97,6 +106,7 @@ def _publication(
 
 def _check(config: TrainingConfig, as_json: bool) -> None:
     from rich.console import Console
+    from rich.progress import Progress
 
     from adapters.training.check import check
     from adapters.training.check.render import show
@@ -105,14 +115,16 @@ def _check(config: TrainingConfig, as_json: bool) -> None:
 
     try:
         renderer = load_renderer(config)
-        report = check(config, renderer)
+        with Progress("{task.description}", console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading", total=None)
+            report = check(config, renderer, lambda rows: bar.update(task, description=f"{rows:,} rows read"))
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
         console = Console(soft_wrap=True, highlight=False)
-        console.print(f"{config.data.name} as the chat template of {config.base.name} renders it (--base)")
+        console.print(f"{config.data_names} as the chat template of {config.base.name} renders it (--base)")
         show(report, renderer, console)
     if not report.passed:
         raise click.exceptions.Exit(1)

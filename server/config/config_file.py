@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
 
 
-def fault_sentences(error: ValidationError) -> str:
-    """One line per fault: the flag, its value and what was expected."""
+def fault_sentences(error: ValidationError, hidden: Collection[str] = ()) -> str:
+    """One line per fault: the flag, its value (unless the setting is one of `hidden`) and what was expected."""
     lines = []
     for fault in error.errors():
         flag = "".join(f"--{part}".replace("_", "-") for part in fault["loc"][:1])
+        value = "(from a file)" if fault["loc"][:1] and fault["loc"][0] in hidden else fault["input"]
         text = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{flag} {fault['input']}: {text}" if flag else text)
+        lines.append(f"{flag} {value}: {text}" if flag else text)
     return "\n".join(lines)

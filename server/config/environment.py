@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from server.config.secret_files import read_variable_or_file
+from server.config.service_links import service_links
 from server.config.settings import Settings
 from server.config.versions import find_distribution
 
@@ -12,8 +14,17 @@ SMALL_MACHINE_CORES = 4
 
 
 def read_variable(name: str) -> str | None:
-    """The value of an environment variable; None where it is not set."""
-    return os.environ.get(name)
+    """The value of an environment variable, or of the file that `<name>_FILE` names; None where neither is set.
+
+    Raises:
+        SettingsError: both are set, or the file cannot be read.
+    """
+    return read_variable_or_file(os.environ, name)
+
+
+def ignored_service_links() -> list[str]:
+    """The variables of Kubernetes and Docker that `settings.load` ignores, by name (see `service_links`)."""
+    return sorted(service_links(os.environ))
 
 
 def otlp_protocol() -> str:
@@ -68,3 +79,23 @@ def export_engine_environment(
     # loragate loads and swaps adapters itself; vLLM's own runtime loading must stay off.
     os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
+
+
+def export_ray_environment() -> None:
+    """Set the variables that Ray reads, before it is imported; its processes inherit them."""
+    os.environ.update(
+        {
+            # The router shares the front's event loop and its counts.
+            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+            # By default all processes of a cluster end 60 s after its head process has.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # By default Ray's workers, and the servers that they start, give way to all other programs.
+            "RAY_worker_niceness": "0",
+        }
+    )
+
+
+def replica_environment(token: str) -> dict[str, str]:
+    """The environment of a server that a front asks with this token (`Settings.replica_token`)."""
+    return {**os.environ, "LORAGATE_REPLICA_TOKEN": token}

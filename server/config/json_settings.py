@@ -1,4 +1,4 @@
-"""JSON objects as settings: text in a flag or environment variable, a table in a config file."""
+"""JSON as settings: text in a flag or environment variable, a table in a config file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from pydantic_settings import NoDecode
 
 
 def parse_object(value: Any) -> Any:
-    """Decode text; any other value is returned unchanged.
-
-    Raises:
-        ValueError: the text is not a JSON object.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        decoded = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"This is not JSON: {error}.") from error
-    if not isinstance(decoded, dict):
+    """Decode text; any other value is returned unchanged. Raises: ValueError: the text is not a JSON object."""
+    decoded = parse_json(value)
+    if isinstance(value, str) and not isinstance(decoded, dict):
         raise ValueError(f"This must be a JSON object, not {type(decoded).__name__}.")
     return decoded
+
+
+def parse_json(value: Any) -> Any:
+    """Decode text; any other value is returned unchanged. Raises: ValueError: the text is not JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"This is not JSON: {error}.") from error
 
 
 #: NOTE: without `NoDecode`, pydantic-settings decodes variables itself; its error names neither variable nor value.

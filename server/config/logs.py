@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-#: Attributes that are no fields of a line: those of every record, and those that vLLM and uvicorn add.
+#: Attributes that are no fields of a line: those of every record, and those that vLLM, uvicorn and Ray add.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {
-    "message", "asctime", "taskName", "fileinfo", "vllm_process_name", "color_message",
+    "message", "asctime", "taskName", "fileinfo", "vllm_process_name", "color_message", "_ray_timestamp_ns",
 }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The settings of the server, in one flat frozen record; the text under a field is its `--help`.
 
-A value comes from the first of: flag, environment variable `LORAGATE_<FIELD>`, the file named by `--config`
-(TOML, with the fields as keys), the default. Only this module and `environment.py` read settings
-from the environment; `server.engine.process` passes it on to the engine's processes.
+A value comes from the first of: flag, environment variable `LORAGATE_<FIELD>` (or the file that
+`LORAGATE_<FIELD>_FILE` names), the file named by `--config` (TOML, with the fields as keys), the default. Only this
+folder reads settings from the environment; `server.engine.process` passes it on to the engine's
+processes.
 """
 
 from __future__ import annotations
@@ -13,27 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 import demo
-from server.config.config_file import ConfigFile, fault_sentences, nearest_name
+from server.config.combinations import check_combinations
+from server.config.config_file import ConfigFile, fault_sentences
 from server.config.json_settings import JsonObject
+from server.config.origins import Origins
+from server.config.secret_files import FileVariables
+from server.config.service_links import service_links
+from server.config.variables import ENV_PREFIX, environment_without, refuse_unknown
 from server.errors import SettingsError
 
-ENV_PREFIX = "LORAGATE_"
-#: Read by the commands that call a running server; these are not settings of `serve`.
-CLIENT_KEY_VARIABLE = "LORAGATE_KEY"
-CLIENT_URL_VARIABLE = "LORAGATE_URL"
-#: Read by `train`: the API key for the endpoint of `--judge`.
-JUDGE_KEY_VARIABLE = "LORAGATE_JUDGE_KEY"
-LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
+ToolStrictLevel = Literal["forced", "auto", "function", "parameter"]
 
 
 class Settings(BaseSettings):
@@ -55,6 +49,10 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on; 0 chooses a free port and prints it."""
+    tls_cert: Annotated[Path | None, Field(json_schema_extra={"vllm_flag": "--ssl-certfile"})] = None
+    """File with the server's certificate and its chain (PEM), for HTTPS. Read again when it changes."""
+    tls_key: Annotated[Path | None, Field(json_schema_extra={"vllm_flag": "--ssl-keyfile"})] = None
+    """File with the certificate's private key (PEM, not encrypted)."""
     demo: bool = False
     """Serve the embedded model with tenants acme and globex and well-known keys. Loopback only."""
 
@@ -82,8 +80,12 @@ class Settings(BaseSettings):
     """Number of devices that share the model."""
     tool_call_parser: str = "auto"
     """Parser for tool calls, by vLLM's name. auto: hermes for Qwen models, none for others."""
+    tool_strict_level: ToolStrictLevel = "forced"
+    """Which tool calls match their tool's schema; forced: those that tool_choice forces. The rest: vLLM's levels."""
     chat_template: Path | None = None
     """File with a chat template to use instead of the tokenizer's own."""
+    allow_control_tokens: bool = False
+    """Read control tokens in callers' messages, such as <|im_end|>, as control tokens. Default: they are text."""
     engine_args: JsonObject = {}
     """Further engine arguments of vLLM, as a JSON object: '{"block_size": 32}'."""
 
@@ -100,13 +102,22 @@ class Settings(BaseSettings):
 
     data_dir: Path = DEFAULT_DATA_DIR
     """Folder for adapters and the default database."""
-    database_url: str = ""
+    database_url: Annotated[str, Field(repr=False)] = ""
     """URL of the registry's database. Default: SQLite in --data-dir. PostgreSQL: postgresql+asyncpg://…"""
+    depot: str = ""
+    """Where servers on one registry share adapters: 's3://bucket/folder', 'file:///shared'. Default: --data-dir."""
+    store_max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """With --depot: maximum size of the copies in --data-dir, in bytes; those used least recently are removed."""
+    prove_on: Annotated[int, Field(ge=1)] | Literal["all"] = 1
+    """Servers that load and probe a version before it gets traffic; all: those that serve. Needs PostgreSQL."""
+    wait_for_database_s: Annotated[float, Field(ge=0)] = 60.0
+    """At the start: how long to wait for a database that does not answer, in seconds; then exit code 1."""
+    registry_grace_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long keys and models in use, also revoked ones, are served while the database is away, in seconds."""
     tenant_sources: str = "hf://"
-    """Comma-separated source prefixes that tenant admins may use; {tenant} stands for the tenant's name. Buckets are
-    read with the server's credentials: 's3://adapters/{tenant}/' limits each tenant to its own folder."""
+    """Comma-separated source prefixes for tenant admins, such as 's3://adapters/{tenant}/' with the tenant's name."""
     adapter_wait_s: Annotated[float, Field(gt=0)] = 30.0
-    """Maximum time that a request waits for its adapter, in seconds; then it gets 503 with Retry-After."""
+    """Maximum time that a request waits for its adapter, or a new adapter for a starting engine, in seconds."""
     lora_slot_wait_s: Annotated[float, Field(gt=0)] = 2.0
     """Maximum time that a request waits for a LoRA slot while other adapters use all of them, in seconds."""
     canary_max_errors: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -115,16 +126,29 @@ class Settings(BaseSettings):
     """Share of empty answers above which a canary is rolled back; 1 disables this check."""
     canary_max_repeating: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of answers that were stopped or steered because of repetition above which a canary is rolled back."""
-    canary_min_answers: Annotated[int, Field(ge=1)] = 50
+    canary_min_answers: Annotated[int, Field(ge=1)] = 10
     """Minimum number of a canary's answers before these shares are checked."""
     canary_max_disliked: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of "down" ratings above which a canary is rolled back; 1 disables this check."""
-    canary_min_ratings: Annotated[int, Field(ge=1)] = 20
+    canary_min_ratings: Annotated[int, Field(ge=1)] = 5
     """Minimum number of a canary's ratings before their share is checked."""
+    canary_max_slowdown: Annotated[float, Field(ge=0)] = 0.0
+    """How many times as long as the stable version's a canary's answers may take before it is rolled back, rounded up
+    to a quarter of a doubling; 0 disables this check."""
+    canary_false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Largest probability that a split loses a canary that is not above a limit or not worse than the stable version.
+    A smaller one needs more answers for each decision."""
     keep_feedback_messages: bool = False
     """Keep the chats that clients send with feedback, for training; otherwise such feedback is refused."""
+    max_blends: Annotated[int, Field(ge=0)] = 4
+    """Maximum number of blends that one tenant's requests make with `adapters` and use at the same time, and at most
+    half of the adapters that the engine holds; 0 refuses such requests."""
+    blends_per_minute: Annotated[int, Field(ge=1)] = 12
+    """Maximum number of new blends that one tenant's requests make in a minute."""
     max_adapter_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     """Maximum size of an adapter's files, in bytes."""
+    allowed_origins: Origins = []
+    """Origins whose pages may call models from a browser (CORS), as a JSON list; '["*"]' for all. Default: none."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Maximum size of a request body, in bytes."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 60.0
@@ -133,16 +157,20 @@ class Settings(BaseSettings):
     """After SIGTERM: time that running answers have to finish, in seconds."""
     drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """After SIGTERM: time in which new requests are still accepted while /ready already answers 503, in seconds."""
+    engine_stall_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds without a step after which the engine is restarted; longer than any step and any load. 0: never."""
     restart_backoff_s: Annotated[float, Field(ge=0)] = 1.0
     """Pause before a dead engine is restarted, in seconds; doubles with every consecutive failure, up to 60."""
     otlp_traces_endpoint: str = ""
     """OTLP collector for the spans of loragate and vLLM, for example http://collector:4317. Default: no tracing."""
     log_prompts: bool = False
-    """Write prompts to the access log. Default: never."""
+    """Write prompts to the access log; of a large one only its size. Default: never."""
     metrics_label_sets: Annotated[int, Field(ge=1)] = 100
     """Maximum number of tenants, and of adapter versions, with their own series on /metrics; others share `other`."""
     protect_metrics: bool = False
     """Require an operator's key for /metrics, which names all tenants and adapters."""
+    replica_token: Annotated[str, Field(repr=False)] = ""
+    """Secret with which a front asks this server what it holds; `serve --replicas` sets it. Default: nobody may."""
     log_format: Literal["json", "text"] = "json"
     """Format of the log on stdout."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -150,18 +178,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        if self.demo and self.host not in LOOPBACK_HOSTS:
-            raise ValueError(
-                f"--demo has well-known keys and listens on loopback only, not on {self.host}: "
-                f"use --host 127.0.0.1, or --model with keys of your own."
-            )
-        if self.demo and self.model:
-            raise ValueError(f"--demo has its own model: remove --model {self.model}.")
-        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
-            raise ValueError(
-                f"--max-cpu-loras {self.max_cpu_loras} is below --max-loras {self.max_loras}: "
-                f"use at least {self.max_loras}."
-            )
+        check_combinations(self)
         return self
 
     @property
@@ -202,28 +219,21 @@ def load(flags: Mapping[str, Any], *, config: Path | None = None, to_serve: bool
     Raises:
         SettingsError: a value, key or variable cannot be used; the message names it and the next step.
     """
-    _refuse_unknown_variables()
+    ignored = service_links(os.environ)
+    refuse_unknown(Settings, ignored)
     given = dict(flags)
+    files = FileVariables(Settings, os.environ)
     sources: list[PydanticBaseSettingsSource] = [
         InitSettingsSource(Settings, given),
-        EnvSettingsSource(Settings),
+        environment_without(Settings, ignored),
+        files,
     ]
     if config:
         sources.append(ConfigFile(Settings, config))
     try:
         settings = Settings(_build_sources=(tuple(sources), given))
     except ValidationError as error:
-        raise SettingsError(fault_sentences(error)) from error
+        raise SettingsError(fault_sentences(error, files.names)) from error
     if to_serve and not settings.demo and not settings.model:
         raise SettingsError("There is no model: give --model (a folder or a hub id), or --demo.")
     return settings
-
-
-def _refuse_unknown_variables() -> None:
-    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields}
-    known |= {CLIENT_KEY_VARIABLE, CLIENT_URL_VARIABLE, JUDGE_KEY_VARIABLE}
-    for name in sorted(os.environ):
-        if name.startswith(ENV_PREFIX) and name not in known:
-            raise SettingsError(
-                f"{name} is not a setting of loragate. Did you mean {nearest_name(name, known)}?"
-            )

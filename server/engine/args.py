@@ -23,6 +23,9 @@ from sampling.errors import InvalidRepetitionPolicy
 from server.config.settings import Settings
 from server.engine.base_model import read_json
 from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
+from server.engine.decoding.structured_output import FOLDER_KEY
+from server.engine.decoding.tool_schemas import vllm_level
+from server.engine.process.lora_layers import EXTENSION
 from server.errors import SettingsError
 from server.fairness.shares import STAMP_KEY
 from server.planner.cpu_kv_cache import (
@@ -35,6 +38,8 @@ from server.planner.shape import ModelShape
 
 SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 """A dotted name, because vLLM resolves it in the EngineCore process."""
+CPU_WORKER = "server.engine.process.cpu_worker.BeatingCPUWorker"
+"""A dotted name, because vLLM resolves it in the process that computes."""
 
 #: Arguments that our setting of the same name gives.
 _SAME = (
@@ -45,7 +50,7 @@ _SAME = (
 _FLAGS = {"model", "served_model_name", "max_cpu_loras", "dtype", "otlp_traces_endpoint", *_SAME}
 _OURS = {
     "enable_lora", "logits_processors", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
-    "enable_log_requests",
+    "enable_log_requests", "worker_extension_cls",
 }  # fmt: skip
 
 
@@ -64,10 +69,12 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
     arguments = _flag_arguments(settings) | {
         "enable_lora": True,
         "scheduler_cls": SCHEDULER,
+        "worker_extension_cls": EXTENSION,
         "additional_config": {
             STAMP_KEY: {
                 "lora_slot_wait_s": settings.lora_slot_wait_s,
                 POLICY_KEY: settings.repetition_policy,
+                FOLDER_KEY: str(grammar_folder(settings)),
             }
         },
     }
@@ -78,9 +85,15 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
     if current_platform.is_cpu():
         # vLLM disables compilation on a CPU as soon as LoRA is on; setting it here skips the compiler's set-up.
         arguments["enforce_eager"] = True
+        arguments["worker_cls"] = CPU_WORKER
         if settings.kv_cache_memory_bytes is None:
             arguments["kv_cache_memory_bytes"] = cpu_kv_cache_bytes(settings)
     return AsyncEngineArgs(**{**arguments, **_as_configs(settings.engine_args)})
+
+
+def grammar_folder(settings: Settings) -> Path:
+    """Where prepared grammars wait for the engine."""
+    return settings.home / "grammars"
 
 
 def _flag_arguments(settings: Settings) -> dict[str, Any]:
@@ -102,8 +115,10 @@ def frontend_args(settings: Settings, engine: AsyncEngineArgs) -> argparse.Names
     values |= {
         "tool_call_parser": parser,
         "enable_auto_tool_choice": parser is not None,
+        "tool_strict_level": vllm_level(settings.tool_strict_level),
         "chat_template": str(settings.chat_template) if settings.chat_template else None,
         "enable_prompt_tokens_details": True,
+        "exclude_tools_when_tool_choice_none": True,
     }
     return argparse.Namespace(**values)
 

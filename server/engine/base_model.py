@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from adapters.artifact import BaseShape
+from adapters.artifact.brought import added_tokens, brought_warnings, model_name
 from adapters.artifact.digests import base_digest, template_digest
 from adapters.lifecycle import Rules
 from sampling.errors import NoEndToken
@@ -38,6 +39,8 @@ class BaseModel:
     """The properties of the served base model on which adapters and answers depend."""
 
     rules: Rules
+    name: str
+    """The last part of the model's path or of its name on the hub."""
     template_digest: str | None
     """SHA-256 of the served chat template; None without one."""
     end_tokens: tuple[str | int, ...]
@@ -59,20 +62,37 @@ def read_base_model(settings: Settings) -> BaseModel:
             max_lora_rank=settings.max_lora_rank,
             max_bytes=settings.max_adapter_bytes,
             base_digest=_digest(folder, settings),
+            base_tokens=frozenset(added_tokens(folder)) or None,
+            base_folder=folder,
         ),
+        name=model_name(settings.base_model),
         template_digest=_template_digest(settings, folder),
         end_tokens=_end_tokens(settings, folder),
         generation_config=_effective_generation_config(settings, folder),
     )
 
 
-def training_warnings(training: Mapping[str, Any] | None, base: BaseModel) -> list[str]:
-    """Differences between an adapter's training and the served base model, one sentence each.
+def adapter_warnings(
+    training: Mapping[str, Any] | None, brought: Mapping[str, Any] | None, base: BaseModel
+) -> list[str]:
+    """Differences between an adapter and the served base model, and what of it is not used, one sentence each.
 
     Args:
         training: the adapter's training.json; None when it has none.
+        brought: the facts about its other files (`adapters.artifact.brought.read_brought`).
         base: the served base model.
     """
+    told = dict(brought or {})
+    if training is not None:  # it is more exact than what the files let us guess
+        known = {"template_digest", "base_digest", "end_token"} & training.keys()
+        for fact in {"base_model" if name == "base_digest" else name for name in known}:
+            told.pop(fact, None)
+    return _training_warnings(training, base) + brought_warnings(
+        told, base_name=base.name, template=base.template_digest, end_tokens=base.end_tokens
+    )
+
+
+def _training_warnings(training: Mapping[str, Any] | None, base: BaseModel) -> list[str]:
     if training is None:
         return []
     warnings = []

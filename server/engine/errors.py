@@ -18,10 +18,18 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import AdapterError
 from sampling.errors import RequestError
-from server.errors import EngineUnavailable, InternalError, InvalidRequest, LoragateError, ModelNotFound
+from server.errors import (
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    LoragateError,
+    ModelNotFound,
+    UnknownResponse,
+)
 
 logger = logging.getLogger("loragate.engine")
 
+_STORES_NOTHING = "This server stores no answers: send the earlier turns in `input`."
 _TOO_LONG = ("maximum context length", "context length", "longer than the maximum model length")
 
 
@@ -42,13 +50,14 @@ def translate_failure(failure: BaseException | ErrorResponse) -> LoragateError |
     return _by_status(answer, failure)
 
 
-def translate_validation_error(error: ValidationError) -> InvalidRequest:
-    """The first error of a request body, as one sentence with the field's dotted path."""
+def translate_validation_error(error: ValidationError, *, field: str | None = None) -> InvalidRequest:
+    """The first error of a request body, or of one `field` of it, as one sentence with the field's dotted path."""
     fault = error.errors(include_url=False, include_input=False)[0]
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, VLLMValidationError):
         return InvalidRequest(sanitize_message(str(cause)), param=cause.parameter)
-    param = clean_loc_for_param(fault["loc"]) if fault["loc"] else None
+    place = (field, *fault["loc"]) if field else fault["loc"]
+    param = clean_loc_for_param(place) if place else None
     text = fault["msg"].removeprefix("Value error, ")
     return InvalidRequest(sanitize_message(f"{param}: {text}" if param else text), param=param)
 
@@ -56,7 +65,7 @@ def translate_validation_error(error: ValidationError) -> InvalidRequest:
 def _by_status(answer: ErrorResponse, failure: BaseException | ErrorResponse) -> LoragateError:
     status, text, param = answer.error.code, answer.error.message, answer.error.param
     if status == 404:
-        return ModelNotFound(text)
+        return UnknownResponse(f"{text} {_STORES_NOTHING}") if param == "response_id" else ModelNotFound(text)
     if status == 503:
         return EngineUnavailable(text)
     if status >= 500 and status != 501:

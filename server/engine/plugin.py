@@ -1,4 +1,5 @@
-"""The entry point `vllm.general_plugins: loragate`: replaces vLLM's LoRA products on a CPU by ours.
+"""The entry point `vllm.general_plugins: loragate`: ties the engine's processes to the server, and replaces vLLM's
+LoRA products on a CPU by ours.
 
 Leans on (vLLM 0.32): `vllm.plugins.load_general_plugins` (the caller), `vllm.platforms.current_platform`,
 `vllm.platforms.cpu.CpuPlatform.get_punica_wrapper`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from server.engine.process import heartbeat
 from server.engine.process.parent_death import die_with_parent
 
 PUNICA_WRAPPER = "server.engine.lora_cpu.wrapper.LoragatePunicaWrapperCPU"
@@ -37,6 +39,7 @@ def register() -> None:
     keep it.
     """
     die_with_parent()
+    heartbeat.attach()
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():

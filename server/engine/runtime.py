@@ -1,43 +1,54 @@
 """One running engine: starts it, watches it, loads adapters into it, and ends it.
 
 Leans on (vLLM 0.32): vllm.v1.engine.async_llm.AsyncLLM (from_vllm_config, add_lora, remove_lora, list_loras, errored,
-shutdown), vllm.lora.request.LoRARequest, vllm.sampling_params.SamplingParams.
+shutdown), vllm.lora.request.LoRARequest, vllm.sampling_params.SamplingParams, vllm.envs.enable_envs_cache.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from vllm import envs
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from adapters.errors import EngineGone, LoadFailed, ProbeFailed
+from adapters.errors import EngineGone, LoadFailed
 from adapters.models import EngineAdapter
 from sampling.repetition import Detector, LoopCount
 from server.config.settings import Settings
-from server.engine.args import engine_args, frontend_args
+from server.engine.args import engine_args, frontend_args, grammar_folder
 from server.engine.awq_adapters import AwqAdapters
 from server.engine.base_model import model_folder, write_generation_config
+from server.engine.decoding import tool_schemas
+from server.engine.decoding.control_tokens import keep_as_text
+from server.engine.decoding.grammars.preparation import Grammars
 from server.engine.decoding.repetition import RepetitionPolicy, newline_ids
 from server.engine.handlers import VllmHandlers
-from server.engine.process import fork_server
-from server.engine.progress import progress
+from server.engine.process import fork_server, lora_layers
+from server.engine.process.engine_processes import EngineProcesses
+from server.engine.process.heartbeat import LifeSigns
+from server.engine.rendering import output_slices, prompt_logprobs, renderer
+from server.engine.rendering.logprobs import check_finite
+from server.engine.rendering.prompt_workers import PromptWorkers
 from server.engine.scheduling import scheduler_report
+from server.engine.scheduling.generation_progress import progress
+from server.engine.scheduling.lora_series import turn_off_lora_series
 from server.engine.scheduling.scheduler_report import capacity_of
 from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
 PROBE_TOKENS = 4
 STOP_TIMEOUT_S = 5.0
+#: Folder of the reports of stalled engines, in the data folder.
+REPORTS = "engine-stalls"
 
 
 class Engine:
@@ -48,11 +59,19 @@ class Engine:
         client: AsyncLLM,
         handlers: VllmHandlers,
         runner: Executor,
-        awq_adapters: AwqAdapters | None = None,
+        prompts: PromptWorkers,
+        processes: EngineProcesses,
+        grammars: Grammars,
+        awq_adapters: AwqAdapters | None,
+        lora_layers: frozenset[str],
     ) -> None:
         self._client = client
+        self.lora_layers = lora_layers  # to which the engine applies adapters, by full path
+        self.prompts = prompts
         self._runner = runner
+        self._processes = processes
         self._awq_adapters = awq_adapters
+        self._grammars = grammars
         self.handlers = handlers
 
     @property
@@ -75,17 +94,20 @@ class Engine:
 
         Raises:
             EngineGone: the engine has died; the adapter itself may be valid.
-            LoadFailed: vLLM refused the adapter; its id must not be used again.
+            LoadFailed: vLLM refused the adapter, or would apply a part of it only; its id must not be used again.
         """
         request = await self._request(adapter)
         try:
             loaded = await self._client.add_lora(request)
+            left_out = await lora_layers.explain_left_out(self._client, adapter)
         except EngineDeadError as error:
             raise EngineGone("The engine died while it loaded the adapter.") from error
         except Exception as error:  # vLLM passes its workers' errors on as plain Exceptions
             raise LoadFailed(f"The engine refused the adapter: {_first_line(error)}") from error
         if not loaded and adapter.engine_id not in await self.loaded():
             raise LoadFailed("The engine did not load the adapter.")
+        if left_out:
+            raise LoadFailed(left_out)
         self.handlers.publish(adapter, request)
 
     async def unload(self, engine_id: int) -> None:
@@ -131,7 +153,7 @@ class Engine:
             async for output in self._client.generate(
                 prompt, params, f"probe-{uuid4().hex}", lora_request=await self._request(adapter)
             ):
-                _check_finite(output)
+                check_finite(output)
         except EngineDeadError as error:
             raise EngineGone("The engine died while it probed the adapter.") from error
 
@@ -143,9 +165,21 @@ class Engine:
         # NOTE: never set `load_inplace`: vLLM 0.32 keeps the flag and reads the files again at every step.
         return LoRARequest(lora_name=adapter.engine_name, lora_int_id=adapter.engine_id, lora_path=str(path))
 
+    def watch(self) -> float:
+        """Seconds without a sign of life; call it several times a second."""
+        return self._processes.watch()
+
+    async def kill(self) -> None:
+        """End a stalled engine and its requests; a report of what it did is saved first."""
+        await self._processes.kill()
+
     async def stop(self) -> None:
-        """End EngineCore and its workers; returns when they have ended."""
+        """End EngineCore, its workers and those for prompts and grammars; returns when they have ended."""
+        self._processes.end_waits()
+        await self.prompts.close()
+        await self._grammars.close()
         await asyncio.get_running_loop().run_in_executor(self._runner, self._client.shutdown, STOP_TIMEOUT_S)
+        self._processes.close()
 
 
 async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
@@ -165,39 +199,51 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
         fork_server.install()
         if arguments.pipeline_parallel_size == 1 and arguments.distributed_executor_backend is None:
             arguments.distributed_executor_backend = fork_server.EXECUTOR
-    loop = asyncio.get_running_loop()
-    client = await loop.run_in_executor(runner, _launch, arguments)
+    signs = LifeSigns()
+    client = await asyncio.get_running_loop().run_in_executor(runner, _launch, arguments, signs)
+    if guard := None if settings.allow_control_tokens else keep_as_text:
+        guard(client.renderer)
+    grammars = Grammars.of(client.vllm_config, grammar_folder(settings))
+    grammars.start()
     gate.attach(
         client,
+        prepared=grammars.prepared,
         progress=partial(progress, client),
         count_steered=_steered_counter(settings, client) if settings.repetition_adjustment else None,
     )
-    handlers = await VllmHandlers.build(gate, frontend_args(settings, arguments))
-    awq_adapters = await asyncio.to_thread(
-        AwqAdapters.of, model_folder(settings.base_model), settings.home / "scaled"
-    )
-    return Engine(client, handlers, runner, awq_adapters)
+    _change_handlers(client, settings)
+    handlers = await VllmHandlers.build(gate, frontend := frontend_args(settings, arguments))
+    prompts = PromptWorkers(client.vllm_config, frontend, guard)
+    prompts.start()
+    awq = await asyncio.to_thread(AwqAdapters.of, model_folder(settings.base_model), settings.home / "scaled")
+    layers = await lora_layers.lora_layers(client)
+    processes = EngineProcesses(client, signs, settings.home / REPORTS)
+    return Engine(client, handlers, runner, prompts, processes, grammars, awq, layers)
+
+
+def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
+    """Replace what vLLM's handlers call in this process."""
+    renderer.install(client.renderer)
+    prompt_logprobs.install()
+    output_slices.install()
+    tool_schemas.follow(settings.tool_strict_level)
+    envs.enable_envs_cache()  # vLLM reads a variable for each token of each stream; EngineCore does the same itself
 
 
 def _steered_counter(settings: Settings, client: AsyncLLM) -> Callable[[], LoopCount]:
     """Creates counters of steered answers, with the same thresholds as the engine's steering."""
     policy = RepetitionPolicy.of(settings.repetition_policy)
-    newlines = newline_ids(client.model_config)
-    start = policy.adjustment.start
+    newlines, start = newline_ids(client.model_config), policy.adjustment.start
     return lambda: LoopCount(lambda: Detector(policy.thresholds, newlines), lambda d: d.closeness > start)
 
 
-def _launch(arguments: Any) -> AsyncLLM:
+def _launch(arguments: Any, signs: LifeSigns) -> AsyncLLM:
     """Start EngineCore; blocks until it has loaded the model (seconds to minutes)."""
     config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
-
-
-def _check_finite(output: Any) -> None:
-    sequence = output.outputs[0]
-    chosen = [step[token].logprob for step, token in zip(sequence.logprobs, sequence.token_ids, strict=True)]
-    if not sequence.token_ids or not all(math.isfinite(value) for value in chosen):
-        raise ProbeFailed("The adapter's answer to the probe is empty or not finite.")
+    with signs.shared():
+        client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    turn_off_lora_series(client.logger_manager)
+    return client
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""Keeps one engine running: starts it, watches it, restarts it when it dies, drains it, stops it.
+"""Keeps one engine running: starts it, watches it, restarts it when it dies or stalls, drains it, stops it.
 
 Leans on nothing of vLLM.
 
-    start          engine dies                SIGTERM
+    start     engine dies or stalls           SIGTERM
 STARTING → READY ⇄ RESTARTING          READY → DRAINING → STOPPED
 """
 
@@ -22,6 +22,8 @@ logger = logging.getLogger("loragate.supervisor")
 
 POLL_INTERVAL_S = 0.2
 MAX_BACKOFF_S = 60.0
+#: An engine that stalls within this time after its start counts as one that stalls again; see `_pause_s`.
+SETTLED_S = 600.0
 
 
 class State(enum.StrEnum):
@@ -41,6 +43,12 @@ class SupervisedEngine(Protocol):
     def errored(self) -> bool:
         """Whether the engine has died."""
 
+    def watch(self) -> float:
+        """Seconds without a sign of life; called several times a second."""
+
+    async def kill(self) -> None:
+        """End an engine that gives no sign of life, and its requests; `stop` follows."""
+
     async def stop(self) -> None:
         """End the engine's processes; returns when they have ended."""
 
@@ -50,6 +58,10 @@ E = TypeVar("E", bound=SupervisedEngine)
 
 class EngineStartFailed(LoragateError):
     """The engine cannot be started; the log contains the cause."""
+
+
+class EngineStartStalled(LoragateError):
+    """The engine gave no sign of life while its adapters were loaded."""
 
 
 class Supervisor(Generic[E]):
@@ -62,6 +74,7 @@ class Supervisor(Generic[E]):
         *,
         on_start: Callable[[E], Awaitable[None]],
         backoff_s: float,
+        stall_s: float = 0.0,
         explain: Callable[[], str | None] = lambda: None,
     ) -> None:
         """
@@ -70,16 +83,25 @@ class Supervisor(Generic[E]):
             gate: detached while no engine serves.
             on_start: loads the adapters again, before the first request is admitted.
             backoff_s: the first pause between two start attempts.
+            stall_s: an engine without a sign of life for this long is killed and restarted; 0: never.
             explain: the cause of a failed start or of a dead engine, when it is known.
         """
         self._start = start
         self._gate = gate
         self._on_start = on_start
         self._backoff_s = backoff_s
+        self._stall_s = stall_s
         self._explain = explain
         self.engine: E | None = None
         self.state = State.STARTING
         self.restarts = 0
+        self.stalls = 0
+        self.stalled = False
+        """Set from the moment in which a stall is noticed until the next engine serves."""
+        self.silent_s = 0.0
+        """Seconds without a sign of life of the engine."""
+        self._stalls_in_a_row = 0
+        self._ready_at = float("-inf")
 
     async def run(self) -> None:
         """Start the engine and keep it running until this task is cancelled or the server drains.
@@ -89,7 +111,7 @@ class Supervisor(Generic[E]):
         """
         await self._start_engine(first=True)
         while self.state is State.READY:
-            await self._until_dead()
+            await self._until_down()
             if self.state is State.READY:
                 await self._restart()
 
@@ -109,7 +131,7 @@ class Supervisor(Generic[E]):
             began = time.monotonic()
             try:
                 self.engine = await self._start()
-                await self._on_start(self.engine)
+                await self._bring_up(self.engine)
             except Exception as error:  # vLLM raises any exception for a model that it cannot load
                 await self._stop_engine()
                 if first:
@@ -121,21 +143,73 @@ class Supervisor(Generic[E]):
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             else:
                 logger.info("The engine is ready.", extra={"seconds": round(time.monotonic() - began, 1)})
-                if self.state in (State.STARTING, State.RESTARTING):
-                    self.state = State.READY
+                self._serves()
 
-    async def _until_dead(self) -> None:
+    def _serves(self) -> None:
+        self.stalled = False
+        self._ready_at = time.monotonic()
+        if self.state in (State.STARTING, State.RESTARTING):
+            self.state = State.READY
+
+    async def _bring_up(self, engine: E) -> None:
+        """Load the adapters again. Raises: EngineStartStalled: the engine stalled meanwhile."""
+        loading = asyncio.ensure_future(self._on_start(engine))
+        try:
+            while not loading.done():
+                await asyncio.wait({loading}, timeout=POLL_INTERVAL_S)
+                if not loading.done() and self._is_stalled(engine):
+                    self._note_stall()
+                    await engine.kill()
+                    raise EngineStartStalled
+        finally:
+            loading.cancel()  # without effect on one that has ended
+            await asyncio.wait({loading})
+            if not loading.cancelled():
+                loading.exception()  # marks it as seen: a killed engine fails it, too
+        await loading
+
+    async def _until_down(self) -> None:
+        """Return when the engine has died or stalled, or when the server drains."""
         # NOTE: vLLM sets `errored` from its own thread and notifies nobody.
-        while self.state is State.READY and self.engine is not None and not self.engine.errored:  # noqa: ASYNC110
+        while self.state is State.READY and self.engine is not None and not self.engine.errored:
+            if self._is_stalled(self.engine):
+                self._note_stall()
+                return
             await asyncio.sleep(POLL_INTERVAL_S)
 
+    def _is_stalled(self, engine: E) -> bool:
+        self.silent_s = engine.watch()
+        return 0 < self._stall_s <= self.silent_s
+
+    def _note_stall(self) -> None:
+        self.stalls += 1
+        self.stalled = True
+        has_settled = time.monotonic() - self._ready_at > SETTLED_S
+        self._stalls_in_a_row = 1 if has_settled else self._stalls_in_a_row + 1
+        logger.error(
+            "The engine has stalled: no step and no answer for %.1f s (--engine-stall-s %g). It is killed.",
+            self.silent_s,
+            self._stall_s,
+        )
+
     async def _restart(self) -> None:
-        logger.error("The engine died and is restarted.")
-        self._log_cause()
         self.state = State.RESTARTING
         self.restarts += 1
+        self._gate.detach()
+        if self.stalled and self.engine is not None:
+            await self.engine.kill()
+        else:
+            logger.error("The engine died and is restarted.")
+        self._log_cause()
         await self._stop_engine()
+        if self.stalled:
+            await asyncio.sleep(self._pause_s())
         await self._start_engine(first=False)
+
+    def _pause_s(self) -> float:
+        """The pause before a restart after a stall: none after the first one, then doubling up to MAX_BACKOFF_S."""
+        again = self._stalls_in_a_row - 1
+        return min(self._backoff_s * 2.0 ** min(again - 1, 20), MAX_BACKOFF_S) if again > 0 else 0.0
 
     def _log_cause(self) -> None:
         why = self._explain()
@@ -144,6 +218,7 @@ class Supervisor(Generic[E]):
 
     async def _stop_engine(self) -> None:
         self._gate.detach()
+        self.silent_s = 0.0
         engine, self.engine = self.engine, None
         if engine is not None:
             await engine.stop()

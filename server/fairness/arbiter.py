@@ -71,7 +71,7 @@ class Arbiter:
         """Take a request out of the queue: it starts, is skipped for now, or has ended."""
         self.queue.remove(entry)
         if not self.queue.has_tenant(entry.tenant):
-            self.charges.virtual_counters.note_empty(entry.tenant)
+            self.charges.note_empty(entry.tenant)
         self._next = None
 
     def start(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
@@ -114,7 +114,7 @@ class Arbiter:
         best: tuple[int, float, int] | None = None
         tenants = self.queue.tenants()
         head = self._candidates.head
-        service_of = self.charges.virtual_counters.of if len(tenants) > 1 else _no_service
+        service_of = self.charges.service_of(tenants)
         for tenant in tenants:
             entry = head(tenant)
             if entry is None or (standing := self.standing(entry)) is BudgetStanding.OVER_LIMIT:
@@ -146,10 +146,8 @@ class Arbiter:
             prefilling: tenant -> tokens that each of its running prompts still has to compute.
             prompt_tokens: returns the tokens that a waiting item would compute.
         """
-        newcomers = [tenant for tenant in self.queue.tenants() if tenant not in prefilling]
-        slots = self._engine.free_slots() if newcomers else 0
-        if slots <= 0:
-            newcomers = []
+        slots = self._engine.free_slots()
+        newcomers = [t for t in self.queue.tenants() if t not in prefilling] if slots > 0 else []
         if len(prefilling) + len(newcomers) < 2:
             return 0
         heads = [entry for tenant in newcomers if (entry := self._candidates.head(tenant)) is not None]
@@ -171,8 +169,8 @@ class Arbiter:
         self._fitting_guaranteed.clear()
         self._next = None
         self._enforce_limits()
+        self._rotate_adapters()
         if len(self.queue):
-            self._rotate_adapters()
             self._serve_guarantees()
 
     def end_step(self, tokens_left: int) -> None:
@@ -191,8 +189,8 @@ class Arbiter:
 
     def _guaranteed(self) -> Iterable[list[Entry]]:
         """Waiting requests of tenants below their guarantee, by tenant, the least served tenant first."""
-        tenants = [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 0)]
-        for tenant in sorted(tenants, key=self.charges.virtual_counters.of) if len(tenants) > 1 else tenants:
+        tenants = [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 1)]
+        for tenant in sorted(tenants, key=self.charges.service_of(tenants)):
             slots = self.accounting.capacity.guaranteed_slots(self.accounting.of(tenant).share)
             yield list(islice(self._candidates.of(tenant), slots))
 
@@ -237,14 +235,8 @@ class Arbiter:
         }
 
     def _lift(self, tenant: str) -> None:
-        self.charges.virtual_counters.lift(
-            tenant, (t for t in self.queue.tenants() if t not in self._limited)
-        )
+        self.charges.lift(tenant, (t for t in self.queue.tenants() if t not in self._limited))
 
     def _preempt(self, allocation: Allocation) -> None:
         self._candidates.preempted_requests.add(allocation.request_id)
         self._engine.preempt(allocation.request_id)
-
-
-def _no_service(_: str) -> float:
-    return 0.0

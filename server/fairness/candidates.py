@@ -59,21 +59,20 @@ class Candidates:
         )
 
     def standing(self, entry: Entry) -> BudgetStanding:
-        """The standing by the cheap upper bound of its blocks where that decides, else by their exact number."""
-        accounting, tenant, share = self._accounting, entry.tenant, entry.share
-        blocks = self._engine.full_blocks(entry.item)
-        if accounting.fits_guarantee(tenant, blocks):
+        """The standing by the cheap bounds of its blocks where they agree, else by their exact number."""
+        at_worst = self._standing_with(entry, self._engine.full_blocks(entry.item))
+        if at_worst is BudgetStanding.BORROWING and not self._accounting.fits_guarantee(entry.tenant, 1):
+            return at_worst
+        if at_worst is BudgetStanding.GUARANTEED or at_worst is self._standing_with(entry, 1):
+            return at_worst
+        if entry.request_id not in self.exact_blocks:
+            self.exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
+        return self._standing_with(entry, self.exact_blocks[entry.request_id])
+
+    def _standing_with(self, entry: Entry, blocks: int) -> BudgetStanding:
+        if self._accounting.fits_guarantee(entry.tenant, blocks):
             return BudgetStanding.GUARANTEED
-        has_guarantee_left = accounting.fits_guarantee(tenant, 1)
-        fits_limit = accounting.fits_limit(tenant, share, blocks)
-        if not has_guarantee_left and (fits_limit or not accounting.fits_limit(tenant, share, 1)):
-            return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
-        blocks = self.exact_blocks.get(entry.request_id, -1)
-        if blocks < 0:
-            blocks = self.exact_blocks[entry.request_id] = self._engine.new_blocks(entry.item)
-        if has_guarantee_left and accounting.fits_guarantee(tenant, blocks):
-            return BudgetStanding.GUARANTEED
-        fits_limit = accounting.fits_limit(tenant, share, blocks)
+        fits_limit = self._accounting.fits_limit(entry.tenant, entry.share, blocks)
         return BudgetStanding.BORROWING if fits_limit else BudgetStanding.OVER_LIMIT
 
     def _may_start(self, adapter: int) -> bool:

@@ -7,7 +7,7 @@ adapter that has run longest; the requests of that one are preempted and wait fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 #: The shortest time for which an adapter keeps its slot, so that each turn makes progress.
 MIN_SLOT_TIME_S = 0.1
@@ -44,7 +44,7 @@ class LoraSlots:
 
     def can_start(self, adapter: int) -> bool:
         """Whether a request for this adapter may start now."""
-        return adapter == 0 or adapter in self._running or adapter in self._granted or not self.full
+        return self.runs(adapter) or adapter in self._granted or not self.full
 
     def start(self, adapter: int, now: float) -> None:
         """Count a request for this adapter that starts."""
@@ -52,7 +52,6 @@ class LoraSlots:
             self._since.setdefault(adapter, now)
             self._running[adapter] = self._running.get(adapter, 0) + 1
             self._granted.discard(adapter)
-            self._blocked_since.pop(adapter, None)
 
     def stop(self, adapter: int) -> None:
         """Count a request for this adapter that ended or was preempted."""
@@ -62,8 +61,10 @@ class LoraSlots:
                 del self._running[adapter]
                 del self._since[adapter]
 
-    def rotate(self, wanted: Iterable[int], now: float) -> list[int]:
+    def rotate(self, wanted: Set[int], now: float) -> list[int]:
         """Return the adapters whose turn is over; the caller preempts their requests before it starts others.
+
+        Call it in each step, also when nothing is wanted: an adapter that is not wanted waits no longer.
 
         Args:
             wanted: adapters without a slot that have a request which could start with one.
@@ -73,9 +74,8 @@ class LoraSlots:
         if not wanted and not self._granted:
             self._blocked_since.clear()
             return []
-        wanted = set(wanted)
         self._granted &= wanted
-        blocked = wanted - self._running.keys() - self._granted
+        blocked = wanted - self._granted
         self._blocked_since = {a: self._blocked_since.get(a, now) for a in sorted(blocked)}
         if not blocked:
             return []

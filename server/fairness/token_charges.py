@@ -1,12 +1,12 @@
 """Charges prompt and generated tokens to the tenants' virtual counters, lazily.
 
 Charging every request in every step would cost too much. A request's progress shows at any time how many tokens it
-has generated, so it is read only when tenants are compared and when a request ends or is preempted.
+has generated, so it is read only when its tenant is compared with others and when it ends or is preempted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from server.fairness.virtual_counters import VirtualTokenCounters
@@ -21,34 +21,63 @@ class TokenCharges:
             while a preempted request is computed again.
     """
 
-    __slots__ = ("_generated_tokens", "_is_settled", "_running", "_virtual_counters")
+    __slots__ = ("_entries", "_generated_tokens", "_running", "_settled", "_virtual_counters")
 
     def __init__(self, generated_tokens: Callable[[Any], int]) -> None:
         self._generated_tokens = generated_tokens
         self._virtual_counters = VirtualTokenCounters()
-        self._running: dict[str, Entry] = {}
-        self._is_settled = True
+        self._entries: dict[str, Entry] = {}
+        self._running: dict[str, dict[str, Entry]] = {}
+        self._settled: set[str] = set()  # tenants that are charged up to the last step
 
     @property
     def virtual_counters(self) -> VirtualTokenCounters:
         """The counters, with every running request charged up to the last step."""
-        if not self._is_settled:
-            self._is_settled = True
-            for entry in self._running.values():
-                self._charge_generated(entry)
+        self._settle(self._running)
         return self._virtual_counters
+
+    def service_of(self, tenants: Collection[str]) -> Callable[[str], float]:
+        """What compares these tenants: their counters. A single one is compared with none, so none is charged."""
+        if len(tenants) > 1:
+            self._settle(tenants)
+        return self._virtual_counters.of
+
+    def lift(self, tenant: str, waiting: Iterable[str]) -> None:
+        """See `VirtualTokenCounters.lift`; the tenants that it compares are charged before."""
+        compared = [*waiting]
+        emptied = self._virtual_counters.last_emptied
+        self._settle([tenant, *compared, *([] if emptied is None else [emptied])])
+        self._virtual_counters.lift(tenant, compared)
+
+    def note_empty(self, tenant: str) -> None:
+        """See `VirtualTokenCounters.note_empty`."""
+        self._virtual_counters.note_empty(tenant)
 
     def open(self, entry: Entry) -> None:
         """Start to charge a request."""
-        self._running[entry.request_id] = entry
+        self._entries[entry.request_id] = entry
+        self._running.setdefault(entry.tenant, {})[entry.request_id] = entry
 
     def close(self, request_id: str) -> None:
         """Charge a request for the last time; call while the engine still knows its progress."""
-        self._charge_generated(self._running.pop(request_id))
+        entry = self._entries.pop(request_id)
+        own = self._running[entry.tenant]
+        del own[request_id]
+        if not own:
+            del self._running[entry.tenant]
+        self._charge_generated(entry)
 
     def note_step(self) -> None:
         """The engine computes a step, so the running requests have new tokens to charge."""
-        self._is_settled = False
+        self._settled.clear()
+
+    def _settle(self, tenants: Iterable[str]) -> None:
+        """Charge the running requests of these tenants up to the last step."""
+        for tenant in tenants:
+            if tenant not in self._settled:
+                self._settled.add(tenant)
+                for entry in self._running.get(tenant, {}).values():
+                    self._charge_generated(entry)
 
     def charge_prompt(self, entry: Entry, prompt_tokens: int, cached_tokens: int) -> None:
         """Charge the part of a starting request's prompt that is not cached; each prompt token is charged once."""

@@ -44,6 +44,11 @@ class VirtualTokenCounters:
             floor = self.of(self._last_emptied) if self._last_emptied is not None else 0.0
         self._service[tenant] = max(self.of(tenant), floor)
 
+    @property
+    def last_emptied(self) -> str | None:
+        """The tenant whose queue became empty last."""
+        return self._last_emptied
+
     def note_empty(self, tenant: str) -> None:
         """The tenant's queue has become empty."""
         self._last_emptied = tenant

@@ -20,10 +20,11 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from server.request.histogram import LatencyHistogram
+from server.request.latency_histogram import LatencyHistogram
 
 PREFIX = "loragate_"
 #: Buckets of loads, swaps and queries.
+_LAG_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _MODEL = ("tenant", "adapter", "version")
 
@@ -98,8 +99,16 @@ SERIES = {
         Series("requests_in_flight", "gauge", "Requests inside the server."),
         Series("passages", "gauge", "Deprecated name of `loragate_requests_in_flight`; gone in the next release."),
         Series("tasks", "gauge", "Tasks of the event loop."),
-        Series("engine_restarts", "counter", "Times a dead engine was started again."),
+        Series("event_loop_lag_seconds", "histogram", "How late a timer fired because the event loop was occupied."),
+        Series("engine_restarts", "counter", "Times a dead or stalled engine was started again."),
+        Series("engine_stalls", "counter", "Times the engine gave no sign of life for --engine-stall-s."),
+        Series("engine_silent_seconds", "gauge", "Since the engine's last sign of life; an idle one gives some."),
         Series("registry_query_seconds", "histogram", "Statements on the registry's database.", ("operation",)),
+        Series("registry_away_seconds", "gauge", "Time since the database last answered; 0 while it answers."),
+        Series("registry_grace_seconds", "gauge", "How long keys and models in use are served without the database."),
+        Series("registry_outage_seconds", "counter", "Time in which the registry's database did not answer."),
+        Series("usage_waiting_rows", "gauge", "Rows of usage that wait for the registry's database."),
+        Series("usage_lost_tokens", "counter", "Tokens missing in the usage: too much waited for the database."),
         Series("build_info", "gauge", "1; the labels are the versions in use.", ("version", "vllm", "python")),
     )
 }  # fmt: skip
@@ -109,7 +118,8 @@ def histogram(name: str, registry: CollectorRegistry) -> Histogram:
     """A histogram of `SERIES`, held by prometheus-client."""
     series = SERIES[name]
     assert series.kind == "histogram", name
-    return Histogram(PREFIX + name, series.help, series.labels, buckets=_SECONDS, registry=registry)
+    buckets = _LAG_SECONDS if name == "event_loop_lag_seconds" else _SECONDS
+    return Histogram(PREFIX + name, series.help, series.labels, buckets=buckets, registry=registry)
 
 
 def family(name: str, samples: Iterable[tuple[Sequence[str], float]]) -> Metric:

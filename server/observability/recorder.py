@@ -28,7 +28,13 @@ class MetricsRecorder(Collector):
         self.load_s = histogram("adapter_load_seconds", registry)
         self.swap_s = histogram("adapter_swap_seconds", registry)
         self.query_s = histogram("registry_query_seconds", registry)
-        self._own_histograms = {"adapter_load_seconds", "adapter_swap_seconds", "registry_query_seconds"}
+        self.loop_lag_s = histogram("event_loop_lag_seconds", registry)
+        self._own_histograms = {
+            "adapter_load_seconds",
+            "adapter_swap_seconds",
+            "registry_query_seconds",
+            "event_loop_lag_seconds",
+        }
         registry.register(self)
 
     def update(self, state: Iterable[Metric] = ()) -> None:

@@ -14,7 +14,7 @@ from adapters.models import Rating, Version
 from server.observability.metrics import family, histogram_family
 from server.observability.top_labels import TopLabels
 from server.request.context import RequestContext
-from server.request.histogram import GAP_BOUNDS_S, LATENCY_BOUNDS_S, LatencyHistogram
+from server.request.latency_histogram import GAP_BOUNDS_S, LATENCY_BOUNDS_S, LatencyHistogram
 from server.request.metering import REPETITION
 
 OTHER = "other"
@@ -113,6 +113,10 @@ class RequestCollector:
             counts.ttft_s.add(usage.first_token_at - context.started_at)
         if usage.queue_s is not None:
             counts.queue_s.add(usage.queue_s)
+
+    def observe_tokenizing(self, tenant: str, route: str, status: int) -> None:
+        """Count one finished request of a route beside the model: "tokenize" or "detokenize"."""
+        self._counters_of(tenant, None).requests[route, str(status)] += 1
 
     def rated(self, tenant: str, version: Version | None, rating: Rating) -> None:
         """Count one rating of an answer."""

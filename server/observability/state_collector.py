@@ -26,8 +26,10 @@ from server.fairness.shares import Capacity, Share
 from server.observability.metrics import family
 from server.observability.readiness import Readiness
 from server.observability.request_collector import OTHER
+from server.observability.router_series import router_series
 from server.observability.scheduler_stats import REPORT_TIMEOUT_S, Report, SchedulerStats
-from server.request.service import RequestService
+from server.request.request_service import RequestService
+from server.usage.writer import UsageWriter
 
 logger = logging.getLogger("loragate.metrics")
 
@@ -60,6 +62,7 @@ class StateCollector:
     requests: RequestService
     throttle: AuthThrottle
     canaries: CanaryRollback
+    usage_writer: UsageWriter
     max_loras: int
     label_sets: int
     """The most tenants with series of their own."""
@@ -71,7 +74,14 @@ class StateCollector:
     async def collect(self) -> list[Metric]:
         """All series of the present state."""
         await asyncio.gather(self._read_scheduler(), self._read_registry())
-        return [*self._process(), *self._adapters(), *self._versions_by_state(), *self._scheduler()]
+        return [
+            *self._process(),
+            *self._database(),
+            *self._adapters(),
+            *router_series(self.residency.snapshot(), self.max_loras),
+            *self._versions_by_state(),
+            *self._scheduler(),
+        ]
 
     async def _read_scheduler(self) -> None:
         try:
@@ -98,8 +108,18 @@ class StateCollector:
             yield family(name, [((), self.requests.in_flight)])
         yield family("tasks", [((), len(asyncio.all_tasks()))])
         yield family("engine_restarts", [((), self.readiness.engine_restarts)])
+        yield family("engine_stalls", [((), self.readiness.engine_stalls)])
+        yield family("engine_silent_seconds", [((), self.readiness.engine_silent_s)])
         yield family("failed_attempts", [((), self.throttle.failures)])
         yield family("build_info", [((version("loragate"), vllm_version(), platform.python_version()), 1)])
+
+    def _database(self) -> Iterator[Metric]:
+        availability = self.registry.availability
+        yield family("registry_away_seconds", [((), availability.away_s)])
+        yield family("registry_grace_seconds", [((), availability.grace_s)])
+        yield family("registry_outage_seconds", [((), availability.outage_s)])
+        yield family("usage_waiting_rows", [((), self.usage_writer.waiting_rows)])
+        yield family("usage_lost_tokens", [((), self.usage_writer.lost_tokens)])
 
     def _adapters(self) -> Iterator[Metric]:
         snapshot = self.residency.snapshot()

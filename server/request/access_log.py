@@ -41,6 +41,8 @@ class AccessRecord:
     completion_tokens: int | None = None
     finish_reason: str | None = None
     """Of a generating request it is logged as null while there is none."""
+    lease_ms: float | None = None
+    """The wait for parts of limits that several servers share, where there was one."""
     queue_ms: float | None = None
     ttft_ms: float | None = None
     run_ms: float | None = None
@@ -71,13 +73,18 @@ class AccessRecord:
             self.version = context.target.version.number
         self.stream = bool(context.sampling.body.get("stream"))
 
-    def note_usage(self, context: RequestContext) -> None:
-        """Tokens and times of the request, as far as it came."""
-        usage = context.usage
-        self.prompt_tokens = usage.prompt_tokens
-        self.cached_tokens = usage.cached_tokens
-        self.completion_tokens = usage.generated_tokens
-        self.finish_reason = ",".join(sorted(set(usage.finish_reasons))) or None
+    def note_usage(self, *contexts: RequestContext) -> None:
+        """Tokens and times of the request, as far as it came; of a batch the sums, and the first chat's times."""
+        if not contexts:
+            return
+        usages = [context.usage for context in contexts]
+        self.prompt_tokens = sum(usage.prompt_tokens for usage in usages)
+        self.cached_tokens = sum(usage.cached_tokens for usage in usages)
+        self.completion_tokens = sum(usage.generated_tokens for usage in usages)
+        reasons = {reason for usage in usages for reason in usage.finish_reasons}
+        self.finish_reason = ",".join(sorted(reasons)) or None
+        context, usage = contexts[0], usages[0]
+        self.lease_ms = round(usage.lease_s * 1000, 1) or None
         if usage.queue_s is not None:
             self.queue_ms = round(usage.queue_s * 1000, 1)
         if usage.first_token_at is not None:

@@ -3,17 +3,20 @@ only `held` is set later, on a copy that shares `usage`."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapters.lifecycle.blends.blending import ScaledVersion
 from adapters.models import EngineAdapter, Key, Tenant, Version
 from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
-from sampling.layers import NO_DEFAULTS, Resolved
 from sampling.limits import NO_LIMITS, Limits
+from sampling.resolution import NO_DEFAULTS, Resolved
+from server.request.body import Body
 from server.request.metering import UsageCounters
 
 
@@ -36,16 +39,18 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a model name stands for: the base model, or one version of an adapter."""
+    """What a model name stands for: the base model, one version of an adapter, or a blend of several."""
 
     model: str
     """The public name as the caller wrote it; answers carry it."""
     version: Version | None
-    """None for the base model."""
+    """None for the base model; of a blend a stand-in that is counted under the names of its adapters, number 0."""
     defaults: Layer = NO_DEFAULTS
     """The adapter version's sampling defaults."""
     is_split: bool = False
     """Whether the name's traffic is split among versions: then each answer is checked for repetition."""
+    blend: tuple[ScaledVersion, ...] = ()
+    """The versions that answer together, if the request names several with `adapters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,18 @@ class RequestContext:
     cache_salt: str
     limits: Limits = NO_LIMITS
     """The operator's limits that are checked against the tokenized prompt."""
+    body: Body = field(default_factory=lambda: Body({}))
+    """The body as it was read; of a large one without its prompt."""
     held: EngineAdapter | None = None
     """The adapter that stays resident until the request ends; None for the base model and before `hold`."""
     debug: bool = False
     """Whether the caller asked for its sampling options and their origins (`x-loragate-debug: 1`)."""
     usage: UsageCounters = field(default_factory=UsageCounters)
     started_at: float = field(default_factory=time.monotonic)
+
+
+#: Characters of a whole answer that are sent together.
+_PART_CHARACTERS = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +88,30 @@ class JsonAnswer:
     content: dict[str, Any]
     ignored: tuple[str, ...] = ()
     """Fields of the request that have no meaning here."""
+    pieces: list[str] | None = None
+    """The answer as JSON, where it was written in pieces because it is long; `content` has placeholders in it."""
+
+    async def parts(self) -> list[bytes]:
+        """The pieces in UTF-8, joined to larger parts, with a pause for the event loop after each."""
+        parts: list[bytes] = []
+        part: list[str] = []
+        characters = 0
+        for piece in [*(self.pieces or ()), None]:
+            if piece is None or characters > _PART_CHARACTERS:
+                parts.append("".join(part).encode())
+                part, characters = [], 0
+                await asyncio.sleep(0)
+            part.append(piece or "")
+            characters += len(piece or "")
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
-    """Server-sent events, each a complete `…\\n\\n` text. The receiver must `aclose` the iterator."""
+    """Server-sent events, one or more complete `…\\n\\n` texts at a time; an error comes alone.
+
+    The receiver must `aclose` the iterator.
+    """
 
     events: AsyncGenerator[str]
     ignored: tuple[str, ...] = ()

@@ -7,10 +7,12 @@ policy to the request, meters the stream, and settles the reservation on every e
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -19,13 +21,17 @@ from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, stamp
+from server.request import grammar_preparation
 from server.request.context import RequestContext
+from server.request.log_probabilities import bound_logprobs
 from server.request.metering import MeteredStream, Progress
 
 #: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
 #: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
 _CANARY_THRESHOLDS = Thresholds(window_tokens=64)
+#: Generations of one request that start in one turn of the event loop; each takes up to a millisecond there.
+_STARTED_PER_TURN = 8
 #: `SamplingParams.output_kind` of an unstreamed answer.
 _WHOLE = "FINAL_ONLY"
 
@@ -36,6 +42,8 @@ class _AdmittedRequest:
 
     context: RequestContext
     streams: list[MeteredStream] = field(default_factory=list)
+    preparations: list[asyncio.Task[AsyncExitStack]] = field(default_factory=list)
+    """Of the generations whose answer has a form; each ends with what it holds for the engine."""
 
 
 _admitted: ContextVar[_AdmittedRequest] = ContextVar("loragate_admitted_request")
@@ -49,6 +57,7 @@ class Gate:
         self._engine: Any = None
         self._progress: Callable[[str], Progress | None] | None = None
         self._count_steered: Callable[[], LoopCount] | None = None
+        self._prepared: grammar_preparation.Prepare | None = None
 
     def attach(
         self,
@@ -56,18 +65,20 @@ class Gate:
         *,
         progress: Callable[[str], Progress | None] | None = None,
         count_steered: Callable[[], LoopCount] | None = None,
+        prepared: grammar_preparation.Prepare | None = None,
     ) -> None:
         """Serve from this engine from now on.
 
         Args:
             engine: vLLM's `AsyncLLM`.
-            progress: the progress of the generation with an id; without it an unstreamed answer whose caller
-                disconnects is counted as 0 tokens.
+            progress: the progress of a generation by id; without it an unstreamed answer that is cut off counts 0.
             count_steered: makes a counter of answers that the engine steers out of loops; None when it does not.
+            prepared: prepares the grammar of a generation (`server.engine.decoding.grammars.preparation`).
         """
         self._engine = engine
         self._progress = progress
         self._count_steered = count_steered
+        self._prepared = prepared
 
     def detach(self) -> None:
         """Refuse every `generate` until the next `attach`."""
@@ -95,14 +106,15 @@ class Gate:
             _admitted.reset(token)
             for stream in admitted.streams:
                 await stream.aclose()
+            for preparation in admitted.preparations:
+                await grammar_preparation.end(preparation)
 
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **arguments: Any
     ) -> AsyncGenerator[Any]:
         """Admit one generation and return its metered stream.
 
-        It is a plain function on purpose: vLLM's handlers call it before they send the first byte, so an error
-        raised here becomes a status code.
+        A plain function on purpose: handlers call it before the first byte, so its errors become a status code.
 
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
@@ -115,26 +127,47 @@ class Gate:
             LimitExceeded: the prompt is longer than the operator allows.
         """
         admitted, engine = self._enter(arguments.get("lora_request"))
-        context = admitted.context
-        reservation = self._reserve(context, prompt, sampling_params)
+        context, reservation = admitted.context, self._reserve(admitted.context, prompt, sampling_params)
         self._stamp(context, sampling_params)
-        # NOTE: `AsyncLLM.abort` ends every request with this id, and the handler's id holds what the caller sent as
-        # X-Request-Id: with it, one tenant's disconnect could abort another's answer.
+        # NOTE: `AsyncLLM.abort` ends every request with this id, and the handler's id is the caller's X-Request-Id:
+        # with it, one tenant's disconnect could abort another's answer.
         engine_id = f"{request_id}-{uuid4().hex}"
         trusted = {name: value for name, value in arguments.items() if name in _TRUSTED_ARGUMENTS}
         salted = {**prompt, "cache_salt": context.cache_salt}
+        start = partial(engine.generate, salted, sampling_params, engine_id, **trusted)
         metered = MeteredStream(
-            engine.generate(salted, sampling_params, engine_id, **trusted),
+            self._when_prepared(admitted, sampling_params, start),
             reservation,
             context.usage,
             lambda: engine.abort(engine_id),
             n=sampling_params.n,
             progress=self._progress_of(engine_id, sampling_params),
             steered=self._steered_counter(context),
-            looped=LoopCount(_canary_detector, _loops) if context.target.is_split else None,
+            looped=_canary_loops() if context.target.is_split else None,
+            starts_after=len(admitted.streams) // _STARTED_PER_TURN,
         )
         admitted.streams.append(metered)
         return metered.read()
+
+    async def ready(self) -> None:
+        """Wait until every generation of this task's request is prepared, before its first byte is sent.
+
+        Raises:
+            InvalidRequest, LimitExceeded, AdmissionError: the form of an answer is refused.
+        """
+        for preparation in _admitted.get().preparations:
+            await asyncio.shield(preparation)
+
+    def _when_prepared(
+        self, admitted: _AdmittedRequest, sampling_params: Any, generate: Callable[[], AsyncGenerator[Any]]
+    ) -> AsyncGenerator[Any]:
+        """The engine's stream, after its grammar is prepared if it has one."""
+        if self._prepared is None or sampling_params.structured_outputs is None:
+            return generate()
+        admitted.context.usage.has_form = True
+        preparation = grammar_preparation.start(self._prepared(admitted.context, sampling_params))
+        admitted.preparations.append(preparation)
+        return grammar_preparation.stream_after(preparation, generate)
 
     def _enter(self, lora_request: Any) -> tuple[_AdmittedRequest, Any]:
         """The HTTP request that is served in this task, and the engine. Raises: LoragateError."""
@@ -175,6 +208,7 @@ class Gate:
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         check_prompt(context.limits, prompt_tokens)
         n = sampling_params.n
+        bound_logprobs(context.limits, context.sampling, prompt_tokens, sampling_params)
         if "max_tokens" not in context.sampling.origins:
             fitting = self._admission.fitting_max_tokens(
                 context.tenant_settings, prompt_tokens=prompt_tokens, n=n
@@ -200,8 +234,8 @@ _TRUSTED_ARGUMENTS = {
 }
 
 
-def _canary_detector() -> Detector:
-    return Detector(_CANARY_THRESHOLDS)
+def _canary_loops() -> LoopCount:
+    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), _loops)
 
 
 def _loops(detector: Detector) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sampling.repetition import LoopCount
 from server.admission import Reservation
-from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
+from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
 #: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition`, has ended because it loops.
 REPETITION = "repetition"
@@ -37,10 +37,14 @@ class UsageCounters:
     last_token_at: float | None = None
     held_at: float | None = None
     """When the adapter was resident and the gate had admitted the request."""
+    lease_s: float = 0.0
+    """The wait for a part of a limit that several servers share."""
     scheduled_at: float | None = None
     queue_s: float | None = None
     gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
     """Seconds between two tokens of a streamed answer."""
+    has_form: bool = False
+    """Whether the caller prescribed a form (schema, expression, grammar), which then decides what the answer says."""
     answers_looped: int = 0
     """Answers that repeated themselves; counted only where the target's traffic is split."""
     unstreamed: list[Callable[[], None]] = field(default_factory=list)
@@ -83,6 +87,8 @@ class MeteredStream:
     """Counts answers that were steered out of a loop."""
     looped: LoopCount | None
     """Counts answers that repeat themselves."""
+    starts_after: int = 0
+    """Turns of the event loop before it starts: the prompts of one request must not all start in one turn."""
     _prompt_tokens: int = 0
     _cached_tokens: int = 0
     _generated_tokens: int = 0
@@ -96,9 +102,13 @@ class MeteredStream:
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged except for the finish reason of a looping answer."""
+        for _ in range(self.starts_after):
+            await asyncio.sleep(0)
         async with aclosing(self.stream) as stream:
             async for output in stream if self.progress is None else self._read_whole(stream):
                 self._count(output)
+                if output.prompt_logprobs is not None and hasattr(output.prompt_logprobs, "complete"):
+                    await output.prompt_logprobs.complete()  # `server.engine.rendering.prompt_logprobs`
                 yield output
         self._settle()
 
@@ -155,11 +165,11 @@ class MeteredStream:
                 usage.finish_reasons.append(sequence.finish_reason)
                 if sequence.finish_reason == REPETITION:
                     sequence.finish_reason = _PUBLIC_REPETITION
-        if output.prompt_token_ids:
+        if not self._prompt_tokens and output.prompt_token_ids:
             self._count_prompt(len(output.prompt_token_ids), output.num_cached_tokens or 0)
-        self._read_tokens += new_tokens
-        self._count_generated(self._read_tokens)
         if new_tokens:
+            self._read_tokens += new_tokens
+            self._count_generated(self._read_tokens)
             usage.last_token_at = now
             if usage.first_token_at is None:
                 self._note_first(output.metrics, now)

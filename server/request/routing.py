@@ -1,4 +1,4 @@
-"""Routing: (caller, model name) → the base model, or one version of an adapter.
+"""Routing: (caller, model name) → the base model, one version of an adapter, or a blend of several.
 
 A name of another tenant gets the same error as a name that does not exist: both take the same path.
 """
@@ -8,17 +8,26 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from adapters.errors import UnknownAdapter
-from adapters.models import AdapterView, AliasTarget, Version
+from adapters.errors import BadValue, UnknownAdapter
+from adapters.lifecycle.blends.blending import ScaledVersion, check_parts, check_scale
+from adapters.models import AdapterView, AliasTarget, Version, VersionState
 from adapters.names import split_model_name
 from adapters.registry import Registry
 from adapters.registry.cache import RegistryCache
 from sampling.defaults import Layer
 from server.errors import InvalidRequest, ModelNotFound
 from server.request.context import Caller, Target
+
+#: The field of a request that names several adapters.
+ADAPTERS = "adapters"
+#: The number in the stand-in for a blend's version.
+BLEND_NUMBER = 0
+_MAX_ADAPTER_NAME = 64
+#: Names that a refusal of a request without `model` lists.
+_SHOWN_MODELS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,10 @@ class Router:
         self._registry = registry
         self.base_model_name = base_model_name
         self._views: RegistryCache[tuple[str, str], _Route] = RegistryCache(
-            registry.audit.revision, self._look_up, registry.changes
+            registry.availability, self._look_up, self._changes
+        )
+        self._listed: RegistryCache[str | None, tuple[AdapterView, ...]] = RegistryCache(
+            registry.availability, registry.adapters.list, self._changes
         )
 
     async def resolve(self, caller: Caller, model: object, *, sticky: str = "") -> Target:
@@ -44,13 +56,16 @@ class Router:
 
         Args:
             caller: who calls; only its tenant's names are known.
-            model: the `model` field as it was sent.
+            model: the `model` field as it was sent; None where there is none, for the caller's only model.
             sticky: requests of the same adapter and `sticky` get the same version of a split alias.
 
         Raises:
-            InvalidRequest: `model` is not a name.
+            InvalidRequest: `model` is not a name, or None and the caller may call several.
             ModelNotFound: the model does not exist, is another tenant's, or the key may not call it.
+            RegistryUnavailable: the database does not answer, and the model is not cached or the grace is over.
         """
+        if model is None:
+            model = await self._only_model(caller)
         if not isinstance(model, str) or not model:
             raise InvalidRequest(
                 "model must be the name of a model; GET /v1/models lists yours.", param="model"
@@ -70,15 +85,74 @@ class Router:
         is_split = len(route.view.alias.targets) > 1
         return Target(model, version, route.defaults[version.number], is_split)
 
+    async def resolve_blend(
+        self, caller: Caller, model: object, adapters: object, *, sticky: str = ""
+    ) -> Target:
+        """What the request's `adapters` mean to the caller: the blend of the versions that their names stand for.
+
+        `model` may be left out; otherwise it is the base model or one of the adapters. The options of the first
+        adapter hold. One adapter with the scale 1 is no blend.
+        Raises: InvalidRequest: `adapters` cannot be read, or they cannot be blended; as `resolve`, for each name.
+        """
+        parts = read_parts(adapters)
+        names = [name for name, _ in parts]
+        if model is not None and model not in (self.base_model_name, *names):
+            raise InvalidRequest(
+                "With `adapters`, model must be one of their names or the base model, or be left out.",
+                param="model",
+            )
+        targets = [await self.resolve(caller, name, sticky=sticky) for name in names]
+        versions = [target.version for target in targets if target.version is not None]
+        if len(versions) < len(targets) or len({version.tenant for version in versions}) > 1:
+            raise InvalidRequest(
+                "adapters may name adapters of one tenant only, and not the base model.", param=ADAPTERS
+            )
+        asked = model if isinstance(model, str) else names[0]
+        if len(parts) == 1 and parts[0][1] == 1:
+            return replace(targets[0], model=asked)
+        blend = tuple(ScaledVersion(v, scale) for v, (_, scale) in zip(versions, parts, strict=True))
+        stand_in = replace(
+            versions[0],
+            adapter="+".join(version.adapter for version in versions)[:_MAX_ADAPTER_NAME],
+            number=BLEND_NUMBER,
+            engine_id=0,
+            state=VersionState.READY,
+            digest=None,
+            source="blend",
+        )
+        is_split = any(target.is_split for target in targets)
+        return Target(asked, stand_in, targets[0].defaults, is_split, blend)
+
     async def visible(self, caller: Caller) -> list[tuple[str, float | None]]:
         """(public name, time of creation) of every adapter that the caller may call."""
-        views = await self._registry.adapters.list(caller.tenant_name or None)
+        views = await self._listed.get(caller.tenant_name or None)
         allowed = caller.key.models
         return [
             (view.adapter.public_name, view.adapter.created_at.timestamp())
             for view in views
             if view.alias.targets and (allowed is None or view.adapter.public_name in allowed)
         ]
+
+    async def _only_model(self, caller: Caller) -> str:
+        """The one model that the caller may call. Raises: InvalidRequest, ModelNotFound."""
+        base = [self.base_model_name] if self.sees_base(caller) else []
+        names = base + [name for name, _ in await self.visible(caller)]
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise ModelNotFound("The request names no model, and this key may call none; ask an operator.")
+        shown = ", ".join(names[:_SHOWN_MODELS])
+        more = (
+            f" and {len(names) - _SHOWN_MODELS} more (GET /v1/models)" if len(names) > _SHOWN_MODELS else ""
+        )
+        raise InvalidRequest(
+            f"The request names no model, and this key may call {len(names)}: send as `model` one of "
+            f"{shown}{more}.",
+            param="model",
+        )
+
+    def _changes(self) -> int:
+        return self._registry.changes("tenant", "adapter", "version", "alias")
 
     async def _look_up(self, key: tuple[str, str]) -> _Route:
         view = await self._registry.adapters.resolve(*key)
@@ -87,6 +161,28 @@ class Router:
     def sees_base(self, caller: Caller) -> bool:
         """Whether the caller may call the base model itself."""
         return caller.key.models is None or self.base_model_name in caller.key.models
+
+
+def read_parts(value: object) -> tuple[tuple[str, float], ...]:
+    """Names and scales of a request's `adapters`. Raises: InvalidRequest."""
+    try:
+        items = value if isinstance(value, list) else [value]
+        check_parts(range(len(items)))
+        parts = [_read_part(item) for item in items]
+        check_parts([name for name, _ in parts])
+        return tuple((name, check_scale(scale)) for name, scale in parts)
+    except BadValue as error:
+        raise InvalidRequest(f"adapters: {error}", param=ADAPTERS) from error
+
+
+def _read_part(item: object) -> tuple[str, float]:
+    if isinstance(item, dict) and not item.keys() - {"name", "scale"}:
+        name, scale = item.get("name"), item.get("scale", 1.0)
+        if isinstance(name, str) and type(scale) in (int, float):
+            return name, float(max(-1e9, min(scale, 1e9)))  # a larger whole number is no float
+    raise InvalidRequest(
+        'adapters must be a list like [{"name": "acme-support", "scale": 1.0}].', param=ADAPTERS
+    )
 
 
 def sticky_part(body: Mapping[str, Any], headers: Mapping[str, str]) -> str:

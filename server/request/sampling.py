@@ -9,9 +9,9 @@ from typing import Any
 from sampling.defaults import Layer, model_defaults
 from sampling.endpoints import Endpoint
 from sampling.errors import ConfigurationError, InvalidParameter
-from sampling.layers import NO_DEFAULTS, Resolved, resolve
-from sampling.limits import NO_LIMITS, Limits, tighten
+from sampling.limits import DEFAULT_LIMITS, NO_LIMITS, Limits, tighten
 from sampling.presets import Presets
+from sampling.resolution import NO_DEFAULTS, Resolved, resolve
 from server.config.settings import Settings
 from server.errors import SettingsError
 
@@ -39,7 +39,7 @@ class SamplingResolver:
                 Layer("server", settings.sampling_defaults),
                 model_defaults(generation_config),
                 Presets().with_custom(settings.presets),
-                Limits(**settings.limits) if settings.limits else NO_LIMITS,
+                Limits(**{**DEFAULT_LIMITS, **settings.limits}),
                 settings.repetition_adjustment,
             )
         except TypeError as error:
@@ -74,7 +74,7 @@ class SamplingResolver:
 
     def limits_for(self, tenant: Limits) -> Limits:
         """The stricter of the tenant's and the server's limits."""
-        return tenant if self.limits is NO_LIMITS else tighten(tenant, self.limits)
+        return tighten(tenant, self.limits)
 
     def describe(self, adapter: Layer, tenant: Layer, limits: Limits) -> dict[str, dict[str, Any]]:
         """The options of a chat request that sets none: {option: {"value", "from"}}."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
 
@@ -21,27 +21,41 @@ SUMS = tuple(f.name for f in fields(Usage) if f.name not in ("tenant", "adapter"
 COLUMNS = ("from", "tenant", "adapter", "version", *SUMS)
 
 
-def summed(entries: Iterable[Usage], by: str) -> list[dict[str, object]]:
-    """Usage per hour, day or month, tenant, adapter and version, as plain rows, oldest first.
+class UsageSums:
+    """Adds up usage per hour, day or month, tenant, adapter and version."""
 
-    Args:
-        entries: rows of the usage table.
-        by: hour, day or month; `from` in a row is the start of its hour, day or month (UTC).
-    """
-    rows: dict[tuple[object, ...], dict[str, object]] = {}
-    for entry in entries:
-        begins = entry.hour if by == "hour" else period_start(BudgetPeriod(by), entry.hour)
-        key = (begins, entry.tenant, entry.adapter, entry.version)
-        fresh: dict[str, object] = {
-            "from": begins.isoformat(),
-            "tenant": entry.tenant,
-            "adapter": entry.adapter,
-            "version": entry.version,
-            **dict.fromkeys(SUMS, 0),
-        }
-        row = rows.setdefault(key, fresh)
-        row.update({name: row[name] + getattr(entry, name) for name in SUMS})
-    return [_rounded(rows[key]) for key in sorted(rows, key=repr)]
+    def __init__(self, by: str) -> None:
+        """
+        Args:
+            by: hour, day or month; `from` in a row is the start of its hour, day or month (UTC).
+        """
+        self._by = by
+        self._periods: dict[datetime, dict[tuple[str, str, int], dict[str, object]]] = {}
+
+    def add(self, entries: Iterable[Usage]) -> None:
+        """Add rows of the usage table."""
+        for entry in entries:
+            begins = entry.hour if self._by == "hour" else period_start(BudgetPeriod(self._by), entry.hour)
+            period = self._periods.setdefault(begins, {})
+            row = period.get(key := (entry.tenant, entry.adapter, entry.version))
+            if row is None:
+                named = ("from", "tenant", "adapter", "version")
+                row = period[key] = dict(zip(named, (begins.isoformat(), *key), strict=True))
+                row.update(dict.fromkeys(SUMS, 0))
+            row.update({name: row[name] + getattr(entry, name) for name in SUMS})
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """The sums as plain rows, oldest first."""
+        for _, period in sorted(self._periods.items()):
+            for _, row in sorted(period.items()):
+                yield _rounded(row)
+
+
+def summed(entries: Iterable[Usage], by: str) -> list[dict[str, object]]:
+    """All rows of `UsageSums` for these rows of the usage table."""
+    sums = UsageSums(by)
+    sums.add(entries)
+    return list(sums.rows())
 
 
 def _rounded(row: dict[str, object]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from adapters.models import Feedback, Rating, Version
 from adapters.registry.database import utc_now
 from server.errors import InvalidRequest, UnknownRequest
 from server.request.context import Caller
-from server.usage.recent_requests import RecentAnswers
+from server.usage.shared_answers import SharedAnswers
 
 _NOT_KEPT = (
     "This server does not store messages: omit `messages`, or ask the operator to start the server with "
@@ -19,7 +19,7 @@ _NOT_KEPT = (
 
 
 class FeedbackService:
-    """Accepts feedback about answers of this process.
+    """Accepts feedback about recent answers.
 
     Args:
         answers: which version answered which request.
@@ -30,7 +30,7 @@ class FeedbackService:
 
     def __init__(
         self,
-        answers: RecentAnswers,
+        answers: SharedAnswers,
         store: Callable[[Feedback], Awaitable[None]],
         listeners: Sequence[Callable[[str, Version | None, Rating], None]],
         *,
@@ -58,10 +58,11 @@ class FeedbackService:
         Raises:
             UnknownRequest: no recent request of this tenant has the id.
             InvalidRequest: messages were sent, and this server does not store them.
+            RegistryUnavailable: the database does not answer.
         """
         if messages is not None and not self.keeps_messages:
             raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
-        found = self._answers.find(caller.tenant_name, request_id)
+        found = await self._answers.find(caller.tenant_name, request_id)
         if found is None:
             raise UnknownRequest(request_id)
         request_id, version = found

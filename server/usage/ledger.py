@@ -1,4 +1,4 @@
-"""The usage of every tenant, adapter and version, written to the database within a second.
+"""The usage of every tenant, adapter and version, written to the database (`UsageWriter`) within a second.
 
 A request is tracked from the moment it holds its adapter. Its usage is written as it grows, not when the request
 ends, so that a `kill -9` loses less than FLUSH_INTERVAL_S of usage, also of long streams.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +19,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from adapters.errors import AdapterError
 from adapters.models import Tenant, Usage
 from adapters.registry.database import utc_now
 from adapters.tenant_settings import BudgetPeriod
@@ -31,8 +27,6 @@ from server.errors import LoragateError
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import RequestContext
 from server.usage.aggregation import period_start
-
-logger = logging.getLogger("loragate.ledger")
 
 FLUSH_INTERVAL_S = 0.5
 #: A scheduler in a long step answers after it; the flush does not wait for it.
@@ -43,10 +37,10 @@ _Account = tuple[str, str, int]
 
 
 class UsageStore(Protocol):
-    """The registry's usage table (`adapters.registry.usage`)."""
+    """Where usage is written (`server.usage.writer.UsageWriter`)."""
 
-    async def add(self, batch: Iterable[Usage]) -> None:
-        """Add a batch in one transaction."""
+    async def add(self, usage: Iterable[Usage]) -> None:
+        """Write usage, or keep it until it can be written."""
 
     async def tokens_since(self, since: datetime) -> dict[str, int]:
         """Tokens per tenant since the hour of `since`."""
@@ -145,18 +139,12 @@ class Ledger:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write the usage since the last flush; a batch that the database refuses is written with the next one."""
+        """Write the usage since the last flush."""
         for request in self._tracked:
             self._collect(request)
         await self._collect_block_seconds()
-        batch, self._pending = self._pending, []
-        if not batch:
-            return
-        try:
-            await self._store.add(batch)
-        except (AdapterError, SQLAlchemyError):
-            self._pending = batch + self._pending
-            logger.exception("The usage ledger could not be written; the next flush tries again.")
+        grown, self._pending = self._pending, []
+        await self._store.add(grown)
 
     async def restore(self, tenants: Iterable[Tenant], admission: Admission) -> None:
         """Charge the usage of the current day and month to the budgets: a restart must not refill them."""

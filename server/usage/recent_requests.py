@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 
 from adapters.models import Version
 from adapters.registry.database import utc_now
+from adapters.registry.replicas.failures import Cause, Failure
 from server.request.access_log import AccessRecord
 
 MAX_ANSWERS_PER_TENANT = 10_000
@@ -48,22 +47,13 @@ class RecentAnswers:
     def find(self, tenant: str, wanted: str) -> tuple[str, Version | None] | None:
         """(request id, version) of one of the tenant's own requests, by its id or by its answer's `id`."""
         answers: Mapping[str, Version | None] = self._answers.get(tenant, {})
-        ids = (wanted, *(wanted.removeprefix(prefix) for prefix in _ANSWER_PREFIXES))
-        return next(((request_id, answers[request_id]) for request_id in ids if request_id in answers), None)
+        known = (request_id for request_id in answer_ids(wanted) if request_id in answers)
+        return next(((request_id, answers[request_id]) for request_id in known), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One request that failed; its log line has the same id and more fields."""
-
-    at: datetime
-    request_id: str
-    tenant: str
-    key_prefix: str
-    path: str
-    model: str
-    status: int
-    code: str
+def answer_ids(wanted: str) -> tuple[str, ...]:
+    """The ids of a recent answer that a caller may mean: the id itself, and what the `id` in the answer contains."""
+    return (wanted, *(wanted.removeprefix(prefix) for prefix in _ANSWER_PREFIXES))
 
 
 class RecentFailures:
@@ -72,11 +62,11 @@ class RecentFailures:
     def __init__(self) -> None:
         self._failures: OrderedDict[str, deque[Failure]] = OrderedDict()
 
-    def note(self, record: AccessRecord) -> None:
-        """Remember a request if it failed."""
+    def note(self, record: AccessRecord) -> Failure | None:
+        """Remember a request if it failed; returns what is remembered."""
         status = record.status or 200
         if status == _CLIENT_CLOSED_REQUEST or (record.code is None and status < 400):
-            return
+            return None
         failure = Failure(
             at=utc_now(),
             request_id=record.request_id,
@@ -86,12 +76,14 @@ class RecentFailures:
             model=record.model or "",
             status=status,
             code=record.code or "",
+            cause=Cause.CALLER if 400 <= status < 500 else Cause.SERVER,  # 2xx: a stream broke off
         )
         failures = self._failures.setdefault(failure.tenant, deque(maxlen=MAX_FAILURES_PER_TENANT))
         self._failures.move_to_end(failure.tenant)
         failures.append(failure)
         if len(self._failures) > MAX_TENANTS:
             self._failures.popitem(last=False)
+        return failure
 
     def list(self, tenant: str | None = None) -> list[Failure]:
         """Failures of one tenant or of all, the newest first."""

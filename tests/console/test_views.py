@@ -99,6 +99,22 @@ def test_upload_of_the_trainers_files(console: Console, shop: Shop) -> None:
     assert list(shop.traffic()) == [1], "it was not to be promoted"
 
 
+def test_an_upload_says_what_of_it_is_not_used(console: Console, shop: Shop, tmp_path: Path) -> None:
+    console.enter(shop.admin_key, "adapters")
+    page = console.page
+    page.get_by_text("Publish a version").click()
+    page.get_by_label("Adapter", exact=True).fill("extra")
+    folder = next(iter(demo.ADAPTERS.values())).path
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    weights = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    page.get_by_label("Files").set_input_files([*weights, tmp_path / "chat_template.jinja"])
+    page.get_by_role("button", name="Upload").click()
+    told = "It brings a chat template of its own, which is not used"
+    expect(page.locator(".publish").get_by_role("status")).to_contain_text(told)
+    expect(page.locator(f'[data-model="{shop.name}-extra"] tbody tr')).to_contain_text(told)
+    shop.admin("DELETE", f"/adapters/{shop.name}/extra")
+
+
 def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> None:
     console.enter(shop.admin_key, "playground")
     page = console.page

@@ -71,7 +71,7 @@ def test_bad_values_name_the_field(http: httpx.Client, change: dict[str, object]
 
 
 def test_unknown_routes_and_methods(http: httpx.Client) -> None:
-    assert assert_shape(http.get("/v1/nothing"), 404)["code"] == "not_found"
+    assert assert_shape(http.get("/v1/nothing"), 404)["code"] == "route_not_found"
     assert assert_shape(http.get("/v1/chat/completions"), 405)["code"] == "method_not_allowed"
     assert assert_shape(http.delete("/v1/models"), 405)["code"] == "method_not_allowed"
 
@@ -80,7 +80,7 @@ def test_unknown_routes_and_methods(http: httpx.Client) -> None:
     "path",
     [
         "/adapters", "/invocations", "/ping", "/scale_elastic_ep", "/is_scaling_elastic_ep", "/load", "/v1/systemone",
-        "/v1/chat/completions/batch", "/inference/v1/generate", "/server_info", "/reset_prefix_cache", "/sleep",
+        "/inference/v1/generate", "/server_info", "/reset_prefix_cache", "/sleep",
         "/collective_rpc", "/v1/embeddings", "/pooling", "/docs", "/redoc", "/start_profile",
     ],
 )  # fmt: skip

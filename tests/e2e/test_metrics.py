@@ -60,6 +60,16 @@ def test_every_declared_series_is_exposed_with_its_labels(server: ServerProcess,
     assert any(name.startswith("vllm:") for name in found), "vLLM's own series pass through"
 
 
+def test_routers_find_an_adapter_by_its_public_name(server: ServerProcess, acme: openai.OpenAI) -> None:
+    acme.chat.completions.create(model=SUPPORT, messages=HELLO, max_tokens=4)
+    text = httpx.get(f"{server.url}/metrics", timeout=30).text
+    infos = [line for line in text.splitlines() if line.startswith("vllm:lora_requests_info{")]
+    assert len(infos) == 1 and "#" not in infos[0], infos
+    for name in ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"):
+        assert f"\n{name}{{" in text, f"routers read {name}"
+    assert f'vllm:lora_adapter_loaded{{adapter_name="{SUPPORT}",level="cpu"}} 1.0' in text
+
+
 @pytest.fixture
 def model_labels(server: ServerProcess) -> dict[str, str]:
     version = server.serving_version("acme", "support")

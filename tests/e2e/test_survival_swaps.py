@@ -117,6 +117,7 @@ def test_of_racing_promotions_one_wins_and_the_rest_are_told_not_to_retry(
             assert answer.json()["error"]["code"] == "conflict"
     shown = admin.show("race")
     winner = next(a for a in answers if a.status_code == 200).json()
+    assert len(winner.pop("proven_on")) == 1
     assert shown["alias"] == winner and winner["generation"] == generation + 1
     admin.remove("race")
 

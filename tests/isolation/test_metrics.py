@@ -11,7 +11,8 @@ import httpx
 import pytest
 from server_process import ServerProcess
 
-from server.app.composition import make_app, open_server
+from server.app.composition import open_server
+from server.app.routes import make_app
 from server.config.settings import Settings
 
 

@@ -16,6 +16,7 @@ from server.cli.generate_docs import TABLES, application, on_page_markdown, open
 from server.cli.main import main
 from server.config.settings import Settings
 from server.observability.metrics import SERIES
+from server.request import batch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -129,7 +130,7 @@ def test_every_command_and_option_has_a_meaning() -> None:
 
 
 def test_every_route_is_described_and_its_json_has_a_model() -> None:
-    by_vllm = {endpoint.path for endpoint in Endpoint}  # vLLM's models are not ours to repeat
+    by_vllm = {batch.PATH, *(endpoint.path for endpoint in Endpoint)}  # vLLM's models are not ours to repeat
     for path, methods in openapi()["paths"].items():
         for method, operation in methods.items():
             assert operation.get("description"), f"{method} {path} says nothing of what it does"
@@ -139,9 +140,12 @@ def test_every_route_is_described_and_its_json_has_a_model() -> None:
                     assert json["schema"].keys() & {"$ref", "anyOf"}, f"{method} {path} has no response model"
 
 
-def test_what_the_schema_leaves_out_is_the_console_and_the_schema_itself() -> None:
+def test_what_the_schema_leaves_out_is_the_console_the_fronts_route_and_the_schema_itself() -> None:
     hidden = {route.path for route in application().routes if not route.include_in_schema}  # type: ignore[attr-defined]
-    assert {path for path in hidden if not path.startswith("/console")} == {"/openapi.json"}
+    assert {path for path in hidden if not path.startswith("/console")} == {
+        "/openapi.json",
+        "/internal/replica",
+    }
     assert "`/console`" in built("operations.md") and "/openapi.json" in built("api.md")
 
 

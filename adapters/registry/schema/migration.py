@@ -22,9 +22,9 @@ async def migrate(url: str) -> str:
     """Bring the database to this release's schema, also an empty one; returns the revision.
 
     Each migration runs in one transaction; two processes that migrate at once wait for each other.
-    Raises: SchemaMismatch: the database is newer than this release.
+    Raises: SchemaMismatch: the database is newer than this release; StoreFull, RegistryUnavailable.
     """
-    engine = connect(url)
+    engine = connect(url, statement_timeout_s=None)
     try:
         async with Database(engine).write() as connection:
             if engine.dialect.name == "postgresql":
@@ -38,9 +38,13 @@ async def migrate(url: str) -> str:
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Check that the schema is this release's. Raises: SchemaMismatch: it is older, newer or missing."""
+    """Check that this release can use the schema: its own, or a newer one that says so.
+
+    So servers of two releases run beside each other while they are replaced one by one.
+    Raises: SchemaMismatch: it is older, missing, or newer and incompatible.
+    """
     found = await current_revision(engine)
-    if found == head_revision():
+    if found == head_revision() or (found is not None and await _is_compatible(engine, found)):
         return
     _refuse_unknown(found)
     state = "has no tables yet" if found is None else f"is at revision {found}, older than {head_revision()}"
@@ -53,6 +57,16 @@ async def current_revision(engine: AsyncEngine) -> str | None:
         return await connection.run_sync(_current)
 
 
+async def _is_compatible(engine: AsyncEngine, found: str) -> bool:
+    """Whether a newer schema allows programs of this release."""
+    if found in _known_revisions():
+        return False
+    query = sa.text("SELECT value FROM counters WHERE name = 'compatible_from'")
+    async with Database(engine).read() as connection:
+        compatible_from = (await connection.execute(query)).scalar_one_or_none()
+    return compatible_from is not None and int(compatible_from) <= int(head_revision())
+
+
 def head_revision() -> str:
     """The revision of this release."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
@@ -60,9 +74,12 @@ def head_revision() -> str:
     return head
 
 
+def _known_revisions() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def _refuse_unknown(found: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in _known_revisions():
         raise SchemaMismatch(
             f"The database is at revision {found}, which is newer than this release ({head_revision()}); "
             "install the release that made it, or restore the backup from before its `loragate migrate`."

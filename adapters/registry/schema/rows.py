@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
@@ -14,7 +17,22 @@ from adapters.names import public_name
 from adapters.registry.schema import tables
 
 _VERSION_FIELDS = tuple(field.name for field in fields(Version))
+#: Rows that are converted between two pauses of the event loop; 20 us each.
+_SLICE = 256
+Record = TypeVar("Record")
 _ADAPTER_FIELDS = tuple(field.name for field in fields(Adapter))
+
+
+async def records(
+    rows: Iterable[RowMapping], record_of: Callable[[RowMapping], Record], *, size: int = _SLICE
+) -> tuple[Record, ...]:
+    """Convert the rows of a long list, with a pause for the event loop after each slice of `size` rows."""
+    found: list[Record] = []
+    for row in rows:
+        found.append(record_of(row))
+        if not len(found) % size:
+            await asyncio.sleep(0)
+    return tuple(found)
 
 
 def version_of(row: RowMapping, prefix: str = "") -> Version:

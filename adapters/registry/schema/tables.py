@@ -40,7 +40,7 @@ metadata = sa.MetaData(
 )
 
 
-def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
+def column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
     return sa.Column(name, kind, *args, nullable=False, **kwargs)
 
 
@@ -48,24 +48,24 @@ counters = sa.Table(
     "counters",
     metadata,
     sa.Column("name", sa.String(32), primary_key=True),
-    _column("value", sa.BigInteger),
+    column("value", sa.BigInteger),
 )
 
 tenants = sa.Table(
     "tenants",
     metadata,
     sa.Column("name", sa.String(32), primary_key=True),
-    _column("weight", sa.Float),
-    _column("kv_guarantee", sa.Float),
-    _column("kv_limit", sa.Float),
+    column("weight", sa.Float),
+    column("kv_guarantee", sa.Float),
+    column("kv_limit", sa.Float),
     sa.Column("max_concurrency", sa.Integer),
     sa.Column("rpm", sa.Integer),
     sa.Column("tpm", sa.BigInteger),
     sa.Column("token_budget", sa.BigInteger),
-    _column("budget_period", sa.String(8)),
-    _column("sampling_defaults", JSON),
-    _column("limits", JSON),
-    _column("created_at", UtcDateTime),
+    column("budget_period", sa.String(8)),
+    column("sampling_defaults", JSON),
+    column("limits", JSON),
+    column("created_at", UtcDateTime),
 )
 
 keys = sa.Table(
@@ -73,14 +73,14 @@ keys = sa.Table(
     metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("tenant", sa.ForeignKey("tenants.name", ondelete="CASCADE"), index=True),
-    _column("role", sa.String(16)),
-    _column("prefix", sa.String(16)),
-    _column("sha256", sa.String(64), unique=True),
+    column("role", sa.String(16)),
+    column("prefix", sa.String(16)),
+    column("sha256", sa.String(64), unique=True),
     sa.Column("models", JSON),
     sa.Column("expires_at", UtcDateTime),
     sa.Column("revoked_at", UtcDateTime),
-    _column("created_at", UtcDateTime),
-    _column("note", sa.Text),
+    column("created_at", UtcDateTime),
+    column("note", sa.Text),
 )
 
 adapters = sa.Table(
@@ -88,9 +88,9 @@ adapters = sa.Table(
     metadata,
     sa.Column("tenant", sa.ForeignKey("tenants.name", ondelete="CASCADE"), primary_key=True),
     sa.Column("name", sa.String(64), primary_key=True),
-    _column("public_name", sa.String(97), unique=True),
-    _column("next_number", sa.Integer),
-    _column("created_at", UtcDateTime),
+    column("public_name", sa.String(97), unique=True),
+    column("next_number", sa.Integer),
+    column("created_at", UtcDateTime),
     sa.Column("removed_at", UtcDateTime),
 )
 
@@ -100,17 +100,20 @@ versions = sa.Table(
     sa.Column("tenant", sa.String(32), primary_key=True),
     sa.Column("adapter", sa.String(64), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    _column("engine_id", sa.BigInteger, unique=True),
-    _column("state", sa.String(16), index=True),
-    _column("source", sa.Text),
-    _column("created_at", UtcDateTime),
+    column("engine_id", sa.BigInteger, unique=True),
+    column("state", sa.String(16), index=True),
+    column("source", sa.Text),
+    column("created_at", UtcDateTime),
     sa.Column("digest", sa.String(64), index=True),
     sa.Column("rank", sa.Integer),
     sa.Column("size_bytes", sa.BigInteger),
     sa.Column("error", sa.Text),
-    _column("pinned", sa.Boolean),
-    _column("sampling_defaults", JSON),
+    column("pinned", sa.Boolean),
+    column("sampling_defaults", JSON),
     sa.Column("training", JSON),
+    sa.Column("brought", JSON),
+    sa.Column("owner", sa.String(32)),  # the server that adds the version
+    sa.Column("recipe", JSON),  # what a blend was made of
     sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )
 
@@ -119,9 +122,9 @@ aliases = sa.Table(
     metadata,
     sa.Column("tenant", sa.String(32), primary_key=True),
     sa.Column("adapter", sa.String(64), primary_key=True),
-    _column("generation", sa.Integer),
-    _column("targets", JSON),  # [[number, weight], …]
-    _column("updated_at", UtcDateTime),
+    column("generation", sa.Integer),
+    column("targets", JSON),  # [[number, weight], …]
+    column("updated_at", UtcDateTime),
     sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )
 
@@ -131,9 +134,9 @@ alias_changes = sa.Table(
     sa.Column("tenant", sa.String(32), primary_key=True),
     sa.Column("adapter", sa.String(64), primary_key=True),
     sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
-    _column("targets", JSON),
-    _column("at", UtcDateTime),
-    _column("by", sa.Text),
+    column("targets", JSON),
+    column("at", UtcDateTime),
+    column("by", sa.Text),
     sa.Column("restored", sa.Integer),
     sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )
@@ -142,12 +145,12 @@ audit = sa.Table(
     "audit",
     metadata,
     sa.Column("id", BIG_ID, primary_key=True, autoincrement=True),
-    _column("at", UtcDateTime),
-    _column("actor", sa.Text),
+    column("at", UtcDateTime),
+    column("actor", sa.Text),
     sa.Column("key_id", sa.String(32)),
-    _column("action", sa.String(32)),
-    _column("subject", sa.Text, index=True),
-    _column("details", JSON),
+    column("action", sa.String(32)),
+    column("subject", sa.Text, index=True),
+    column("details", JSON),
     sqlite_autoincrement=True,
 )
 
@@ -158,13 +161,21 @@ usage = sa.Table(
     sa.Column("adapter", sa.String(64), primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("hour", UtcDateTime, primary_key=True),
-    _column("requests", sa.BigInteger),
-    _column("prompt_tokens", sa.BigInteger),
-    _column("cached_tokens", sa.BigInteger),
-    _column("generated_tokens", sa.BigInteger),
-    _column("kv_block_seconds", sa.Float),
-    _column("queue_s", sa.Float),
-    _column("run_s", sa.Float),
+    column("requests", sa.BigInteger),
+    column("prompt_tokens", sa.BigInteger),
+    column("cached_tokens", sa.BigInteger),
+    column("generated_tokens", sa.BigInteger),
+    column("kv_block_seconds", sa.Float),
+    column("queue_s", sa.Float),
+    column("run_s", sa.Float),
+)
+
+usage_writers = sa.Table(
+    "usage_writers",
+    metadata,
+    sa.Column("writer", sa.String(32), primary_key=True),
+    column("sequence", sa.BigInteger),  # of the writer's last batch in `usage`
+    column("at", UtcDateTime),
 )
 
 feedback = sa.Table(
@@ -172,11 +183,11 @@ feedback = sa.Table(
     metadata,
     sa.Column("tenant", sa.String(32), primary_key=True),
     sa.Column("request_id", sa.String(128), primary_key=True),
-    _column("adapter", sa.String(64)),
-    _column("version", sa.Integer),
-    _column("rating", sa.String(8)),
-    _column("reason", sa.String(64)),
-    _column("comment", sa.Text),
+    column("adapter", sa.String(64)),
+    column("version", sa.Integer),
+    column("rating", sa.String(8)),
+    column("reason", sa.String(64)),
+    column("comment", sa.Text),
     sa.Column("messages", JSON),
-    _column("at", UtcDateTime, index=True),
+    column("at", UtcDateTime, index=True),
 )

@@ -21,6 +21,7 @@ def show(report: CheckReport, renderer: Renderer, console: Console) -> None:
         for finding in findings:
             mark, style = _MARKS[finding.level]
             console.print(Text.assemble("  ", (mark, style), "  ", finding.text.replace("\n", "\n        ")))
+    console.print(Text(f"{report.figures['rows_per_s']:,} rows/s", style="dim"))
     console.print(Text("samples", style="bold"))
     console.print(Text.assemble("  trained tokens are ", _legend(console)))
     for number, sample in enumerate(report.examples, start=1):

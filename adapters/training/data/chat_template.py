@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from adapters.control_tokens import ControlTokens, MarkedText
 from adapters.training.errors import TemplateError
 
 # The label of a token that is not trained, as in torch.nn.functional.cross_entropy.
@@ -27,7 +28,8 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     line: int = 0
-    form: str = "messages"  # its format in the file: messages, pairs or sharegpt
+    form: str = "messages"  # its form in the file, as `formats.form_of` names it
+    notes: tuple[str, ...] = ()  # what was changed or ignored when it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Sample:
     @property
     def trained_tokens(self) -> int:
         """The number of trained tokens."""
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +60,39 @@ class Turn:
         return Sample(self.prompt + self.target, (IGNORED,) * len(self.prompt) + trained)
 
 
+class _Arguments(NamedTuple):
+    """What the chat template gets, and the mark in its strings; without control tokens to mark it is empty."""
+
+    messages: list[Any]
+    variables: dict[str, Any]
+    mark: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Renderer:
     """A base's tokenizer with its own chat template, called in the same way as the server calls it.
 
     ``template_kwargs`` must be those that the adapter is served with (for example ``enable_thinking``).
+    Control tokens in the data are text, as they are in requests (``adapters.control_tokens``).
     """
 
     tokenizer: Any
     end_token: str
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    _control_tokens: ControlTokens = field(init=False, repr=False, compare=False)
+    _end_ids: list[int] = field(
+        init=False, repr=False, compare=False, default_factory=list
+    )  # filled on first use
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_control_tokens", ControlTokens(self.tokenizer))
 
     @property
     def end_id(self) -> int:
         """The id that ends an assistant turn."""
-        ids: list[int] = self.tokenizer.encode(self.end_token, add_special_tokens=False)
+        if not self._end_ids:
+            self._end_ids.extend(self.tokenizer.encode(self.end_token, add_special_tokens=False))
+        ids = self._end_ids
         if len(ids) != 1:
             raise TemplateError(
                 f"The end token {self.end_token!r} is {len(ids)} tokens in the base's tokenizer, not one. "
@@ -87,18 +107,28 @@ class Renderer:
         return self.end_id if pad_id is None else pad_id
 
     def render(self, messages: Sequence[Message], tools: Sequence[Any], *, prompt: bool) -> str:
-        """The text of ``messages``; with ``prompt`` it ends with the beginning of an assistant turn."""
+        """The text of ``messages``; with ``prompt`` it ends with the beginning of an assistant turn.
+
+        Control tokens in ``messages`` and ``tools`` are marked (``MarkedText``).
+        """
+        return self._write(self._arguments(messages, tools), len(messages), prompt=prompt)
+
+    def _arguments(self, messages: Sequence[Message], tools: Sequence[Any]) -> _Arguments:
+        variables = {"tools": list(tools) or None, **self.template_kwargs}
+        marked = self._control_tokens.mark(messages, variables)
+        return _Arguments(*marked) if marked else _Arguments(list(messages), variables)
+
+    def _write(self, arguments: _Arguments, count: int, *, prompt: bool) -> str:
+        """The text of the first ``count`` messages."""
         text: str = self.tokenizer.apply_chat_template(
-            list(messages),
-            tools=list(tools) or None,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            **self.template_kwargs,
+            arguments.messages[:count], tokenize=False, add_generation_prompt=prompt, **arguments.variables
         )
-        return text
+        return MarkedText(text, arguments.mark) if arguments.mark else text
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """The ids of ``text``; control tokens in it are recognised, none are added."""
+        """The ids of ``text``; control tokens in it are recognised where they are not marked, none are added."""
+        if isinstance(text, MarkedText):
+            return tuple(self._control_tokens.encode(text).ids)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:
@@ -106,18 +136,26 @@ class Renderer:
         return self.encode(self.render(messages, tools, prompt=True))
 
     def turns(self, conversation: Conversation) -> Iterator[Turn]:
-        """Every assistant turn of ``conversation`` in order.
+        """Every assistant turn of ``conversation`` in order, without those that no user message precedes.
 
         Raises:
-            TemplateError: the template does not write an answer directly after its own generation prompt, or
-                does not end it with the end token.
+            TemplateError: the template refuses the chat, does not write an answer directly after its own
+                generation prompt, or does not end it with the end token.
         """
+        arguments = self._arguments(conversation.messages, conversation.tools)
+        asked = False
         for at, message in enumerate(conversation.messages):
-            if message["role"] != "assistant":
+            asked |= message["role"] == "user"
+            if message["role"] != "assistant" or not asked:
                 continue
-            before = conversation.messages[:at]
-            prompt = self.render(before, conversation.tools, prompt=True)
-            whole = self.render(conversation.messages[: at + 1], conversation.tools, prompt=False)
+            try:
+                prompt = self._write(arguments, at, prompt=True)
+                whole = self._write(arguments, at + 1, prompt=False)
+            except Exception as error:  # the base's template is a foreign program, and may raise anything
+                raise TemplateError(
+                    f"Line {conversation.line}, messages[{at}]: the base's chat template refuses this chat: "
+                    f"{str(error) or type(error).__name__}."
+                ) from error
             if not whole.startswith(prompt):
                 raise TemplateError(
                     f"Line {conversation.line}, messages[{at}]: the chat template does not put the answer "
@@ -125,9 +163,8 @@ class Renderer:
                 )
             # NOTE: prompt and target are tokenised separately. In one text, a BPE merge across the boundary would
             # give ids that the server never produces (lattice#1545, AReaL#1427).
-            yield Turn(
-                before, message, self.encode(prompt), self._target(whole[len(prompt) :], conversation, at)
-            )
+            target = self._target(whole[len(prompt) :], conversation, at)
+            yield Turn(conversation.messages[:at], message, self.encode(prompt), target)
 
     def _target(self, text: str, conversation: Conversation, at: int) -> tuple[int, ...]:
         """The ids of an answer through its end token; the template's line break after it is left out."""
@@ -139,10 +176,11 @@ class Renderer:
                 f"Line {conversation.line}, messages[{at}]: the chat template does not end the answer with "
                 f"{self.end_token!r}. Give --end-token the token with which this template ends a turn."
             )
-        if ids.count(end) > 1:
+        written = text.unmarked if isinstance(text, MarkedText) else text
+        if written.count(self.end_token) > 1:
             raise TemplateError(
-                f"Line {conversation.line}, messages[{at}]: the answer itself contains {self.end_token!r}, where the "
-                "server would stop. Remove it from the data."
+                f"Line {conversation.line}, messages[{at}]: the answer itself contains {self.end_token!r}, which "
+                "would be trained as text that does not end the answer. Remove it from the data."
             )
         return ids[:stop]
 

@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import cycle, islice
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.augment import augment
 from adapters.training.data.chat_template import Conversation, Renderer, Sample, fold
-from adapters.training.data.quality import FEW_CHATS, calls_survive, count_control_tokens, size_advice
-from adapters.training.data.reader import first_question, read_conversations, split_held_out
-from adapters.training.errors import BaseModelError, DataError
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedData:
-    """The data, ready to train on."""
-
-    samples: list[Sample]
-    held_out: list[Conversation]
-    chats: int
-    dropped_turns: int  # longer than max_length_tokens
-    control_token_messages: int  # messages with a control token in their text
-    replayed_samples: int = 0  # of `samples`, from the general chats
-    replay_available: int = 0  # different general samples to choose from
-    rephrased_chats: int = 0
-    unread_call_turns: int = 0  # the hermes parser does not read their calls back
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one epoch."""
-        return sum(len(s.ids) for s in self.samples)
-
-    @property
-    def trained_tokens(self) -> int:
-        """Trained tokens of one epoch."""
-        return sum(s.trained_tokens for s in self.samples)
-
-    def counts(self) -> dict[str, int]:
-        """The figures for ``training.json``."""
-        return {
-            "chats": self.chats,
-            "samples": len(self.samples),
-            "tokens_per_epoch": self.tokens,
-            "trained_tokens_per_epoch": self.trained_tokens,
-            "held_out_chats": len(self.held_out),
-            "dropped_turns": self.dropped_turns,
-            "control_token_messages": self.control_token_messages,
-            "replayed_samples": self.replayed_samples,
-            "rephrased_chats": self.rephrased_chats,
-            "unread_call_turns": self.unread_call_turns,
-        }
-
-    def warnings(self, config: TrainingConfig) -> list[str]:
-        """Sentences for the person who starts the training."""
-        found = []
-        if self.chats < FEW_CHATS:
-            found.append(size_advice(self.chats))
-        if self.replayed_samples > self.replay_available:
-            found.append(
-                f"{self.replay_available} general samples are repeated to make {self.replayed_samples}; "
-                "give --replay a file with more chats, or lower --replay-ratio."
-            )
-        if self.dropped_turns:
-            found.append(
-                f"{self.dropped_turns} turns are left out: they are longer than --max-length-tokens "
-                f"{config.max_length_tokens}."
-            )
-        if self.unread_call_turns:
-            found.append(
-                f"{self.unread_call_turns} turns call functions in a form that the hermes parser does not read; "
-                "serve this base with its own --tool-call-parser."
-            )
-        if self.control_token_messages:
-            found.append(
-                f"{self.control_token_messages} messages have a control token in their text; "
-                "the server reads it as the end of a turn."
-            )
-        return found
+from adapters.training.data.mixing import FileShare, replayed, weighted
+from adapters.training.data.prepared import PreparedData
+from adapters.training.data.quality import calls_survive, count_control_tokens
+from adapters.training.data.reader import check_usable, first_question, read_lines, split_held_out
+from adapters.training.errors import BaseModelError, DataError, TemplateError
 
 
 def load_renderer(config: TrainingConfig) -> Renderer:
@@ -103,6 +37,16 @@ def load_renderer(config: TrainingConfig) -> Renderer:
     return Renderer(tokenizer, config.end_token, config.template_kwargs)
 
 
+@dataclass(slots=True)
+class _Encoded:
+    """Samples of some chats, and the counts of what they lack."""
+
+    samples: list[Sample] = field(default_factory=list)
+    dropped: int = 0  # turns that are too long
+    unread: int = 0  # turns whose calls the server does not read back
+    refused: list[TemplateError] = field(default_factory=list)  # chats that the template does not take
+
+
 def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
     """Read, split, rephrase, mix and encode the data.
 
@@ -110,28 +54,46 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
         DataError: a line cannot be used, or nothing is left to train on.
         TemplateError: the base's template does not allow an exact mask.
     """
-    chats, held_out = train_and_held_out(config)
-    rephrased = augment(chats, config.seed) if config.augment else chats
-    samples, dropped, unread = _encode(rephrased, renderer, config.max_length_tokens)
-    if not samples:
+    unusable: list[str] = []
+    sources, held_out = _read_sources(config, unusable)
+    rephrased = [augment(chats, config.seed) if config.augment else chats for chats in sources]
+    encoded = [_encode(chats, renderer, config, unusable) for chats in rephrased]
+    weights = config.data_weights or (1.0,) * len(sources)
+    mixed = [weighted(e.samples, w, config.seed) for e, w in zip(encoded, weights, strict=True)]
+    own = [sample for samples in mixed for sample in samples]
+    if not own:
         raise DataError(
-            f"{config.data.name}: no turn is left to train on; {dropped} turns are longer than max_length_tokens "
-            f"{config.max_length_tokens}. Raise the limit, or shorten the chats."
+            f"{config.data_names}: no turn is left to train on; {sum(e.dropped for e in encoded)} turns are longer "
+            f"than max_length_tokens {config.max_length_tokens}. Raise the limit, or shorten the chats."
         )
-    replayed, available = _select_replay(config, renderer, held_out, len(samples))
+    held_out = _renderable(held_out, renderer, config, unusable)
+    general, available = _select_replay(config, renderer, held_out, len(own), unusable)
+    chats = [chat for source in sources for chat in source]
     return PreparedData(
-        samples=samples + replayed,
+        samples=own + general,
         held_out=held_out,
         chats=len(chats),
-        dropped_turns=dropped,
+        dropped_turns=sum(e.dropped for e in encoded),
         control_token_messages=count_control_tokens(
             [*chats, *held_out], renderer.tokenizer.all_special_tokens
         ),
-        replayed_samples=len(replayed),
+        replayed_samples=len(general),
         replay_available=available,
-        unread_call_turns=unread,
-        rephrased_chats=sum(new is not old for new, old in zip(rephrased, chats, strict=True)),
+        unread_call_turns=sum(e.unread for e in encoded),
+        rephrased_chats=_changed(rephrased, sources),
+        unusable=unusable,
+        files=[
+            FileShare(path, weight, len(source), len(samples))
+            for path, weight, source, samples in zip(config.data, weights, sources, mixed, strict=True)
+        ],
     )
+
+
+def _changed(new: Sequence[Sequence[Conversation]], old: Sequence[Sequence[Conversation]]) -> int:
+    pairs = zip(
+        (chat for chats in new for chat in chats), (chat for chats in old for chat in chats), strict=True
+    )
+    return sum(one is not other for one, other in pairs)
 
 
 def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list[Conversation]]:
@@ -140,29 +102,81 @@ def train_and_held_out(config: TrainingConfig) -> tuple[list[Conversation], list
     Raises:
         DataError: a line cannot be used.
     """
-    chats = read_conversations(config.data)
+    sources, held_out = _read_sources(config, [])
+    return [chat for source in sources for chat in source], held_out
+
+
+def _read_sources(
+    config: TrainingConfig, unusable: list[str]
+) -> tuple[list[list[Conversation]], list[Conversation]]:
+    """The chats of each data file, without the held-out ones, and those."""
+    sources = [read_usable(path, config, unusable) for path in config.data]
     if config.held_out is not None:
-        return chats, read_conversations(config.held_out)
-    return split_held_out(chats, config.held_out_share)
+        return sources, read_usable(config.held_out, config, unusable)
+    split = [split_held_out(chats, config.held_out_share) for chats in sources]
+    return [train for train, _ in split], [chat for _, held_out in split for chat in held_out]
+
+
+def read_usable(path: Path, config: TrainingConfig, unusable: list[str]) -> list[Conversation]:
+    """The chats of a file; lines that cannot be used are refused, or with ``skip_unusable`` appended to ``unusable``.
+
+    Raises:
+        DataError: a line cannot be used, or none can.
+    """
+    lines = read_lines(path)
+    errors = [line for line in lines if isinstance(line, DataError)]
+    if not config.skip_unusable or len(errors) == len(lines):
+        check_usable(path, errors)
+    unusable += [f"{path.name}: {error}" for error in errors]
+    return [line for line in lines if isinstance(line, Conversation)]
 
 
 def _encode(
-    chats: Sequence[Conversation], renderer: Renderer, max_length_tokens: int
-) -> tuple[list[Sample], int, int]:
-    """Samples, the number of too long turns, and the number of turns whose calls the server does not read back."""
-    samples: list[Sample] = []
-    dropped = unread = 0
+    chats: Sequence[Conversation], renderer: Renderer, config: TrainingConfig, unusable: list[str]
+) -> _Encoded:
+    """The chats as samples; chats that the template refuses are an error, or appended to ``unusable``."""
+    found = _Encoded()
     for chat in chats:
-        turns = list(renderer.turns(chat))
-        folded, left_out = fold(turns, max_length_tokens)
-        samples += folded
-        dropped += left_out
-        unread += sum(bool(t.answer.get("tool_calls")) and not calls_survive(t, renderer) for t in turns)
-    return samples, dropped, unread
+        try:
+            turns = list(renderer.turns(chat))
+        except TemplateError as error:
+            found.refused.append(error)
+            continue
+        folded, left_out = fold(turns, config.max_length_tokens)
+        found.samples += folded
+        found.dropped += left_out
+        found.unread += sum(
+            bool(t.answer.get("tool_calls")) and not calls_survive(t, renderer) for t in turns
+        )
+    if found.refused and (not config.skip_unusable or len(found.refused) == len(chats)):
+        raise found.refused[0]
+    unusable += [str(error) for error in found.refused]
+    return found
+
+
+def _renderable(
+    chats: Sequence[Conversation], renderer: Renderer, config: TrainingConfig, unusable: list[str]
+) -> list[Conversation]:
+    """The chats that the template takes."""
+    found = []
+    for chat in chats:
+        try:
+            list(renderer.turns(chat))
+        except TemplateError as error:
+            if not config.skip_unusable:
+                raise
+            unusable.append(f"held out: {error}")
+        else:
+            found.append(chat)
+    return found
 
 
 def _select_replay(
-    config: TrainingConfig, renderer: Renderer, held_out: Sequence[Conversation], own: int
+    config: TrainingConfig,
+    renderer: Renderer,
+    held_out: Sequence[Conversation],
+    own: int,
+    unusable: list[str],
 ) -> tuple[list[Sample], int]:
     """General samples that make up ``replay_ratio`` of the mix, and the number of different ones.
 
@@ -171,13 +185,12 @@ def _select_replay(
     wanted = round(own * config.replay_ratio / (1 - config.replay_ratio))
     if config.replay is None or not wanted:
         return [], 0
-    held_out_questions = {first_question(chat) for chat in held_out}
-    chats = [c for c in read_conversations(config.replay) if first_question(c) not in held_out_questions]
-    samples, _, _ = _encode(chats, renderer, config.max_length_tokens)
+    questions = {first_question(chat) for chat in held_out}
+    chats = [c for c in read_usable(config.replay, config, unusable) if first_question(c) not in questions]
+    samples = _encode(chats, renderer, config, unusable).samples
     if not samples:
         raise DataError(
             f"{config.replay.name}: no turn to replay is left within --max-length-tokens {config.max_length_tokens}. "
             "Raise the limit."
         )
-    random.Random(config.seed).shuffle(samples)
-    return list(islice(cycle(samples), wanted)), len(samples)
+    return replayed(samples, wanted, config.seed), len(samples)

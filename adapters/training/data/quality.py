@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ _WORD = re.compile(r"\w+")
 _BANDS, _ROWS = 16, 4  # misses one pair in 5,000 at a resemblance of 0.8
 _PRIME = (1 << 31) - 1
 _PER_BUCKET = 4
+_DRAW = np.random.default_rng(0)
+_FACTORS = _DRAW.integers(1, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
+_OFFSETS = _DRAW.integers(0, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
 
 
 def size_advice(chats: int) -> str:
@@ -44,7 +47,8 @@ def calls_survive(turn: Turn, renderer: Renderer) -> bool:
 def count_control_tokens(conversations: Iterable[Conversation], control_tokens: Iterable[str]) -> int:
     """How many messages have a control token in their text.
 
-    The server also tokenises such text to real control tokens. The labels stay correct, but the turn looks broken.
+    Server and trainer encode it as text (`adapters.control_tokens`), so nothing breaks; but such data was often
+    rendered with a chat template before, and the adapter would learn to write the control tokens as text.
     """
     tokens = [t for t in control_tokens if t]
     return sum(
@@ -52,6 +56,30 @@ def count_control_tokens(conversations: Iterable[Conversation], control_tokens: 
         for conversation in conversations
         for message in conversation.messages
     )
+
+
+class Fingerprint(NamedTuple):
+    """What ``NearDuplicates`` knows of a text: its three-word runs, hashed and sorted, and its MinHash per band."""
+
+    shingles: NDArray[np.int64]
+    keys: tuple[bytes, ...]
+
+    def resembles(self, other: Fingerprint, resemblance: float) -> bool:
+        """Whether the Jaccard similarity of the three-word runs is at least ``resemblance``."""
+        small, large = sorted((len(self.shingles), len(other.shingles)))
+        if small < resemblance * large:
+            return False
+        common = len(np.intersect1d(self.shingles, other.shingles, assume_unique=True))
+        return common >= resemblance * (small + large - common)
+
+
+def fingerprint(text: str) -> Fingerprint:
+    """The fingerprint of ``text``; case and punctuation do not count."""
+    shingles = _shingles(text)
+    least = ((_FACTORS * shingles[None, :] + _OFFSETS) % _PRIME).min(axis=1)
+    data = least.tobytes()
+    size = len(data) // _BANDS
+    return Fingerprint(shingles, tuple(data[band * size : (band + 1) * size] for band in range(_BANDS)))
 
 
 class NearDuplicates:
@@ -63,46 +91,34 @@ class NearDuplicates:
 
     def __init__(self, resemblance: float = 0.8) -> None:
         self._resemblance = resemblance
-        self._known: list[frozenset[int]] = []
-        self._buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-        draw = np.random.default_rng(0)
-        self._factors = draw.integers(1, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
-        self._offsets = draw.integers(0, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
+        self._known: list[Fingerprint] = []
+        self._buckets: list[dict[bytes, list[int]]] = [{} for _ in range(_BANDS)]
 
-    def find(self, text: str) -> int | None:
+    def find(self, text: Fingerprint) -> int | None:
         """The number of an added text that is similar to ``text``; None if there is none."""
-        return self._find(_shingles(text))
-
-    def add(self, text: str) -> int | None:
-        """Add ``text`` under the next number; returns the number of an earlier similar text."""
-        shingles = _shingles(text)
-        earlier = self._find(shingles)
-        self._known.append(shingles)
-        for key in self._keys(shingles):
-            if len(self._buckets[key]) < _PER_BUCKET:
-                self._buckets[key].append(len(self._known) - 1)
-        return earlier
-
-    def _find(self, shingles: frozenset[int]) -> int | None:
         tried: set[int] = set()
-        for key in self._keys(shingles):
-            for number in self._buckets.get(key, ()):
+        for bucket, key in zip(self._buckets, text.keys, strict=True):
+            for number in bucket.get(key, ()):
                 if number in tried:
                     continue
                 tried.add(number)
-                known = self._known[number]
-                if len(known & shingles) >= self._resemblance * len(known | shingles):
+                if text.resembles(self._known[number], self._resemblance):
                     return number
         return None
 
-    def _keys(self, shingles: frozenset[int]) -> list[tuple[int, bytes]]:
-        values: NDArray[np.int64] = np.fromiter(shingles, dtype=np.int64)[None, :]
-        least = ((self._factors * values + self._offsets) % _PRIME).min(axis=1)
-        return [(band, least[band * _ROWS : (band + 1) * _ROWS].tobytes()) for band in range(_BANDS)]
+    def add(self, text: Fingerprint) -> int | None:
+        """Add ``text`` under the next number; returns the number of an earlier similar text."""
+        earlier = self.find(text)
+        self._known.append(text)
+        for bucket, key in zip(self._buckets, text.keys, strict=True):
+            numbers = bucket.setdefault(key, [])
+            if len(numbers) < _PER_BUCKET:
+                numbers.append(len(self._known) - 1)
+        return earlier
 
 
-def _shingles(text: str) -> frozenset[int]:
-    """Hashes of all runs of three words; of the whole text if it is shorter."""
+def _shingles(text: str) -> NDArray[np.int64]:
+    """Hashes of all runs of three words, sorted; of the whole text if it is shorter."""
     words = _WORD.findall(text.lower())
-    runs = [" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
-    return frozenset(zlib.crc32(run.encode()) % _PRIME for run in runs)
+    runs = {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+    return np.unique(np.array([zlib.crc32(run.encode()) % _PRIME for run in runs], dtype=np.int64))

@@ -1,53 +1,80 @@
-"""Reads chats from JSONL; every error names the line and the field."""
+"""Reads chats from files; every error names the line and the field."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapters.training.data.chat_template import Conversation
+from adapters.training.data.files import RawRow, parse_row, raw_rows
 from adapters.training.data.formats import as_messages
-from adapters.training.data.tool_calls import split_calls
+from adapters.training.data.messages import check_order, read_message
 from adapters.training.errors import DataError
 
-_ROLES = ("system", "user", "assistant", "tool")
+_UNUSABLE_SHOWN = 5
+_GREETING = "it begins with an assistant turn, which has no prompt and is not trained"
+_ALL_OFF = "every assistant turn is switched off by a flag, so nothing of it is trained"
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """All chats of a JSONL file; empty lines are skipped.
+    """All chats of a file; empty lines are skipped.
 
     Raises:
-        DataError: the file is missing or empty, or a line cannot be trained on.
+        DataError: the file is missing or empty, or lines cannot be trained on; it names the first ones.
     """
-    found = []
-    for chat in read_lines(path):
-        if isinstance(chat, DataError):
-            raise chat
-        found.append(chat)
-    return found
+    lines = read_lines(path)
+    check_usable(path, [line for line in lines if isinstance(line, DataError)])
+    return [line for line in lines if isinstance(line, Conversation)]
+
+
+def check_usable(path: Path, unusable: Sequence[DataError]) -> None:
+    """Refuse a file with lines that cannot be used.
+
+    Raises:
+        DataError: there is one.
+    """
+    if not unusable:
+        return
+    shown = "".join(f"\n  {error}" for error in unusable[:_UNUSABLE_SHOWN])
+    more = len(unusable) - _UNUSABLE_SHOWN
+    rest = f"\n  and {more} more" if more > 0 else ""
+    count = "1 line" if len(unusable) == 1 else f"{len(unusable)} lines"
+    raise DataError(
+        f"{path.name}: {count} cannot be used:{shown}{rest}\nCorrect them, or train without them: --skip-unusable. "
+        f"`loragate train --check {path.name}` lists what else is wrong."
+    )
 
 
 def read_lines(path: Path) -> list[Conversation | DataError]:
-    """Every line as a chat, or as the error in it.
+    """Every row as a chat, or as the error in it.
 
     Raises:
-        DataError: the file is missing or empty, or is not UTF-8.
+        DataError: the file is missing, empty, of another kind, or damaged.
     """
-    if not path.is_file():
-        raise DataError(f"{path.name} is not a file. Give a JSONL file with one chat per line.")
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            found = [
-                _parse_or_error(line, number) for number, line in enumerate(lines, start=1) if line.strip()
-            ]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 text. Save it as UTF-8.") from error
-    if not found:
+    return list(parsed(raw_rows(path), path))
+
+
+def parsed(rows: Iterable[tuple[int, RawRow]], path: Path) -> Iterator[Conversation | DataError]:
+    """Every row of ``path`` as a chat, or as the error in it.
+
+    Raises:
+        DataError: there is none.
+    """
+    line = 0
+    for line, raw in rows:
+        yield parse_conversation(raw, line)
+    if not line:
         raise DataError(f"{path.name} has no chats. Give a JSONL file with one chat per line.")
-    return found
+
+
+def parse_conversation(raw: RawRow, line: int) -> Conversation | DataError:
+    """A row as a chat, or as the error in it."""
+    try:
+        return _parse(parse_row(raw, line), line)
+    except DataError as error:
+        return error
 
 
 def split_held_out(
@@ -60,7 +87,7 @@ def split_held_out(
     train: list[Conversation] = []
     held_out: list[Conversation] = []
     for conversation in conversations:
-        (held_out if _share_of(conversation) < share else train).append(conversation)
+        (held_out if share_of(first_question(conversation)) < share else train).append(conversation)
     return train, held_out
 
 
@@ -75,95 +102,31 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _share_of(conversation: Conversation) -> float:
-    digest = hashlib.sha256(first_question(conversation).encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+def share_of(question: str) -> float:
+    """A number in [0, 1) that depends only on ``question``: below ``held_out_share`` its chats are held out."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8]) / 2**64
 
 
-def _parse_or_error(line: str, number: int) -> Conversation | DataError:
-    try:
-        return _parse(line, number)
-    except DataError as error:
-        return error
+def _parse(raw: Any, line: int) -> Conversation:
+    where = f"Line {line}"
+    row = as_messages(raw, where)
+    notes = list(row.notes)
+    messages = tuple(read_message(m, f"{where}, messages[{i}]", notes) for i, m in enumerate(row.messages))
+    check_order(messages, where)
+    messages = _without_greeting(messages, where, notes)
+    if not any(m.get("weight", 1) for m in messages if m["role"] == "assistant"):
+        notes.append(_ALL_OFF)
+    return Conversation(messages, tuple(row.tools), line, row.form, tuple(notes))
 
 
-def _parse(line: str, number: int) -> Conversation:
-    try:
-        raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"Line {number} is not JSON: {error.msg} at column {error.colno}.") from error
-    form, row = as_messages(raw, f"Line {number}")
-    messages = tuple(_message(m, f"Line {number}, messages[{i}]") for i, m in enumerate(row["messages"]))
-    _check_order(messages, number)
-    return Conversation(messages, tuple(row["tools"]), number, form)
-
-
-def _message(raw: Any, where: str) -> dict[str, Any]:
-    if not isinstance(raw, dict) or raw.get("role") not in _ROLES:
-        role = raw.get("role") if isinstance(raw, dict) else raw
-        raise DataError(f"{where}: `role` is {role!r}; it must be one of {', '.join(_ROLES)}.")
-    message = dict(raw)
-    content = message.get("content")
-    if content is None:
-        message["content"] = ""
-    elif isinstance(content, list):
-        message["content"] = "".join(_text_part(p, where) for p in content)
-    elif not isinstance(content, str):
-        raise DataError(f"{where}: `content` must be text, a list of text parts, or null.")
-    if message["role"] == "assistant" and "<tool_call>" in message["content"]:
-        message = _with_calls(message, where)
-    if message.get("tool_calls"):
-        message["tool_calls"] = [
-            _call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(message["tool_calls"])
-        ]
-    if message["role"] == "assistant" and not (message["content"].strip() or message.get("tool_calls")):
-        raise DataError(f"{where}: an assistant turn needs `content` or `tool_calls`; this one is empty.")
-    return message
-
-
-def _with_calls(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """Calls that are written as text become ``tool_calls``, so that the template renders them as in serving."""
-    try:
-        text, calls = split_calls(message["content"])
-    except ValueError as error:
-        raise DataError(f"{where}: {error}.") from error
-    return message | {"content": text, "tool_calls": [*message.get("tool_calls", ()), *calls]}
-
-
-def _text_part(part: Any, where: str) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise DataError(f"{where}: `content` may have only parts of type text.")
-    return str(part["text"])
-
-
-def _call(raw: Any, where: str) -> dict[str, Any]:
-    """A tool call whose arguments are an object.
-
-    NOTE: most templates encode arguments that are a JSON string a second time, silently (oumi#2599). The server
-    gives its template objects too.
-    """
-    function = raw.get("function") if isinstance(raw, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{where}: `function.name` must be text.")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: `function.arguments` is not JSON: {error.msg}.") from error
-    if not isinstance(arguments, dict):
-        raise DataError(f"{where}: `function.arguments` must be an object.")
-    return {**raw, "function": {**function, "arguments": arguments}}
-
-
-def _check_order(messages: Sequence[Mapping[str, Any]], number: int) -> None:
-    roles = [m["role"] for m in messages]
-    if "system" in roles[1:]:
-        raise DataError(f"Line {number}: a system message must come first.")
-    if "assistant" not in roles:
-        raise DataError(f"Line {number}: there is no assistant turn to train on.")
-    for at in range(1, len(roles)):
-        if roles[at] == roles[at - 1] and roles[at] != "tool":
-            raise DataError(f"Line {number}, messages[{at}]: two {roles[at]} messages in a row.")
-        if roles[at] == "tool" and not (roles[at - 1] == "tool" or messages[at - 1].get("tool_calls")):
-            raise DataError(f"Line {number}, messages[{at}]: a tool result must follow a tool call.")
+def _without_greeting(messages: Sequence[Any], where: str, notes: list[str]) -> tuple[Any, ...]:
+    """``messages``, whose first assistant turn is not trained if no user message comes before it."""
+    at = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
+    if any(m["role"] == "user" for m in messages[:at]):
+        return tuple(messages)
+    if not any(m["role"] == "assistant" for m in messages[at + 1 :]):
+        raise DataError(
+            f"{where}, messages[{at}]: the only assistant turn has no user message before it, so it has no prompt."
+        )
+    notes.append(_GREETING)
+    return (*messages[:at], messages[at] | {"weight": 0}, *messages[at + 1 :])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,21 @@ _BATCH = 32
 
 
 def answer_turns(
-    model: Any, renderer: Renderer, turns: Sequence[Turn], max_new_tokens: int
+    model: Any,
+    renderer: Renderer,
+    turns: Sequence[Turn],
+    max_new_tokens: int,
+    progress: Callable[[int], None] = lambda answered: None,
 ) -> list[tuple[int, ...]]:
     """The greedy answers to the prompts of ``turns``, as ``answer_greedily`` gives them."""
     prompts, ends = [turn.prompt for turn in turns], [renderer.end_id]
     return answer_greedily(
-        model, prompts, end_ids=ends, pad_id=renderer.pad_id, max_new_tokens=max_new_tokens
+        model,
+        prompts,
+        end_ids=ends,
+        pad_id=renderer.pad_id,
+        max_new_tokens=max_new_tokens,
+        progress=progress,
     )
 
 
@@ -29,11 +38,12 @@ def answer_greedily(
     end_ids: Sequence[int],
     pad_id: int,
     max_new_tokens: int,
+    progress: Callable[[int], None] = lambda answered: None,
 ) -> list[tuple[int, ...]]:
     """The ids of each prompt's answer, in the order of ``prompts``.
 
     An answer that stopped by itself ends with one of ``end_ids``; one that reached ``max_new_tokens`` does not.
-    The model's mode (training or evaluation) is restored.
+    The model's mode (training or evaluation) is restored. ``progress`` gets the number of prompts of each batch.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[tuple[int, ...]] = [()] * len(prompts)
@@ -45,6 +55,7 @@ def answer_greedily(
             rows = _generate(model, [prompts[i] for i in chosen], end_ids, pad_id, max_new_tokens)
             for i, row in zip(chosen, rows, strict=True):
                 answers[i] = _through_end(row, end_ids)
+            progress(len(chosen))
     finally:
         model.train(was_training)
     return answers

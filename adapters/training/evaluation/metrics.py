@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -14,6 +14,9 @@ from torch.nn.functional import cross_entropy
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.data.collator import collate
 from adapters.training.data.tool_calls import expected_calls, parse_calls
+
+if TYPE_CHECKING:
+    from adapters.training.evaluation.generations import Changes, Generation
 
 _BATCH = 8
 # An answer loops when it ends in at least this many copies of one pattern, over at least this many tokens.
@@ -44,7 +47,8 @@ class Score:
 class Evaluation:
     """The evaluation after ``step``. Losses are nats per trained token, None if there was nothing to evaluate.
 
-    ``base_loss`` and ``base_score`` are those of the base alone on the same turns.
+    ``base_loss`` and ``base_score`` are those of the base alone on the same turns; ``changes`` compares the
+    ``generations``, the answers themselves, with those of the evaluation before.
     """
 
     step: int
@@ -53,6 +57,8 @@ class Evaluation:
     general_loss: float | None = None
     base_loss: float | None = None
     base_score: Score | None = None
+    changes: Changes | None = None
+    generations: Sequence[Generation] = ()
 
     @property
     def perplexity(self) -> float:
@@ -71,7 +77,7 @@ class Evaluation:
                 "held_out_loss": None if self.base_loss is None else round(self.base_loss, 6),
                 **(asdict(self.base_score) if self.base_score else {}),
             },
-        }
+        } | ({"against_previous": self.changes.as_dict()} if self.changes else {})
 
     def figures(self) -> dict[str, float]:
         """The numbers for trackers, without the base's."""
@@ -91,6 +97,8 @@ class Evaluation:
         for name, value in (asdict(self.score) if self.score else {}).items():
             if isinstance(value, float):
                 parts.append(f"{name} {value:.2f}" + (f" ({base[name]:.2f})" if base else ""))
+        if self.changes:
+            parts.append(self.changes.summary())
         return "  ".join(parts)
 
 
@@ -128,8 +136,8 @@ def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
 
 def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> Score:
     """Compare ``answers`` with the targets of ``turns``."""
-    stops = [bool(a) and a[-1] == renderer.end_id for a in answers]
-    right = [s and _is_right(renderer, t, a) for t, a, s in zip(turns, answers, stops, strict=True)]
+    stops = [_stops(renderer, a) for a in answers]
+    right = right_answers(renderer, turns, answers)
     calls = [r for t, r in zip(turns, right, strict=True) if t.answer.get("tool_calls")]
     valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _expects_json(t)]
     return Score(
@@ -142,6 +150,15 @@ def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[
         stops=_share(stops),
         repeats=_share([repeats(a) for a in answers]),
     )
+
+
+def right_answers(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> list[bool]:
+    """Whether each answer is the expected one, and ends."""
+    return [_stops(renderer, a) and _is_right(renderer, t, a) for t, a in zip(turns, answers, strict=True)]
+
+
+def _stops(renderer: Renderer, answer: Sequence[int]) -> bool:
+    return bool(answer) and answer[-1] == renderer.end_id
 
 
 def repeats(answer: Sequence[int]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Turn
 from adapters.training.errors import IntegrationError
 from adapters.training.evaluation.evaluator import EvaluationSet
+from adapters.training.evaluation.generations import Generation, answer_text, conversation_text
 from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 
 _PREVIOUS = "previous"
+
+logger = logging.getLogger("loragate.training")
 
 
 def check_judge(config: TrainingConfig) -> None:
@@ -40,7 +44,7 @@ def judge_pairwise(model: Any, held_out: EvaluationSet, config: TrainingConfig) 
 
     A judge that fails at this point must not cost the training, so its error is returned in place of the verdict.
     """
-    turns = held_out.turns[: config.evaluate_turns]
+    turns = held_out.turns[: min(config.evaluate_turns, held_out.answered)]
     new = _answers(model, held_out, turns)
     if config.judge_against is None:
         against = "base"
@@ -50,7 +54,7 @@ def judge_pairwise(model: Any, held_out: EvaluationSet, config: TrainingConfig) 
         against = config.judge_against.name
         old = _answers_of_previous(model, held_out, turns, config.judge_against)
     pairs = [
-        AnswerPair(_conversation(turn), _text(held_out, turn.target), one, other)
+        AnswerPair(conversation_text(turn), answer_text(held_out.renderer, turn.target), one, other)
         for turn, one, other in zip(turns, new, old, strict=True)
     ]
     with Judge(config.judge, config.judge_model, config.judge_key) as judge:
@@ -59,6 +63,23 @@ def judge_pairwise(model: Any, held_out: EvaluationSet, config: TrainingConfig) 
         except openai.OpenAIError as error:
             verdict = {"against": against, "error": str(error)}
     return {"model": config.judge_model, **verdict}
+
+
+def judge_changes(
+    config: TrainingConfig,
+) -> Callable[[Sequence[Generation], Sequence[Generation]], float | None]:
+    """The judge's win rate of new answers against old ones, None without a judge or if it fails."""
+
+    def win_rate(old: Sequence[Generation], new: Sequence[Generation]) -> float | None:
+        pairs = [AnswerPair(n.prompt, n.expected, n.answer, o.answer) for o, n in zip(old, new, strict=True)]
+        with Judge(config.judge, config.judge_model, config.judge_key) as judge:
+            try:
+                return compare(judge.prefer, pairs, "the evaluation before").win_rate
+            except openai.OpenAIError as error:
+                logger.warning("The judge did not compare an evaluation with the one before: %s", error)
+                return None
+
+    return win_rate if config.judge else lambda old, new: None
 
 
 def _answers_of_previous(
@@ -75,13 +96,4 @@ def _answers_of_previous(
 
 
 def _answers(model: Any, held_out: EvaluationSet, turns: Sequence[Turn]) -> list[str]:
-    return [_text(held_out, answer) for answer in held_out.answers(model, turns)]
-
-
-def _text(held_out: EvaluationSet, ids: Sequence[int]) -> str:
-    text: str = held_out.renderer.tokenizer.decode(ids)
-    return text.removesuffix(held_out.renderer.end_token).strip()
-
-
-def _conversation(turn: Turn) -> str:
-    return "\n".join(f"{m['role']}: {m.get('content') or m.get('tool_calls')}" for m in turn.before)
+    return [answer_text(held_out.renderer, answer) for answer in held_out.answers(model, turns)]

@@ -15,7 +15,9 @@ METRICS = {
     "stops": "ended with the end token",
     "repeats": "ended in a repeated pattern",
 }
-_CHOICES = ("rank", "alpha", "rslora", "targets", "learning_rate", "epochs", "batch_samples", "dtype", "seed")
+_CHOICES = ("rank", "alpha", "rslora", "targets", "learning_rate", "batch_samples", "dtype", "seed")
+
+_RUN = ("steps", "epochs", "kept_step", "final_loss", "total_s")
 
 
 def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
@@ -23,14 +25,25 @@ def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
     chosen = record["hyperparameters"]
     parts = [
         f"---\nbase_model: {base}\nlibrary_name: peft\ntags: [lora, loragate]\n---\n",
-        f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps. "
+        f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps"
+        f"{_epochs(record)}{_kept(record)}. "
         "`training.json` has all figures and the digests of data, base and template.\n",
         *_scores(record),
         _list("Data", record["data"]),
+        _list("Training", {name: record[name] for name in _RUN if record.get(name) is not None}),
         _list("Settings", {key: chosen[key] for key in _CHOICES if key in chosen}),
         _serving(record),
     ]
     return "\n".join(parts)
+
+
+def _epochs(record: Mapping[str, Any]) -> str:
+    return f" ({record['epochs']:g} epochs)" if record.get("epochs") is not None else ""
+
+
+def _kept(record: Mapping[str, Any]) -> str:
+    kept = record.get("kept_step", record["steps"])
+    return "" if kept == record["steps"] else f"; its weights are those of step {kept}, the best evaluation"
 
 
 def _scores(record: Mapping[str, Any]) -> list[str]:
@@ -39,10 +52,12 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
         found.append(_table("Held-out chats", record["scores"]))
     if record["general"]:
         forgotten = record["general"]["forgotten"]
-        found.append(
-            _table("General chats", record["general"])
-            + f"\nForgotten (exact answers of the base minus those of the adapter): {forgotten:.1%}.\n"
+        told = (
+            ""
+            if forgotten is None
+            else f"\nForgotten (exact answers of the base minus those of the adapter): {forgotten:.1%}.\n"
         )
+        found.append(_table("General chats", record["general"]) + told)
     verdict = record["judge"]
     if verdict and "error" not in verdict:
         found.append(
@@ -71,11 +86,14 @@ def format_metric(key: str, value: float | None) -> str:
 
 
 def _list(title: str, values: Mapping[str, Any]) -> str:
-    lines = [
-        f"- {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}"
-        for name, value in values.items()
-    ]
+    lines = [f"- {name.replace('_', ' ')}: {_shown(value)}" for name, value in values.items()]
     return "\n".join([f"## {title}\n", *lines, ""])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(v["name"]) if isinstance(v, dict) else str(v) for v in value)
+    return str(value)
 
 
 def _serving(record: Mapping[str, Any]) -> str:

@@ -58,6 +58,18 @@ def complete_fingerprint(checkpoint: Path) -> str | None:
         return None
 
 
+def interruption_notice(run_dir: Path, checkpoint_every: int) -> str:
+    """What an interrupted training left in ``run_dir``, and what the same command would do next."""
+    for checkpoint in checkpoints(run_dir):
+        if complete_fingerprint(checkpoint) is not None:
+            return (
+                f"Interrupted. {checkpoint.name} is complete: the same command goes on after step "
+                f"{step_of(checkpoint)}."
+            )
+    why = "none was due yet" if checkpoint_every else "give --checkpoint-every N to get some"
+    return f"Interrupted. There is no checkpoint ({why}): the same command starts at the first step."
+
+
 def find_checkpoint(run_dir: Path, fingerprint: str) -> Path | None:
     """The newest complete checkpoint of exactly this configuration; None if there is none.
 

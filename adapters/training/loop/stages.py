@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Conversation
-from adapters.training.data.dataset import train_and_held_out
+from adapters.training.data.dataset import read_usable, train_and_held_out
 
 _FIRST = Path("checkpoints", "stage-1")  # deleted with the checkpoints at the end
 
@@ -33,13 +33,15 @@ def second_stage(config: TrainingConfig) -> TrainingConfig:
         raise ValueError("There is no second stage: `then` is not set.")
     first = config.out / _FIRST
     chats, held_out = train_and_held_out(replace(config, then=None))
-    replayed = _write_joined(first / "chats.jsonl", _lines(chats), config.replay)
+    more = read_usable(config.replay, config, []) if config.replay else []
+    replayed = _write(first / "chats.jsonl", [*chats, *more])
     general = config.general
     if general is None and held_out and config.held_out is None:
-        general = _write_joined(first / "held-out.jsonl", _lines(held_out), None)
+        general = _write(first / "held-out.jsonl", held_out)
     return replace(
         config,
-        data=config.then,
+        data=(config.then,),
+        data_weights=(),
         then=None,
         start_from=first,
         learning_rate=config.learning_rate * config.then_rate,
@@ -48,12 +50,7 @@ def second_stage(config: TrainingConfig) -> TrainingConfig:
     )
 
 
-def _lines(chats: Sequence[Conversation]) -> str:
+def _write(path: Path, chats: Sequence[Conversation]) -> Path:
     rows = [{"messages": list(c.messages), "tools": list(c.tools)} for c in chats]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write_joined(path: Path, text: str, more: Path | None) -> Path:
-    rest = more.read_text(encoding="utf-8-sig") if more else ""
-    path.write_text(text + rest, encoding="utf-8")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

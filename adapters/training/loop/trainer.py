@@ -26,7 +26,7 @@ from adapters.training.data.collator import collate, pack
 from adapters.training.data.sampler import LongestFirst
 from adapters.training.evaluation.evaluator import Evaluator
 from adapters.training.loop.callback import CheckpointManifest, StepTimer, StopOnNonFiniteGradient
-from adapters.training.loop.checkpoint import find_checkpoint
+from adapters.training.loop.checkpoint import find_checkpoint, step_of
 
 # transformers' names of our optimizers.
 _OPTIMIZERS = {
@@ -53,6 +53,8 @@ class LoraTrainer(Trainer):
     # transformers: our loss is already divided by the tokens of the whole accumulation window.
     loss_is_scaled_for_ga = True
     control: TrainerControl
+    #: The step of the checkpoint that the training goes on from.
+    resumed_step = 0
 
     def __init__(
         self,
@@ -139,11 +141,11 @@ def run_loop(trainer: LoraTrainer, fingerprint: str) -> int:
         DivergedError: a gradient was not finite.
     """
     checkpoint = find_checkpoint(Path(trainer.args.output_dir), fingerprint)
+    trainer.resumed_step = step_of(checkpoint) if checkpoint else 0
     trainer.add_callback(CheckpointManifest(fingerprint))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except BaseException:
-        # Trainer calls this only at a normal end; callbacks close files and restore the terminal in it.
+    except BaseException:  # Trainer ends its callbacks at a normal end only; they close files
         try:
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
         except Exception:  # a tracker may raise anything, and must not hide the error that ended the training

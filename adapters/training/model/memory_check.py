@@ -12,7 +12,7 @@ from rich.table import Table
 
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
-from adapters.training.data.dataset import PreparedData
+from adapters.training.data.prepared import PreparedData
 from adapters.training.errors import HardwareError
 from adapters.training.model.memory_plan import (
     GIB,

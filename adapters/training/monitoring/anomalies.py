@@ -1,65 +1,67 @@
 """Detects that a training goes wrong, and says in plain words what to change.
 
-Thresholds on the gradient norm are relative to its own running median: normal values depend on model, data and
-rank. A low training loss alone is a hint and never an alarm: tool calls are legitimately learned to almost zero.
+Thresholds on the gradient norm are relative to its own running median where a median exists: normal values depend on
+model, data and rank. A low training loss alone is a hint and never an alarm: tool calls are legitimately learned to
+almost zero. In a short training the windows are shorter, so that it gets advice, too.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import asdict, dataclass
+import itertools
+from collections import deque
 from statistics import median
-from typing import Any
 
-from rich.console import Console
-from transformers import TrainerCallback, TrainerState
-
+from adapters.training.config import TrainingConfig
 from adapters.training.evaluation.metrics import Evaluation
 from adapters.training.loop.callback import TrainingStep
+from adapters.training.monitoring import advice
+from adapters.training.monitoring.advice import Anomaly
 
-WINDOW = 20  # losses in a median
+WINDOW, LEAST_WINDOW = 20, 4  # losses in a median; in a short training a fifth of its steps
 NORM_WINDOW = 50  # gradient norms in the running median
 LEAST_NORMS = 10  # before that there is no normal value
 SPIKE = 10.0  # times the normal gradient norm
+EXPLODED = 30.0  # times the lowest norm so far, before there is a normal value
+HUGE = 100.0  # times the norm to which gradients are clipped
+VANISHED = 1e-3  # of the highest median norm so far
 RISEN = 1.3  # times the lowest median loss
 STUCK = 0.97  # of the first median loss
+SWING = 0.2  # mean change from step to step, as a share of the loss
 LOW_LOSS = 0.3
 GAP = 1.5  # held-out loss over training loss
 WORSE = 1.05  # held-out loss over the best one
-_PRINTED_AT_MOST = 3  # of the same rule; the report counts all
-
-
-@dataclass(frozen=True, slots=True)
-class Anomaly:
-    """What ``rule`` found after ``step``, and what to change. ``alarm`` is False for a mere hint."""
-
-    step: int
-    rule: str
-    text: str
-    alarm: bool = True
+FEW_STEPS = 20
 
 
 class AnomalyDetector:
-    """The rules, fed step by step. It has no side effects and returns what it finds."""
+    """The rules, fed step by step. It has no side effects and returns what it finds.
 
-    def __init__(self, *, learning_rate: float, max_grad_norm: float) -> None:
-        self._rate = learning_rate
-        self._clip = max_grad_norm
+    Args:
+        config: what the training was started with; advice names its values.
+        steps: the number of optimizer steps of the whole training.
+    """
+
+    def __init__(self, config: TrainingConfig, steps: int) -> None:
+        self._config = config
+        self._steps = steps
+        self._window = max(LEAST_WINDOW, min(WINDOW, steps // 5))
         self._norms: deque[float] = deque(maxlen=NORM_WINDOW)
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._losses: deque[float] = deque(maxlen=self._window)
         self._first: float | None = None  # median of the first window
         self._lowest = float("inf")  # lowest median of a window so far
+        self._highest_norm = 0.0  # highest median of a window of norms so far
         self._best_evaluation: Evaluation | None = None
         self._active: set[str] = set()  # rules that hold now; each is reported when it begins to hold
 
     def add_step(self, step: TrainingStep) -> list[Anomaly]:
         """The anomalies of a step."""
-        found = [self._check_gradient(step)]
+        found = self._check_gradient(step)
         if step.is_finite:
             self._norms.append(step.grad_norm)
             self._losses.append(step.loss)
+            found += self._check_norms(step.step)
             found += self._check_loss(step.step)
-        return [anomaly for anomaly in found if anomaly is not None]
+        return found
 
     def add_evaluation(self, evaluation: Evaluation) -> list[Anomaly]:
         """The anomalies of an evaluation."""
@@ -70,103 +72,84 @@ class AnomalyDetector:
             return []
         train = median(self._losses)
         overfit = now > WORSE * best.loss and now > GAP * train
-        return self._report_start(
-            overfit,
-            evaluation.step,
-            "overfitting",
-            f"the held-out loss rose to {now:.3f} from {best.loss:.3f} at step {best.step} while the training loss "
-            f"is {train:.3f}: the model memorises the samples. Use fewer epochs, more or more varied data, a lower "
-            "rank, or --patience 2.",
-        )
+        text = advice.overfitting(now, best.loss, best.step, train)
+        return self._report_start(overfit, Anomaly(evaluation.step, "overfitting", text))
 
-    def _check_gradient(self, step: TrainingStep) -> Anomaly | None:
-        if step.grad_norm == 0.0:
-            return Anomaly(
-                step.step,
-                "no-gradient",
-                "the gradient norm is exactly 0: this step learned nothing. It has no trained token, or the loss "
-                "does not depend on the adapter; check the data with --check.",
-            )
-        normal = median(self._norms) if len(self._norms) >= LEAST_NORMS else None
-        if normal and step.grad_norm > SPIKE * normal:
-            return Anomaly(
-                step.step,
-                "gradient-spike",
-                f"the gradient norm {step.grad_norm:.2f} is {step.grad_norm / normal:.0f} times its usual "
-                f"{normal:.2f}; it was clipped to {self._clip:g}. One unusual sample is harmless; if it happens "
-                f"again, check the data of these steps or lower the learning rate to {self._rate / 3:.0e}.",
-            )
-        return None
+    def end(self, step: int) -> list[Anomaly]:
+        """What can be said only when the training has ended after ``step``."""
+        if 0 < self._steps < FEW_STEPS:
+            return [Anomaly(step, "few-steps", advice.few_steps(self._steps, FEW_STEPS, self._config), False)]
+        return []
+
+    def _check_gradient(self, step: TrainingStep) -> list[Anomaly]:
+        norm = step.grad_norm
+        if norm == 0.0:
+            return [Anomaly(step.step, "no-gradient", advice.no_gradient())]
+        if len(self._norms) < LEAST_NORMS:
+            lowest = min(self._norms, default=norm)
+            exploded = norm > EXPLODED * lowest and norm > 10 * self._config.max_grad_norm
+            text = advice.exploding(lowest, norm, self._config)
+            return self._report_start(exploded, Anomaly(step.step, "gradient-exploding", text))
+        normal = median(self._norms)
+        if normal and norm > SPIKE * normal:
+            text = advice.spike(norm, normal, self._config)
+            return [Anomaly(step.step, "gradient-spike", text)]
+        return []
+
+    def _check_norms(self, step: int) -> list[Anomaly]:
+        """A norm that stays at hundreds, or has vanished."""
+        if len(self._norms) < self._window:
+            return []
+        now = median(list(self._norms)[-self._window :])
+        self._highest_norm = max(self._highest_norm, now)
+        huge = now > HUGE * self._config.max_grad_norm
+        vanished = now < VANISHED * self._highest_norm and median(self._losses) > LOW_LOSS
+        return [
+            *self._report_start(huge, Anomaly(step, "gradient-huge", advice.huge(now, self._config))),
+            *self._report_start(
+                vanished,
+                Anomaly(step, "gradient-vanished", advice.vanished(now, self._highest_norm, self._config)),
+            ),
+        ]
 
     def _check_loss(self, step: int) -> list[Anomaly]:
-        if len(self._losses) < WINDOW:
+        if len(self._losses) < self._window:
             return []
         now = median(self._losses)
         if self._first is None:
             self._first = now
         rising = now > RISEN * self._lowest and now > self._lowest + 0.1
         self._lowest = min(self._lowest, now)
-        stuck = step >= 2 * WINDOW and now > STUCK * self._first and now > LOW_LOSS and not rising
+        still = step >= 2 * self._window and now > STUCK * self._first and now > LOW_LOSS and not rising
+        swings = self._swing() > SWING
+        low = Anomaly(step, "low-loss", advice.low_loss(LOW_LOSS), alarm=False)
         return [
             *self._report_start(
-                rising,
-                step,
-                "loss-rising",
-                f"the loss rose to {now:.3f} from {self._lowest:.3f}: the learning rate {self._rate:.0e} is too "
-                f"high. Try {self._rate / 3:.0e}, or a longer warm-up.",
+                rising, Anomaly(step, "loss-rising", advice.rising(now, self._lowest, self._config))
             ),
             *self._report_start(
-                stuck,
-                step,
-                "loss-stuck",
-                f"the loss has hardly changed from {self._first:.3f} in {step} steps. Try the learning rate "
-                f"{3 * self._rate:.0e}, more targets or a higher rank; check the labels with --check.",
+                still and swings,
+                Anomaly(
+                    step,
+                    "loss-oscillating",
+                    advice.oscillating(min(self._losses), max(self._losses), self._config),
+                ),
             ),
             *self._report_start(
-                now < LOW_LOSS,
-                step,
-                "low-loss",
-                f"the training loss is below {LOW_LOSS}. This is not a fault by itself, because tool calls are "
-                "learned that well; compare it with the held-out loss.",
-                alarm=False,
+                still and not swings,
+                Anomaly(step, "loss-stuck", advice.stuck(self._first, step, self._config)),
             ),
+            *self._report_start(now < LOW_LOSS, low),
         ]
 
-    def _report_start(
-        self, holds: bool, step: int, rule: str, text: str, *, alarm: bool = True
-    ) -> list[Anomaly]:
-        """The anomaly when the rule begins to hold, and nothing while it continues to hold."""
-        begins = holds and rule not in self._active
-        (self._active.add if holds else self._active.discard)(rule)
-        return [Anomaly(step, rule, text, alarm)] if begins else []
+    def _swing(self) -> float:
+        """The mean change of the loss from step to step, as a share of it."""
+        losses = list(self._losses)
+        changes = [abs(b - a) for a, b in itertools.pairwise(losses)]
+        return sum(changes) / len(changes) / max(median(losses), 1e-9)
 
-
-class AnomalyReport(TrainerCallback):
-    """Prints what the detector finds, and collects it for ``training.json``."""
-
-    def __init__(self, console: Console, detector: AnomalyDetector) -> None:
-        self._console = console
-        self._detector = detector
-        self._first: dict[str, Anomaly] = {}
-        self._counts: Counter[str] = Counter()
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any, **_: Any) -> None:
-        if step := TrainingStep.from_logs(state, logs):
-            self._report(self._detector.add_step(step))
-
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
-        self._report(self._detector.add_evaluation(metrics["evaluation"]))
-
-    def as_rows(self) -> list[dict[str, Any]]:
-        """For ``training.json``: the first anomaly of every rule, and how often the rule applied."""
-        return [asdict(a) | {"times": self._counts[a.rule]} for a in self._first.values()]
-
-    def _report(self, found: list[Anomaly]) -> None:
-        for anomaly in found:
-            self._counts[anomaly.rule] += 1
-            self._first.setdefault(anomaly.rule, anomaly)
-            if self._counts[anomaly.rule] <= _PRINTED_AT_MOST:
-                word, style = ("health", "yellow") if anomaly.alarm else ("hint", "dim")
-                self._console.print(
-                    f"{word}, step {anomaly.step}: {anomaly.text}", style=style, highlight=False
-                )
+    def _report_start(self, holds: bool, anomaly: Anomaly) -> list[Anomaly]:
+        """The anomaly when its rule begins to hold, and nothing while it continues to hold."""
+        begins = holds and anomaly.rule not in self._active
+        (self._active.add if holds else self._active.discard)(anomaly.rule)
+        return [anomaly] if begins else []

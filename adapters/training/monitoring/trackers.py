@@ -12,6 +12,9 @@ from transformers.integrations.integration_utils import WandbLogModel
 
 from adapters.training.config import TrainingConfig
 from adapters.training.errors import IntegrationError
+from adapters.training.evaluation.metrics import Evaluation
+
+_SAMPLED = 16  # answers of an evaluation that the trackers show
 
 
 class TensorBoard(TensorBoardCallback):
@@ -24,6 +27,13 @@ class TensorBoard(TensorBoardCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the event file. transformers would also log its arguments, with paths of this machine."""
         self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
+        """Write the sampled answers as a table."""
+        if rows := _sampled(metrics["evaluation"]):
+            head = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+            lines = [f"| {' | '.join(_cell(value) for value in row.values())} |" for row in rows]
+            self.tb_writer.add_text("eval/generations", "\n".join([*head, *lines]), state.global_step)
 
 
 class Wandb(WandbCallback):
@@ -50,6 +60,12 @@ class Wandb(WandbCallback):
         self._wandb.define_metric("train/global_step")
         self._wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
 
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
+        """Log the sampled answers as a table."""
+        if rows := _sampled(metrics["evaluation"]):
+            table = self._wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            self._wandb.log({"eval/generations": table, "train/global_step": state.global_step})
+
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Finish the run, which transformers leaves open; harmless when called twice."""
         super().on_train_end(args, state, control, **kwargs)
@@ -68,6 +84,16 @@ def trackers(config: TrainingConfig) -> list[TrainerCallback]:
     if config.wandb:
         found.append(_create("wandb", "--wandb", lambda: Wandb(config)))
     return found
+
+
+def _sampled(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The first answers of an evaluation, as rows of a table."""
+    return [generation.as_dict() for generation in evaluation.generations[:_SAMPLED]]
+
+
+def _cell(value: Any) -> str:
+    """A value in a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
 def _create(package: str, flag: str, create: Callable[[], TrainerCallback]) -> TrainerCallback:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
+from starlette.responses import Response
 
 from adapters.models import AliasTarget
 from adapters.sources import ArchiveSource, Source
@@ -15,14 +17,14 @@ from sampling.defaults import Layer
 from server.api.admin.models import (
     AdapterDetails,
     AdapterInfo,
-    AliasInfo,
+    ChangedAlias,
     Listing,
     VersionInfo,
 )
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, check_tenant, named_source
-from server.api.admin.views import adapter_details, adapter_info, alias_info, version_info
-from server.api.generate import read_json
-from server.api.middleware import is_upload
+from server.api.admin.sliced_listing import json_listing, record_dump
+from server.api.admin.views import adapter_details, adapter_info, changed_alias, version_info
+from server.api.middleware.body_limits import is_upload, read_json
 from server.errors import InvalidRequest
 from server.request.context import Caller
 
@@ -33,7 +35,7 @@ UPLOADED = "upload:"
 class VersionBody(Wire):
     """A new version from a source that the server can read."""
 
-    source: str
+    source: Annotated[str, Field(max_length=4096)]
     promote: bool = True
     sampling_defaults: dict[str, Any] = Field(default_factory=dict)
 
@@ -70,13 +72,13 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
 
 def _add_reading(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
-    adapters = services.registry.adapters
+    adapters, dump = services.registry.adapters, record_dump(AdapterInfo)
 
-    @routes.get("")
-    async def list_adapters(caller: Caller = Depends(guard.manager)) -> Listing[AdapterInfo]:
+    @routes.get("", response_model=Listing[AdapterInfo])
+    async def list_adapters(caller: Caller = Depends(guard.manager)) -> Response:
         """All adapters, or the caller's own."""
         views = await adapters.list(caller.tenant_name or None)
-        return Listing(data=[adapter_info(services, view) for view in views])
+        return json_listing((adapter_info(services, view) for view in views), dump)
 
     @routes.get("/{tenant}/{name}")
     async def show_adapter(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> AdapterDetails:
@@ -100,12 +102,15 @@ def _add_versions(routes: APIRouter, services: AdminServices, guard: Permissions
         sampling_defaults: str = "{}",
         caller: Caller = Depends(guard.manager),
     ) -> VersionInfo:
-        """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false."""
+        """Add a version: a tar in the body, or JSON that names a source. It serves at once unless promote=false.
+
+        While the engine starts, this waits for at most --adapter-wait-s.
+        """
         check_tenant(caller, tenant)
         body = await _version_body(request, promote, sampling_defaults)
-        source = _source(services, tenant, body, request, caller)
         Layer("adapter", body.sampling_defaults)  # raises for a default that no request may have
-        with _spending(services, tenant, body.source):
+        async with _source(services, tenant, body, request, caller) as source:
+            await services.readiness.wait_ready(services.settings.adapter_wait_s)
             version = await lifecycle.register(
                 tenant, name, source, by=actor(caller), sampling_defaults=body.sampling_defaults
             )
@@ -160,36 +165,36 @@ def _add_traffic(routes: APIRouter, services: AdminServices, guard: Permissions)
     @routes.post("/{tenant}/{name}/promote")
     async def promote(
         tenant: str, name: str, body: PromoteBody, caller: Caller = Depends(guard.manager)
-    ) -> AliasInfo:
+    ) -> ChangedAlias:
         """Send all traffic to one version, after it was loaded and probed."""
         check_tenant(caller, tenant)
         alias = await lifecycle.promote(
             tenant, name, body.version, by=actor(caller), expected_generation=body.expected_generation
         )
-        return alias_info(alias)
+        return changed_alias(alias)
 
     @routes.post("/{tenant}/{name}/split")
     async def split(
         tenant: str, name: str, body: SplitBody, caller: Caller = Depends(guard.manager)
-    ) -> AliasInfo:
+    ) -> ChangedAlias:
         """Split the traffic between versions by weight."""
         check_tenant(caller, tenant)
         targets = [AliasTarget(number, weight) for number, weight in sorted(body.weights.items())]
         alias = await lifecycle.split(
             tenant, name, targets, by=actor(caller), expected_generation=body.expected_generation
         )
-        return alias_info(alias)
+        return changed_alias(alias)
 
     @routes.post("/{tenant}/{name}/rollback")
     async def rollback(
         tenant: str, name: str, body: RollbackBody, caller: Caller = Depends(guard.manager)
-    ) -> AliasInfo:
+    ) -> ChangedAlias:
         """Send all traffic to the version that had it before."""
         check_tenant(caller, tenant)
         alias = await lifecycle.rollback(
             tenant, name, by=actor(caller), expected_generation=body.expected_generation
         )
-        return alias_info(alias)
+        return changed_alias(alias)
 
 
 async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:
@@ -213,19 +218,16 @@ def _object(text: str) -> Any:
         raise InvalidRequest(f"sampling_defaults is not JSON: {error}.", param="sampling_defaults") from error
 
 
-def _source(
+@asynccontextmanager
+async def _source(
     services: AdminServices, tenant: str, body: VersionBody, request: Request, caller: Caller
-) -> Source:
+) -> AsyncIterator[Source]:
+    """The source; an archive that was uploaded in pieces is removed after it was used."""
     if body.source.startswith(UPLOADED):
-        return services.uploads.source(tenant, body.source.removeprefix(UPLOADED))
-    if body.source == "upload":
+        async with services.uploads.used(tenant, body.source.removeprefix(UPLOADED)) as archive:
+            yield archive
+    elif body.source == "upload":
         announced = request.headers.get("content-length", "")
-        return ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
-    return named_source(services, caller, tenant, body.source)
-
-
-def _spending(services: AdminServices, tenant: str, source: str) -> AbstractContextManager[None]:
-    """Remove an archive that was uploaded in pieces after it was used."""
-    if source.startswith(UPLOADED):
-        return services.uploads.consume(tenant, source.removeprefix(UPLOADED))
-    return nullcontext()
+        yield ArchiveSource(request.stream(), int(announced) if announced.isdigit() else None)
+    else:
+        yield named_source(services, caller, tenant, body.source)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from adapters.models import Rating
+from adapters.models import Feedback, Rating
 from server.api.admin.models import FeedbackInfo, Listing
 from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
+from server.api.admin.sliced_listing import json_listing, text
 from server.request.context import Caller
 from server.usage.feedback import training_lines
 
@@ -43,12 +44,13 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
             limit=limit,
         )
         if shape == "jsonl":
-            return Response("".join(training_lines(entries)), media_type="application/jsonl")
-        # Of a chat only its length; the chat itself is exported only as JSONL.
-        rows = [
-            asdict(entry) | {"at": entry.at.isoformat(), "messages": len(entry.messages or ())}
-            for entry in entries
-        ]
-        return JSONResponse({"data": rows})
+            return text(training_lines(entries), "".join, "application/jsonl", size=4)
+        return json_listing(map(_row, entries))
 
     return routes
+
+
+def _row(entry: Feedback) -> dict[str, Any]:
+    """Of a chat only its length; the chat itself is exported only as JSONL."""
+    row = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return row | {"at": entry.at.isoformat(), "messages": len(entry.messages or ())}

@@ -7,10 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
+from starlette.responses import Response
 
 from adapters.models import Role
 from server.api.admin.models import KeyInfo, Listing, NewKey
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
+from server.api.admin.sliced_listing import json_listing, record_dump
 from server.request.context import Caller
 
 
@@ -35,12 +37,14 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     routes = APIRouter()
     keys = services.registry.keys
 
-    @routes.get("/keys")
+    dump = record_dump(KeyInfo)
+
+    @routes.get("/keys", response_model=Listing[KeyInfo])
     async def list_keys(
         tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.operator)
-    ) -> Listing[KeyInfo]:
+    ) -> Response:
         """Keys without their secrets."""
-        return Listing(data=[KeyInfo.model_validate(key) for key in await keys.list(tenant)])
+        return json_listing(map(KeyInfo.model_validate, await keys.list(tenant)), dump)
 
     @routes.post("/keys", status_code=201)
     async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> NewKey:

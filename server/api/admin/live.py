@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from adapters.models import Role, Tenant
+from adapters.registry.replicas.failures import Failure
 from sampling.endpoints import Endpoint
 from sampling.options import OPTIONS, Option
 from server.api.admin.models import (
@@ -22,7 +23,6 @@ from server.api.admin.models import (
 from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
-from server.usage.recent_requests import Failure
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
@@ -50,8 +50,8 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
     @routes.get("/errors")
     async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> Listing[Failure]:
-        """The last failed requests of each tenant, newest first; without error texts, which could contain prompts."""
-        return Listing(data=services.failures.list(seen_tenant(caller, tenant)))
+        """The last failed requests on all servers, newest first; without error texts, which could contain prompts."""
+        return Listing(data=await services.failures.list(seen_tenant(caller, tenant)))
 
     @routes.get("/options")
     async def options(caller: Caller = Depends(guard.manager)) -> Listing[OptionInfo]:

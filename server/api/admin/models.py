@@ -9,7 +9,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.lifecycle.health import DriftRecord, FetchProgress
+from adapters.lifecycle.drift_log import DriftRecord
+from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
 from adapters.tenant_settings import TenantSettings
@@ -73,6 +74,22 @@ class AliasInfo(BaseModel):
 
     generation: int
     targets: list[TargetInfo]
+
+
+class ChangedAlias(AliasInfo):
+    """An alias after a change; `proven_on`: ids of the servers that have loaded and probed its versions."""
+
+    proven_on: list[str]
+
+
+class ServerInfo(BaseModel):
+    """One of the servers that share the registry; `seen_at` is null where it has the registry to itself."""
+
+    id: str
+    url: str
+    version: str
+    serves: bool
+    seen_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
 
+from adapters.depot.shared_uploads import SharedUploads
 from adapters.errors import UnknownTenant
 from adapters.lifecycle import Lifecycle
 from adapters.models import Actor, Role
@@ -22,7 +23,7 @@ from server.observability.readiness import Readiness
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.context import Caller
 from server.request.sampling import SamplingResolver
-from server.usage.recent_requests import RecentFailures
+from server.usage.shared_failures import SharedFailures
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class AdminServices:
     residency: Residency
     base: ServedBase
     sampling: SamplingResolver
-    uploads: Uploads
+    uploads: Uploads | SharedUploads
     admission: Admission
     readiness: Readiness
     scheduler_stats: SchedulerStats
-    failures: RecentFailures
+    failures: SharedFailures
 
 
 class Wire(BaseModel):

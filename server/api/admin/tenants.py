@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from starlette.responses import Response
 
 from adapters.errors import BadValue
 from adapters.models import Tenant
@@ -14,6 +15,7 @@ from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
+from server.api.admin.sliced_listing import json_listing, record_dump
 from server.fairness.shares import check_guarantees
 from server.request.context import Caller
 
@@ -30,10 +32,12 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     routes = APIRouter()
     tenants = services.registry.tenants
 
-    @routes.get("/tenants")
-    async def list_tenants(caller: Caller = Depends(guard.operator)) -> Listing[TenantInfo]:
+    dump = record_dump(TenantInfo)
+
+    @routes.get("/tenants", response_model=Listing[TenantInfo])
+    async def list_tenants(caller: Caller = Depends(guard.operator)) -> Response:
         """All tenants."""
-        return Listing(data=[_info(tenant) for tenant in await tenants.list()])
+        return json_listing(map(_info, await tenants.list()), dump)
 
     @routes.post("/tenants", status_code=201)
     async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> TenantInfo:

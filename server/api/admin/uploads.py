@@ -1,7 +1,7 @@
 """/admin/v1/adapters/{tenant}/{name}/uploads: an upload in pieces, for unreliable connections.
 
 POST begins an upload, PATCH with `Upload-Offset` appends a piece, GET returns the received bytes; then a version is
-added from the source `upload:ID`.
+added from the source `upload:ID`. With a depot, each of these may reach another server.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         """Begin an upload."""
         check_tenant(caller, tenant)
         await services.registry.tenants.get(tenant)
-        return uploads.begin(tenant)
+        return await uploads.begin(tenant)
 
     @routes.get("/{upload_id}")
     async def tell(tenant: str, name: str, upload_id: str, caller: Caller = Depends(guard.manager)) -> Upload:
         """The bytes received so far."""
         check_tenant(caller, tenant)
-        return uploads.get(tenant, upload_id)
+        return await uploads.get(tenant, upload_id)
 
     @routes.patch("/{upload_id}")
     async def append(
@@ -50,6 +50,6 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     async def remove(tenant: str, name: str, upload_id: str, caller: Caller = Depends(guard.manager)) -> None:
         """Cancel the upload."""
         check_tenant(caller, tenant)
-        uploads.remove(tenant, upload_id)
+        await uploads.remove(tenant, upload_id)
 
     return routes

@@ -6,17 +6,21 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from adapters.registry.database import utc_now
 from adapters.tenant_settings import BudgetPeriod
 from server.api.admin.models import Listing, UsageRow
 from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
+from server.api.admin.sliced_listing import json_listing, slices, text
 from server.request.context import Caller
-from server.usage.aggregation import COLUMNS, period_start, summed
+from server.usage.aggregation import COLUMNS, UsageSums, period_start
+
+HEADER: Mapping[str, Any] = dict(zip(COLUMNS, COLUMNS, strict=True))
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
@@ -38,10 +42,12 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         entries = await services.registry.usage.list(
             since=begin, until=in_utc(until) if until else None, tenant=tenant
         )
-        rows = summed(entries, by)
+        sums = UsageSums(by)
+        async for part in slices(entries):
+            sums.add(part)
         if shape == "csv":
-            return Response(as_csv(rows), media_type="text/csv; charset=utf-8")
-        return JSONResponse({"data": rows})
+            return text(chain([HEADER], sums.rows()), csv_lines, "text/csv; charset=utf-8")
+        return json_listing(sums.rows())
 
     return routes
 
@@ -53,8 +59,11 @@ def in_utc(moment: datetime) -> datetime:
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """A header line, then one line per row."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_lines(chain([HEADER], rows))
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One line per row."""
+    lines = io.StringIO()
+    csv.DictWriter(lines, COLUMNS, lineterminator="\n").writerows(rows)
+    return lines.getvalue()

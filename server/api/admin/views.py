@@ -13,13 +13,14 @@ from server.api.admin.models import (
     AdapterDetails,
     AdapterInfo,
     AliasInfo,
+    ChangedAlias,
     EffectiveOption,
     TargetInfo,
     VersionDetails,
     VersionInfo,
 )
 from server.api.admin.permissions import AdminServices
-from server.engine.base_model import training_warnings
+from server.engine.base_model import adapter_warnings
 
 
 def adapter_info(services: AdminServices, view: AdapterView) -> AdapterInfo:
@@ -40,7 +41,7 @@ def adapter_details(
         **_names(view),
         versions=versions,
         history=history,
-        compared_with_engine_at=services.lifecycle.health.reconciled_at,
+        compared_with_engine_at=services.lifecycle.drifts.reconciled_at,
     )
 
 
@@ -53,6 +54,11 @@ def alias_info(alias: Alias) -> AliasInfo:
     """What an adapter's public name stands for."""
     targets = [TargetInfo(version=target.number, weight=target.weight) for target in alias.targets]
     return AliasInfo(generation=alias.generation, targets=targets)
+
+
+def changed_alias(alias: Alias) -> ChangedAlias:
+    """The same after a change, with the servers that have proven it."""
+    return ChangedAlias(**dict(alias_info(alias)), proven_on=list(alias.proven_on))
 
 
 def _names(view: AdapterView) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def _row(services: AdminServices, version: Version) -> dict[str, Any]:
         field.name: getattr(record, field.name) for record in (version, condition) for field in fields(record)
     }
     row["state"] = services.lifecycle.state_of(version)
-    row["warnings"] = training_warnings(version.training, services.base)
+    row["warnings"] = adapter_warnings(version.training, version.brought, services.base)
     row["source"] = version.source.rpartition("/")[2] if version.source.startswith("/") else version.source
     return row
 

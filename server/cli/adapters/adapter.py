@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from server.cli.adapters.admin_client import AdminClient, server_options
+from server.cli.adapters.blend import blend, recipe_text
+from server.cli.adapters.merge import merge
 from server.cli.adapters.upload import add_folder, progress_shown, progress_text
 from server.cli.options import JsonObjectParam
 from server.cli.storage import show
@@ -23,6 +25,10 @@ GENERATION = click.option(
 @click.group()
 def adapter() -> None:
     """Adapters: their versions, and the traffic of each version."""
+
+
+adapter.add_command(blend)
+adapter.add_command(merge)
 
 
 @adapter.command()
@@ -54,6 +60,7 @@ def add(
     client = AdminClient(url, key)
     path = f"/adapters/{tenant}/{name}"
     body = {"promote": promote, "sampling_defaults": sampling_defaults}
+    client.wait_for_engine()
     with progress_shown(client, path):
         if Path(source).is_dir():
             version = add_folder(client, path, Path(source), body)
@@ -96,6 +103,8 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
     show([_version_row(version, weights) for version in row["versions"]], as_json=False)
     for version in row["versions"]:
         _warn(version)
+        if (version["recipe"] or {}).get("rank"):
+            click.echo(f"version {version['number']} is a {recipe_text(version['recipe'])}")
         if version["number"] in weights:
             click.echo(f"decoding options of @{version['number']} for chat requests that set none:")
             show([{"option": o, **value} for o, value in version["decoding"].items()], as_json=False)
@@ -113,7 +122,9 @@ def promote(
     """Send all traffic to VERSION, after the server has loaded and probed it."""
     body = {"version": version, "expected_generation": expected_generation}
     alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
-    click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']})")
+    servers = len(alias["proven_on"])
+    proven = f", proven on {servers} servers" if servers > 1 else ""
+    click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']}{proven})")
 
 
 @adapter.command()
@@ -190,36 +201,6 @@ def _version_row(version: Mapping[str, Any], weights: Mapping[int, float]) -> di
     damage = "The stored copy is damaged: add the version again." if version["damaged"] else None
     row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
     return row
-
-
-@adapter.command()
-@click.option("--base", required=True, metavar="DIR|demo", help="The base model's folder, in 16 or 32 bits.")
-@click.option(
-    "--adapter",
-    "folder",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The adapter's folder.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the merged model.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Data type of the merged weights. auto: the base's own.",
-)
-def merge(base: str, folder: Path, out: Path, dtype: str) -> None:
-    """Merge base and adapter into one model, for servers that serve only this adapter."""
-    import demo
-    from adapters.training.errors import TrainingError
-    from adapters.training.model.merge import merge as run_merge
-
-    try:
-        message = run_merge(demo.MODEL_DIR if base == "demo" else Path(base), folder, out, dtype)
-    except TrainingError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(message)
 
 
 def _warn(version: Mapping[str, Any]) -> None:

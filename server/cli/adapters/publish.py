@@ -50,6 +50,7 @@ class Publication:
         Raises:
             click.ClickException: the server refuses.
         """
+        self.client.wait_for_engine()
         before = self._adapter()
         alias = before["alias"] if before and self.canary is not None else None
         if alias is None or not alias["targets"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import tarfile
 import tempfile
@@ -15,12 +16,12 @@ from typing import Any, BinaryIO
 import click
 import httpx
 
-from server.cli.adapters.admin_client import AdminClient
+from server.cli.adapters.admin_client import AdminClient, Refusal
 
-#: Other files of the folder are not sent: optimizer state, checkpoints, tokenizer.
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 _PIECE_BYTES = 8 << 20
 _ATTEMPTS = 6
+#: Another server still writes the rest of a broken piece (409), or a server, its database or its depot is away.
+_PASSING = (409, 502, 503, 504)
 _POLL_S = 0.5
 
 
@@ -34,20 +35,39 @@ def add_folder(client: AdminClient, adapter: str, folder: Path, options: Mapping
         options: the other fields of the request that adds the version.
 
     Raises:
-        click.ClickException: the server refuses, or stays unreachable.
+        click.ClickException: it is no adapter; the server refuses, or stays unreachable.
     """
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
-            for name in _FILES:
-                if (folder / name).is_file():
-                    tar.add(folder / name, arcname=name)
-            for other in sorted(folder.glob("adapter_model*")):
-                if other.name not in _FILES:  # an empty file: the server names the wrong format
-                    tar.addfile(tarfile.TarInfo(other.name))
+            _pack(folder, tar)
         size_bytes = file.tell()
         upload_id = client.call("POST", f"{adapter}/uploads")["id"]
         _send(client, f"{adapter}/uploads/{upload_id}", file, size_bytes)
     return client.call("POST", f"{adapter}/versions", json={**options, "source": f"upload:{upload_id}"})
+
+
+def _pack(folder: Path, tar: tarfile.TarFile) -> None:
+    """Add the files that the server reads; not the optimizer's state and checkpoints.
+
+    Raises: click.ClickException: it is no adapter.
+    """
+    from adapters.artifact.files import BESIDE, BESIDE_MAX_BYTES, WANTED, list_names, require_files
+    from adapters.errors import ArtifactRefused
+
+    names = list_names(folder)
+    try:
+        require_files(names)
+    except ArtifactRefused as error:
+        raise click.ClickException(str(error)) from error
+    for name in sorted(WANTED & names):
+        tar.add(folder / name, arcname=name)
+    for name in sorted(BESIDE & names):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                beginning = file.read(BESIDE_MAX_BYTES)
+            member = tarfile.TarInfo(name)
+            member.size = len(beginning)
+            tar.addfile(member, io.BytesIO(beginning))
 
 
 def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> None:
@@ -61,16 +81,24 @@ def _send(client: AdminClient, path: str, file: BinaryIO, size_bytes: int) -> No
             try:
                 answer = client.send("PATCH", path, content=file.read(_PIECE_BYTES), headers=headers)
                 failures = 0
-            except httpx.TransportError as error:
+            except (httpx.TransportError, Refusal) as error:
                 failures += 1
-                if failures == _ATTEMPTS:
-                    raise click.ClickException(
-                        f"The connection broke {failures} times during the upload: {error}. Repeat the command."
-                    ) from error
+                _check_passing(error, failures)
                 time.sleep(min(2.0**failures / 4, 8.0))
                 answer = client.call("GET", path)
             bar.update(answer["received_bytes"] - sent_bytes)
             sent_bytes = answer["received_bytes"]
+
+
+def _check_passing(error: Exception, failures: int) -> None:
+    """Return if another try may succeed. Raises: click.ClickException."""
+    if isinstance(error, Refusal):
+        if error.status not in _PASSING or failures == _ATTEMPTS:
+            raise error
+    elif failures == _ATTEMPTS:
+        raise click.ClickException(
+            f"The connection broke {failures} times during the upload: {error}. Repeat the command."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,141 +1,135 @@
-"""Chooses, for each request, the library that enforces structured output.
+"""The grammars of the engine: those that a worker process has compiled and tried before the request came.
 
-vLLM chooses a library for each request (`SamplingParams._validate_structured_output`), but then uses the first
-request's library for all later requests (`StructuredOutputManager.grammar_init`). Between tenants this means that
-the first request decides whether another tenant's `multipleOf` or `maxLength` is enforced or silently ignored.
+vLLM compiles every grammar in the engine's process, where nothing can end it, and with the library that the first
+request happened to need. Here the engine takes only grammars that `grammars.preparation` has prepared, each with its
+own library: it reads the compiled form, or compiles again what a worker has compiled quickly. That work has few
+threads, which give way to the model.
 
-vLLM also allows unlimited white space between JSON tokens, and a model that cannot write what it prefers then writes
-white space until `max_tokens` (vllm#38696). Here the white space is bounded.
-
-Leans on (vLLM 0.32): vllm.v1.structured_output.StructuredOutputManager (`backend`, `tokenizer`, `vllm_config`),
-backend_types.StructuredOutputBackend, the three backends, and the two functions that detect features that xgrammar
-and guidance do not support. The backends import their library at first use, and so do we.
+Leans on (vLLM 0.32): vllm.v1.structured_output.StructuredOutputManager (`backend`, `executor`, `tokenizer`,
+`vllm_config`), backend_types.StructuredOutputBackend, XgrammarGrammar and OutlinesGrammar.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from threading import Lock
+from pathlib import Path
 from typing import Any
 
 import torch
-from vllm.logger import init_logger
+import xgrammar
 from vllm.v1.structured_output import StructuredOutputManager
-from vllm.v1.structured_output.backend_guidance import (
-    GuidanceBackend,
-    has_guidance_unsupported_json_features,
-)
-from vllm.v1.structured_output.backend_outlines import OutlinesBackend
 from vllm.v1.structured_output.backend_types import (
     StructuredOutputBackend,
     StructuredOutputGrammar,
     StructuredOutputOptions,
 )
-from vllm.v1.structured_output.backend_xgrammar import (
-    XgrammarBackend,
-    has_xgrammar_unsupported_json_features,
-)
+from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
-logger = init_logger(__name__)
+from server.engine.decoding.grammars import files
+from server.engine.decoding.grammars.cache import OwnedCache
+from server.engine.decoding.grammars.libraries import Libraries
+from server.engine.decoding.grammars.watched_grammar import WatchedGrammar
+from server.fairness.shares import STAMP_KEY
 
-#: Most white space between two JSON tokens: a line end and seven levels of two columns; deeper levels indent less.
-MAX_WHITESPACE_CHARS = 16
+#: Bytes of compiled grammars that the engine keeps; those in use may exceed them.
+CACHE_BYTES = 256 << 20
+#: The folder of prepared grammars in `additional_config["loragate"]`.
+FOLDER_KEY = "grammars"
+_NICENESS = 10
 
-#: llguidance's options in a schema; separators are regular expressions. The form is that of json.dumps.
-_ON_ONE_LINE = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
 
-
-def choose_for_each_request(manager: StructuredOutputManager) -> None:
-    """Install `ChoosingBackend`, unless the operator set a backend in --engine-args."""
+def take_prepared(manager: StructuredOutputManager) -> None:
+    """Install `PreparedBackend`; without a tokenizer vLLM enforces no grammars at all."""
     config = manager.vllm_config
-    if config.structured_outputs_config.backend == "auto" and not config.model_config.skip_tokenizer_init:
-        manager.backend = ChoosingBackend(
-            config, tokenizer=manager.tokenizer, vocab_size=config.model_config.get_vocab_size()
-        )
+    if config.model_config.skip_tokenizer_init:
+        return
+    options = config.additional_config
+    ours = options.get(STAMP_KEY, {}) if isinstance(options, dict) else {}
+    manager.backend = PreparedBackend(
+        config,
+        tokenizer=manager.tokenizer,
+        vocab_size=config.model_config.get_vocab_size(),
+        folder=Path(ours.get(FOLDER_KEY, "")),
+    )
+    manager.executor.shutdown(wait=False)
+    manager.executor = ThreadPoolExecutor(2, "grammars", initializer=_give_way)
 
 
 @dataclass
-class ChoosingBackend(StructuredOutputBackend):
-    """Uses the first library that supports the grammar: xgrammar, then guidance, then outlines.
+class PreparedBackend(StructuredOutputBackend):
+    """Loads prepared grammars. Thread-safe: several threads call it."""
 
-    Thread-safe: several threads call it.
-    """
+    folder: Path
 
     def __post_init__(self) -> None:
-        self._built: dict[type[StructuredOutputBackend], StructuredOutputBackend] = {}
-        self._building = Lock()
+        self._libraries = Libraries(self.vllm_config, self.tokenizer)
+        self._cache: OwnedCache[Any] = OwnedCache(CACHE_BYTES)
+        self._lock = threading.Lock()
 
     def compile_grammar(
         self,
         request_type: StructuredOutputOptions,
         grammar_spec: str,
         stop_token_ids: set[int] | None = None,
-    ) -> StructuredOutputGrammar:
-        """See `StructuredOutputBackend`. Raises: the error of the last candidate."""
-        *others, last = _candidates(request_type, grammar_spec)
-        for kind in others:
-            try:
-                return self._of(kind).compile_grammar(request_type, grammar_spec, stop_token_ids)
-            except (RuntimeError, ValueError) as error:  # xgrammar's, and vLLM's for expressions
-                # NOTE: not the error's text, which repeats a tenant's input.
-                logger.info("%s does not support a grammar: %s", kind.__name__, type(error).__name__)
-        return self._of(last).compile_grammar(request_type, grammar_spec, stop_token_ids)
+    ) -> WatchedGrammar:
+        """Load the grammar that `grammar_spec` names.
+
+        Raises:
+            ValueError: it names none.
+            OSError: its file is gone.
+        """
+        if not grammar_spec.startswith(files.PREFIX):
+            raise ValueError("The engine takes only grammars that were prepared.")
+        name = grammar_spec.removeprefix(files.PREFIX)
+        owner = name.partition("-")[0]
+        with self._lock:
+            compiled = self._cache.get(owner, name)
+        if compiled is not None:
+            return WatchedGrammar(self._xgrammar_of(compiled, stop_token_ids))
+        grammar = self._loaded(files.read(self.folder / name), stop_token_ids)
+        if isinstance(grammar, XgrammarGrammar):  # the others are quick to make, or cannot be shared
+            with self._lock:
+                self._cache.put(owner, name, grammar.ctx, grammar.ctx.memory_size_bytes)
+        return WatchedGrammar(grammar)
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:
         """One bit per vocabulary entry and sequence, [max_num_seqs, V / 32] int32, alike in all libraries."""
-        mask: torch.Tensor = self._of(BoundedXgrammar).allocate_token_bitmask(max_num_seqs)
+        mask: torch.Tensor = self._library("xgrammar").allocate_token_bitmask(max_num_seqs)
         return mask
 
     def destroy(self) -> None:
         """See `StructuredOutputBackend`."""
-        for backend in self._built.values():
-            backend.destroy()
+        self._libraries.destroy()
 
-    def _of(self, kind: type[StructuredOutputBackend]) -> StructuredOutputBackend:
-        with self._building:
-            if kind not in self._built:
-                self._built[kind] = kind(self.vllm_config, self.tokenizer, self.vocab_size)
-            return self._built[kind]
+    def _library(self, name: str) -> Any:
+        with self._lock:
+            return self._libraries[name]
 
-
-class BoundedXgrammar(XgrammarBackend):
-    """xgrammar with bounded white space."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.disable_any_whitespace:
-            self.compiler.compile_json_schema = partial(
-                self.compiler.compile_json_schema, max_whitespace_cnt=MAX_WHITESPACE_CHARS
-            )
-
-
-class BoundedGuidance(GuidanceBackend):
-    """guidance with JSON on one line, because its white space cannot be bounded (`%ignore` repeats)."""
-
-    def compile_grammar(
-        self,
-        request_type: StructuredOutputOptions,
-        grammar_spec: str,
-        stop_token_ids: set[int] | None = None,
-    ) -> StructuredOutputGrammar:
-        """See `StructuredOutputBackend`. Raises: ValueError: guidance does not support the grammar."""
-        if request_type is StructuredOutputOptions.JSON and not self.disable_any_whitespace:
-            grammar_spec = json.dumps(json.loads(grammar_spec) | {"x-guidance": _ON_ONE_LINE})
-        grammar = super().compile_grammar(request_type, grammar_spec, stop_token_ids)
-        # NOTE: vLLM only logs this error, and the answer would end before its first token.
-        if fault := grammar.ll_matcher.get_error():
-            raise ValueError(fault)
+    def _loaded(self, prepared: files.Prepared, stop_token_ids: set[int] | None) -> StructuredOutputGrammar:
+        library = self._library(prepared.library)
+        text = prepared.content.decode()
+        if prepared.is_compiled:
+            compiled = xgrammar.CompiledGrammar.deserialize_json(text, library.tokenizer_info)
+            return self._xgrammar_of(compiled, stop_token_ids)
+        grammar: StructuredOutputGrammar = library.compile_grammar(
+            StructuredOutputOptions[prepared.kind], text, stop_token_ids
+        )
         return grammar
 
+    def _xgrammar_of(self, compiled: Any, stop_token_ids: set[int] | None) -> XgrammarGrammar:
+        """A grammar at its beginning, as `XgrammarBackend.compile_grammar` makes it."""
+        library = self._library("xgrammar")
+        matcher = xgrammar.GrammarMatcher(
+            compiled,
+            override_stop_tokens=list(stop_token_ids) if stop_token_ids else None,
+            max_rollback_tokens=library.num_speculative_tokens,
+        )
+        return XgrammarGrammar(matcher=matcher, vocab_size=library.vocab_size, ctx=compiled)
 
-def _candidates(request_type: StructuredOutputOptions, spec: str) -> Iterator[type[StructuredOutputBackend]]:
-    schema: Any = json.loads(spec) if request_type is StructuredOutputOptions.JSON else {}
-    if not has_xgrammar_unsupported_json_features(schema):
-        yield BoundedXgrammar
-    if not has_guidance_unsupported_json_features(schema):
-        yield BoundedGuidance
-    else:
-        yield OutlinesBackend
+
+def _give_way() -> None:
+    """Lower the priority of this thread: the model runs on the same cores."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -29,7 +29,7 @@ PRELOAD = [
     "vllm.v1.engine.core",
     "vllm.v1.engine.async_llm",
     "server.engine.process.executor",
-    "vllm.v1.worker.cpu_worker",
+    "server.engine.process.cpu_worker",
     "vllm.v1.worker.cpu_model_runner",
     "vllm.lora.worker_manager",
     "vllm.model_executor.models.qwen2",

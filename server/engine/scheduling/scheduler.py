@@ -19,8 +19,10 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from server.engine.decoding.grammars.watched_grammar import has_ended
 from server.engine.decoding.repetition import LoopWatch
-from server.engine.decoding.structured_output import choose_for_each_request
+from server.engine.decoding.structured_output import take_prepared
+from server.engine.process.heartbeat import answer_pings, beat
 from server.engine.scheduling.scheduler_report import install, report
 from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
@@ -57,13 +59,17 @@ class TenantScheduler(AsyncScheduler):
         self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
         # On a CPU vLLM schedules synchronously, and AsyncScheduler's part would be wasted work.
         self._kind: Any = AsyncScheduler if self.scheduler_config.async_scheduling else Scheduler
+        self._checked: set[str] = set()  # requests that may end for a reason of ours
+        self._update = self._kind._update_request_with_output.__get__(self)
+        self._update_request_with_output = self._update
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
         self.kv_cache_manager.allocate_slots = self._allocate_and_count
-        choose_for_each_request(self.structured_output_manager)
+        take_prepared(self.structured_output_manager)
         install()
+        answer_pings()
 
     def _lora_slots(self) -> LoraSlots | None:
         if self.lora_config is None:
@@ -76,6 +82,7 @@ class TenantScheduler(AsyncScheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """One step, between the arbiter's `begin_step` and `end_step`."""
+        beat()
         paused = self._pause_state != PauseState.UNPAUSED
         if not paused:
             self.arbiter.begin_step()
@@ -89,14 +96,25 @@ class TenantScheduler(AsyncScheduler):
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         self._kind._update_after_schedule(self, scheduler_output)
 
-    def _update_request_with_output(
+    def add_request(self, request: Request) -> None:
+        """Add a request, whose tokens are checked if it is watched for loops or has a grammar.
+
+        NOTE: without such a request vLLM calls its own method for each token: one more is seen in `benchmarks front`.
+        """
+        super().add_request(request)
+        if getattr(request, "loragate_is_watched", False) or request.structured_output_request is not None:
+            self._checked.add(request.request_id)
+            self._update_request_with_output = self._update_and_check
+
+    def _update_and_check(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
-        new_token_ids, stopped = self._kind._update_request_with_output(
-            self, request, new_token_ids, is_stale
-        )
+        """Stands for vLLM's `_update_request_with_output`."""
+        new_token_ids, stopped = self._update(request, new_token_ids, is_stale)
         if request.loragate_is_watched and not stopped:
             stopped = self._loops.ends(request, new_token_ids)
+        if request.structured_output_request is not None and has_ended(request):
+            return [], True
         return new_token_ids, stopped
 
     def _free_request_blocks(self, request: Request) -> None:
@@ -106,6 +124,10 @@ class TenantScheduler(AsyncScheduler):
     def _free_blocks(self, request: Request) -> None:
         super()._free_blocks(request)
         request.loragate_entry.item = None  # no cycle: the request is freed without the garbage collector
+        if request.request_id in self._checked:
+            self._checked.remove(request.request_id)
+            if not self._checked:
+                self._update_request_with_output = self._update
 
     # `server.fairness.interfaces.EngineInterface`
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from server_process import ServerProcess
 
 SUPPORT = "acme-support"
 TOOLS = "globex-tools"
@@ -84,6 +85,7 @@ def test_stream_equals_whole_answer_and_carries_usage(acme: Any) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert {chunk.model for chunk in chunks} == {SUPPORT}
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
     last, usage = chunks[-1], whole.usage
     assert last.choices == [] and last.usage is not None and usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (
@@ -187,6 +189,49 @@ def test_logprobs(acme: Any) -> None:
         assert len(position.top_logprobs) >= 3 and best.token == position.token and position.logprob <= 0
 
 
+def test_pieces_of_characters_have_their_bytes(acme: Any) -> None:
+    """The model has not learnt emoji: they are forced, and split over tokens."""
+    text = "😀é日"
+    ask: Any = {"model": BASE, "max_tokens": 9, "temperature": 0}
+    ask["extra_body"] = {"structured_outputs": {"choice": [text]}}
+    chat = acme.chat.completions.create(**ask, messages=HELLO, logprobs=True, top_logprobs=5).choices[0]
+    assert chat.message.content == text and len(chat.logprobs.content) > len(text)
+    assert b"".join(bytes(token.bytes) for token in chat.logprobs.content) == text.encode()
+    for token in chat.logprobs.content:
+        assert token.token == bytes(token.bytes).decode("utf-8", "backslashreplace")
+        assert len({tuple(top.bytes) for top in token.top_logprobs}) == len(token.top_logprobs)
+    chunks = acme.chat.completions.create(**ask, messages=HELLO, logprobs=True, top_logprobs=5, stream=True)
+    streamed = [
+        t for c in chunks if c.choices and c.choices[0].logprobs for t in c.choices[0].logprobs.content
+    ]
+    assert [token.bytes for token in streamed] == [token.bytes for token in chat.logprobs.content]
+    completion = acme.completions.create(**ask, prompt="a", logprobs=3).choices[0]
+    assert completion.text == text and completion.logprobs.text_offset[-1] == len(text) - 1
+    assert completion.logprobs.tokens[0] == "\\xf0"
+    asked = acme.completions.create(**ask, prompt="a", logprobs=3, stream=True)
+    offsets = [c.choices[0].logprobs for c in asked if c.choices and c.choices[0].logprobs]
+    assert [at for each in offsets for at in each.text_offset] == completion.logprobs.text_offset
+
+
+def test_no_model_is_the_keys_only_one(acme: Any, server: ServerProcess, client_for: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"one of {BASE}, {SUPPORT}") as caught:
+        acme.chat.completions.create(model=None, messages=HELLO)
+    assert caught.value.param == "model"
+    made = httpx.post(
+        f"{server.url}/admin/v1/keys",
+        json={"tenant": "acme", "models": [SUPPORT]},
+        headers={"authorization": "Bearer demo-admin"},
+    ).json()
+    answer = client_for(made["secret"]).chat.completions.create(model=None, messages=HELLO, max_tokens=4)
+    assert answer.model == SUPPORT
+
+
+def test_a_missing_answer_is_named(acme: Any) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        acme.responses.create(model=SUPPORT, input="And?", previous_response_id="resp_0")
+    assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
+
+
 def test_n_gives_that_many_choices(acme: Any) -> None:
     answer = acme.chat.completions.create(
         model=BASE, messages=STORY, n=3, temperature=1.5, max_tokens=24, seed=1
@@ -232,7 +277,7 @@ def test_models(acme: Any, globex: Any, operator: Any) -> None:
     assert [m.id for m in globex.models.list()] == [BASE, TOOLS]
     assert {BASE, SUPPORT, TOOLS} <= {m.id for m in operator.models.list()}
     card = acme.models.retrieve(SUPPORT)
-    assert card.model_dump()["parent"] == BASE
+    assert card.model_dump()["parent"] == BASE and card.model_dump()["root"] == SUPPORT
     assert "/" not in json.dumps(card.model_dump())
 
 

@@ -1,88 +1,29 @@
-"""Compose, Kubernetes and systemd files: valid by their schemas, hardened, and true to the server's settings."""
+"""Compose and systemd files: valid by their schemas, hardened, and true to the server's settings."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import compose_spec
-import kubernetes_validate
 import pytest
 import yaml
+from postgres_process import postgres_process
+from sqlalchemy.engine import make_url
 
-from server.config.settings import Settings
+from adapters.errors import RegistryUnusable
+from adapters.registry import migrate
+from server.config.settings import Settings, load
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
-KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 COMPOSE = sorted(DEPLOY.glob("compose*.yaml"))
+ALERTMANAGER = DEPLOY / "alertmanager/alertmanager.yml"
 UNIT = DEPLOY / "systemd/loragate.service"
-
-
-def manifests() -> list[dict[str, Any]]:
-    return [
-        document for file in KUBERNETES for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
-    ]
-
-
-def of_kind(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in manifests() if document["kind"] == kind]
-    return found
-
-
-def container() -> dict[str, Any]:
-    (found,) = of_kind("Deployment")["spec"]["template"]["spec"]["containers"]
-    return found
-
-
-# Kubernetes
-
-
-@pytest.mark.parametrize("document", manifests(), ids=lambda document: document["kind"])
-def test_kubernetes_takes_the_manifests(document: dict[str, Any]) -> None:
-    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
-
-
-def test_the_three_probes_differ_in_what_they_ask_or_how_patient_they_are() -> None:
-    probes = {name: container()[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
-    paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
-    assert paths == {"startup": "/ready", "liveness": "/health", "readiness": "/ready"}
-    patience_s = {name: probe["periodSeconds"] * probe["failureThreshold"] for name, probe in probes.items()}
-    assert patience_s["startup"] >= 900, "a large model is downloaded and loaded"
-    assert patience_s["liveness"] >= 240, "the server starts a dead engine itself"
-    assert patience_s["readiness"] <= 5, "out of the service at once"
-    assert all(probe["timeoutSeconds"] <= probe["periodSeconds"] for probe in probes.values())
-
-
-def test_the_pod_is_hardened_and_has_time_to_drain() -> None:
-    pod, box = of_kind("Deployment")["spec"]["template"]["spec"], container()
-    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
-    assert pod["automountServiceAccountToken"] is False
-    context = box["securityContext"]
-    assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
-    assert context["capabilities"] == {"drop": ["ALL"]}
-    env = {entry["name"]: entry.get("value") for entry in box["env"]}
-    needed_s = float(env["LORAGATE_DRAIN_DELAY_S"]) + float(env["LORAGATE_SHUTDOWN_TIMEOUT"])
-    assert pod["terminationGracePeriodSeconds"] >= needed_s + 10
-    mounted = {mount["mountPath"] for mount in box["volumeMounts"]}
-    assert mounted == {"/var/lib/loragate", "/tmp", "/dev/shm"}
-    assert {mount["name"] for mount in box["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-
-
-def test_names_in_the_manifests_refer_to_each_other() -> None:
-    labels = of_kind("Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert of_kind("Service")["spec"]["selector"].items() <= labels.items()
-    assert of_kind("NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-    ports = {port["name"] for port in container()["ports"]}
-    assert of_kind("Service")["spec"]["ports"][0]["targetPort"] in ports
-    secrets = [entry["valueFrom"]["secretKeyRef"] for entry in container()["env"] if "valueFrom" in entry]
-    for secret in secrets:
-        assert secret["name"] == of_kind("Secret")["metadata"]["name"]
-        assert secret["key"] in of_kind("Secret")["stringData"]
 
 
 # Compose
@@ -99,11 +40,14 @@ def test_compose_takes_the_file(file: Path) -> None:
 
 def test_compose_is_hardened_and_private() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert set(services) == {"loragate", "postgres", "prometheus", "grafana"}
+    assert set(services) == {"loragate", "postgres", "prometheus", "alertmanager", "grafana"}
     for name, service in services.items():
         if name != "loragate":
             image, _, tag = service["image"].rpartition(":")
             assert image and re.search(r"\d+\.\d+", tag), f"{name}: {service['image']}"
+        assert service["restart"] == "unless-stopped", name
+        check = service["healthcheck"]
+        assert check["test"][0] == "CMD" and check["interval"] and check["timeout"] and check["retries"], name
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
         for volume in service.get("volumes", []):
             source = str(volume).split(":")[0]
@@ -112,7 +56,69 @@ def test_compose_is_hardened_and_private() -> None:
     assert ours["read_only"] and ours["cap_drop"] == ["ALL"] and ours["tmpfs"]
     grace_s = int(ours["stop_grace_period"].removesuffix("s"))
     env = ours["environment"]
-    assert grace_s >= float(env["LORAGATE_DRAIN_DELAY_S"]) + float(env["LORAGATE_SHUTDOWN_TIMEOUT"]) + 10
+    assert grace_s >= float(env["LORAGATE_DRAIN_DELAY_S"]) + float(env["LORAGATE_SHUTDOWN_TIMEOUT"]) + 20
+    (call,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", ours["healthcheck"]["test"][-1])
+    assert call == ("8000", "/ready")
+
+
+def interpolated(value: str, variables: dict[str, str]) -> str:
+    """What compose makes of `${NAME}`, `${NAME:-default}` and `${NAME:?message}`; a missing name is an error."""
+    return re.sub(
+        r"\$\{(\w+)(?::([-?])([^}]*))?\}",
+        lambda m: variables[m[1]] if m[1] in variables or m[2] != "-" else m[3],
+        value,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("password", ["p@ss/w%rd", "a:b#c?d&e=f", "%40 $x '\\\"", "plain"])
+async def test_any_password_of_the_database_works(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real PostgreSQL that checks passwords; only the host of the URL is another."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    given = {"POSTGRES_PASSWORD": password, "LORAGATE_MODEL": "m"}
+    ours = {k: interpolated(v, given) for k, v in services["loragate"]["environment"].items()}
+    theirs = {k: interpolated(v, given) for k, v in services["postgres"]["environment"].items()}
+    for name in list(os.environ):
+        if name.startswith(("LORAGATE_", "PG")):
+            monkeypatch.delenv(name)
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    url = make_url(load({}).database_url)
+    assert (url.username, url.database) == (theirs["POSTGRES_USER"], theirs["POSTGRES_DB"])
+    with postgres_process(theirs["POSTGRES_PASSWORD"]) as server:
+        query = {"host": str(server.folder)}
+        url = url.set(username="postgres", database="postgres", host=None, query=query)
+        with pytest.raises(RegistryUnusable, match="refuses the user"):
+            monkeypatch.setenv("PGPASSWORD", f"{password}x")
+            await migrate(url.render_as_string(hide_password=False))
+        monkeypatch.setenv("PGPASSWORD", ours["PGPASSWORD"])
+        await migrate(url.render_as_string(hide_password=False))
+        encoded = url.set(password=password).render_as_string(hide_password=False)
+        monkeypatch.delenv("PGPASSWORD")
+        await migrate(encoded)
+
+
+def test_prometheus_tells_alertmanager_whose_receivers_an_operator_fills_in() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    (target,) = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert target == "alertmanager:9093" and "alertmanager" in services
+    assert "./alertmanager:/etc/alertmanager:ro" in services["alertmanager"]["volumes"]
+    told = yaml.safe_load(ALERTMANAGER.read_text(encoding="utf-8"))
+    receivers = {receiver["name"] for receiver in told["receivers"]}
+    routes = {route["matchers"][0]: route["receiver"] for route in told["route"]["routes"]}
+    assert routes == {'severity = "page"': "page"} and told["route"]["receiver"] == "ticket"
+    assert receivers == {"page", "ticket"}, "the two severities of the rules"
+
+
+@pytest.mark.skipif(shutil.which("amtool") is None, reason="needs Debian's prometheus-alertmanager")
+def test_alertmanager_takes_its_file() -> None:
+    done = subprocess.run(["amtool", "check-config", str(ALERTMANAGER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for severity in ("page", "ticket"):
+        command = ["amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}"]
+        done = subprocess.run([*command, f"severity={severity}"], capture_output=True, text=True)
+        assert done.stdout.strip() == severity, done.stdout + done.stderr
 
 
 def test_prometheus_and_grafana_find_what_they_are_given() -> None:
@@ -133,7 +139,7 @@ def test_prometheus_and_grafana_find_what_they_are_given() -> None:
 
 def test_every_variable_is_a_setting() -> None:
     fields = {f"LORAGATE_{name.upper()}" for name in Settings.model_fields}
-    for file in [*KUBERNETES, *COMPOSE, UNIT, ROOT / "Dockerfile"]:
+    for file in [*COMPOSE, UNIT, ROOT / "Dockerfile"]:
         text = file.read_text(encoding="utf-8")
         for name in re.findall(r"\bLORAGATE_[A-Z_]+\b", text):
             assert name in fields | {"LORAGATE_TARGET"}, f"{file.name}: {name}"

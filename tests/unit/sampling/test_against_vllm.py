@@ -7,19 +7,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from example_counts import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidParameter
-from sampling.kinds import INT64_MAX, INT64_MIN, Integer, Number
-from sampling.layers import NO_DEFAULTS, resolve
 from sampling.limits import NO_LIMITS
 from sampling.options import MAX_LOGPROB_TOKEN_IDS, MAX_N, MAX_STOP_STRINGS, OPTIONS
-from sampling.params import LENGTH_NAMES, effective_name, options_on, validate
 from sampling.presets import Presets
 from sampling.repetition import Detector, Thresholds
+from sampling.resolution import NO_DEFAULTS, resolve
+from sampling.validation import LENGTH_NAMES, effective_name, options_on, validate
+from sampling.value_types import INT64_MAX, INT64_MIN, Integer, Number
 from tests.unit.sampling import reference
 from tests.unit.sampling.reference import Counts, Decoding
 
@@ -145,7 +146,7 @@ BESIDE = {
 @pytest.mark.parametrize(
     ("endpoint", "name", "option"), NUMERIC, ids=lambda part: getattr(part, "value", None)
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(value=numbers)
 def test_accepts_the_numbers_that_vllm_accepts(vllm, endpoint, name, option, value):
     if isinstance(option.kind, Integer):
@@ -225,7 +226,7 @@ VOCABULARY = 12
 tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=8)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     logits=st.lists(st.floats(-8, 8, width=32), min_size=VOCABULARY, max_size=VOCABULARY, unique=True),
     prompt=tokens,
@@ -293,7 +294,7 @@ def watched(stream) -> Detector:
     return detector
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(pattern=st.lists(st.integers(1, 50), min_size=1, max_size=16))
 def test_both_detectors_see_a_hard_loop_and_only_ours_one_with_a_counter(vllm, pattern):
     rule = vllm.params.RepetitionDetectionParams(max_pattern_size=32, min_count=3)

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from sampling.endpoints import Endpoint
 from sampling.errors import InvalidLimit, LimitExceeded
-from sampling.limits import NO_LIMITS, Limits, apply, check_prompt, tighten
+from sampling.limits import (
+    DEFAULT_LIMITS,
+    NO_LIMITS,
+    Limits,
+    apply,
+    check_prompt,
+    check_prompt_logprobs,
+    fit_logprobs,
+    tighten,
+)
 
 limits = st.builds(Limits, **{name: st.none() | st.integers(1, 1000) for name in asdict(NO_LIMITS)})
 
@@ -108,3 +117,29 @@ def test_prompt_length():
 def test_a_limit_is_a_positive_integer(wrong):
     with pytest.raises(InvalidLimit, match=next(iter(wrong))):
         Limits(**wrong)
+
+
+def test_a_length_that_nobody_chose_is_reduced_to_fit_its_log_probabilities() -> None:
+    asked = {"n": 2, "per_token": 5, "max_tokens": 11}
+    assert fit_logprobs(Limits(logprobs=110), **asked, chosen=False) == 11
+    assert fit_logprobs(Limits(logprobs=109), **asked, chosen=False) == 10
+    assert fit_logprobs(Limits(logprobs=110), **asked, chosen=True) == 11
+    assert fit_logprobs(NO_LIMITS, **asked, chosen=True) == 11
+    for limit, chosen in ((109, True), (9, False)):
+        with pytest.raises(LimitExceeded) as caught:
+            fit_logprobs(Limits(logprobs=limit), **asked, chosen=chosen)
+        assert f"(2 x 11 x 5) is 110, above this server's limit of {limit}" in str(caught.value)
+
+
+def test_the_log_probabilities_of_a_prompt_are_limited() -> None:
+    check_prompt_logprobs(Limits(prompt_logprobs=30), n=2, per_token=3, prompt_tokens=5)
+    check_prompt_logprobs(NO_LIMITS, n=2, per_token=3, prompt_tokens=5)
+    with pytest.raises(LimitExceeded) as caught:
+        check_prompt_logprobs(Limits(prompt_logprobs=29), n=2, per_token=3, prompt_tokens=5)
+    assert caught.value.param == "prompt_logprobs" and caught.value.value == 30
+
+
+def test_the_defaults_are_valid_limits_that_a_tenant_can_tighten() -> None:
+    server = Limits(**DEFAULT_LIMITS)
+    assert tighten(Limits(messages=3, tools=10**9), server).messages == 3
+    assert tighten(Limits(messages=3, tools=10**9), server).tools == DEFAULT_LIMITS["tools"]

@@ -127,8 +127,7 @@ CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"rank_pattern": {"q_proj": 0}}, "rank_pattern of q_proj = 0"),
     ({"rank_pattern": {"q_proj": 32}}, "Rank 32 is above"),
     ({"rank_pattern": {"(": 4}}, "unreadable pattern"),
-    ({"rank_pattern": {"(a+)+": 4}}, "use plain module names"),
-    ({"alpha_pattern": {".*.*.*x": 4}}, "use plain module names"),
+    ({"rank_pattern": {"x" * 1001: 4}}, "has 1001 characters, above 1000"),
     ({"alpha_pattern": [1]}, "it must be an object"),
     ({"rank_pattern": {f"m{n}": 4 for n in range(3000)}}, "has 3000 entries"),
     ({"lora_alpha": 0}, "lora_alpha is 0, so the adapter changes nothing"),
@@ -141,11 +140,17 @@ CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"lora_bias": True}, "LoRA with biases"),
     ({"modules_to_save": ["lm_head"]}, 'modules_to_save: ["lm_head"]'),
     ({"trainable_token_indices": [5]}, "Trained tokens"),
-    ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa changed the base model's weights"),
-    ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
-    ({"init_lora_weights": "olora"}, "olora"),
-    ({"init_lora_weights": "corda"}, "corda"),
-    ({"init_lora_weights": "loftq"}, "loftq"),
+    (
+        {"init_lora_weights": "pissa"},
+        "init_lora_weights=pissa: PiSSA moved a part of the base model's weights",
+    ),
+    ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4: PiSSA moved"),
+    ({"init_lora_weights": "olora"}, "OLoRA moved"),
+    ({"init_lora_weights": "corda"}, "CorDA moved"),
+    ({"init_lora_weights": "lora_ga", "lora_ga_config": {"scale": "stable"}}, "LoRA-GA moved"),
+    ({"init_lora_weights": "loftq"}, "PEFT cannot convert it; retrain"),
+    ({"init_lora_weights": "next_idea"}, "is not a value that this server knows"),
+    ({"init_lora_weights": ["pissa"]}, "is not a value that this server knows"),
     ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
     ({"use_bdlora": {"nblocks": 2}}, "Block-diagonal"),
     ({"use_qalora": True}, "QALoRA"),
@@ -156,7 +161,10 @@ CONFIG_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"kasa_config": {"beta": 1}}, "KaSA"),
     ({"monteclora_config": {"num_samples": 1}}, "MonteCLoRA"),
     ({"use_newest_trick": True}, "use_newest_trick asks for a LoRA variant that this server does not know"),
-    ({"peft_type": "LOHA"}, "This is a LOHA adapter; only LoRA can be served"),
+    (
+        {"peft_type": "LOHA"},
+        "This is a LOHA adapter; only LoRA can be served. Convert it with PEFT's save_as_lora",
+    ),
     ({"peft_type": "ADALORA"}, "ADALORA"),
     ({"task_type": "SEQ_CLS"}, "trained for SEQ_CLS"),
     ({"target_modules": []}, "names no target_modules"),
@@ -209,7 +217,8 @@ PREFIXES = [
     ("q_proj", "w_proj", "LoRA on w_proj cannot be served"),
     ("self_attn.q_proj", "mlp.q_proj", "The base model has no layer model.layers.0.mlp.q_proj"),
     ("layers.1.", "layers.01.", "The base model has no layer model.layers.01."),
-    ("lora_A.weight", "lora_A.default.weight", "no LoRA factor"),
+    ("lora_A.weight", "lora_A.default.weight", "contain the adapter's name (default)"),
+    ("lora_A.weight", "lora_A.weight.default", "no LoRA factor"),
     ("lora_A.weight", "lora_magnitude_vector", "no LoRA factor"),
 ]
 
@@ -368,14 +377,29 @@ def test_the_size_is_capped(tmp_path: Path) -> None:
         (["adapter_config.json", "adapter_model.pt"], "adapter_model.pt is a pickle"),
         (["adapter_config.json"], "There is no adapter_model.safetensors; give the folder"),
         (["adapter_config.json", "adapter_model-00001-of-00002.safetensors"], "split over several files"),
-        (["config.json", "model.safetensors"], "This is a whole model"),
+        (["config.json", "model.safetensors"], "This is a whole model (as merging an adapter makes it)"),
+        (["config.json", "model-00001-of-00002.safetensors"], "This is a whole model"),
+        (["config.json", "pytorch_model.bin.index.json"], "This is a whole model"),
+        (["model-q4_k_m.gguf"], "This is a whole model"),
+        (["sub/adapter_config.json"], "its sub-folder sub; give the path of that folder"),
+        (["a/b/adapter_config.json", "model.safetensors"], "its sub-folder a/b; give"),
+        (
+            [f"checkpoint-{n}/adapter_config.json" for n in range(9)],
+            "checkpoint-2 and 6 more; give the path of one",
+        ),
         ([], "There is no adapter_model.safetensors"),
     ],
 )
 def test_folders_that_are_no_adapter_are_refused(tmp_path: Path, names: list[str], told: str) -> None:
     for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert told in refusal(tmp_path)
+
+
+def test_a_merged_model_in_an_adapters_file_is_refused(tmp_path: Path) -> None:
+    merged = {f"model.{module}.weight": ("F32", bits(np.ones((4, 4)), "F32")) for module in ("norm", "x")}
+    assert "this is a merged or a whole model" in refusal(write_adapter(tmp_path, merged))
 
 
 def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ async def check(plant: Plant) -> None:
             assert (view.adapter.public_name, target.number) in ready, (view.alias, versions)
         assert view.adapter.removed_at is None or not view.alias.targets
     for version in ready.values():
-        inspect_artifact(plant.lifecycle.engine_adapter(version).path, base=BASE, max_lora_rank=16)
-        async with plant.lifecycle.hold(version):
+        inspect_artifact(plant.lifecycle.loading.engine_adapter(version).path, base=BASE, max_lora_rank=16)
+        async with plant.lifecycle.loading.hold(version):
             assert version.engine_id in plant.loader.ids
     ids = [version.engine_id for version in versions]
     assert len(set(ids)) == len(ids)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.depot.depot import Depot
 from adapters.lifecycle import Lifecycle, Rules
 from adapters.models import Actor
 from adapters.registry import Registry
@@ -39,11 +40,16 @@ class Plant:
         return version.number
 
 
-def build_plant(registry: Registry, folder: Path, capacity: int = 3) -> Plant:
+def another(registry: Registry) -> Registry:
+    """The registry as another process sees it, or this one after a restart."""
+    return Registry(registry.membership._database.engine, reserved_names={"tiny-base"})
+
+
+def build_plant(registry: Registry, folder: Path, capacity: int = 3, depot: Depot | None = None) -> Plant:
     loader = CheckingLoader(capacity, load_s=0.005, unload_s=0.002)
     residency = Residency(lambda: loader, capacity, wait_s=0.5, patience_s=0.05, linger_s=0.02)
     loader.residency = residency
     store = Store(folder / "store")
     seconds: list[float] = []
-    lifecycle = Lifecycle(registry, store, residency, RULES, observe_swap=seconds.append)
+    lifecycle = Lifecycle(registry, store, residency, RULES, depot=depot, observe_swap=seconds.append)
     return Plant(lifecycle, registry, store, residency, loader, folder, seconds)

@@ -30,7 +30,7 @@ from adapters.registry.state_machine import TRANSITIONS, check_transition
 from adapters.sources import ArchiveSource, LocalSource
 from adapters.sources import fetch as real_fetch
 from tests.unit.adapters.building import make_config
-from tests.unit.adapters.lifecycle.support import BY, Plant, build_plant
+from tests.unit.adapters.lifecycle.support import BY, Plant, another, build_plant
 
 S = VersionState
 
@@ -75,7 +75,7 @@ async def test_adding_makes_a_ready_version_from_a_copy_of_our_own(plant: Plant)
     )
     assert (version.state, version.rank, version.source) == (S.READY, 4, "folder source0")
     assert version.training == {"seed": 7} and version.sampling_defaults == {"temperature": 0.1}
-    adapter = plant.lifecycle.engine_adapter(version)
+    adapter = plant.lifecycle.loading.engine_adapter(version)
     assert adapter.engine_id == version.engine_id and adapter.path.name == version.digest
     for path in source.path.iterdir():
         path.write_bytes(b"rewritten after registration")
@@ -152,7 +152,7 @@ async def test_requests_in_flight_finish_on_the_version_they_began_with(plant: P
     first, second = await plant.add(0), await plant.add(1)
     await plant.lifecycle.promote("acme", "support", first, by=BY)
     old = await plant.registry.versions.get("acme", "support", first)
-    async with plant.lifecycle.hold(old) as held:
+    async with plant.lifecycle.loading.hold(old) as held:
         await plant.lifecycle.promote("acme", "support", second, by=BY)
         await asyncio.sleep(0.1)
         assert held.engine_id in plant.loader.ids
@@ -196,12 +196,12 @@ async def test_a_load_that_fails_changes_nothing_and_burns_its_engine_id(
     assert (await plant.registry.aliases.get("acme", "support")).generation == 0
     calls = list(plant.loader.calls)
     with pytest.raises(LoadFailed):  # no second try within the pause
-        async with plant.lifecycle.hold(fresh):
+        async with plant.lifecycle.loading.hold(fresh):
             pass
     assert plant.loader.calls == calls
     monkeypatch.setattr("adapters.lifecycle.load_failures._RETRY_AFTER_S", 0.0)
-    plant.lifecycle._load_failures._pauses.clear()
-    async with plant.lifecycle.hold(stale) as held:  # read before the renewal
+    plant.lifecycle.loading._load_failures._pauses.clear()
+    async with plant.lifecycle.loading.hold(stale) as held:  # read before the renewal
         assert held.engine_id == fresh.engine_id
     assert [call for call in plant.loader.calls if call[0] == "load"] == [
         ("load", stale.engine_id),
@@ -224,30 +224,30 @@ async def test_a_dead_engine_burns_no_id(plant: Plant) -> None:
 async def test_an_error_inside_a_hold_is_not_taken_for_a_failed_load(plant: Plant) -> None:
     version = await plant.lifecycle.register("acme", "support", plant.source(), by=BY)
     with pytest.raises(LoadFailed, match="the caller's own"):
-        async with plant.lifecycle.hold(version):
+        async with plant.lifecycle.loading.hold(version):
             raise LoadFailed("the caller's own")
     assert await plant.registry.versions.get("acme", "support", 1) == version
 
 
 async def test_what_vanished_from_the_store_is_told_before_the_engine_sees_it(plant: Plant) -> None:
     version = await plant.lifecycle.register("acme", "support", plant.source(), by=BY)
-    async with plant.lifecycle.hold(version):
+    async with plant.lifecycle.loading.hold(version):
         pass
-    folder = plant.lifecycle.engine_adapter(version).path
+    folder = plant.lifecycle.loading.engine_adapter(version).path
     folder.chmod(0o755)
     (folder / "adapter_model.safetensors").unlink()
-    async with plant.lifecycle.hold(version):  # still loaded
+    async with plant.lifecycle.loading.hold(version):  # still loaded
         pass
     await plant.residency.retire(0)
     plant.residency.dismiss(version.engine_id)
     await until(lambda: not plant.loader.ids)
     calls = len(plant.loader.calls)
     with pytest.raises(StoreDamaged, match="add the adapter again"):
-        async with plant.lifecycle.hold(version):
+        async with plant.lifecycle.loading.hold(version):
             pass
     assert len(plant.loader.calls) == calls
     await plant.add(0)  # the same weights again repair both versions
-    async with plant.lifecycle.hold(version):
+    async with plant.lifecycle.loading.hold(version):
         pass
 
 
@@ -277,7 +277,7 @@ async def test_removing_waits_for_those_who_stream(plant: Plant) -> None:
     released = asyncio.Event()
 
     async def stream() -> None:
-        async with plant.lifecycle.hold(version):
+        async with plant.lifecycle.loading.hold(version):
             await released.wait()
             assert version.engine_id in plant.loader.ids
 
@@ -286,7 +286,7 @@ async def test_removing_waits_for_those_who_stream(plant: Plant) -> None:
     (draining,) = await plant.lifecycle.remove("acme", "support", by=BY, wait_s=0.05)
     assert draining.state is S.DRAINING
     with pytest.raises(VersionRetired):
-        async with plant.lifecycle.hold(version):
+        async with plant.lifecycle.loading.hold(version):
             pass
     released.set()
     await asyncio.gather(*streams)
@@ -316,7 +316,7 @@ async def test_the_same_name_with_other_weights_is_another_adapter_to_the_engine
     before = await plant.registry.versions.get("acme", "support", 1)
     await plant.lifecycle.remove("acme", "support", by=BY)
     after = await plant.registry.versions.get("acme", "support", await plant.add(1))
-    old, new = plant.lifecycle.engine_adapter(before), plant.lifecycle.engine_adapter(after)
+    old, new = plant.lifecycle.loading.engine_adapter(before), plant.lifecycle.loading.engine_adapter(after)
     assert old.engine_id != new.engine_id and old.engine_name != new.engine_name and old.path != new.path
 
 
@@ -347,7 +347,7 @@ async def test_a_restart_finishes_or_fails_what_was_begun(
     version = await plant.registry.versions.get("acme", "support", draining)
     await plant.registry.versions.transition(version, S.DRAINING, by=BY)
     assert await states(plant) == ["ready", "registered", "fetched", "verified", "draining"]
-    recovery = await build_plant(plant.registry, plant.folder).lifecycle.recover(deep=True)
+    recovery = await build_plant(another(plant.registry), plant.folder).lifecycle.recover(deep=True)
     assert await states(plant) == ["ready", "failed", "failed", "ready", "retired"]
     assert [v.number for v in recovery.finished] == [4] and [v.number for v in recovery.failed] == [2, 3]
     assert recovery.garbage == (version.digest,) and recovery.damaged == ()
@@ -356,7 +356,7 @@ async def test_a_restart_finishes_or_fails_what_was_begun(
 
 async def test_a_restart_reports_damage_and_keeps_the_version(plant: Plant) -> None:
     version = await plant.lifecycle.register("acme", "support", plant.source(), by=BY)
-    weights = plant.lifecycle.engine_adapter(version).path / "adapter_model.safetensors"
+    weights = plant.lifecycle.loading.engine_adapter(version).path / "adapter_model.safetensors"
     weights.chmod(0o644)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -370,7 +370,7 @@ async def test_a_restart_reports_damage_and_keeps_the_version(plant: Plant) -> N
 async def test_reconciling_takes_up_drains_that_broke_off(plant: Plant) -> None:
     number = await plant.add()
     version = await plant.registry.versions.get("acme", "support", number)
-    async with plant.lifecycle.hold(version):
+    async with plant.lifecycle.loading.hold(version):
         pass
     await plant.registry.versions.transition(version, S.DRAINING, by=BY)
     plant.loader.ids.add(4242)

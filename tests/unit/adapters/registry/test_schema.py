@@ -46,10 +46,32 @@ async def test_a_newer_schema_is_refused(database_url: str) -> None:
     engine = connect(database_url)
     async with Database(engine).write() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(sa.text("DELETE FROM counters WHERE name = 'compatible_from'"))
     with pytest.raises(SchemaMismatch, match="revision 9999, which is newer than this release"):
         await check_schema(engine)
     with pytest.raises(SchemaMismatch, match="newer"):
         await migrate(database_url)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(("compatible_from", "is_usable"), [("0", True), (None, True), ("9998", False)])
+async def test_a_newer_schema_says_whether_this_release_can_use_it(
+    database_url: str, compatible_from: str | None, is_usable: bool
+) -> None:
+    """While servers are replaced one by one, those of the old release run, and restart, on the new schema."""
+    engine = connect(database_url)
+    async with Database(engine).write() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        if compatible_from is not None:
+            value = int(compatible_from)
+            await connection.execute(
+                sa.text("UPDATE counters SET value = :value WHERE name = 'compatible_from'"), {"value": value}
+            )
+    if is_usable:
+        await check_schema(engine)
+    else:
+        with pytest.raises(SchemaMismatch, match="newer than this release"):
+            await check_schema(engine)
     await engine.dispose()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from adapters.errors import BadName, BadValue, InUse, NameTaken, UnknownKey, UnknownTenant
 from adapters.models import Actor, Role, Tenant
 from adapters.registry import Registry
+from adapters.registry.database import utc_now
 from adapters.registry.keys import hash_secret
 from adapters.registry.schema import tables
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
@@ -83,6 +85,18 @@ async def test_bad_tenant_names_are_refused(registry: Registry) -> None:
     for name in ("", "Acme", "ac-me", "a" * 33, "_a", "a/b", "a b", "ä", "a\n"):
         with pytest.raises(BadName):
             await registry.tenants.add(Tenant(name), by=BY)
+
+
+async def test_a_tenant_with_a_name_that_is_reserved_now_works_as_before(registry: Registry) -> None:
+    with pytest.raises(BadName, match="used by the metrics"):
+        await registry.tenants.add(Tenant("other"), by=BY)
+    async with registry._database.write() as connection:  # as an earlier release has written it
+        row = replace(Tenant("other"), created_at=utc_now()).as_dict()
+        await connection.execute(sa.insert(tables.tenants).values(**row))
+    assert (await registry.tenants.set("other", {"weight": 2}, by=BY)).settings.weight == 2
+    issued = await registry.keys.issue("other", Role.INFERENCE, by=BY)
+    version = await registry.versions.register("other", "support", "upload", by=BY)
+    assert version.tenant == "other" and issued.key.tenant == "other"
 
 
 async def test_a_tenant_name_is_given_once(registry: Registry) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from example_counts import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -154,13 +155,13 @@ async def settle(world: World, capacity: int) -> None:
     await world.residency.aclose()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 4), VISITS, st.just([]))
 def test_visits_and_cancellations(capacity: int, visits: list[Visit], events: list[Any]) -> None:
     run(play(capacity, visits, events))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 4), VISITS, EVENTS)
 def test_visits_cancellations_and_everything_else(
     capacity: int, visits: list[Visit], events: list[Event]

@@ -60,7 +60,7 @@ async def test_an_adapter_is_unpacked_wherever_it_lies(
     (folder / "tokenizer.json").write_text("{}")
     into = tmp_path / "into"
     fetched = await unpack(pack(folder, name, mode), into)
-    names = {"adapter_config.json", "adapter_model.safetensors", "training.json"}
+    names = {"adapter_config.json", "adapter_model.safetensors", "training.json", "tokenizer.json"}
     assert {path.name for path in into.iterdir()} == names
     for wanted in names:
         assert (into / wanted).read_bytes() == (folder / wanted).read_bytes()

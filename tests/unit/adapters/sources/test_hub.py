@@ -5,6 +5,7 @@ import http.server
 import json
 import re
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.refuse(401, "RepoNotFound")
         elif match := re.fullmatch(r"/api/models/acme/lora(?:/revision/([^?]+))?(?:\?.*)?", self.path):
             self.describe(match[1] or "main")
-        elif match := re.match(r"/acme/lora/resolve/(\w{40})/([\w.]+)", self.path):
-            self.send_content(match[1], match[2], body)
+        elif match := re.match(r"/acme/lora/resolve/(\w{40})/([\w./%]+)", self.path):
+            self.send_content(match[1], urllib.parse.unquote(match[2]), body)
         else:
             self.refuse(404, "RepoNotFound")
 
@@ -49,7 +50,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if commit not in COMMITS.values():
             self.refuse(404, "RevisionNotFound")
             return
-        files = [{"rfilename": p.name, "size": p.stat().st_size} for p in self.folder.iterdir()]
+        found = [path for path in self.folder.rglob("*") if path.is_file()]
+        files = [
+            {"rfilename": path.relative_to(self.folder).as_posix(), "size": path.stat().st_size}
+            for path in found
+        ]
         self.reply(200, json.dumps({"id": "acme/lora", "sha": commit, "siblings": files}).encode())
 
     def send_content(self, commit: str, name: str, body: bool) -> None:
@@ -112,6 +117,19 @@ async def test_a_revision_is_downloaded_and_named_by_its_commit(hub: Any, into: 
     assert fetched.size_bytes == sum((into / name).stat().st_size for name in names)
     assert not any("optimizer" in line for line in handler.log)
     assert all(COMMITS["v2"] in line for line in handler.log if "resolve" in line)
+
+
+async def test_a_folder_of_a_repository_is_downloaded(hub: Any, into: Path) -> None:
+    endpoint, handler = hub
+    below = write_adapter(handler.folder / "runs" / "last", training={"seed": 2})
+    (below / "chat_template.jinja").write_text("{{ messages }}")
+    source = HubSource("acme/lora", "v2", endpoint, folder="runs/last")
+    fetched = await fetch(source, into, max_bytes=1 << 20)
+    assert fetched.label == "hf://acme/lora/runs/last@" + COMMITS["v2"]
+    assert {path.name for path in into.iterdir()} == {path.name for path in below.iterdir()}
+    assert (into / "training.json").read_bytes() == (below / "training.json").read_bytes()
+    with pytest.raises(ArtifactRefused, match="in its sub-folder last; give the path of that folder"):
+        await fetch(HubSource("acme/lora", "v2", endpoint, folder="runs"), into, max_bytes=1 << 20)
 
 
 async def test_without_a_revision_main_is_meant(hub: Any, into: Path) -> None:

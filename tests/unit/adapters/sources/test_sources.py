@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from adapters.artifact.files import BESIDE_MAX_BYTES
 from adapters.errors import ArtifactRefused, SourceRefused, SourceUnavailable, StoreFull
 from adapters.sources import HubSource, LocalSource, RemoteSource, fetch, parse_source, remote
 from tests.unit.adapters.building import write_adapter
@@ -38,6 +39,9 @@ def same(folder: Path, into: Path) -> bool:
 def test_sources_are_read_as_they_are_written(tmp_path: Path) -> None:
     assert parse_source("hf://acme/support-lora@v2") == HubSource("acme/support-lora", "v2")
     assert parse_source("hf://acme/support-lora").label == "hf://acme/support-lora"
+    below = HubSource("acme/loras", "refs/pr/1", folder="v1/last")
+    assert parse_source("hf://acme/loras/v1/last@refs/pr/1") == below
+    assert below.label == "hf://acme/loras/v1/last@refs/pr/1"
     assert parse_source("s3://bucket/a/b/") == RemoteSource("s3://bucket/a/b")
     assert parse_source("gs://bucket/a") == RemoteSource("gs://bucket/a")
     assert parse_source(str(tmp_path), local_roots=None) == LocalSource(tmp_path.resolve())
@@ -52,8 +56,11 @@ def test_sources_are_read_as_they_are_written(tmp_path: Path) -> None:
     [
         "http://x/y",
         "hf://justname",
-        "hf://a/b/c",
         "hf://a/../b",
+        "hf://a/b/../../c/d",
+        "hf://a/b//c",
+        "hf://a/b/c/",
+        "hf://a/b/c@",
         "s3://x",
         "s3://b/../c",
         "memory://x/y",
@@ -145,6 +152,31 @@ async def test_a_bucket_without_an_adapter(into: Path, bucket: Any) -> None:
     bucket.rm("/bucket/run/adapter_model.safetensors")
     with pytest.raises(ArtifactRefused, match=r"There is no adapter_model.safetensors"):
         await fetch(RemoteSource("memory://bucket/run"), into, max_bytes=1 << 20)
+
+
+async def test_only_the_beginning_of_files_beside_the_weights_is_copied(
+    folder: Path, into: Path, tmp_path: Path
+) -> None:
+    (folder / "tokenizer.json").write_bytes(b"x" * (BESIDE_MAX_BYTES + 9))
+    (folder / "chat_template.jinja").symlink_to(folder / "tokenizer.json")
+    await fetch(LocalSource(folder), into, max_bytes=1 << 20)
+    assert {path.name for path in into.iterdir()} == {*NAMES, "tokenizer.json"}
+    assert (into / "tokenizer.json").stat().st_size == BESIDE_MAX_BYTES
+    (tmp_path / "bucket").mkdir()
+    await fetch(RemoteSource(f"file://{folder}"), tmp_path / "bucket", max_bytes=2 << 20)
+    assert (tmp_path / "bucket" / "tokenizer.json").stat().st_size == BESIDE_MAX_BYTES
+
+
+async def test_an_adapter_in_a_sub_folder_is_found_but_not_taken(
+    folder: Path, into: Path, bucket: Any, tmp_path: Path
+) -> None:
+    folder.rename(tmp_path / "moved")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "moved").rename(tmp_path / "run" / "checkpoints" / "last")
+    with pytest.raises(ArtifactRefused, match="in its sub-folder checkpoints/last; give the path of that"):
+        await fetch(LocalSource(tmp_path / "run"), into, max_bytes=1 << 20)
+    with pytest.raises(ArtifactRefused, match="in its sub-folder run; give the path of that folder"):
+        await fetch(RemoteSource("memory://bucket"), into, max_bytes=1 << 20)
 
 
 async def test_a_broken_read_goes_on_where_it_stopped(

@@ -114,6 +114,32 @@ def test_garbage_is_what_nothing_needs_and_is_old_enough(store: Store, tmp_path:
     assert not interrupted.exists()
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_garbage_whose_earlier_removal_was_interrupted_goes_with_what_was_left_of_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest_first: bool
+) -> None:
+    digest = put(store).digest
+    (tmp_path / "store" / "sha256" / f".gone-{digest}").mkdir()
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(listed(path), reverse=newest_first)))
+    assert store.collect_garbage((), min_age_s=0) == (digest,)
+    assert tree(tmp_path / "store") == {"sha256", "staging"}
+    assert store.collect_garbage((), min_age_s=0) == ()
+
+
+def test_what_is_left_of_an_interrupted_removal_goes_though_the_artifact_is_needed_again(
+    store: Store, tmp_path: Path
+) -> None:
+    digest = put(store).digest
+    left = tmp_path / "store" / "sha256" / f".gone-{digest}"
+    left.mkdir()
+    assert store.collect_garbage({digest}) == () and left.exists(), "it may be in removal now"
+    os.utime(left, (0, 0))
+    assert store.collect_garbage({digest}) == ()
+    assert not left.exists()
+    assert store.check([digest], deep=True) == ()
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

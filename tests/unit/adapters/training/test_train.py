@@ -14,12 +14,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import demo
 from adapters.artifact.digests import base_digest, file_digest, template_digest
 from adapters.training.config import PROJECTIONS, TrainingConfig
 from adapters.training.errors import BaseModelError, DataError, OutputError, UnservableError
 from adapters.training.export import adapter_folder
 from adapters.training.model.lora import add_lora, check_servable
-from adapters.training.train import train
+from adapters.training.training_run import train
 
 Configure = Callable[..., TrainingConfig]
 
@@ -29,14 +30,14 @@ def test_a_training_leaves_an_adapter_and_its_record(configure: Configure) -> No
     config = configure(max_steps=12)
     report = train(config)
     assert sorted(p.name for p in config.out.iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "evaluations.jsonl", "grad_norm.png",
-        "log.jsonl", "loss.png", "training.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "evaluations.jsonl",
+        "generations.jsonl", "grad_norm.png", "log.jsonl", "loss.png", "training.json",
     ]  # fmt: skip
     record = json.loads((config.out / "training.json").read_text())
     assert record == report.document
     assert record["base_digest"] == base_digest(config.base)
     assert record["template_digest"] == template_digest(config.base)
-    assert record["data_digest"] == file_digest(config.data)
+    assert record["data_digest"] == file_digest(config.data[0])
     assert (record["end_token"], record["seed"], record["steps"]) == ("<|im_end|>", 0, 12)
     assert record["hyperparameters"]["rank"] == 4
     assert set(record["scores"]) == {"base", "adapter"}
@@ -149,3 +150,26 @@ def test_an_adapter_that_the_server_would_refuse_is_an_error(
     monkeypatch.setattr(adapter_folder, "load_file", read)
     with pytest.raises(OutputError, match=says) if says else nullcontext():
         adapter_folder.write_adapter(model, config)
+
+
+@pytest.mark.slow
+def test_a_notebook_trains_the_demo_with_paths_as_text(tmp_path: Path) -> None:
+    import adapters.training
+    from adapters.training import TrainingConfig, TrainingError, TrainingReport, train
+
+    config = TrainingConfig(
+        base=str(demo.MODEL_DIR),  # type: ignore[arg-type]
+        data=str(next(iter(demo.ADAPTERS.values())).data),  # type: ignore[arg-type]
+        out=str(tmp_path / "support"),  # type: ignore[arg-type]
+        max_steps=3,
+        batch_samples=4,
+        measure=0,
+    )
+    report = train(config)
+    assert isinstance(report, TrainingReport) and report.steps == 3
+    assert report.out == tmp_path / "support" and (report.out / "adapter_model.safetensors").is_file()
+    assert report.document["data"]["chats"] > 0
+    with pytest.raises(TrainingError, match="already holds a finished adapter"):
+        train(config)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = adapters.training.trian

@@ -66,3 +66,15 @@ def test_requests_across_a_swap_are_counted() -> None:
 def test_prompts_come_from_both_tenants() -> None:
     prompts = held_out_prompts()
     assert len(prompts) == 12 and all(prompts)
+
+
+@pytest.mark.parametrize(("text", "mixed"), [("one too", 0), ("one", 1), ("two too", 0), ("two", 1)])
+def test_a_blends_answers_are_compared_with_those_of_blends(text: str, mixed: int) -> None:
+    blended = {1: {"p": "one too"}, 2: {"p": "two too"}}
+    reference = ReferenceAnswers(
+        "acme-support", "globex-tools", ANSWERS.versions, ANSWERS.other_answers, "acme-tone", blended
+    )
+    assert reference.blend("acme-tone") == (("acme-support", 1.0), ("acme-tone", 0.5))
+    assert reference.blend("acme-support") == ()
+    counts = check_answers([answer(text, 5, 6, "acme-tone")], reference, SWAPS)
+    assert (counts.failed, counts.mixed) == (0, mixed)

@@ -8,10 +8,10 @@ import pytest
 
 from adapters.models import Role
 from benchmarks.__main__ import main
+from benchmarks.harness import environment
 from benchmarks.harness.demo_server import DEMO_KEYS, OPERATOR_KEY
 from benchmarks.harness.errors import InvalidOption
 from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Workload
-from benchmarks.serving import plots
 from benchmarks.serving.options import parse, parse_keys, parse_sweep
 from benchmarks.serving.sweep import first_adapters
 from server.app.demo_seed import DEMO_KEYS as SEEDED_KEYS
@@ -94,7 +94,7 @@ def test_the_error_without_matplotlib_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(plots.MatplotlibMissing):
-        plots.check_matplotlib()
+    with pytest.raises(environment.MatplotlibMissing):
+        environment.check_matplotlib()
     assert main(["serving", "--plots", str(tmp_path)]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err

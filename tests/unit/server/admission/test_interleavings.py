@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from example_counts import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -118,4 +119,4 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
-TestAnyInterleaving.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestAnyInterleaving.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, NotFound
 from sampling.errors import SamplingError
-from server.api.errors import RULES, error_body, event_failure, retry_after_s, rule_of
-from server.errors import EngineUnavailable, InternalError, InvalidRequest, LoragateError
+from server.api.errors import RULES, error_body, error_event, event_failure, retry_after_s, rule_of
+from server.errors import (
+    BodyTooLarge,
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    LoragateError,
+    ModelNotFound,
+    Unauthenticated,
+)
 
 
 def subclasses(cls: type[Exception]) -> Iterator[type[Exception]]:
@@ -35,6 +46,13 @@ def test_the_shape() -> None:
     assert error_body(EngineUnavailable())["error"]["code"] == "engine_unavailable"
 
 
+@pytest.mark.parametrize("cls", [cls for cls in ALL if rule_of(Exception.__new__(cls)).status == 404])
+def test_a_404_names_what_was_not_found(cls: type[Exception]) -> None:
+    """Only the root of the errors about names, which nobody raises, does not."""
+    code = RULES[cls].code
+    assert code.endswith("_not_found") or cls is NotFound, code
+
+
 @pytest.mark.parametrize(
     ("wanted", "given"),
     [(0, 1), (0.2, 1), (1.2, 2), (119.5, 120), (1e9, 120), (float("inf"), 120), (float("nan"), 120)],
@@ -57,6 +75,57 @@ def test_errors_inside_events() -> None:
     assert isinstance(event_failure(event(500, "secret /root/path")), InternalError)
     assert isinstance(event_failure(event(500, "EngineCore encountered an issue")), EngineUnavailable)
     assert isinstance(event_failure('data: {"error": broken'), InternalError)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidRequest("no"), "invalid_request_error"),
+        (ModelNotFound(), "not_found_error"),
+        (Unauthenticated(), "authentication_error"),
+        (BodyTooLarge(), "request_too_large"),
+        (EngineUnavailable(), "overloaded_error"),
+        (InternalError(), "api_error"),
+    ],
+)
+def test_anthropics_routes_have_its_types_and_events(error: Exception, kind: str) -> None:
+    body = error_body(error, "/v1/messages")
+    assert body["type"] == "error" and body["error"]["type"] == kind
+    assert body["error"] | {"type": ""} == error_body(error)["error"] | {"type": ""}
+    event = error_event(error, "/v1/messages")
+    # Its SDK passes over an event without a name, and would take a broken stream for a whole one.
+    assert event == f"event: error\ndata: {json.dumps(body)}\n\n"
+    assert isinstance(event_failure(event), InternalError)
+
+
+class BrokenStream(BaseHTTPRequestHandler):
+    """Answers with a stream that ends with our event of an error."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(error_event(EngineUnavailable(), self.path).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_official_clients_raise_on_the_event() -> None:
+    import anthropic  # takes a second, and only this test needs it
+    import openai
+
+    hello: Any = [{"role": "user", "content": "Hello!"}]
+    with ThreadingHTTPServer(("127.0.0.1", 0), BrokenStream) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{httpd.server_port}"
+        claude = anthropic.Anthropic(base_url=url, api_key="k", max_retries=0)
+        with pytest.raises(anthropic.APIError, match="overloaded_error"):
+            list(claude.messages.create(model="m", messages=hello, max_tokens=1, stream=True))
+        gpt = openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0)
+        with pytest.raises(openai.APIError, match="engine is not ready"):
+            list(gpt.chat.completions.create(model="m", messages=hello, stream=True))
+        httpd.shutdown()
 
 
 def test_rule_of_a_subclass_without_a_row() -> None:

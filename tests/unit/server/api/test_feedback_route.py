@@ -16,6 +16,7 @@ from server.api import errors, feedback
 from server.request.context import Caller
 from server.usage.feedback import FeedbackService, training_lines
 from server.usage.recent_requests import RecentAnswers
+from server.usage.shared_answers import SharedAnswers
 
 NOW = datetime.now(UTC)
 CALL = {"id": "c1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
@@ -32,7 +33,7 @@ class Service:
 
     def __init__(self) -> None:
         self.kept: list[Feedback] = []
-        answers = RecentAnswers()
+        answers = SharedAnswers(RecentAnswers(), None)
         answers.note("acme", "r1", None)
         self.feedback = FeedbackService(answers, self.put, [], keeps_messages=True)
 

@@ -20,13 +20,16 @@ from adapters.models import Key, Role, Tenant
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
-from sampling.layers import Resolved
+from sampling.resolution import Resolved
 from server.admission.errors import RateLimited
+from server.api import generate
 from server.api.generate import GenerateRoute
-from server.api.middleware import RequestMiddleware
+from server.api.middleware.request_middleware import RequestMiddleware
 from server.errors import EngineUnavailable, ModelNotFound
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
+from server.request.body import Body, parse
+from server.request.body_memory import BodyMemory
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, StreamAnswer, Target
 
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.now(UTC))
@@ -45,6 +48,7 @@ class FakeService:
     clamped: tuple[str, ...] = ()
     refusals: list[tuple[str, str]] = field(default_factory=list)
     log_prompts: bool = False
+    memory: BodyMemory = field(default_factory=lambda: BodyMemory(1000))
 
     def route(self) -> GenerateRoute:
         me: Any = self
@@ -67,12 +71,15 @@ class FakeService:
     def require_ready(self) -> None:
         """It is."""
 
+    async def read(self, caller: Caller, endpoint: Endpoint, raw: bytes) -> Body:
+        return Body(parse(raw))
+
     async def prepare(
-        self, caller: Caller, endpoint: Endpoint, body: dict[str, Any], headers: Any, request_id: str
+        self, caller: Caller, endpoint: Endpoint, body: Body, headers: Any, request_id: str
     ) -> RequestContext:
-        if body.get("model") == "none":
+        if body.fields.get("model") == "none":
             raise ModelNotFound("no such model")
-        sampling = Resolved(dict(body), {}, self.clamped)
+        sampling = Resolved(dict(body.fields), {}, self.clamped)
         return RequestContext(
             request_id, endpoint, caller, Target("m", None), sampling, TenantSettings(), "s"
         )
@@ -90,10 +97,9 @@ class FakeService:
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         return {"x-ratelimit-limit-requests": "9"}
 
-    def finished(self, record: AccessRecord, context: RequestContext | None) -> None:
+    def finished(self, record: AccessRecord, *contexts: RequestContext) -> None:
         self.finished_.append(record.status or 200)
-        if context is not None:
-            self.observed.append(record.status or 200)
+        self.observed += [record.status or 200 for _ in contexts]
 
 
 @pytest.fixture
@@ -149,6 +155,39 @@ async def test_what_nobody_reads_is_told(client: httpx.AsyncClient, service: Fak
     assert (await post(client)).headers["x-loragate-ignored"].endswith("f19, 10 more")
 
 
+async def test_a_whole_answer_in_pieces(client: httpx.AsyncClient, service: FakeService) -> None:
+    pieces = ['{"text":["', *(f"ü{number}" * 1000 for number in range(100)), '"]}']
+    service.answer, service.clamped = JsonAnswer({}, pieces=pieces), ("max_tokens=5",)
+    response = await post(client)
+    assert response.text == "".join(pieces)
+    assert response.headers["content-length"] == str(len(response.content))
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-loragate-clamped"] == "max_tokens=5" and service.observed == [200]
+
+
+async def test_a_stream_of_many_events_pauses(client: httpx.AsyncClient, service: FakeService) -> None:
+    """The events of 128 choices come in one step of the engine, and sending them need not wait for anything."""
+    turns = [0]
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns[0] += 1
+
+    seen: list[int] = []
+
+    async def many() -> AsyncIterator[str]:
+        for _ in range(128):
+            seen.append(turns[0])
+            yield f"data: {'x' * 2000}\n\n"
+
+    service.answer = StreamAnswer(many())
+    counting = asyncio.create_task(count())
+    await post(client, stream=True)
+    counting.cancel()
+    assert seen[-1] - seen[0] >= 128 * 2000 // (17 << 10)
+
+
 async def test_a_stream(client: httpx.AsyncClient, service: FakeService) -> None:
     service.answer = StreamAnswer(events("data: 1\n\n", "data: [DONE]\n\n"))
     response = await post(client, stream=True)
@@ -156,6 +195,24 @@ async def test_a_stream(client: httpx.AsyncClient, service: FakeService) -> None
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["x-accel-buffering"] == "no"
     assert service.held == 0
+
+
+async def test_a_silent_stream_shows_signs_of_life(
+    client: httpx.AsyncClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that writes a long tool call sends nothing for minutes; a stream that has not begun may still fail."""
+    monkeypatch.setattr(generate, "SILENCE_S", 0.02)
+
+    async def slow() -> AsyncIterator[str]:
+        await asyncio.sleep(0.2)
+        yield "data: 1\n\n"
+        await asyncio.sleep(0.2)
+        yield "data: [DONE]\n\n"
+
+    service.answer = StreamAnswer(slow())
+    parts = (await post(client, stream=True)).text.removesuffix("\n\n").split("\n\n")
+    assert parts[0] == "data: 1" and parts[-1] == "data: [DONE]"
+    assert 2 <= len(parts[1:-1]) <= 10 and set(parts[1:-1]) == {":"}
 
 
 VLLM_ERROR = 'data: {"error": {"message": "boom", "type": "t", "param": null, "code": 500}}\n\n'
@@ -286,7 +343,7 @@ async def _drive(
 
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-        "state": {"request_id": "r", "record": AccessRecord("r", "POST", "/v1/chat/completions")},
+        "state": {"max_body_bytes": 1000, "request_id": "r", "record": AccessRecord("r", "POST", "/v1/x")},
     }  # fmt: skip
     async with asyncio.timeout(5):
         await service.route()(scope, receive, send)

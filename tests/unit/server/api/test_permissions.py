@@ -21,6 +21,7 @@ from tests.unit.server.app.composed import OPERATOR_KEY, Composed, compose
 SOURCE = str(next(iter(demo.ADAPTERS.values())).path)
 ADAPTER = "/admin/v1/adapters/{tenant}/{name}"
 Route = tuple[str, str]
+Tenants = tuple[tuple[str, dict[str, str]], tuple[str, dict[str, str]]]
 
 
 class Access(enum.Enum):
@@ -73,12 +74,14 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/adapters"): Rule(MANAGER),
     ("GET", "/admin/v1/whoami"): Rule(MANAGER),
     ("GET", "/admin/v1/live"): Rule(MANAGER),
+    ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
     ("GET", ADAPTER): Rule(TENANT),
     ("DELETE", ADAPTER): Rule(TENANT),
+    ("POST", ADAPTER + "/blend"): Rule(TENANT, 201, {"json": {"of": [{"adapter": "{name}", "version": 1}]}}),
     ("POST", ADAPTER + "/versions"): Rule(TENANT, 201, {"content": ARCHIVE, "headers": OCTETS}),
     ("DELETE", ADAPTER + "/versions/{number}"): Rule(TENANT),
     ("POST", ADAPTER + "/promote"): Rule(TENANT, 200, {"json": {"version": 1}}),
@@ -104,6 +107,8 @@ KEYED: set[Route] = {
     ("POST", "/v1/feedback"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/chat/completions/batch"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{name:path}"),
     ("GET", "/v1/presets"),
@@ -118,6 +123,8 @@ OPEN: set[Route] = {
     ("GET", "/console/"),
     ("GET", "/console/{name:path}"),
 }
+#: Routes for fronts, which know `--replica-token`; nobody else may know that they exist.
+FRONTS: set[Route] = {("GET", "/internal/replica")}
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +150,12 @@ async def a_tenant(composed: Composed) -> tuple[str, dict[str, str]]:
     return tenant, keys
 
 
+@pytest.fixture(scope="module")
+async def tenants(composed: Composed) -> Tenants:
+    """Two tenants that stay as they are, but for what is theirs."""
+    return await a_tenant(composed), await a_tenant(composed)
+
+
 async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -> dict[str, str]:
     """New things of the tenant, as many as the route names: the values for its placeholders."""
     asked = route[1] + repr(rule.request)
@@ -164,6 +177,8 @@ def filled(template: Any, things: dict[str, str]) -> Any:
     """The template with its placeholders replaced."""
     if isinstance(template, dict):
         return {name: filled(value, things) for name, value in template.items()}
+    if isinstance(template, list):
+        return [filled(value, things) for value in template]
     return template.format(**things) if isinstance(template, str) else template
 
 
@@ -190,22 +205,28 @@ def test_every_route_has_a_rule(composed: Composed) -> None:
         for route in composed.app.routes
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }
-    assert routes == RULES.keys() | KEYED | OPEN
+    assert routes == RULES.keys() | KEYED | OPEN | FRONTS
 
 
 @pytest.mark.parametrize("route", RULES, ids=" ".join)
-async def test_a_managing_route_lets_in_whom_its_rule_says(composed: Composed, route: Route) -> None:
-    rule = RULES[route]
-    own, keys = await a_tenant(composed)
-    foreign, _ = await a_tenant(composed)
+async def test_a_managing_route_lets_in_whom_its_rule_says(
+    composed: Composed, tenants: Tenants, route: Route
+) -> None:
+    rule, changes = RULES[route], route[0] != "GET"
+    if changes and (
+        "/tenants/" in route[1] or "/uploads" in route[1]
+    ):  # open uploads of a tenant are limited
+        tenants = await a_tenant(composed), await a_tenant(composed)
+    (own, keys), (foreign, _) = tenants
     secrets = {"no key": None, "wrong key": "lg-wrong", "operator": OPERATOR_KEY, **keys}
-    tenants = {"own": own, "foreign": foreign}
-    there = {whose: await things_of(composed, name, route, rule) for whose, name in tenants.items()}
+    names = {"own": own, "foreign": foreign}
+    there = {whose: await things_of(composed, name, route, rule) for whose, name in names.items()}
     wanted, found = expected(rule), {}
     # Refused callers come first and share the things, which a refusal leaves as they are.
     for role, whose in sorted(wanted, key=lambda case: wanted[case] == rule.status):
-        if found.get(("operator", whose)) == rule.status or found.get(("tenant_admin", whose)) == rule.status:
-            there[whose] = await things_of(composed, tenants[whose], route, rule)
+        let_in = rule.status in (found.get(("operator", whose)), found.get(("tenant_admin", whose)))
+        if changes and let_in:
+            there[whose] = await things_of(composed, names[whose], route, rule)
         answer = await ask(composed, route, rule, secrets[role], there[whose])
         found[role, whose] = answer.status_code
     assert found == wanted
@@ -214,9 +235,10 @@ async def test_a_managing_route_lets_in_whom_its_rule_says(composed: Composed, r
 @pytest.mark.parametrize(
     "route", [route for route, rule in RULES.items() if rule.access is TENANT], ids=" ".join
 )
-async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(composed: Composed, route: Route) -> None:
-    _, keys = await a_tenant(composed)
-    foreign, _ = await a_tenant(composed)
+async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(
+    composed: Composed, tenants: Tenants, route: Route
+) -> None:
+    (_, keys), (foreign, _) = tenants
     things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32}
     texts = []
     for name in (foreign, "nobody"):
@@ -226,12 +248,12 @@ async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(composed: Com
 
 
 @pytest.mark.parametrize("route", sorted(KEYED), ids=" ".join)
-async def test_a_calling_route_needs_a_key(composed: Composed, route: Route) -> None:
+async def test_a_calling_route_needs_a_key(composed: Composed, tenants: Tenants, route: Route) -> None:
     method, path = route[0], route[1].replace("{name:path}", "loragate-demo")
     for key in (None, "lg-wrong"):
         answer = await composed.ask(method, path, key)
         assert answer.status_code == 401 and answer.headers["www-authenticate"]
-    _, keys = await a_tenant(composed)
+    (_, keys), _ = tenants
     assert (await composed.ask(method, path, keys["inference"])).status_code in (200, 400)
 
 
@@ -239,3 +261,9 @@ async def test_a_calling_route_needs_a_key(composed: Composed, route: Route) -> 
 async def test_an_open_route_needs_none(composed: Composed, route: Route) -> None:
     answer = await composed.ask(route[0], route[1].replace("{name:path}", "index.html"), None)
     assert answer.status_code in (200, 307)
+
+
+@pytest.mark.parametrize("key", [None, "", "lg-wrong", OPERATOR_KEY])
+async def test_a_fronts_route_is_there_for_nobody_else(composed: Composed, key: str | None) -> None:
+    answer = await composed.ask("GET", "/internal/replica", key)
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "route_not_found"

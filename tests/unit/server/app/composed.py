@@ -15,7 +15,8 @@ import httpx
 from fastapi import FastAPI
 
 from adapters.models import EngineAdapter
-from server.app.composition import make_app, open_server
+from server.app.composition import Server, open_server
+from server.app.routes import make_app
 from server.config.settings import load
 from server.engine.supervisor import State
 from server.request.context import JsonAnswer, RequestContext
@@ -67,6 +68,7 @@ class Composed:
 
     app: FastAPI
     engine: StandInEngine
+    server: Server
 
     async def ask(
         self, method: str, path: str, key: str | None = OPERATOR_KEY, **request: Any
@@ -94,4 +96,4 @@ async def compose(folder: Path, **settings: Any) -> AsyncIterator[Composed]:
             engine: Any = StandInEngine()
             server.engine.supervisor.engine = engine
             server.engine.supervisor.state = State.READY
-            yield Composed(make_app(server), engine)
+            yield Composed(make_app(server), engine, server)

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from server.app.composition import make_app, open_server
+from server.app.composition import open_server
+from server.app.routes import make_app
 from server.config.settings import load
 
 
@@ -92,3 +93,9 @@ async def test_a_database_that_is_away_is_not_an_error_of_ours(
     assert "10.0" not in answer.text and answer.headers["retry-after"]
     monkeypatch.undo()
     assert (await starting.get("/admin/v1/tenants", headers=bearer("demo-admin"))).status_code == 200
+
+
+async def test_the_servers_of_the_registry_are_listed(starting: httpx.AsyncClient) -> None:
+    (server,) = (await starting.get("/admin/v1/servers", headers=bearer("demo-admin"))).json()["data"]
+    assert len(server.pop("id")) == 32 and server.pop("version")
+    assert server == {"url": "http://127.0.0.1:8000", "serves": False, "seen_at": None}

@@ -13,7 +13,7 @@ import demo
 from adapters.artifact import BaseShape
 from adapters.lifecycle import Lifecycle, Rules
 from adapters.models import AliasTarget
-from adapters.registry import Registry, connect, migrate
+from adapters.registry import Registry, connect
 from adapters.residency import Residency
 from adapters.store.store import Store
 from server.app.demo_seed import add_adapters, add_tenants
@@ -25,10 +25,8 @@ ME = (ACME.tenant, ACME.name)
 
 
 @pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    url = f"sqlite:///{tmp_path}/registry.db"
-    await migrate(url)
-    engine = connect(url)
+async def registry(sqlite_url: str) -> AsyncIterator[Registry]:
+    engine = connect(sqlite_url)
     registry = Registry(engine, reserved_names={demo.SERVED_NAME})
     await add_tenants(registry)
     yield registry

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from server.api import auth_throttle as slow_module
-from server.api.auth_throttle import AuthThrottleMiddleware
+from server.api.middleware import auth_throttle as slow_module
+from server.api.middleware.auth_throttle import AuthThrottleMiddleware
 from server.auth.throttle import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_DELAY_S, MAX_WAIT_S, AuthThrottle
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from adapters.errors import AliasConflict, RegistryUnavailable
 from adapters.lifecycle.canary import CanaryLimits, Outcome
 from adapters.models import Alias, AliasTarget, Key, Rating, Role, Tenant, Version, VersionState
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
-from sampling.layers import Resolved
+from sampling.resolution import Resolved
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
 from server.request.context import Caller, RequestContext, Target
 from server.request.metering import UsageCounters
 
 NOW = datetime.now(UTC)
-LIMITS = CanaryLimits({Outcome.ERROR: 0.2, Outcome.EMPTY: 0.2, Outcome.REPEATING: 0.2}, min_answers=10)
-RATING_LIMITS = CanaryLimits({Outcome.DISLIKED: 0.5}, min_answers=5)
+LIMITS = CanaryLimits(
+    {Outcome.ERROR: 0.2, Outcome.EMPTY: 0.2, Outcome.REPEATING: 0.2, Outcome.DISLIKED: 0.5},
+    min_answers=10,
+    max_slowdown=2.0,
+)
 
 
 class Registry:
@@ -31,6 +36,7 @@ class Registry:
         self.alias = Alias("acme", "support", 5, (AliasTarget(1, 90), AliasTarget(2, 10)))
         self.rolled_back: list[int] = []
         self.aliases = SimpleNamespace(get=self._get)
+        self.membership = SimpleNamespace(is_shared=False)
 
     async def _get(self, tenant: str, adapter: str) -> Alias:
         return self.alias
@@ -50,7 +56,7 @@ def registry() -> Registry:
 @pytest.fixture
 def canaries(registry: Registry) -> CanaryRollback:
     fakes: Any = registry
-    return CanaryRollback(fakes, fakes, LIMITS, RATING_LIMITS)
+    return CanaryRollback(fakes, fakes, LIMITS)
 
 
 def context(number: int, usage: UsageCounters) -> RequestContext:
@@ -86,8 +92,32 @@ async def test_a_bad_canary_is_rolled_back(
     canaries: CanaryRollback, registry: Registry, usage: UsageCounters, status: int
 ) -> None:
     answer(canaries, 1, 90)
-    answer(canaries, 2, 7)
-    answer(canaries, 2, 3, usage, status)
+    answer(canaries, 2, 4)
+    answer(canaries, 2, 5, usage, status)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == [], "so few answers prove nothing"
+    answer(canaries, 2, 9, usage, status)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == [5]
+
+
+@pytest.mark.parametrize("usage", [EMPTY, LOOPING, CIRCLING, STEERED])
+@pytest.mark.parametrize("how", ["form", "logit_bias", "allowed_token_ids"])
+async def test_what_the_caller_has_forced_is_not_the_versions_fault(
+    canaries: CanaryRollback, registry: Registry, usage: UsageCounters, how: str
+) -> None:
+    answer(canaries, 1, 90)
+    forced = context(2, replace(usage, has_form=how == "form"))
+    origins = {} if how == "form" else {how: "request"}
+    for _ in range(10):
+        canaries.note(replace(forced, sampling=Resolved({}, origins, ())), 200)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == []
+
+
+async def test_a_form_does_not_hide_a_failure(canaries: CanaryRollback, registry: Registry) -> None:
+    answer(canaries, 1, 90)
+    answer(canaries, 2, 10, replace(BROKEN_OFF, has_form=True))
     await canaries._judge(registry.alias)
     assert registry.rolled_back == [5]
 
@@ -99,14 +129,14 @@ async def test_a_good_one_is_not(canaries: CanaryRollback, registry: Registry) -
     assert registry.rolled_back == []
 
 
-@pytest.mark.parametrize(("down", "expected"), [(5, [5]), (2, [])])
+@pytest.mark.parametrize(("down", "expected"), [(19, [5]), (12, []), (2, [])])
 async def test_a_canary_that_users_dislike_is_rolled_back(
     canaries: CanaryRollback, registry: Registry, down: int, expected: list[int]
 ) -> None:
     versions = {number: context(number, GOOD).target.version for number in (1, 2)}
-    for _ in range(20):
+    for _ in range(90):
         canaries.rated("acme", versions[1], Rating.UP)
-    for count in range(6):
+    for count in range(20):
         canaries.rated("acme", versions[2], Rating.DOWN if count < down else Rating.UP)
     await canaries._judge(registry.alias)
     assert registry.rolled_back == expected
@@ -152,3 +182,113 @@ async def test_one_failure_of_the_database_does_not_end_the_watch(
             await asyncio.sleep(0.005)
     watching.cancel()
     assert calls >= 2
+
+
+class SharedOutcomes:
+    """The counts of all servers."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[int, str]] = Counter()
+        self.away = False
+        self.asked: list[datetime | None] = []
+
+    async def add(self, alias: Alias, counts: Counter[tuple[int, str]]) -> None:
+        if self.away:
+            raise RegistryUnavailable
+        self.counts += counts
+
+    async def totals(self, alias: Alias, since: datetime | None = None) -> dict[int, Counter[str]]:
+        self.asked.append(since)
+        found: dict[int, Counter[str]] = {}
+        for (number, kind), count in self.counts.items():
+            found.setdefault(number, Counter())[kind] = count
+        return found
+
+
+@pytest.fixture
+def shared(registry: Registry) -> SharedOutcomes:
+    registry.membership.is_shared = True
+    registry.outcomes = SharedOutcomes()  # type: ignore[attr-defined]
+    return registry.outcomes  # type: ignore[attr-defined]
+
+
+async def test_servers_judge_by_the_answers_of_all(registry: Registry, shared: SharedOutcomes) -> None:
+    fakes: Any = registry
+    first, second = (CanaryRollback(fakes, fakes, LIMITS) for _ in range(2))
+    answer(first, 1, 50)
+    answer(first, 2, 5, GOOD, 500)  # of which each server saw too few to judge
+    answer(second, 1, 40)
+    answer(second, 2, 5, GOOD, 500)
+    await first._judge(registry.alias)
+    assert registry.rolled_back == []
+    await second._judge(registry.alias)
+    assert registry.rolled_back == [5]
+
+
+async def test_outcomes_wait_for_the_database(registry: Registry, shared: SharedOutcomes) -> None:
+    fakes: Any = registry
+    canaries = CanaryRollback(fakes, fakes, LIMITS)
+    answer(canaries, 2, 4)
+    shared.away = True
+    with pytest.raises(RegistryUnavailable):
+        await canaries._judge(registry.alias)
+    shared.away = False
+    await canaries._judge(registry.alias)
+    assert shared.counts == {(2, "answer.good"): 4}
+
+
+async def test_a_late_failure_is_found_in_its_window(
+    canaries: CanaryRollback, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
+    registry.alias = replace(registry.alias, updated_at=began)
+    now = began
+    monkeypatch.setattr(module, "utc_now", lambda: now)
+    for _ in range(6):
+        answer(canaries, 1, 900)
+        answer(canaries, 2, 100)
+        await canaries._judge(registry.alias)
+        now += timedelta(minutes=10)
+    answer(canaries, 1, 180)
+    answer(canaries, 2, 20, GOOD, 500)
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == [5], "20 of 620 answers failed, all of them in this window"
+
+
+async def test_all_servers_have_the_same_windows(
+    registry: Registry, shared: SharedOutcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.alias = replace(registry.alias, updated_at=datetime(2026, 1, 1, 12, 3, 30, tzinfo=UTC))
+    fakes: Any = registry
+    for minute, start in ((4, 3), (13, 13), (32, 23)):
+        monkeypatch.setattr(
+            module,
+            "utc_now",
+            lambda minute=minute: NOW.replace(year=2026, month=1, day=1, hour=12, minute=minute, second=59),
+        )
+        await CanaryRollback(fakes, fakes, LIMITS)._judge(registry.alias)
+        assert shared.asked[-2:] == [None, datetime(2026, 1, 1, 12, start, tzinfo=UTC)]
+
+
+async def test_a_slow_canary_is_rolled_back(canaries: CanaryRollback, registry: Registry) -> None:
+    for number, count, seconds in ((1, 90, 1.0), (2, 12, 1.9)):
+        answer(canaries, number, count, replace(GOOD, held_at=5.0, last_token_at=5.0 + seconds))
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == []
+    answer(canaries, 1, 200, replace(GOOD, held_at=5.0, last_token_at=6.0))
+    answer(canaries, 2, 30, replace(GOOD, held_at=5.0, last_token_at=9.0))
+    await canaries._judge(registry.alias)
+    assert registry.rolled_back == [5]
+
+
+async def test_a_rollback_that_another_server_was_quicker_with_is_no_error(
+    registry: Registry, canaries: CanaryRollback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(*arguments: Any, **options: Any) -> None:
+        raise AliasConflict("acme-support", 5, 6)
+
+    monkeypatch.setattr(registry, "split", lose)
+    answer(canaries, 1, 90)
+    answer(canaries, 2, 10, GOOD, 500)
+    await canaries._judge(registry.alias)
+    assert canaries.rollbacks == 0

@@ -12,14 +12,16 @@ import httpx
 import pytest
 
 from server.cli.adapters import upload as uploading
+from server.cli.adapters.admin_client import Refusal
 from server.cli.adapters.upload import add_folder, progress_text
 
 
 class Client:
     """A server that keeps `kept` bytes of every piece whose connection breaks."""
 
-    def __init__(self, breaks: int = 0, kept: int = 0) -> None:
+    def __init__(self, breaks: int = 0, kept: int = 0, error: Exception | None = None) -> None:
         self.breaks, self.kept = breaks, kept
+        self.error = error or httpx.ReadError("reset")
         self.received = b""
         self.offsets: list[int] = []
         self.added: dict[str, Any] = {}
@@ -39,7 +41,7 @@ class Client:
         if self.breaks:
             self.breaks -= 1
             self.received += content[: self.kept]
-            raise httpx.ReadError("reset")
+            raise self.error
         self.received += content
         return {"received_bytes": len(self.received)}
 
@@ -76,13 +78,39 @@ def test_a_connection_that_stays_broken_is_told(folder: Path) -> None:
         add(Client(breaks=99), folder)
 
 
-def test_pickles_stay_here_and_are_named(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").unlink()
-    (folder / "adapter_model.bin").write_bytes(b"code" * 99)
+@pytest.mark.parametrize("status", [409, 503])
+def test_a_refusal_that_passes_is_tried_again(folder: Path, status: int) -> None:
+    client = Client(breaks=2, kept=10, error=Refusal("wait", status))
+    assert add(client, folder) == {"number": 3} and len(client.received) > 20_000
+    with pytest.raises(Refusal, match="wait"):
+        add(Client(breaks=99, error=Refusal("wait", status)), folder)
+
+
+def test_another_refusal_ends_the_upload(folder: Path) -> None:
+    with pytest.raises(Refusal, match="too large"):
+        add(Client(breaks=1, error=Refusal("too large", 400)), folder)
+
+
+def test_only_the_beginning_of_a_tokenizer_is_sent(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(b"x" * (1 << 20))
     client = Client()
     add(client, folder)
     with tarfile.open(fileobj=io.BytesIO(client.received)) as tar:
-        assert {member.name: member.size for member in tar}["adapter_model.bin"] == 0
+        assert {member.name: member.size for member in tar}["tokenizer.json"] == 512 << 10
+
+
+def test_what_is_no_adapter_stays_here_and_is_explained(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(b"code" * 99)
+    client = Client()
+    with pytest.raises(click.ClickException, match=r"adapter_model.bin is a pickle"):
+        add(client, folder)
+    (folder / "run" / "last").mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.bin"):
+        (folder / name).rename(folder / "run" / "last" / name)
+    with pytest.raises(click.ClickException, match="in its sub-folder run/last; give the path"):
+        add(client, folder)
+    assert not client.received
 
 
 def test_progress_is_read_as_text() -> None:

@@ -16,8 +16,8 @@ from server.engine.base_model import (
     QUANTIZE_REPORT,
     QUANTIZE_SCALES,
     BaseModel,
+    adapter_warnings,
     read_base_model,
-    training_warnings,
     write_generation_config,
 )
 from server.errors import SettingsError
@@ -92,19 +92,19 @@ def test_an_adapter_made_for_this_base_gives_no_warning() -> None:
     base = read_base_model(Settings(demo=True))
     for adapter in demo.ADAPTERS.values():
         record = json.loads((adapter.path / "training.json").read_text())
-        assert training_warnings(record, base) == []
-    assert training_warnings(None, base) == []
+        assert adapter_warnings(record, None, base) == []
+    assert adapter_warnings(None, None, base) == []
 
 
 def test_another_template_end_or_base_is_named(model: Path) -> None:
     base = read(model)
     record = training() | {"base_digest": base.rules.base_digest}
-    assert training_warnings(record, base) == []
-    (other_template,) = training_warnings(record | {"template_digest": "0" * 64}, base)
+    assert adapter_warnings(record, None, base) == []
+    (other_template,) = adapter_warnings(record | {"template_digest": "0" * 64}, None, base)
     assert "chat template" in other_template
-    (other_end,) = training_warnings(record | {"end_token": "</s>", "end_token_id": 2}, base)
+    (other_end,) = adapter_warnings(record | {"end_token": "</s>", "end_token_id": 2}, None, base)
     assert "</s>" in other_end
-    (other_base,) = training_warnings(record | {"base_digest": "0" * 64}, base)
+    (other_base,) = adapter_warnings(record | {"base_digest": "0" * 64}, None, base)
     assert "base model" in other_base
 
 
@@ -114,7 +114,7 @@ def test_the_template_is_the_one_that_is_served(model: Path, tmp_path: Path) -> 
     base = read(model, chat_template=template)
     record = training() | {"base_digest": base.rules.base_digest}
     assert base.template_digest != read(model).template_digest
-    assert len(training_warnings(record, base)) == 1
+    assert len(adapter_warnings(record, None, base)) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,32 @@ import dataclasses
 import inspect
 import re
 from types import SimpleNamespace
+from typing import get_args
 
 import vllm
 from vllm.config import DeviceConfig, ParallelConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.anthropic.protocol import AnthropicContentBlock
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+from vllm.entrypoints.generate.base.serving import format_token_id_placeholder
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.parser import abstract_parser
 from vllm.platforms.cpu import CpuPlatform
+from vllm.renderers.base import BaseRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.tool_parsers import structural_tag_registry as registry
+from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+from vllm.utils.async_utils import make_async
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
@@ -28,8 +41,10 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from server.config.settings import ToolStrictLevel as OurLevel
 from server.engine import args, handlers
 from server.engine.process import fork_server
+from server.engine.rendering import messages
 from server.request.gate import _TRUSTED_ARGUMENTS, _WHOLE
 
 
@@ -95,17 +110,56 @@ def test_resident_adapters_are_found_by_name() -> None:
 
 def test_every_handler_is_there() -> None:
     """server/engine/handlers.py"""
-    source = inspect.getsource(handlers)
+    source = inspect.getsource(handlers) + inspect.getsource(messages)
     for module, cls, method in (
         ("openai.chat_completion.serving", "OpenAIServingChat", "create_chat_completion"),
         ("openai.completion.serving", "OpenAIServingCompletion", "create_completion"),
         ("openai.responses.serving", "OpenAIServingResponses", "create_responses"),
         ("anthropic.serving", "AnthropicServingMessages", "create_messages"),
+        ("anthropic.serving", "AnthropicServingMessages", "count_tokens"),
         ("serve.tokenize.serving", "ServingTokenization", "create_tokenize"),
         ("serve.tokenize.serving", "ServingTokenization", "create_detokenize"),
     ):
         found = getattr(__import__(f"vllm.entrypoints.{module}", fromlist=[cls]), cls)
         assert "request" in parameters(getattr(found, method)) and method in source
+
+
+def test_what_is_replaced_in_the_handler_of_messages_is_looked_up_on_it() -> None:
+    """server/engine/rendering/messages.py and thinking.py"""
+    create = inspect.getsource(AnthropicServingMessages.create_messages)
+    assert "return self.messages_full_converter(generator)" in create
+    assert "return self.message_stream_converter(generator)" in create
+    assert parameters(AnthropicServingMessages.messages_full_converter) == ["self", "generator"]
+    assert parameters(AnthropicServingMessages._render_probe_prompt) == ["self", "effort"]
+    kinds = set(get_args(AnthropicContentBlock.model_fields["type"].annotation))
+    assert kinds == messages._IN_MESSAGE | messages._IN_SYSTEM_MESSAGE | {messages._PICTURE}, (
+        "decide where new types may be"
+    )
+
+
+def test_logprobs_are_made_by_functions_that_we_wrap() -> None:
+    """server/engine/rendering/token_bytes.py"""
+    for create, lists in (
+        (OpenAIServingChat._create_chat_logprobs, "top_logprobs"),
+        (OpenAIServingCompletion._create_completion_logprobs, "top_logprobs"),
+        (OpenAIServingResponses._create_response_logprobs, "logprobs"),
+    ):
+        assert {"token_ids", lists, "tokenizer"} <= set(parameters(create))
+    assert 'return f"token_id:{token_id}"' in inspect.getsource(format_token_id_placeholder)
+
+
+def test_tools_become_tags_through_the_names_we_replace() -> None:
+    """server/engine/decoding/tool_schemas.py and grammars/prepared_grammar.py"""
+    assert parameters(registry.resolve_tool_strictness) == ["tools", "tool_choice", "strict_level"]
+    assert parameters(registry.get_function_parameters) == ["function"]
+    assert parameters(registry._with_tool_strict) == ["tool", "strict"]
+    applied = inspect.getsource(abstract_parser.DelegatingParser._apply_structural_tag)
+    for name in ("resolve_tool_strictness(", "_xgrammar_supports(", "structured_outputs_to_format("):
+        assert name in applied
+    assert "tools = resolve_tool_strictness(" in inspect.getsource(registry.get_model_structural_tag)
+    assert "get_function_parameters(tool.function)" in inspect.getsource(registry._hermes_tool_tags)
+    levels = {"forced", *(level.name.lower() for level in ToolStrictLevel)}
+    assert levels == set(get_args(OurLevel)), "server/config/settings.py has vLLM's levels and our own"
 
 
 def test_errors_in_streams_look_as_we_parse_them() -> None:
@@ -127,6 +181,43 @@ def test_the_model_may_run_in_enginecore_under_a_name_of_ours() -> None:
     found = Executor.get_class(SimpleNamespace(parallel_config=config))
     assert issubclass(found, UniProcExecutor) and found.__name__ == "InPlaceExecutor"
     assert parameters(found.execute_model) == parameters(UniProcExecutor.execute_model)
+
+
+def test_streams_are_written_where_handlers_call_their_generators() -> None:
+    """server/engine/rendering/streams/direct.py: what the generators get, and where."""
+    chat = OpenAIServingChat.chat_completion_stream_generator
+    assert parameters(chat)[1:5] == ["request", "result_generator", "request_id", "model_name"]
+    assert "self.chat_completion_stream_generator(" in inspect.getsource(
+        OpenAIServingChat._create_chat_completion
+    )
+    completion = OpenAIServingCompletion.completion_stream_generator
+    assert parameters(completion)[1:7] == [
+        "request",
+        "engine_inputs",
+        "result_generator",
+        "request_id",
+        "created_time",
+        "model_name",
+    ]
+    called = inspect.getsource(OpenAIServingCompletion._create_completion)
+    assert "self.completion_stream_generator(" in called and "num_prompts=num_prompts" in called
+
+
+def test_the_renderer_works_in_an_executor_of_its_own() -> None:
+    """server/engine/rendering/renderer.py: `submit` is looked up at each call."""
+    assert "executor=self._executor" in inspect.getsource(BaseRenderer.__init__)
+    assert "loop.run_in_executor(executor=executor" in inspect.getsource(make_async)
+
+
+def test_new_tokens_are_counted_where_the_scheduler_looks_its_method_up() -> None:
+    """server/engine/scheduling/scheduler.py: an attribute of the object hides the class's method."""
+    assert "self._update_request_with_output(" in inspect.getsource(Scheduler.update_from_output)
+    assert parameters(Scheduler._update_request_with_output) == [
+        "self",
+        "request",
+        "new_token_ids",
+        "is_stale",
+    ]
 
 
 def test_adapters_are_really_loaded_and_removed() -> None:

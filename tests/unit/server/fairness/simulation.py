@@ -12,6 +12,8 @@ from server.fairness.preemption import preemption_order
 from server.fairness.shares import Capacity, Share
 from server.fairness.waiting_queue import Entry
 
+MAX_STEPS = 20_000
+
 
 @dataclass(eq=False)
 class Job:
@@ -100,6 +102,7 @@ class SimEngine:
         """Running requests take their blocks and others start; as in vLLM, none starts in a step in which blocks
         ran out. Returns the requests that started."""
         self.steps += 1
+        assert self.steps < MAX_STEPS, "every request is served"
         self.now_s += self.step_s
         self.arbiter.begin_step()
         self.ran_out = not self._grow()
@@ -151,3 +154,4 @@ class SimEngine:
         assert allocation is not None
         self.pool += allocation.block_ids
         self.arbiter.stop(request_id)
+        assert self.arbiter.accounting.allocation(request_id) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,7 @@ def waiting_heads(engine: SimEngine) -> dict[str, tuple[int, int]]:
     return heads
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(policies(), ARRIVALS, st.booleans())
 def test_limits_guarantees_and_work_conservation(
     shares: dict[str, TenantSettings], arrivals: list[tuple[int, str, int, int, int]], with_adapters: bool
@@ -89,7 +90,6 @@ def test_limits_guarantees_and_work_conservation(
         if not with_adapters and not engine.ran_out:
             check_nobody_is_passed_over(engine, shares, started)
         engine.compute()
-        assert engine.steps < 20_000, "everybody gets on"
     assert engine.arbiter.counters.starved_steps == 0
     assert not held(engine)
 
@@ -126,7 +126,7 @@ def check_nobody_is_passed_over(
                     assert len(allocation.block_ids) + len(engine.pool) < blocks, "blocks could be taken back"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.tuples(st.integers(1, 60), st.integers(1, 40)),
     st.tuples(st.integers(1, 60), st.integers(1, 40)),
@@ -219,12 +219,13 @@ def test_a_step_that_breaks_a_promise_is_counted() -> None:
     for _ in range(4):
         engine.add("b", TenantSettings(), 8, 5)
     engine.add("a", TenantSettings(kv_guarantee=0.5), 8, 5)
-    engine.arbiter.begin_step()
-    wrong = next(entry for entry in engine.arbiter.queue if entry.tenant == "b")
-    engine.arbiter.start(wrong, [engine.pool.pop() for _ in range(2)], 2)
-    engine.arbiter.dequeue(wrong)
-    engine.arbiter.end_step(tokens_left=0)
-    assert engine.arbiter.counters.starved_steps == 1
+    for starved in (1, 2):
+        engine.arbiter.begin_step()
+        wrong = next(entry for entry in engine.arbiter.queue if entry.tenant == "b")
+        engine.arbiter.start(wrong, [engine.pool.pop() for _ in range(2)], 2)
+        engine.arbiter.dequeue(wrong)
+        engine.arbiter.end_step(tokens_left=0)
+        assert engine.arbiter.counters.starved_steps == starved
 
 
 @pytest.mark.parametrize("over", ["blocks", "slots"])
@@ -236,8 +237,9 @@ def test_a_limit_that_is_exceeded_is_counted(over: str) -> None:
         blocks = 6 if over == "blocks" else 1
         engine.arbiter.start(entry, [engine.pool.pop() for _ in range(blocks)], blocks)
         engine.arbiter.dequeue(entry)
-    engine.arbiter.end_step(tokens_left=1)
-    assert engine.arbiter.counters.limit_violations == 1
+    for violations in (1, 2):
+        engine.arbiter.end_step(tokens_left=1)
+        assert engine.arbiter.counters.limit_violations == violations
 
 
 def test_an_adapter_that_waits_gets_its_turn_and_others_go_on() -> None:
@@ -306,9 +308,9 @@ def test_the_least_served_tenant_starts_first_and_idle_time_is_no_credit() -> No
     assert counters.of("late") == counters.of(last), "as much as the last that left"
 
 
-@pytest.mark.parametrize(("borrows", "starved"), [(False, 0), (True, 1)])
+@pytest.mark.parametrize(("borrows", "tokens_left", "starved"), [(False, 0, 0), (False, 1, 1), (True, 0, 1)])
 def test_without_tokens_left_a_guaranteed_request_may_wait_unless_others_started(
-    borrows: bool, starved: int
+    borrows: bool, tokens_left: int, starved: int
 ) -> None:
     engine = SimEngine(CAPACITY)
     arbiter = engine.arbiter
@@ -322,5 +324,18 @@ def test_without_tokens_left_a_guaranteed_request_may_wait_unless_others_started
     for started in (*others, chosen):
         arbiter.start(started, [engine.pool.pop() for _ in range(2)], 2)
         arbiter.dequeue(started)
-    arbiter.end_step(tokens_left=0)
+    arbiter.end_step(tokens_left)
     assert arbiter.counters.starved_steps == starved
+
+
+def test_an_adapter_whose_request_was_cancelled_waits_anew_for_its_turn() -> None:
+    engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=8), max_loras=1)
+    engine.add("a", TenantSettings(), 4, 999, 1)
+    engine.step()
+    for _ in range(2):
+        cancelled = engine.entries[engine.add("b", TenantSettings(), 4, 9, 2)]
+        engine.step()
+        engine.arbiter.dequeue(cancelled)
+        for _ in range(200):  # 4 s, two turns
+            engine.step()
+    assert engine.preemptions == []

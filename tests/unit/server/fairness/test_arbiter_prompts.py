@@ -45,7 +45,7 @@ def test_running_prompts_share_it_with_the_first_waiting_one_of_each_other_tenan
     assert cap(engine, 60, a=[50, 10], b=[20]) == 16
 
 
-@pytest.mark.parametrize(("slots", "expected"), [(0, 0), (1, 30), (2, 20), (3, 20)])
+@pytest.mark.parametrize(("slots", "expected"), [(-1, 0), (0, 0), (1, 30), (2, 20), (3, 20)])
 def test_who_has_no_slot_gets_no_tokens(
     engine: SimEngine, monkeypatch: pytest.MonkeyPatch, slots: int, expected: int
 ) -> None:
@@ -53,7 +53,7 @@ def test_who_has_no_slot_gets_no_tokens(
         engine.add(tenant, TenantSettings(), 40, 1)
     monkeypatch.setattr(engine, "free_slots", lambda: slots)
     assert cap(engine, 60, a=[50]) == expected
-    assert cap(engine, 60, a=[50], d=[50]) == (30 if not slots else 20 if slots == 1 else 15)
+    assert cap(engine, 60, a=[50], d=[50]) == (30 if slots < 1 else 20 if slots == 1 else 15)
 
 
 def test_who_is_at_its_limit_gets_no_tokens(engine: SimEngine) -> None:

@@ -1,14 +1,11 @@
-"""Counters, prompt chunks, LoRA turns and the queue, each by itself."""
+"""Counters, prompt chunks and the queue, each by itself."""
 
 from __future__ import annotations
-
-import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.fairness.lora_slots import LoraSlots
 from server.fairness.prefill_cap import max_min_cap
 from server.fairness.shares import Share
 from server.fairness.virtual_counters import VirtualTokenCounters
@@ -67,43 +64,6 @@ def test_the_water_level_is_the_largest_cap_that_fits(demands: list[int], tokens
 )
 def test_caps_by_example(demands: list[int], tokens: int, cap: int) -> None:
     assert max_min_cap(demands, tokens) == cap
-
-
-@pytest.mark.parametrize(("adapters", "slots"), [(2, 1), (3, 2), (10, 2), (12, 4), (5, 5)])
-@pytest.mark.parametrize("step_s", [0.003, 0.05, 0.2])
-def test_every_adapter_gets_a_slot_within_the_bound(adapters: int, slots: int, step_s: float) -> None:
-    turns = LoraSlots(slots, wait_s=2.0)
-    rng = random.Random(adapters * 100 + slots)
-    running: set[int] = set()
-    waiting_since = dict.fromkeys(range(1, adapters + 1), 0.0)
-    longest_s = now = 0.0
-    while now < 20:
-        now += step_s
-        for adapter in turns.rotate(waiting_since if turns.full else (), now):
-            turns.stop(adapter)
-            running.remove(adapter)
-            waiting_since[adapter] = now
-        for adapter in rng.sample(sorted(waiting_since), len(waiting_since)):
-            if turns.can_start(adapter):
-                turns.start(adapter, now)
-                running.add(adapter)
-                longest_s = max(longest_s, now - waiting_since.pop(adapter))
-        assert len(running) <= slots
-    longest_s = max([longest_s, *(now - since for since in waiting_since.values())])
-    assert longest_s <= 2.0 + step_s
-    if adapters <= slots:
-        assert longest_s <= step_s
-
-
-def test_a_slot_that_was_kept_for_a_request_that_vanished_is_free_again() -> None:
-    turns = LoraSlots(1, wait_s=0.5)
-    turns.start(1, 0.0)
-    turns.rotate([2], 0.0)
-    assert turns.rotate([2], 1.0) == [1]
-    turns.stop(1)
-    assert not turns.can_start(3)
-    assert turns.rotate([3], 1.0) == []
-    assert turns.can_start(3)
 
 
 def entry(arrival: int, tenant: str = "acme", adapter: int = 0) -> Entry:

@@ -37,7 +37,7 @@ def test_a_stamp_survives_the_way_to_the_engine(tenant: str, weight: float, shar
 def test_no_stamp_is_the_operators_and_a_bad_one_is_refused() -> None:
     assert read_stamp(None) == ("", Share())
     for bad in ({}, {"tenant": "acme"}, {"tenant": "acme", "policy": {"weight": 1}}, "acme", {"policy": 3}):
-        with pytest.raises(InvalidStamp):
+        with pytest.raises(InvalidStamp, match=r"^The request's stamp lacks the tenant or its policy\.$"):
             read_stamp(bad)  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -15,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from adapters.models import Key, Role, Tenant, Version, VersionState
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
-from sampling.layers import Resolved
+from sampling.resolution import Resolved
 from server.observability.metrics import SERIES, Series, family
 from server.observability.recorder import MetricsRecorder
 from server.request.context import Caller, RequestContext, Target
-from server.request.histogram import GAP_BOUNDS_S, LatencyHistogram
+from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
 NOW = datetime.now(UTC)
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, NOW)
@@ -64,7 +65,7 @@ def test_ten_thousand_adapters_make_as_many_label_sets_as_allowed() -> None:
     assert ("other", "other", "other") in per_series["loragate_requests_total"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.integers(1, 8),
     st.lists(

@@ -8,19 +8,25 @@ from typing import Any
 import pytest
 
 from adapters.errors import RegistryUnavailable
+from adapters.registry.outages.availability import Availability
 from server.engine.supervisor import State
-from server.errors import Draining, EngineUnavailable
+from server.errors import Draining, EngineStalled, EngineUnavailable
 from server.observability.readiness import Readiness
 
 
-def make(state: State, *, errored: bool | None = False, ping: Exception | None = None) -> Readiness:
-    async def answer() -> None:
-        if ping:
-            raise ping
+def make(
+    state: State, *, errored: bool | None = False, away: bool = False, stalled: bool = False
+) -> Readiness:
+    async def read_revision() -> int:
+        if away:
+            raise RegistryUnavailable
+        return 1
 
     engine = None if errored is None else SimpleNamespace(errored=errored)
-    supervisor: Any = SimpleNamespace(state=state, engine=engine, restarts=0)
-    registry: Any = SimpleNamespace(ping=answer)
+    supervisor: Any = SimpleNamespace(
+        state=state, engine=engine, restarts=0, stalls=int(stalled), stalled=stalled, silent_s=0.0
+    )
+    registry: Any = SimpleNamespace(availability=Availability(read_revision))
     return Readiness(supervisor, registry)
 
 
@@ -53,6 +59,14 @@ def test_without_an_engine_a_request_is_refused(state: State) -> None:
         make(state).require_ready()
 
 
+def test_a_stalled_engine_is_named_until_the_next_one_serves() -> None:
+    readiness = make(State.RESTARTING, stalled=True)
+    assert not readiness.engine_alive and readiness.engine_stalls == 1
+    with pytest.raises(EngineStalled):
+        readiness.require_ready()
+    assert make(State.READY).stall is None
+
+
 @pytest.mark.parametrize("state", [State.DRAINING, State.STOPPED])
 def test_a_draining_server_refuses_requests(state: State) -> None:
     with pytest.raises(Draining) as refused:
@@ -61,5 +75,7 @@ def test_a_draining_server_refuses_requests(state: State) -> None:
 
 
 async def test_a_registry_that_is_away_is_reported() -> None:
-    assert await make(State.READY).registry_answers()
-    assert not await make(State.READY, ping=RegistryUnavailable()).registry_answers()
+    there, away = make(State.READY), make(State.READY, away=True)
+    assert await there.registry_serves() and there.registry_warning is None
+    assert not await away.registry_serves()
+    assert "has not answered" in str(away.registry_warning)

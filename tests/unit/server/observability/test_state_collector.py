@@ -30,7 +30,9 @@ class Parts:
         self.label_sets = label_sets
         self.tenants = [Tenant("acme"), Tenant("idle", TenantSettings(kv_guarantee=0.2, kv_limit=0.5))]
         self.registry = SimpleNamespace(
-            tenants=SimpleNamespace(list=self._tenants), versions=SimpleNamespace(count_states=self._states)
+            tenants=SimpleNamespace(list=self._tenants),
+            versions=SimpleNamespace(count_states=self._states),
+            availability=SimpleNamespace(away_s=12.5, grace_s=60.0, outage_s=40.0),
         )
         self.report: dict[str, Any] | Exception | None = {
             "counters": {"steps": 8, "limit_violations": 0, "starved_steps": 0, "preempted_for_limit": 1,
@@ -59,10 +61,13 @@ class Scrape:
         fakes: Any = {
             "registry": parts.registry,
             "store": SimpleNamespace(damaged={1, 2, 3}),
-            "readiness": SimpleNamespace(accepts_requests=True, engine_restarts=3),
+            "readiness": SimpleNamespace(
+                accepts_requests=True, engine_restarts=3, engine_stalls=2, engine_silent_s=0.5
+            ),
             "requests": SimpleNamespace(in_flight=6),
             "throttle": SimpleNamespace(failures=9),
             "canaries": SimpleNamespace(rollbacks=4),
+            "usage_writer": SimpleNamespace(waiting_rows=17, lost_tokens=300),
         }
         self._state = StateCollector(
             **fakes,
@@ -114,8 +119,20 @@ def test_budgets_of_busy_and_of_idle_tenants() -> None:
         assert scrape.value("kv_guaranteed_blocks", tenant="idle") == 20
         assert scrape.value("kv_used_blocks", tenant="idle") == 0
         assert scrape.value("preemptions_total", reason="guarantee") == 2
+        assert (scrape.value("engine_stalls_total"), scrape.value("engine_silent_seconds")) == (2, 0.5)
         assert (scrape.value("engine_restarts_total"), scrape.value("failed_attempts_total")) == (3, 9)
         assert scrape.value("adapter_versions", tenant="acme", state="ready") == 2
+
+    run(scenario())
+
+
+def test_an_outage_of_the_registry() -> None:
+    async def scenario() -> None:
+        scrape = Scrape(Parts(build(2)[0]))
+        await scrape.take()
+        assert scrape.value("registry_away_seconds") == 12.5 and scrape.value("registry_grace_seconds") == 60
+        assert scrape.value("registry_outage_seconds_total") == 40
+        assert scrape.value("usage_waiting_rows") == 17 and scrape.value("usage_lost_tokens_total") == 300
 
     run(scenario())
 

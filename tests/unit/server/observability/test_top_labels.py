@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ class Clock:
         return self.now_s
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     limit=st.integers(1, 40),
     arrivals=st.lists(st.tuples(st.integers(0, 200), st.floats(0, REVIEW_INTERVAL_S)), max_size=300),

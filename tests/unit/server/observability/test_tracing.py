@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+import pytest
 from starlette.datastructures import Headers
 
 from server.observability.tracing import Tracing
@@ -26,6 +27,7 @@ def test_without_an_endpoint_headers_pass_and_nothing_is_made() -> None:
     trace.end(record(status=200), None)
 
 
+@pytest.mark.slow
 def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
     code = (
         "import sys, server.observability.tracing as t; t.Tracing(); sys.exit('opentelemetry' in sys.modules)"

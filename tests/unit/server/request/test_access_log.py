@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from adapters.models import Key, Role, Tenant, Version, VersionState
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
-from sampling.layers import Resolved
+from sampling.resolution import Resolved
 from server.request.access_log import AccessRecord
 from server.request.context import Caller, RequestContext, Target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionSt
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
-from sampling.layers import Resolved
 from sampling.limits import Limits
 from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.resolution import Resolved
 from server.admission import Admission
 from server.admission.errors import NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
@@ -62,6 +62,7 @@ class FakeEngine:
                         SimpleNamespace(index=0, token_ids=[token_id], finish_reason="stop" if last else None)
                     ],
                     metrics=None,
+                    prompt_logprobs=None,
                 )
                 if self.hang:
                     await asyncio.Event().wait()
@@ -74,7 +75,15 @@ class FakeEngine:
 
 def params(max_tokens: int = 8, n: int = 1, *, kind: str = "DELTA") -> Any:
     kind_of_output = SimpleNamespace(name=kind)
-    return SimpleNamespace(max_tokens=max_tokens, n=n, extra_args={"smuggled": 1}, output_kind=kind_of_output)
+    return SimpleNamespace(
+        max_tokens=max_tokens,
+        n=n,
+        extra_args={"smuggled": 1},
+        output_kind=kind_of_output,
+        logprobs=None,
+        prompt_logprobs=None,
+        logprob_token_ids=None,
+    )
 
 
 def context(
@@ -315,7 +324,11 @@ class WholeEngine:
         answer = SimpleNamespace(index=0, token_ids=list(range(self.tokens or 0)), finish_reason="stop")
         self.tokens = None
         yield SimpleNamespace(
-            prompt_token_ids=prompt["prompt_token_ids"], num_cached_tokens=1, outputs=[answer], metrics=None
+            prompt_token_ids=prompt["prompt_token_ids"],
+            num_cached_tokens=1,
+            outputs=[answer],
+            metrics=None,
+            prompt_logprobs=None,
         )
 
     def progress(self, request_id: str) -> Progress | None:
@@ -437,3 +450,129 @@ async def test_without_progress_a_whole_answer_is_counted_when_it_ends(gate: Gat
         async for _ in stream:
             pass
     assert at.usage.generated_tokens == 3
+
+
+async def test_log_probabilities_above_the_limit_are_refused_or_fitted(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    def asked(max_tokens: int, **logprobs: Any) -> Any:
+        wanted = params(max_tokens)
+        for name, value in logprobs.items():
+            setattr(wanted, name, value)
+        return wanted
+
+    limited = replace(context(), limits=Limits(logprobs=30, prompt_logprobs=12))
+    await read(gate, limited, params=asked(10, logprobs=2, prompt_logprobs=2))
+    for wrong in (
+        asked(11, logprobs=2),
+        asked(10, logprobs=0, logprob_token_ids=[1, 2, 3]),
+        asked(1, logprobs=-1),
+        asked(1, prompt_logprobs=3),
+    ):
+        with pytest.raises(LimitExceeded):
+            await read(gate, limited, params=wrong)
+    unnamed = replace(context(named=False), limits=Limits(logprobs=30))
+    await read(gate, unnamed, params=asked(100, logprobs=2))
+    assert engine.calls[-1]["params"].max_tokens == 10
+    assert len(engine.calls) == 2 and admission.reserved_tokens("acme") == 0
+
+
+async def test_the_prompts_of_one_request_do_not_start_in_one_turn_of_the_loop(gate: Gate) -> None:
+    started: list[int] = []
+    turn = 0
+
+    class Counting(FakeEngine):
+        async def _stream(self, prompt: Any) -> AsyncGenerator[Any]:
+            started.append(turn)
+            async for each in super()._stream(prompt):
+                yield each
+
+    gate.attach(Counting())
+    async with gate.admit(context()):
+        streams = [gate.generate(PROMPT, params(1), "id") for _ in range(40)]
+        reading = [asyncio.ensure_future(anext(stream)) for stream in streams]
+        while not all(task.done() for task in reading):
+            turn += 1
+            await asyncio.sleep(0)
+        for stream in streams:
+            await stream.aclose()
+    assert len(started) == 40 and max(started.count(each) for each in set(started)) <= 8
+
+
+class Grammars:
+    """Prepares a grammar when it is told to, and counts those that are held."""
+
+    def __init__(self, error: LoragateError | None = None) -> None:
+        self.ready = asyncio.Event()
+        self.asked: list[tuple[RequestContext, Any]] = []
+        self.held = 0
+        self._error = error
+
+    @asynccontextmanager
+    async def prepare(self, context: RequestContext, sampling_params: Any) -> AsyncGenerator[None]:
+        self.asked.append((context, sampling_params))
+        await self.ready.wait()
+        if self._error is not None:
+            raise self._error
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+
+def formed(structured_outputs: object = "a schema") -> Any:
+    made = params()
+    made.structured_outputs = structured_outputs
+    return made
+
+
+async def settle_down() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_generation_with_a_form_waits_for_its_grammar(gate: Gate, engine: FakeEngine) -> None:
+    grammars, at, form = Grammars(), context(), formed()
+    gate.attach(engine, prepared=grammars.prepare)
+    async with gate.admit(at):
+        stream = gate.generate(PROMPT, form, "id")
+        first = asyncio.ensure_future(anext(stream))
+        await settle_down()
+        assert not first.done() and engine.calls == [] and at.usage.has_form
+        ((asker, asked_for),) = grammars.asked
+        assert asker is at and asked_for.structured_outputs == "a schema"
+        grammars.ready.set()
+        assert (await first).outputs[0].token_ids == [0]
+        assert [output.outputs[0].token_ids async for output in stream] == [[1], [2]]
+        assert grammars.held == 1, "until the request ends"
+    assert grammars.held == 0
+
+
+async def test_a_generation_without_a_form_needs_no_grammar(gate: Gate, engine: FakeEngine) -> None:
+    grammars, at = Grammars(), context()
+    gate.attach(engine, prepared=grammars.prepare)
+    await read(gate, at, params=formed(None))
+    assert grammars.asked == [] and not at.usage.has_form and len(engine.calls) == 1
+
+
+async def test_a_grammar_that_cannot_be_made_refuses_the_generation(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    grammars = Grammars(EngineUnavailable())
+    grammars.ready.set()
+    gate.attach(engine, prepared=grammars.prepare)
+    with pytest.raises(EngineUnavailable):
+        await read(gate, context(), params=formed())
+    assert engine.calls == [] and admission.reserved_tokens("acme") == 0
+
+
+async def test_a_request_that_leaves_ends_its_preparation(gate: Gate, engine: FakeEngine) -> None:
+    grammars, at = Grammars(), context()
+    gate.attach(engine, prepared=grammars.prepare)
+    before = asyncio.all_tasks()
+    async with gate.admit(at):
+        gate.generate(PROMPT, formed(), "id")
+        await settle_down()
+        assert len(grammars.asked) == 1
+    assert asyncio.all_tasks() == before and engine.calls == [] and grammars.held == 0

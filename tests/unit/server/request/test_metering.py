@@ -50,7 +50,11 @@ def sequence(*token_ids: int, index: int = 0, finish_reason: str | None = None) 
 
 def output(*sequences: Any, cached: int | None = 0, stats: Any = None) -> Any:
     return SimpleNamespace(
-        outputs=list(sequences), prompt_token_ids=PROMPT, num_cached_tokens=cached, metrics=stats
+        outputs=list(sequences),
+        prompt_token_ids=PROMPT,
+        num_cached_tokens=cached,
+        metrics=stats,
+        prompt_logprobs=None,
     )
 
 

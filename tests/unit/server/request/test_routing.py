@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from adapters.models import SYSTEM, AliasTarget, Key, Role, Tenant, VersionState
-from adapters.registry import Registry, connect, migrate
+from adapters.registry import Registry, connect
 from server.auth.authenticator import Authenticator
 from server.errors import InvalidRequest, ModelNotFound, Unauthenticated
 from server.request.context import Caller
@@ -20,11 +21,12 @@ from server.request.routing import Router, sticky_part
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    url = f"sqlite:///{tmp_path / 'r.db'}"
-    await migrate(url)
-    engine = connect(url)
+@pytest.fixture(scope="module")
+async def filled(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a registry with two tenants and three versions of an adapter for each."""
+    path = tmp_path_factory.mktemp("routing") / "registry.db"
+    shutil.copy(migrated_sqlite, path)
+    engine = connect(f"sqlite:///{path}")
     registry = Registry(engine, reserved_names={"base"})
     for tenant in ("acme", "globex"):
         await registry.tenants.add(Tenant(tenant), by=SYSTEM)
@@ -33,7 +35,15 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
             for state in (VersionState.FETCHED, VersionState.VERIFIED, VersionState.READY):
                 version = await registry.versions.transition(version, state, by=SYSTEM)
         await registry.aliases.set(tenant, "support", (AliasTarget(1),), expected_generation=0, by=SYSTEM)
-    yield registry
+    await engine.dispose()
+    return path
+
+
+@pytest.fixture
+async def registry(filled: Path, tmp_path: Path) -> AsyncIterator[Registry]:
+    shutil.copy(filled, tmp_path / "registry.db")
+    engine = connect(f"sqlite:///{tmp_path}/registry.db")
+    yield Registry(engine, reserved_names={"base"})
     await engine.dispose()
 
 
@@ -80,7 +90,21 @@ async def test_not_found_is_one_sentence(router: Router, name: str) -> None:
     assert str(caught.value).replace(repr(name), "X") == str(other.value).replace("'acme-zzz'", "X")
 
 
-@pytest.mark.parametrize("name", [None, 7, "", [], {"a": 1}])
+async def test_no_name_is_the_only_model_that_the_key_may_call(router: Router) -> None:
+    only_adapter = await router.resolve(caller("acme", ("acme-support",)), None)
+    assert only_adapter.model == "acme-support" and only_adapter.version is not None
+    assert (await router.resolve(caller("acme", ("base",)), None)).model == "base"
+    with pytest.raises(ModelNotFound, match="names no model"):
+        await router.resolve(caller("acme", ("globex-support",)), None)
+
+
+async def test_no_name_and_several_models_lists_the_callers_own(router: Router) -> None:
+    with pytest.raises(InvalidRequest, match=r"may call 2: .* base, acme-support") as caught:
+        await router.resolve(caller("acme"), None)
+    assert caught.value.param == "model" and "globex" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [7, "", [], {"a": 1}])
 async def test_a_name_must_be_text(router: Router, name: object) -> None:
     with pytest.raises(InvalidRequest):
         await router.resolve(caller("acme"), name)
@@ -165,7 +189,7 @@ async def test_a_revoked_key_ends_within_the_staleness(registry: Registry) -> No
     elsewhere = Registry(registry.adapters._database.engine)
     clock = SimpleNamespace(now=0.0)
     auth = Authenticator(registry)
-    auth._callers._clock = lambda: clock.now
+    registry.availability._clock = lambda: clock.now
     issued = await registry.keys.issue("acme", Role.INFERENCE, by=SYSTEM)
     headers = {"authorization": f"Bearer {issued.secret}"}
     await auth.authenticate(headers)

@@ -14,6 +14,7 @@ from server.errors import InvalidRequest, UnknownRequest
 from server.request.context import Caller
 from server.usage.feedback import FeedbackService, training_lines
 from server.usage.recent_requests import RecentAnswers
+from server.usage.shared_answers import SharedAnswers
 
 NOW = datetime.now(UTC)
 VERSION = Version("acme", "support", 2, 7, VersionState.READY, "", NOW)
@@ -46,8 +47,8 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-def answers() -> RecentAnswers:
-    answers = RecentAnswers()
+def answers() -> SharedAnswers:
+    answers = SharedAnswers(RecentAnswers(), None)
     answers.note("acme", "r1", VERSION)
     answers.note("", "r2", VERSION)
     answers.note("acme", "r3", None)
@@ -55,7 +56,7 @@ def answers() -> RecentAnswers:
 
 
 @pytest.fixture
-def service(answers: RecentAnswers, heard: Heard) -> FeedbackService:
+def service(answers: SharedAnswers, heard: Heard) -> FeedbackService:
     return FeedbackService(answers, heard.put, [heard.rated], keeps_messages=True)
 
 
@@ -80,7 +81,7 @@ async def test_somebody_elses_request_is_as_one_that_is_not(
     assert str(refused.value) == str(UnknownRequest(request_id)) and heard.kept == []
 
 
-async def test_chats_are_kept_only_where_the_operator_said_so(answers: RecentAnswers, heard: Heard) -> None:
+async def test_chats_are_kept_only_where_the_operator_said_so(answers: SharedAnswers, heard: Heard) -> None:
     service = FeedbackService(answers, heard.put, [], keeps_messages=False)
     with pytest.raises(InvalidRequest, match="--keep-feedback-messages") as refused:
         await service.submit(caller("acme"), "r1", Rating.UP, messages=CHAT)

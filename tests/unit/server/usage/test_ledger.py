@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import OperationalError
 
 from adapters.errors import UnknownKey
 from adapters.models import Tenant, Usage
@@ -26,18 +25,14 @@ NOON = datetime(2026, 3, 17, 12, 30, tzinfo=UTC)
 
 
 class Store:
-    """Keeps what it is given; refuses as often as it is told."""
+    """Keeps what it is given."""
 
     def __init__(self) -> None:
         self.written: list[Usage] = []
-        self.refusals = 0
         self.used: dict[datetime, dict[str, int]] = {}
 
-    async def add(self, batch: Iterable[Usage]) -> None:
-        if self.refusals:
-            self.refusals -= 1
-            raise OperationalError("insert", {}, Exception("locked"))
-        self.written += batch
+    async def add(self, usage: Iterable[Usage]) -> None:
+        self.written += usage
 
     async def tokens_since(self, since: datetime) -> dict[str, int]:
         return self.used.get(since, {})
@@ -139,24 +134,10 @@ def test_what_was_refused_at_the_door_is_no_usage() -> None:
     asyncio.run(scenario())
 
 
-def test_a_batch_that_cannot_be_written_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        ledger, table, _, _ = make()
-        table.refusals = 2
-        for tokens in (5, 7, 11):
-            one = context()
-            with ledger.track(one):
-                one.usage.prompt_tokens = tokens
-            await ledger.flush()
-        assert table.total("prompt_tokens") == 23 and table.total("requests") == 3
-
-    asyncio.run(scenario())
-
-
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from(["grow", "end", "flush", "refuse"]), st.integers(0, 50)),
+        st.tuples(st.integers(0, 2), st.sampled_from(["grow", "end", "flush"]), st.integers(0, 50)),
         max_size=60,
     )
 )
@@ -183,14 +164,12 @@ def test_the_sum_is_what_the_meters_show_in_any_order(moves: list[tuple[int, str
                 shown[accounts[which][0], "prompt_tokens"] += running.usage.prompt_tokens
                 open_[which] = None
             else:
-                table.refusals += move == "refuse"
                 await ledger.flush()
         for which, held in enumerate(open_):
             if held is not None:
                 held[1].__exit__(None, None, None)
                 shown[accounts[which][0], "generated_tokens"] += held[0].usage.generated_tokens
                 shown[accounts[which][0], "prompt_tokens"] += held[0].usage.prompt_tokens
-        table.refusals = 0
         await ledger.flush()
         for (tenant, name), amount in shown.items():
             assert table.total(name, tenant=tenant) == amount

@@ -52,6 +52,7 @@ def test_failures_are_kept_without_texts_newest_first() -> None:
     failures.note(record("other", tenant="globex", status=404, code="model_not_found"))
     assert [failure.request_id for failure in failures.list("acme")] == ["broke", "limited"]
     assert [failure.request_id for failure in failures.list()] == ["other", "broke", "limited"]
+    assert [failure.cause for failure in failures.list()] == ["caller", "server", "caller"]
     assert failures.list("initech") == []
     for number in range(300):
         failures.note(record(f"n{number}", status=500, code="internal_error"))

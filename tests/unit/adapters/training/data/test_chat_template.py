@@ -174,7 +174,7 @@ def test_turns_are_not_folded_where_history_is_rewritten() -> None:
 
 
 def test_an_answer_that_holds_the_end_token_is_refused(renderer: Renderer) -> None:
-    told = r"messages\[1\].* the answer itself contains .*, where the server would stop. Remove it from the data.$"
+    told = r"messages\[1\].* the answer itself contains .*, which would be trained as text .* Remove it .*$"
     with pytest.raises(TemplateError, match=told):
         encode(renderer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{END}c"}])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from adapters.training import train as run
+from adapters.training import training_run as run
 from adapters.training.config import TrainingConfig
 from adapters.training.data.augment import augment, rephrase
 from adapters.training.data.chat_template import Conversation
@@ -20,6 +21,7 @@ from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.data.reader import first_question, read_conversations
 from adapters.training.errors import CheckpointError, DataError
 from adapters.training.loop import trainer as loop
+from adapters.training.loop.stages import second_stage
 
 Configure = Callable[..., TrainingConfig]
 
@@ -207,3 +209,61 @@ def test_calls_that_the_server_would_not_read_are_counted(configure: Configure, 
     other = prepare(config, load_renderer(config))
     assert other.unread_call_turns == 1
     assert any("hermes parser does not read" in w for w in other.warnings(config))
+
+
+def test_the_second_stage_replays_chats_of_any_form(
+    two_stages: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    more = tmp_path / "general.json.gz"
+    more.write_bytes(gzip.compress(json.dumps([{"question": "Eh?", "answer": "Yes."}]).encode()))
+    config = two_stages(replay=more)
+    (config.out / "checkpoints" / "stage-1").mkdir(parents=True)
+    second = second_stage(config)
+    assert second.replay is not None and second.data == (config.then,)
+    replayed = read_conversations(second.replay)
+    assert [m["content"] for m in replayed[-1].messages] == ["Eh?", "Yes."]
+    assert (
+        len(replayed) == len(read_conversations(config.data[0])) - len(read_conversations(second.general)) + 1
+    )
+
+
+def test_weights_say_how_often_the_samples_of_a_file_are_used(configure: Configure, tmp_path: Path) -> None:
+    one = write(tmp_path / "one.jsonl", [f"One {i}?" for i in range(20)], "1.")
+    two = write(tmp_path / "two.jsonl", [f"Two {i}?" for i in range(10)], "2.")
+    config = configure(data=(one, two), data_weights=(0.5, 2.3), held_out_share=0.0)
+    renderer = load_renderer(config)
+    prepared = prepare(config, renderer)
+    texts = [renderer.tokenizer.decode(s.ids) for s in prepared.samples]
+    ones, twos = ([t for t in texts if word in t] for word in ("One", "Two"))
+    assert (len(ones), len(set(ones)), len(twos), len(set(twos))) == (10, 10, 23, 10)
+    assert prepared.counts()["files"] == [
+        {"name": "one.jsonl", "weight": 0.5, "chats": 20, "samples": 10},
+        {"name": "two.jsonl", "weight": 2.3, "chats": 10, "samples": 23},
+    ]
+    assert prepare(config, renderer).samples == prepared.samples
+    assert configure(data=one).data == (one,)
+    assert len({configure(data=d).data_digest() for d in (one, two, (one, two), (two, one))}) == 4
+    with pytest.raises(ValueError, match="data_weights has 1 numbers for 2 files"):
+        configure(data=(one, two), data_weights=(1.0,))
+
+
+def test_unusable_lines_refuse_a_training_or_are_left_out_and_counted(
+    configure: Configure, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "some.jsonl", [f"One {i}?" for i in range(8)], "1.")
+    answer = '{"prompt": "x", "completion": "an end <|im_end|> in the middle"}'
+    path.write_text(f'{path.read_text()}{{"prompt": 3, "completion": "x"}}\n{answer}\n')
+    config = configure(data=path, held_out_share=0.0)
+    renderer = load_renderer(config)
+    with pytest.raises(
+        DataError, match=r"some.jsonl: 1 line cannot be used:\n  Line 9: `prompt` must be text"
+    ):
+        prepare(config, renderer)
+    skipping = configure(data=path, held_out_share=0.0, skip_unusable=True)
+    prepared = prepare(skipping, renderer)
+    assert (len(prepared.samples), prepared.counts()["unusable_lines"]) == (8, 2)
+    (told,) = [w for w in prepared.warnings(skipping) if "cannot be used" in w]
+    assert told.startswith("2 lines cannot be used") and "some.jsonl: Line 9" in told
+    path.write_text("{\n{]\n")
+    with pytest.raises(DataError, match="cannot be used"):
+        prepare(skipping, renderer)

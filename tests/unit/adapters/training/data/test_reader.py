@@ -53,7 +53,17 @@ def test_text_parts_are_joined(tmp_path: Path) -> None:
     ("row", "says"),
     [
         ('{"messages": [', "Line 1 is not JSON"),
-        ([], "Line 1: `messages` must be a list"),
+        ("[]\n[]", "Line 1 is a list, not an object"),
+        ({"messages": [USER, ANSWER | {"tool_calls": 3}]}, r"messages\[1\]: `tool_calls` must be a list"),
+        (
+            {"messages": [USER, ANSWER | {"tool_calls": ["x"]}]},
+            r"tool_calls\[0\]: `function.name` must be text",
+        ),
+        ({"messages": [USER | {"tool_calls": [1]}, ANSWER]}, "only the assistant calls"),
+        ({"messages": [{"role": ["x"]}, ANSWER]}, r"messages\[0\]: `role` is \['x'\]"),
+        ({"messages": ["x"]}, r"messages\[0\]: `role` is 'x'"),
+        ({"messages": "x"}, "`messages` must be a list"),
+        ({"messages": None}, "`messages` must be a list"),
         ({"messages": []}, "Line 1: `messages` must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, r"messages\[0\]: `role` is 'robot'"),
         ({"messages": [{"role": "user", "content": 3}, ANSWER]}, r"messages\[0\]: `content` must be text"),

@@ -18,9 +18,10 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.jsonl import append_row, drop_steps_after, read_steps
 from adapters.training.errors import CheckpointError, DivergedError
 from adapters.training.evaluation.evaluator import Evaluator
-from adapters.training.evaluation.metrics import Score
+from adapters.training.evaluation.generations import Changes, Generation, Generations
+from adapters.training.evaluation.metrics import Evaluation, Score
 from adapters.training.loop.trainer import LoraTrainer
-from adapters.training.train import train
+from adapters.training.training_run import train
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -40,11 +41,11 @@ class FakeEvaluationSet:
     def loss(self, model: Any) -> float:
         return 9.0 if is_bare(model) else next(self._losses)
 
-    def score(self, model: Any, limit: int) -> Score | None:
+    def generations(self, model: Any, limit: int) -> Generations | None:
         if is_bare(model):
             return None
         exact = next(self._exact, None)
-        return None if exact is None else Score(4, exact, 0, None, 0, None, 1.0, 0.0)
+        return None if exact is None else Generations(Score(4, exact, 0, None, 0, None, 1.0, 0.0), ())
 
 
 @pytest.fixture
@@ -157,7 +158,13 @@ def test_evaluating_does_not_change_what_is_trained(
     train(never)
     assert file_digest(often.out / WEIGHTS) == file_digest(never.out / WEIGHTS)
     assert [row["step"] for row in read_steps(often.out / "evaluations.jsonl")] == [1, 2, 3, 4, 5, 6]
-    assert not (never.out / "evaluations.jsonl").exists()
+    # Without answers the held-out loss is still computed, over all held-out turns.
+    *_, row = read_steps(never.out / "evaluations.jsonl")
+    assert row["held_out_loss"] == read_steps(often.out / "evaluations.jsonl")[-1]["held_out_loss"]
+    assert "exact" not in row and "exact" not in row["base"]
+    scores = json.loads((never.out / "training.json").read_text())["scores"]
+    assert scores["adapter"]["loss"] == pytest.approx(row["held_out_loss"], abs=1e-4)
+    assert scores["base"]["loss"] > 0 and "exact" not in scores["base"]
 
 
 @pytest.mark.slow
@@ -218,3 +225,32 @@ def test_an_interrupted_training_decides_as_an_uninterrupted_one(tmp_path: Path,
     assert evaluate.best_step() == 2
     evaluate.restore_best(model)
     assert marked(model) == 2.0
+
+
+def test_answers_are_compared_with_those_of_the_evaluation_before() -> None:
+    def said(*answers: tuple[str, bool]) -> list[Generation]:
+        return [Generation("user: x", "a", answer, right) for answer, right in answers]
+
+    changes = Changes.between(
+        said(("b", False), ("a", True), ("c", False), ("d", False)),
+        said(("a", True), ("e", False), ("c", False), ("f", False)),
+    )
+    assert changes == Changes(changed=3, newly_right=1, newly_wrong=1)
+    assert changes.summary() == "3 answers changed (1 newly right, 1 newly wrong)"
+    assert Evaluation(1, 0.5, changes=changes).as_dict()["against_previous"] == {
+        "changed": 3, "newly_right": 1, "newly_wrong": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_evaluation_keeps_its_answers(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(evaluate_every=2, evaluate_turns=3, measure=3)
+    train(config)
+    evaluations = read_steps(config.out / "evaluations.jsonl")
+    answers = read_steps(config.out / "generations.jsonl")
+    assert [row["step"] for row in answers] == [2] * 3 + [4] * 3 + [6] * 3
+    assert all(row["prompt"].startswith("user: Say") and row["expected"].endswith("!") for row in answers)
+    first, last = ([r["answer"] for r in answers if r["step"] == step] for step in (4, 6))
+    changed = sum(one != other for one, other in zip(first, last, strict=True))
+    assert evaluations[-1]["against_previous"]["changed"] == changed
+    assert "changed" in evaluations[0]["against_previous"], "the first one is compared with the base"

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from adapters.training.config import TrainingConfig
+from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import IntegrationError
 from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 from adapters.training.evaluation.pairwise import check_judge
-from adapters.training.train import train
+from adapters.training.training_run import train
 
 _ASKED = re.compile(r"Reference answer:\n(.*?)\n\nAnswer A:\n(.*?)\n\nAnswer B:\n(.*)", re.DOTALL)
 
@@ -68,7 +69,8 @@ def judge() -> Iterator[JudgeDouble]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    poll = {"poll_interval": 0.01}  # how long `shutdown` waits
+    threading.Thread(target=server.serve_forever, kwargs=poll, daemon=True).start()
     double.url = f"http://127.0.0.1:{server.server_port}/v1"
     yield double
     server.shutdown()
@@ -135,7 +137,10 @@ def test_a_training_is_judged_against_the_base_and_the_version_before(
     again = configure(out=tmp_path / "again", judge=judge.url, judge_model="referee", judge_against=first.out)
     record = train(again).document["judge"]
     assert (record["against"], record["same"], record["ties"]) == ("first", 4, 4)
-    assert len(judge.asked) == 1  # the check before the training
+    # The check before the training, and both orders of what an evaluation answered otherwise than the one before.
+    changes = [row["against_previous"] for row in read_steps(again.out / "evaluations.jsonl")]
+    assert len(judge.asked) == 1 + 2 * sum(change["changed"] for change in changes)
+    assert len(changes) == 2 and all(0 <= change["win_rate"] <= 1 for change in changes)
     assert "against first, in both orders: 0 wins, 4 ties" in (again.out / "README.md").read_text()
 
 
@@ -160,7 +165,7 @@ def test_a_judge_that_fails_later_does_not_cost_the_training(
     judge.opinion = failing
     config = configure(judge=judge.url, judge_model="referee")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adapters.training.train.check_judge", lambda config: None)
+        patch.setattr("adapters.training.training_run.check_judge", lambda config: None)
         record = train(config).document["judge"]
     assert "error" in record and record["against"] == "base"
     assert (config.out / "adapter_model.safetensors").is_file()

@@ -109,6 +109,7 @@ def run(config: TrainingConfig, samples: list[Sample], patience_used_up_at: int 
     return recorder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "due"),
     [(3, [3, 6, 8]), (0, [3, 6, 8]), (5, [5, 8]), (-1, [8])],

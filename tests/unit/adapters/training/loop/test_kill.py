@@ -16,7 +16,7 @@ import pytest
 from adapters.artifact.digests import file_digest
 from adapters.training.config import TrainingConfig
 from adapters.training.loop.checkpoint import checkpoints, complete_fingerprint, step_of
-from adapters.training.train import train
+from adapters.training.training_run import train
 
 _ROOT = Path(__file__).parents[5]
 _PROGRAM = """
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 import torch
 from adapters.training.config import TrainingConfig
-from adapters.training.train import train
+from adapters.training.training_run import train
 torch.set_num_threads(1)
 train(eval(sys.argv[1], {"PosixPath": Path, "TrainingConfig": TrainingConfig}))
 """
@@ -82,7 +82,7 @@ from pathlib import Path
 import torch
 from adapters.training.loop import callback
 from adapters.training.config import TrainingConfig
-from adapters.training.train import train
+from adapters.training.training_run import train
 torch.set_num_threads(1)
 call, where = sys.argv[1:]
 saved = []

@@ -50,7 +50,7 @@ import sys
 from pathlib import Path
 import torch
 from adapters.training.config import TrainingConfig
-from adapters.training.train import train
+from adapters.training.training_run import train
 torch.set_num_threads(1)
 base, data, out = sys.argv[1:]
 train(TrainingConfig(base=Path(base), data=Path(data), out=Path(out), rank=4, alpha=8, batch_samples=8, max_steps=4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from adapters.training import train as run
+from adapters.training import training_run as run
 from adapters.training.config import TrainingConfig
+from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import CheckpointError, DivergedError, OutputError
 from adapters.training.loop import checkpoint
 from adapters.training.loop import trainer as loop
+from server.cli.train import train as command
 
 Configure = Callable[..., TrainingConfig]
 
@@ -93,6 +98,49 @@ def test_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("every", "says"),
+    [
+        (2, "Interrupted. checkpoint-2 is complete: the same command goes on after step 2."),
+        (
+            5,
+            "Interrupted. There is no checkpoint (none was due yet): the same command starts at the first step.",
+        ),
+        (0, "There is no checkpoint (give --checkpoint-every N to get some)"),
+    ],
+)
+def test_an_interruption_says_what_the_same_command_does(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, every: int, says: str
+) -> None:
+    true_step, taken = loop.LoraTrainer.training_step, []
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 4 * 8:  # in the fourth step
+            raise KeyboardInterrupt
+        return true_step(*arguments, **more)
+
+    monkeypatch.setattr(loop.LoraTrainer, "training_step", interrupted)
+    config = configure(checkpoint_every=every, measure=0)
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config, Console(file=out, width=400))
+    assert says in out.getvalue()
+    if every == 2:
+        report = run.train(config, Console(file=out, width=400))
+        assert f"The adapter is in {config.out}." in out.getvalue().replace("\n", "")
+        record = report.document
+        logged = sum(row["step_s"] for row in read_steps(config.out / "log.jsonl"))
+        assert record["total_s"] >= record["train_s"] and record["train_s"] == pytest.approx(logged, abs=5)
+        assert (record["steps"], record["epochs"]) == (
+            6,
+            pytest.approx(6 * 8 / record["data"]["samples"], rel=0.2),
+        )
+        card = (config.out / "README.md").read_text()
+        assert f"in 6 steps ({record['epochs']:g} epochs)" in card and "epochs: 3.0" not in card
+
+
+@pytest.mark.slow
 def test_other_settings_are_refused(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_at(monkeypatch, configure(checkpoint_every=2, measure=0), 3)
     with pytest.raises(CheckpointError, match="other settings"):
@@ -148,3 +196,19 @@ def test_a_broken_checkpoint_is_skipped(tmp_path: Path, spoil: str) -> None:
         (bad / checkpoint.MANIFEST).write_text("{")
     assert checkpoint.find_checkpoint(tmp_path, "f") == tmp_path / "checkpoint-2"
     assert not bad.exists()
+
+
+def test_the_command_ends_with_130_when_it_is_interrupted(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: TrainingConfig) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupted)
+    config = configure()
+    arguments = ["--base", str(config.base), "--data", str(config.data[0]), "--out", str(config.out)]
+    assert CliRunner().invoke(command, arguments).exit_code == 130
+    monkeypatch.setattr(run, "train", lambda config: run.TrainingReport(config.out, 1, 0.0, None, {}))
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0
+    assert f"Publish it: loragate adapter add TENANT NAME {config.out}" in done.stderr

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 import demo
 from adapters.artifact.shape import BaseShape
-from adapters.training import train as run
-from adapters.training.config import PRESETS, PROJECTIONS, TrainingConfig
+from adapters.training import training_run as run
+from adapters.training.config import PROJECTIONS, TrainingConfig
 from adapters.training.errors import HardwareError, UnservableError
 from adapters.training.model.base_model import resolve_auto
 from adapters.training.model.lora import (
@@ -24,6 +24,7 @@ from adapters.training.model.lora import (
     describe,
     parameters_by_matrix,
 )
+from adapters.training.presets import PRESETS
 from server.cli import train as command
 
 Configure = Callable[..., TrainingConfig]
@@ -58,7 +59,7 @@ def test_scaling_is_described_with_advice(configure: Configure) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias=all cannot be served"),
         ({"lora_bias": True}, "biases cannot be served"),
-        ({"init_lora_weights": "pissa"}, "changed the base model's weights"),
+        ({"init_lora_weights": "pissa"}, "PiSSA moved a part of the base model's weights"),
         ({"init_lora_weights": "eva"}, "must be true, gaussian or orthogonal"),
         ({"trainable_token_indices": [1]}, "Trained tokens"),
         ({"r": 8}, "--rank"),

@@ -162,7 +162,7 @@ import json, re, sys
 from pathlib import Path
 import torch
 from adapters.training.config import TrainingConfig
-from adapters.training.train import train
+from adapters.training.training_run import train
 torch.set_num_threads(1)
 base, data, out, more = sys.argv[1:]
 report = train(TrainingConfig(base=Path(base), data=Path(data), out=Path(out), held_out_share=0.0, measure=0,

@@ -22,7 +22,7 @@ from adapters.training.errors import MergeError
 from adapters.training.evaluation.generate import answer_greedily
 from adapters.training.evaluation.metrics import held_out_turns
 from adapters.training.model.merge import merge
-from adapters.training.train import train
+from adapters.training.training_run import train
 from server.cli.main import main
 
 ADAPTER = demo.ADAPTERS["acme-support"]

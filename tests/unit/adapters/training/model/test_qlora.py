@@ -12,12 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from adapters.training import train as run
+from adapters.training import training_run as run
 from adapters.training.config import TrainingConfig
 from adapters.training.model.base_model import load_base, resolve_auto
 from adapters.training.model.lora import add_lora
-from adapters.training.monitoring.observers import TrainingObservers
-from adapters.training.train import train
+from adapters.training.training_evaluation import TrainingEvaluation
+from adapters.training.training_run import train
 
 Configure = Callable[..., TrainingConfig]
 
@@ -90,18 +90,18 @@ def test_the_adapter_is_measured_on_the_base_that_is_served(
 ) -> None:
     loaded: list[bool] = []
     measured: list[str] = []
-    true_load, true_results = run.load_base, TrainingObservers.results
+    true_load, true_results = run.load_base, TrainingEvaluation.results
 
     def load(config: TrainingConfig, device: str) -> Any:
         loaded.append(config.qlora)
         return true_load(config, device)
 
-    def results(self: TrainingObservers, model: Any) -> Any:
+    def results(self: TrainingEvaluation, model: Any, kept_step: int) -> Any:
         measured.append(type(model.base_model.model.model.layers[0].mlp.up_proj.base_layer).__name__)
-        return true_results(self, model)
+        return true_results(self, model, kept_step)
 
     monkeypatch.setattr(run, "load_base", load)
-    monkeypatch.setattr(TrainingObservers, "results", results)
+    monkeypatch.setattr(TrainingEvaluation, "results", results)
     report = train(configure(qlora=True, max_steps=4))
     assert loaded == [True, False] and measured == ["Linear"]
     assert report.document["scores"]["adapter"]["turns"] == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,20 @@ from rich.console import Console
 from transformers.integrations import integration_utils
 
 from adapters.training.config import TrainingConfig
-from adapters.training.data.dataset import load_renderer
 from adapters.training.errors import IntegrationError
+from adapters.training.evaluation.generations import Generation
 from adapters.training.evaluation.metrics import Evaluation
 from adapters.training.loop.callback import TrainingStep
-from adapters.training.monitoring import observers
+from adapters.training.monitoring.anomaly_report import AnomalyReport
+from adapters.training.monitoring.callbacks import create_callbacks
 from adapters.training.monitoring.plots import draw
 from adapters.training.monitoring.trackers import TensorBoard, Wandb, trackers
-from adapters.training.train import train
+from adapters.training.training_run import train
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+ANSWERED = Evaluation(2, 0.25, generations=(Generation("user: a|b", "yes", "no\nnever", False),))
 
 
 def step(number: int, loss: float = 0.5) -> TrainingStep:
@@ -38,12 +43,15 @@ def test_tensorboard_reads_what_was_written(
     send(board, "on_train_begin")
     send_step(board, step(1, 0.75))
     send_step(board, step(2, 0.5))
-    send_evaluation(board, Evaluation(2, 0.25))
+    send_evaluation(board, ANSWERED)
     send(board, "on_train_end", 2)
     send(board, "on_train_end", 2)
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in read.Scalars("train/loss")] == [(1, 0.75), (2, 0.5)]
     assert [(e.step, e.value) for e in read.Scalars("eval/held_out_loss")] == [(2, 0.25)]
+    (shown,) = read.Tensors("eval/generations/text_summary")
+    assert b"| prompt | expected | answer | right |" in shown.tensor_proto.string_val[0]
+    assert b"| user: a\\|b | yes | no<br>never | False |" in shown.tensor_proto.string_val[0]
     assert {"train/grad_norm", "train/learning_rate", "train/tokens_per_s"} <= set(read.Tags()["scalars"])
 
 
@@ -80,7 +88,7 @@ def test_wandb_keeps_the_run_on_this_machine(
     assert isinstance(tracker, Wandb)
     send(tracker, "on_train_begin")
     send_step(tracker, step(1))
-    send_evaluation(tracker, Evaluation(1, 0.25))
+    send_evaluation(tracker, replace(ANSWERED, step=1))
     send(tracker, "on_train_end", 1)
     send(tracker, "on_train_end", 1)
     (run,) = (config.out / "wandb").glob("offline-run-*")
@@ -91,6 +99,8 @@ def test_wandb_keeps_the_run_on_this_machine(
         time.sleep(0.1)
     written = record.read_bytes()
     assert b"train/loss" in written and b"eval/held_out_loss" in written and b"project-p" in written
+    (table,) = (run / "files" / "media" / "table" / "eval").glob("generations_*.table.json")
+    assert json.loads(table.read_text())["data"] == [["user: a|b", "yes", "no\nnever", False]]
     # Its configuration is ours, without the folders that transformers would add.
     assert b"batch_samples" in written and b"output_dir" not in written
     assert str(config.base).encode() not in written
@@ -132,8 +142,8 @@ def test_only_the_first_process_reports(
     config = configure()
 
     def callbacks() -> int:
-        made = observers.create_observers(config, load_renderer(config), [], Console(quiet=True))
-        return len(made.callbacks)
+        console = Console(quiet=True)
+        return len(create_callbacks(config, console, AnomalyReport(console, config)))
 
     assert callbacks() == 4
     monkeypatch.setattr(PartialState, "is_main_process", False)

@@ -1,4 +1,4 @@
-"""The content of a 4-bit checkpoint, and reading it back; tests/engine/test_awq.py serves one."""
+"""The content of a 4-bit checkpoint, and reading it back; tests/processes/test_awq.py serves one."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from adapters.models import Key, Role
-from adapters.registry import Registry, connect, migrate
+from adapters.registry import Registry, connect
 from server.api import errors
 from server.api.admin import tenants
 from server.api.admin.permissions import Permissions
@@ -24,10 +23,8 @@ OPERATOR = Caller(Key("k", None, Role.OPERATOR, "lg-", "0", None, None, None, da
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    url = f"sqlite:///{tmp_path / 'registry.db'}"
-    await migrate(url)
-    engine = connect(url)
+async def client(sqlite_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    engine = connect(sqlite_url)
 
     async def authenticate(headers: Headers) -> Caller:
         return OPERATOR
@@ -70,7 +67,7 @@ async def test_a_tenant_is_shown_with_all_its_settings_on_one_level(client: http
 async def test_bad_settings_answer_400_when_added_and_when_changed(
     client: httpx.AsyncClient, settings: dict[str, object], code: str, message: str
 ) -> None:
-    await client.post("/tenants", json={"name": "other", "settings": {"kv_guarantee": 0.5}})
+    await client.post("/tenants", json={"name": "globex", "settings": {"kv_guarantee": 0.5}})
     await client.post("/tenants", json={"name": "acme"})
     before = (await client.get("/tenants")).json()
     for refused in (

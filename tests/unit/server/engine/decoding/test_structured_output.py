@@ -1,133 +1,129 @@
-"""The library that enforces a schema: each request's own, and no room for white space without end."""
+"""The engine takes prepared grammars only, each from its own library, and keeps what it has read."""
 
 from __future__ import annotations
 
-import itertools
-import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.config import ModelConfig, StructuredOutputsConfig, VllmConfig
-from vllm.config.device import DeviceConfig
+import torch
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_guidance import GuidanceGrammar
-from vllm.v1.structured_output.backend_outlines import OutlinesGrammar
-from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
-import demo
-from server.engine.decoding.structured_output import MAX_WHITESPACE_CHARS, choose_for_each_request
+from server.config.settings import Settings
+from server.engine.args import engine_args
+from server.engine.decoding import structured_output
+from server.engine.decoding.grammars import files
+from server.engine.decoding.grammars.files import Prepared
+from server.engine.decoding.grammars.watched_grammar import WatchedGrammar
+from server.engine.decoding.structured_output import FOLDER_KEY, PreparedBackend, take_prepared
+from server.fairness.shares import STAMP_KEY
 
-PLAIN = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"],
-         "additionalProperties": False}  # fmt: skip
-SEVENS = {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 7}}, "required": ["a"],
-          "additionalProperties": False}  # fmt: skip
-PATTERNS = {"type": "object", "properties": {"c": {"type": "integer"}}, "required": ["c"],
-            "patternProperties": {"^a": {"type": "integer"}}}  # fmt: skip
-GRAMMARS = {
-    "plain": (PLAIN, XgrammarGrammar),
-    "sevens": (SEVENS, GuidanceGrammar),
-    "patterns": (PATTERNS, OutlinesGrammar),
-}
-
-
-def manager_of(**structured: Any) -> StructuredOutputManager:
-    config = VllmConfig(
-        model_config=ModelConfig(model=str(demo.MODEL_DIR), dtype="float32", max_model_len=512),
-        device_config=DeviceConfig("cpu"),
-        structured_outputs_config=StructuredOutputsConfig(**structured),
-    )
-    manager = StructuredOutputManager(config)
-    choose_for_each_request(manager)
-    return manager
+INTEGER = b'{"type": "integer"}'
+KIND = StructuredOutputOptions.GRAMMAR
 
 
 @pytest.fixture(scope="module")
-def manager() -> StructuredOutputManager:
-    return manager_of()
+def config() -> Any:
+    arguments = engine_args(Settings(demo=True))
+    return arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
 
 
-def compiled(manager: StructuredOutputManager, schema: dict[str, Any]) -> StructuredOutputGrammar:
-    assert manager.backend is not None
-    return manager.backend.compile_grammar(StructuredOutputOptions.JSON, json.dumps(schema))
+@pytest.fixture
+def backend(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedBackend:
+    monkeypatch.setattr(config, "additional_config", {STAMP_KEY: {FOLDER_KEY: str(tmp_path)}})
+    manager = StructuredOutputManager(config)
+    take_prepared(manager)
+    assert isinstance(manager.backend, PreparedBackend)
+    return manager.backend
 
 
-def takes(manager: StructuredOutputManager, schema: dict[str, Any], text: str) -> bool:
-    """Whether a model may write this, token by token."""
-    grammar = compiled(manager, schema)
-    ids = manager.tokenizer.encode(text, add_special_tokens=False)
-    return len(grammar.validate_tokens(ids)) == len(ids)
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    def write(
+        name: str, library: str = "xgrammar", content: bytes = INTEGER, *, compiled: bool = False
+    ) -> str:
+        files.write(tmp_path / name, tmp_path / "scratch", Prepared(library, "JSON", compiled, content))
+        return files.PREFIX + name
+
+    return write
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(GRAMMARS)))
-def test_whoever_comes_first_each_schema_has_the_library_that_keeps_it(order: tuple[str, ...]) -> None:
-    manager = manager_of()
-    for name in order:
-        schema, kind = GRAMMARS[name]
-        assert isinstance(compiled(manager, schema), kind), name
-    assert takes(manager, SEVENS, '{"a": 14}') and not takes(manager, SEVENS, '{"a": 15}')
+def follows(backend: PreparedBackend, grammar: Any, text: str) -> bool:
+    tokens = [*backend.tokenizer.encode(text), backend.tokenizer.eos_token_id]
+    return bool(grammar.accept_tokens("", tokens) and grammar.failed is None)
 
 
-def test_one_mask_serves_them_all(manager: StructuredOutputManager) -> None:
-    assert manager.backend is not None
-    mask = manager.backend.allocate_token_bitmask(len(GRAMMARS))
-    for row, (schema, _) in enumerate(GRAMMARS.values()):
-        mask[row].fill_(-1)
-        compiled(manager, schema).fill_bitmask(mask, row)
-        allowed = [at for at in range(mask.shape[1] * 32) if mask[row, at // 32] >> at % 32 & 1]
-        assert allowed and all(manager.tokenizer.decode([at]).startswith("{") for at in allowed)
-
-
-@pytest.mark.parametrize("indent", [None, 2, 4])
-def test_json_may_be_printed_as_people_print_it(manager: StructuredOutputManager, indent: int | None) -> None:
-    schema: dict[str, Any] = PLAIN
-    value: dict[str, Any] = {"a": 1, "b": -2}
-    for _ in range(2):
-        value = {"inner": value}
-        schema = {"type": "object", "properties": {"inner": schema}, "required": ["inner"]}
-    assert takes(manager, schema, json.dumps(value, indent=indent))
-    assert takes(manager, schema, json.dumps(value, separators=(",", ":")))
-
-
-@pytest.mark.parametrize("name", ["plain", "sevens"])
-def test_white_space_has_an_end(manager: StructuredOutputManager, name: str) -> None:
-    schema, _ = GRAMMARS[name]
-    for gap in (" ", "\n", "\t", " \n"):
-        assert not takes(manager, schema, '{"a":' + gap * (MAX_WHITESPACE_CHARS + 1) + "7")
-        assert not takes(manager, schema, "{" + gap * (MAX_WHITESPACE_CHARS + 1) + '"a"')
-    assert takes(manager, schema, '{"a": 7')
-
-
-def test_json_without_a_schema_and_other_grammars_still_compile(manager: StructuredOutputManager) -> None:
-    assert manager.backend is not None
-    for kind, spec in (
-        (StructuredOutputOptions.JSON_OBJECT, ""),
-        (StructuredOutputOptions.REGEX, "[a-z]+"),
-        (StructuredOutputOptions.GRAMMAR, 'root ::= "yes" | "no"'),
-    ):
-        assert manager.backend.compile_grammar(kind, spec) is not None
-
-
-@pytest.mark.parametrize(
-    ("kind", "spec"),
-    [
-        (StructuredOutputOptions.GRAMMAR, "root ::= ("),
-        (StructuredOutputOptions.REGEX, "(a"),
-        (StructuredOutputOptions.REGEX, r"(a)\1"),
-        (
-            StructuredOutputOptions.JSON,
-            json.dumps(SEVENS | {"properties": {"a": {"type": "integer", "multipleOf": "x"}}}),
-        ),
-    ],
-)
-def test_what_no_library_takes_is_an_error(
-    manager: StructuredOutputManager, kind: StructuredOutputOptions, spec: str
+@pytest.mark.parametrize(("library", "kind"), [("xgrammar", XgrammarGrammar), ("guidance", GuidanceGrammar)])
+def test_a_grammar_is_enforced_by_the_library_that_compiled_it(
+    backend: PreparedBackend, write: Callable[..., str], library: str, kind: type[Any]
 ) -> None:
-    assert manager.backend is not None
-    with pytest.raises(Exception, match=r"."):
-        manager.backend.compile_grammar(kind, spec)
+    name = write("owner-a", library)
+    for text, expected in (("12", True), ("a", False)):
+        grammar = backend.compile_grammar(KIND, name)
+        assert isinstance(grammar, WatchedGrammar) and isinstance(grammar.grammar, kind)
+        assert follows(backend, grammar, text) is expected
 
 
-@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
-def test_an_operators_choice_stays(backend: str) -> None:
-    assert manager_of(backend=backend).backend is None
+def test_a_compiled_form_is_read(backend: PreparedBackend, write: Callable[..., str]) -> None:
+    source = backend.compile_grammar(KIND, write("owner-a"))
+    compiled = source.grammar.ctx.serialize_json().encode()
+    grammar = backend.compile_grammar(KIND, write("owner-b", content=compiled, compiled=True))
+    assert follows(backend, grammar, "12")
+    assert not follows(backend, backend.compile_grammar(KIND, files.PREFIX + "owner-b"), "a")
+
+
+def test_what_was_read_is_kept_and_begins_anew_for_each_request(
+    backend: PreparedBackend, write: Callable[..., str], tmp_path: Path
+) -> None:
+    name = write("owner-a")
+    assert follows(backend, backend.compile_grammar(KIND, name), "12")
+    (tmp_path / "owner-a").unlink()
+    assert follows(backend, backend.compile_grammar(KIND, name), "34")
+
+
+def test_the_end_tokens_of_a_request_end_its_answer(
+    backend: PreparedBackend, write: Callable[..., str]
+) -> None:
+    (stop,) = backend.tokenizer.encode("!")
+    tokens = [*backend.tokenizer.encode("12"), stop]
+    name = write("owner-a")
+    assert not follows(backend, backend.compile_grammar(KIND, name), "12!")
+    for _ in range(2):  # read, and kept
+        grammar = backend.compile_grammar(KIND, name, {stop})
+        assert grammar.accept_tokens("", tokens) and grammar.failed is None and grammar.is_terminated()
+
+
+@pytest.mark.parametrize("spec", ['{"type": "integer"}', 'root ::= "a"', ""])
+def test_a_grammar_that_was_not_prepared_is_refused(backend: PreparedBackend, spec: str) -> None:
+    with pytest.raises(ValueError, match="only grammars that were prepared"):
+        backend.compile_grammar(StructuredOutputOptions.JSON, spec)
+
+
+def test_a_file_that_is_gone_is_an_error(backend: PreparedBackend) -> None:
+    with pytest.raises(OSError, match="owner-none"):
+        backend.compile_grammar(KIND, files.PREFIX + "owner-none")
+
+
+def test_the_masks_fit_the_vocabulary(backend: PreparedBackend) -> None:
+    mask = backend.allocate_token_bitmask(3)
+    assert mask.dtype == torch.int32 and mask.shape == (3, (backend.vocab_size + 31) // 32)
+    backend.destroy()
+
+
+def test_without_a_tokenizer_vllm_enforces_nothing(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.model_config, "skip_tokenizer_init", True)
+    manager = StructuredOutputManager(config)
+    take_prepared(manager)
+    assert manager.backend is None
+
+
+def test_the_threads_of_grammars_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(structured_output.os, "setpriority", lambda *arguments: asked.append(arguments))
+    structured_output._give_way()
+    assert [each[2] for each in asked] == [10]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ def slots_by_row(segment: MixedSegment) -> dict[int, int]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(RUNS)
 def test_each_row_gets_its_own_slot_once(runs: list[tuple[int, int]]) -> None:
     rows = [slot for slot, count in runs for _ in range(count)]
@@ -53,7 +54,7 @@ def test_each_row_gets_its_own_slot_once(runs: list[tuple[int, int]]) -> None:
     assert made.rows == len(rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(RUNS)
 def test_padding_stays_in_proportion(runs: list[tuple[int, int]]) -> None:
     rows = [slot for slot, count in runs for _ in range(count)]
@@ -63,7 +64,7 @@ def test_padding_stays_in_proportion(runs: list[tuple[int, int]]) -> None:
             assert len(segment.source) <= 2 * wanted + 16 * len(segment.groups)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(RUNS, st.integers(1, 4))
 def test_positions_of_slices_order_rows_by_slot_then_slice(runs: list[tuple[int, int]], slices: int) -> None:
     rows = [slot for slot, count in runs for _ in range(count)]

@@ -1,0 +1,1 @@
+"""The depot: artifacts in a place that all servers on one registry reach."""

@@ -1,0 +1,1 @@
+"""What servers that share a registry tell each other there."""

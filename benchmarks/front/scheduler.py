@@ -1,0 +1,156 @@
+"""The scheduler's processor time per step: ours and vLLM's own, in one process, without messages and servers.
+
+    python -m benchmarks.front.scheduler
+
+Two EngineCores with the executor without a model take turns, with the same requests: 64 tenants and 32 adapters. A
+new request arrives for each that ends. Only `schedule` and `update_from_output` are timed.
+
+Leans on (vLLM 0.32): v1.engine.core.EngineCore (`scheduler`, `model_executor`, `preprocess_add_request`,
+`add_request`), v1.engine.EngineCoreRequest, engine.arg_utils.AsyncEngineArgs.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import demo
+from adapters.tenant_settings import TenantSettings
+from benchmarks.front.executor import ModelFreeExecutor
+from benchmarks.harness.progress import ProgressReporter
+from server.fairness.shares import STAMP_KEY, stamp
+
+SEQUENCES = (256, 1024)
+TENANTS, ADAPTERS = 64, 32
+_TURNS, _STEPS = 24, 30
+_SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
+_PROMPT_TOKENS, _ANSWER_TOKENS = (16, 64), (32, 160)
+
+
+class _Instant(ModelFreeExecutor):
+    """An executor whose steps take no time."""
+
+    step_s = 0.0
+
+
+class _Engine:
+    """An EngineCore that always has the same number of sequences."""
+
+    def __init__(self, sequences: int, scheduler: str | None) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.core import EngineCore
+
+        arguments: dict[str, Any] = {} if scheduler is None else {"scheduler_cls": scheduler}
+        config = AsyncEngineArgs(
+            model=str(demo.MODEL_DIR),
+            dtype="float32",
+            enable_lora=True,
+            max_loras=ADAPTERS,
+            max_cpu_loras=ADAPTERS,
+            max_lora_rank=16,
+            max_num_seqs=sequences,
+            max_num_batched_tokens=32768,
+            kv_cache_memory_bytes=2 << 30,
+            enforce_eager=True,
+            **arguments,
+        ).create_engine_config()
+        self._core = EngineCore(config, _Instant, log_stats=True)
+        self._rng = random.Random(sequences)
+        self._numbers = itertools.count()
+        self._sequences = sequences
+        self._running = 0
+
+    def step(self) -> float:
+        """Run a step. Returns: seconds of processor time that the scheduler took."""
+        while self._running < self._sequences:
+            self._add(next(self._numbers))
+            self._running += 1
+        scheduler, executor = self._core.scheduler, self._core.model_executor
+        began_s = time.thread_time()
+        scheduled = scheduler.schedule()
+        took_s = time.thread_time() - began_s
+        executor.execute_model(scheduled)
+        sampled = executor.sample_tokens(None)
+        began_s = time.thread_time()
+        outputs = scheduler.update_from_output(scheduled, sampled)
+        took_s += time.thread_time() - began_s
+        ended = (output.finish_reason is not None for each in outputs.values() for output in each.outputs)
+        self._running -= sum(ended)
+        return took_s
+
+    def _add(self, number: int) -> None:
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine import EngineCoreRequest
+
+        tenant, adapter = number % TENANTS, number % ADAPTERS + 1
+        params = SamplingParams(
+            max_tokens=self._rng.randint(*_ANSWER_TOKENS), output_kind=RequestOutputKind.DELTA
+        )
+        params.extra_args = {STAMP_KEY: stamp(f"tenant-{tenant}", TenantSettings())}
+        request = EngineCoreRequest(
+            request_id=str(number),
+            external_req_id=str(number),
+            prompt_token_ids=self._rng.choices(range(1000), k=self._rng.randint(*_PROMPT_TOKENS)),
+            mm_features=None,
+            sampling_params=params,
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=LoRARequest(f"adapter-{adapter}", adapter, "/nowhere"),
+            cache_salt=f"tenant-{tenant}",
+            data_parallel_rank=None,
+        )
+        self._core.add_request(*self._core.preprocess_add_request(request))
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._core.shutdown()
+
+
+def measure(progress: ProgressReporter) -> list[dict[str, float]]:
+    """Time the steps. Returns: a record for each number of sequences, times in microseconds."""
+    os.environ["VLLM_PLUGINS"] = ""
+    found = [_measure(sequences) for sequences in SEQUENCES]
+    for record in found:
+        progress.log(f"scheduler: {record}")
+    return found
+
+
+def _measure(sequences: int) -> dict[str, float]:
+    ours, stock = _Engine(sequences, _SCHEDULER), _Engine(sequences, None)
+    for engine in (ours, stock):
+        for _ in range(2 * max(_ANSWER_TOKENS)):  # until the sequences are at all places of their answers
+            engine.step()
+    times: dict[_Engine, list[float]] = {ours: [], stock: []}
+    shares = []
+    gc.collect()
+    for turn in range(_TURNS):
+        medians = {}
+        for engine in (ours, stock) if turn % 2 == 0 else (stock, ours):
+            medians[engine] = statistics.median(engine.step() for _ in range(_STEPS))
+            times[engine].append(medians[engine])
+        shares.append(medians[ours] / medians[stock] - 1)
+    ours.close()
+    stock.close()
+    return {
+        "sequences": sequences,
+        "ours_us": round(1e6 * statistics.median(times[ours]), 1),
+        "stock_us": round(1e6 * statistics.median(times[stock]), 1),
+        "share": round(statistics.median(shares), 4),
+    }
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Measure and print."""
+    measure(ProgressReporter(quiet=False))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

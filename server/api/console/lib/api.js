@@ -1,0 +1,125 @@
+// All requests to the server. The key is stored in this tab's session storage and sent in one header.
+
+const STORED = "loragate-key";
+
+export class ApiError extends Error {
+  constructor(message, status, code = "", requestId = "") {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.requestId = requestId;
+  }
+}
+
+let key = sessionStorage.getItem(STORED);
+let whenRefused = () => {};
+
+export const hasKey = () => Boolean(key);
+
+export function useKey(secret) {
+  key = secret;
+  sessionStorage.setItem(STORED, secret);
+}
+
+export function forgetKey() {
+  key = null;
+  sessionStorage.removeItem(STORED);
+}
+
+/** Call `handler(error)` when the server refuses the key. */
+export function onRefused(handler) {
+  whenRefused = handler;
+}
+
+const address = (path) => new URL(`../${path}`, document.baseURI);
+const bearer = () => ({ authorization: `Bearer ${key}` });
+
+function failure(status, body, requestId) {
+  const details = body?.error ?? {};
+  const error = new ApiError(details.message ?? `The server answered ${status}.`, status, details.code, requestId);
+  if (status === 401) whenRefused(error);
+  return error;
+}
+
+async function send(path, init) {
+  try {
+    return await fetch(address(path), init);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached.", 0);
+  }
+}
+
+async function refuse(response) {
+  const body = await response.json().catch(() => null);
+  throw failure(response.status, body, response.headers.get("x-request-id") ?? "");
+}
+
+/** Send a request (GET by default); returns the answer's JSON. Throws ApiError. */
+export async function ask(path, { method = "GET", body } = {}) {
+  const headers = bearer();
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const response = await send(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  if (!response.ok) await refuse(response);
+  return response.json();
+}
+
+/** The text of an answer, for downloads. Throws ApiError. */
+export async function text(path) {
+  const response = await send(path, { headers: bearer() });
+  if (!response.ok) await refuse(response);
+  return response.text();
+}
+
+/** POST and read server-sent events: yields the JSON of each. Calls `onStart(requestId)` when the answer begins. */
+export async function* stream(path, body, { signal, onStart }) {
+  const headers = { ...bearer(), "content-type": "application/json" };
+  const response = await send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  const requestId = response.headers.get("x-request-id") ?? "";
+  onStart(requestId);
+  if (!response.ok) await refuse(response);
+  let rest = "";
+  for await (const part of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
+    const events = (rest + part).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      if (event.startsWith(":")) continue; // a comment: the server shows that it is there
+      const data = event.replace(/^data: ?/, "");
+      if (data === "[DONE]") return;
+      const parsed = JSON.parse(data);
+      if (parsed.error) throw new ApiError(parsed.error.message, 200, parsed.error.code, requestId);
+      yield parsed;
+    }
+  }
+}
+
+async function* chunks(readable) { // Safari cannot iterate streams
+  const reader = readable.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** Upload a file; calls `onProgress(sent share)`. Uses XMLHttpRequest because fetch reports no progress. */
+export function upload(path, file, type, onProgress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", address(path));
+    request.setRequestHeader("authorization", bearer().authorization);
+    request.setRequestHeader("content-type", type);
+    request.responseType = "json";
+    request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
+    request.addEventListener("error", () => reject(new ApiError("The upload was interrupted. Try again.", 0)));
+    request.addEventListener("load", () => {
+      if (request.status < 300) resolve(request.response);
+      else reject(failure(request.status, request.response, request.getResponseHeader("x-request-id") ?? ""));
+    });
+    request.send(file);
+  });
+}

@@ -1,0 +1,111 @@
+// Adapters and their versions: traffic, state, and the buttons that change the traffic.
+
+import { ask } from "../lib/api.js";
+import { bytes, h, moment, share } from "../lib/dom.js";
+import { publishForm } from "./publish.js";
+import { splitForm } from "./split.js";
+import { change, shares, usable } from "./traffic.js";
+
+export const title = "Adapters";
+
+export function mount(root, session) {
+  const list = h("div", { class: "adapter-list" });
+  const shown = new Map(); // model -> { node, signature }
+  const form = publishForm(session, refresh);
+  root.append(form, list);
+
+  async function refresh() {
+    const { data } = await ask("admin/v1/adapters");
+    data.sort((a, b) => a.model.localeCompare(b.model));
+    for (const [model, entry] of shown) {
+      if (!data.some((adapter) => adapter.model === model)) {
+        entry.node.remove();
+        shown.delete(model);
+      }
+    }
+    for (const adapter of data) showAdapter(adapter);
+    form.suggestNames(data);
+    list.querySelector(".empty")?.remove();
+    if (!data.length) list.append(h("p", { class: "empty" }, "No adapters yet. Publish the first one above."));
+  }
+
+  function showAdapter(adapter) {
+    const signature = JSON.stringify(adapter);
+    const before = shown.get(adapter.model);
+    if (before?.signature === signature) return;
+    if (before?.node.querySelector("form.split")?.contains(document.activeElement)) return; // do not replace a form that the user is editing
+    const node = card(adapter, refresh);
+    const focused = before?.node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    if (before) before.node.replaceWith(node);
+    else list.append(node);
+    shown.set(adapter.model, { node, signature });
+    if (focused) (node.querySelector(`[data-focus="${focused}"]`) ?? node.querySelector("h2")).focus();
+  }
+
+  return { refresh, every_s: 2 };
+}
+
+function card(adapter, refresh) {
+  const serving = shares(adapter.alias);
+  const versions = [...adapter.versions].sort((a, b) => b.number - a.number).filter((version) => version.state !== "retired" || serving.has(version.number));
+  const retired = adapter.versions.length - versions.length;
+  const rollback = h("button", {
+    type: "button", "data-focus": "rollback", disabled: adapter.alias.generation < 2,
+    onclick: () => change(adapter, "rollback", {}, {
+      title: `Roll ${adapter.model} back?`,
+      text: "All traffic returns to the previous version. Requests in flight finish on their current version.",
+      action: "Roll back", danger: true, done: `${adapter.model} was rolled back.`,
+    }, refresh),
+  }, "Roll back");
+  return h("article", { class: "card adapter", "aria-label": adapter.model, "data-model": adapter.model },
+    h("div", { class: "section-head" }, h("h2", { tabIndex: -1 }, adapter.model), rollback),
+    trafficBar(serving),
+    h("table", { class: "stacked versions" },
+      h("thead", {}, h("tr", {}, ["Version", "Traffic", "State", "Rank", "Size", "Added", ""].map((text) => (text ? h("th", { scope: "col" }, text) : h("td", {}))))),
+      h("tbody", {}, versions.map((version) => versionRow(adapter, version, serving, refresh)))),
+    retired ? h("p", { class: "hint" }, `${retired} retired ${retired === 1 ? "version is" : "versions are"} not shown.`) : null,
+    usable(adapter).length > 1 ? splitForm(adapter, serving, refresh) : null,
+  );
+}
+
+function trafficBar(serving) {
+  if (!serving.size) return h("p", { class: "empty" }, "No version serves traffic yet.");
+  const entries = [...serving].sort((a, b) => b[1] - a[1]);
+  const summary = entries.map(([number, part]) => `version ${number}: ${share(part)}`).join(", ");
+  return h("div", { class: "traffic", role: "img", "aria-label": `Traffic: ${summary}` },
+    entries.map(([number, part]) => h("span", { style: { flexGrow: String(part) } }, h("b", {}, `v${number}`), entries.length > 1 ? ` ${share(part)}` : "")));
+}
+
+function versionRow(adapter, version, serving, refresh) {
+  const part = serving.get(version.number) ?? 0;
+  const promote = h("button", {
+    type: "button", "data-focus": `promote-${version.number}`, "aria-label": `Promote version ${version.number} of ${adapter.model}`,
+    onclick: () => change(adapter, "promote", { version: version.number }, {
+      title: `Promote version ${version.number}?`,
+      text: `It takes all traffic of ${adapter.model} after it is loaded and has answered a probe. Requests in flight finish on their current version.`,
+      action: "Promote", done: `${adapter.model} is served by version ${version.number}.`,
+    }, refresh),
+  }, "Promote");
+  const can = ["ready", "resident"].includes(version.state) && part < 1;
+  const loaded = version.state === "resident";
+  return h("tr", {},
+    h("td", { "data-label": "Version" }, h("strong", {}, `v${version.number}`), version.pinned ? h("span", { class: "hint" }, " pinned") : null),
+    h("td", { "data-label": "Traffic" }, part ? share(part) : "–"),
+    h("td", { "data-label": "State" },
+      h("div", {}, h("span", { class: `dot ${version.state}`, "aria-hidden": "true" }), loaded ? "in the engine" : version.state,
+        version.error ? h("p", { class: "error" }, version.error) : null,
+        version.recipe ? h("p", { class: "hint" }, recipeText(version.recipe)) : null,
+        version.warnings?.map((warning) => h("p", { class: "hint" }, String(warning))))),
+    h("td", { "data-label": "Rank" }, version.rank ?? "–"),
+    h("td", { "data-label": "Size" }, bytes(version.size_bytes)),
+    h("td", { "data-label": "Added" }, moment(version.created_at)),
+    h("td", { class: "act" }, can ? promote : null),
+  );
+}
+
+function recipeText(recipe) {
+  const parts = recipe.of.map((part) => `${part.adapter} v${part.version} × ${part.scale}`).join(", ");
+  const reduced = recipe.reduce_rank === null ? "" : `, reduced to rank ${recipe.reduce_rank}` +
+    (recipe.relative_error === undefined ? "" : ` (relative error ${(100 * recipe.relative_error).toFixed(2)} %)`);
+  return `blend of ${parts}${reduced}`;
+}

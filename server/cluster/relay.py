@@ -1,0 +1,118 @@
+"""A request to a server and its answer, as the front passes them on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AbstractAsyncContextManager
+
+import aiohttp
+from starlette.types import Message, Receive, Scope, Send
+
+from server.api.errors import error_event
+from server.errors import EngineUnavailable
+
+logger = logging.getLogger("loragate.front")
+
+#: Connections are the front's own; the answer's length or chunks are made anew.
+_HOP_HEADERS = frozenset(
+    (
+        "connection",
+        "date",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+    )
+)
+
+
+class NoReplica(EngineUnavailable):
+    """No server of the cluster accepts requests."""
+
+
+class ServerFailed(Exception):  # never leaves this module
+    """Another server may try."""
+
+
+class AskedServer(AbstractAsyncContextManager[aiohttp.ClientResponse]):
+    """aiohttp's request, whose failures are `ServerFailed` where another server may try."""
+
+    def __init__(self, request: aiohttp.client._RequestContextManager, retry: bool) -> None:
+        self._request, self._retry = request, retry
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            return await self._request.__aenter__()
+        except aiohttp.ClientConnectorError as error:  # nothing was sent
+            raise ServerFailed from error
+        except (aiohttp.ClientError, OSError) as error:
+            if self._retry:
+                raise ServerFailed from error
+            raise NoReplica(
+                "The server that got this request failed; look whether it took effect."
+            ) from error
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._request.__aexit__(*error)  # type: ignore[arg-type]
+
+
+async def send_answer(
+    scope: Scope, answer: aiohttp.ClientResponse, first: bytes, receive: Receive, send: Send
+) -> None:
+    """Send status, headers and body; a stream that breaks gets an error event. Ends when the client leaves."""
+    headers = [
+        (name.lower(), value)
+        for name, value in answer.raw_headers
+        if name.lower().decode() not in _HOP_HEADERS
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    leaving = asyncio.ensure_future(_left(receive))
+    sending = asyncio.ensure_future(_send_body(scope, answer, first, send))
+    try:
+        await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            sending.result()
+    finally:
+        for task in (leaving, sending):
+            task.cancel()
+        await asyncio.gather(leaving, sending, return_exceptions=True)
+
+
+async def _send_body(scope: Scope, answer: aiohttp.ClientResponse, first: bytes, send: Send) -> None:
+    try:
+        if first:
+            await send(_part(first))
+        async for piece in answer.content.iter_any():
+            await send(_part(piece))
+    except (aiohttp.ClientError, OSError) as error:
+        logger.warning("A stream of %s broke: %s", answer.url.origin(), error)
+        if not answer.content_type.startswith("text/event-stream"):
+            raise  # the client sees a body that is too short
+        event = error_event(EngineUnavailable("The server of this answer failed."), scope["path"])
+        await send(_part(event.encode()))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def forwarded_headers(scope: Scope) -> dict[str, str]:
+    """The caller's headers, and its address: a server delays the answers to wrong keys by it."""
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name.decode("latin-1") not in _HOP_HEADERS and not name.startswith(b"x-forwarded-")
+    }
+    if scope.get("client"):
+        headers["x-forwarded-for"] = scope["client"][0]
+    return headers

@@ -1,1 +1,0 @@
-"""The console: static files that `server.api.console` serves, without a build step."""

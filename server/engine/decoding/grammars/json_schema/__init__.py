@@ -1,0 +1,1 @@
+"""JSON schemas: brought into one form, and checked for what xgrammar enforces of them."""

@@ -1,0 +1,45 @@
+"""vLLM's CPU worker, which reports progress within a step: on a slow CPU one step can take minutes.
+
+Leans on (vLLM 0.32): v1.worker.cpu_worker.CPUWorker (`load_model`, `get_model`). vLLM gets it as the engine argument
+`worker_cls` (`server.engine.args.CPU_WORKER`). On a CPU with LoRA vLLM runs the model eagerly, so that hooks of
+modules are called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from server.engine.process.heartbeat import beat
+
+
+class BeatingCPUWorker(CPUWorker):
+    """`CPUWorker` that beats at each layer of the model."""
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        """Load the model, then watch its layers."""
+        super().load_model(load_dummy_weights=load_dummy_weights)
+        beat_at_layers(self.get_model())
+
+
+def beat_at_layers(model: nn.Module) -> int:
+    """Beat whenever a layer of the model begins; returns the number of layers.
+
+    A layer is a member of a list of modules that is not inside another one: the blocks of a transformer.
+    """
+    layers = _layers(model)
+    for layer in layers:
+        layer.register_forward_pre_hook(_on_layer)
+    return len(layers)
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [layer for child in module.children() for layer in _layers(child)]
+
+
+def _on_layer(module: nn.Module, inputs: Any) -> None:
+    beat()

@@ -1,0 +1,1 @@
+"""Streams of chats and completions, written without a record per chunk."""

@@ -1,0 +1,183 @@
+"""`loragate serve --replicas`: real servers behind a front in a real Ray cluster, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from postgres_process import postgres_process
+from server_process import ServerProcess, start
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+KEY, OPERATOR = {"authorization": "Bearer demo-acme"}, {"authorization": "Bearer demo-admin"}
+REPLICAS = 3
+pytestmark = pytest.mark.long  # three more servers than the others of this folder share
+START_S = 400
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    size = ("--kv-cache-memory-bytes", str(64 << 20), "--max-loras", "2", "--restart-backoff-s", "0.1")
+    with postgres_process() as database:
+        url = f"postgresql+asyncpg://postgres@/postgres?host={database.folder}"
+        variables = {"LORAGATE_DATABASE_URL": url}
+        folder = tmp_path_factory.mktemp("ray")
+        began = time.monotonic()
+        made = start("--demo", "--replicas", str(REPLICAS), *size, data_dir=folder, variables=variables)
+        made.wait_for("/ready", 200, START_S)
+        wait_for_servers(made)
+        print(
+            f"{REPLICAS} servers after {time.monotonic() - began:.0f} s, {memory_mib(made)} MiB of Ray's own"
+        )
+        yield made
+        if made.process.poll() is None:
+            made.stop(120)
+
+
+def servers(front: ServerProcess) -> list[psutil.Process]:
+    """The servers' processes, not their engines."""
+    found = []
+    for process in front.children():
+        with suppress(psutil.Error):
+            if "server.cli" in process.cmdline() and "--data-dir" in process.cmdline():
+                found.append(process)
+    return found
+
+
+def memory_mib(front: ServerProcess) -> int:
+    """Resident memory of Ray's processes, without the servers."""
+    total = 0
+    for process in front.children():
+        with suppress(psutil.Error):
+            name = " ".join(process.cmdline())
+            total += process.memory_info().rss if "ray" in name and "server.cli" not in name else 0
+    return total >> 20
+
+
+def live(front: ServerProcess) -> dict[str, Any]:
+    return dict(httpx.get(f"{front.url}/admin/v1/live", headers=OPERATOR, timeout=30).json())
+
+
+def wait_for_servers(front: ServerProcess) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if [each["state"] for each in live(front).get("replicas", ())] == ["ready"] * REPLICAS:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"not all servers are ready: {live(front)}\n{front.tail()}")
+
+
+def chat(
+    front: ServerProcess, client: httpx.Client, model: str = "acme-support", **more: Any
+) -> httpx.Response:
+    body = {"model": model, "messages": HELLO, "max_tokens": 4} | more
+    return client.post(f"{front.url}/v1/chat/completions", json=body, headers=KEY)
+
+
+@dataclass
+class Load:
+    """Requests that come all the time, and how they ended."""
+
+    front: ServerProcess
+    ends: Counter[str] = field(default_factory=Counter)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self) -> None:
+        with httpx.Client(timeout=120) as client:
+            while not self.stopped.is_set():
+                try:
+                    self.ends[f"whole {chat(self.front, client).status_code}"] += 1
+                except httpx.HTTPError as error:
+                    self.ends[f"whole {type(error).__name__}"] += 1
+
+    def stream(self) -> None:
+        long = {"max_tokens": 200, "min_tokens": 200, "ignore_eos": True, "stream": True}
+        body = {"model": "acme-support", "messages": HELLO} | long
+        with httpx.Client(timeout=120) as client:
+            while not self.stopped.is_set():
+                try:
+                    with client.stream(
+                        "POST", f"{self.front.url}/v1/chat/completions", json=body, headers=KEY
+                    ) as answer:
+                        text = "".join(answer.iter_text())
+                except httpx.HTTPError as error:
+                    self.ends[f"stream {type(error).__name__}"] += 1
+                    continue
+                ended = text.endswith("data: [DONE]\n\n")
+                failed = '"code": "engine_unavailable"' in text
+                self.ends["stream cut" if not ended else "stream failed" if failed else "stream whole"] += 1
+
+
+@contextmanager
+def load(front: ServerProcess, clients: int = 3) -> Iterator[Load]:
+    made = Load(front)
+    threads = [threading.Thread(target=run) for run in (made.ask, made.stream) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        made.stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.timeout(900)
+def test_one_address_answers_for_all(front: ServerProcess) -> None:
+    with httpx.Client(timeout=60) as client:
+        for model in ("acme-support", "loragate-demo"):
+            assert chat(front, client, model).json()["model"] == model
+        assert chat(front, client, "globex-tools").status_code == 404
+        metrics = client.get(f"{front.url}/metrics").text
+    told = live(front)
+    assert len(told["replicas"]) == REPLICAS and told["adapters_capacity"] == REPLICAS * 8
+    assert {f'replica="{each["id"]}"' in metrics for each in told["replicas"]} == {True}
+    assert httpx.get(f"{front.url}/internal/replica", headers=OPERATOR).status_code == 404
+
+
+@pytest.mark.timeout(900)
+def test_requests_of_one_adapter_stay_together_while_they_may(front: ServerProcess) -> None:
+    with httpx.Client(timeout=60) as client:
+        ids = {chat(front, client).headers["x-loragate-server"] for _ in range(6)}
+    assert len(ids) == 1
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_server_that_is_killed_costs_no_request_that_has_not_begun(
+    front: ServerProcess, kills: int
+) -> None:
+    with load(front) as running:
+        for _ in range(kills):
+            time.sleep(2)
+            random.choice(servers(front)).send_signal(signal.SIGKILL)
+            time.sleep(3)
+            wait_for_servers(front)
+    print(f"{kills} kills: {dict(running.ends)}")
+    assert running.ends.keys() <= {"whole 200", "stream whole", "stream failed"}, running.ends
+    assert running.ends["whole 200"] and running.ends["stream whole"]
+
+
+@pytest.mark.timeout(900)
+def test_a_stop_lets_answers_end_and_leaves_no_process(front: ServerProcess) -> None:
+    children = front.children()
+    with load(front) as running:
+        time.sleep(1)
+        front.process.send_signal(signal.SIGTERM)
+        running.stopped.set()
+    assert front.stop(120) == 0
+    assert running.ends["stream whole"] == 3 and running.ends.keys() <= {
+        "stream whole", "whole 200", "whole ConnectError",
+    }, running.ends  # fmt: skip
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []

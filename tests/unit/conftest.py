@@ -1,0 +1,24 @@
+"""A migrated SQLite database for every test that wants one: a copy costs less than the migrations."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from adapters.registry import migrate
+
+
+@pytest.fixture(scope="session")
+async def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("registry") / "migrated.db"
+    await migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A migrated database of the test's own."""
+    shutil.copy(migrated_sqlite, tmp_path / "registry.db")
+    return f"sqlite:///{tmp_path}/registry.db"
