@@ -59,7 +59,7 @@ else
 	@$(UNIT) $(PARALLEL) --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/processes --ignore tests/cluster --ignore tests/real
-	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadfile
 endif
 
 test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles nor starts processes

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, Phase, settings
 from otlp_collector import Collector
 from page_server import PageServer
 from server_process import ServerProcess, start
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
 # How long an example takes to draw depends on what else the machine does.
@@ -42,12 +44,18 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, a file's tests share a process, and all of `tests/cluster` share one."""
-    for item in items:
-        group = "cluster" if item.path.parent.name == "cluster" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class OneProcessPerFile(LoadFileScheduling):
+    """As xdist's, but all of `tests/cluster` shares one process, and so its three servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/cluster" if file.startswith("tests/cluster/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessPerFile | None:
+    """What `--dist loadfile` means here."""
+    return OneProcessPerFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
