@@ -23,15 +23,13 @@ from server.engine.decoding.grammars.watched_grammar import has_ended
 from server.engine.decoding.repetition import LoopWatch
 from server.engine.decoding.structured_output import take_prepared
 from server.engine.process.heartbeat import answer_pings, beat
+from server.engine.scheduling.engine_capacity import capacity, lora_slots
+from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from server.engine.scheduling.scheduler_report import install, report
 from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
-from server.fairness.lora_slots import LoraSlots
 from server.fairness.preemption import preemption_order
-from server.fairness.shares import STAMP_KEY, Capacity
-
-DEFAULT_LORA_SLOT_WAIT_S = 2.0
 
 
 class TenantScheduler(AsyncScheduler):
@@ -43,16 +41,7 @@ class TenantScheduler(AsyncScheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        pool = self.kv_cache_manager.block_pool
-        self.arbiter = Arbiter(
-            Capacity(
-                kv_blocks=pool.num_gpu_blocks - 1,  # block 0 is vLLM's null block
-                block_size_tokens=self.block_size,
-                max_num_seqs=self.max_num_active_reqs,
-            ),
-            engine=self,
-            lora_slots=self._lora_slots(),
-        )
+        self.arbiter = Arbiter(capacity(self), engine=self, lora_slots=lora_slots(self.vllm_config))
         self._loops = LoopWatch(self.vllm_config)
         self._queue = self.waiting = TenantQueue(self.arbiter, self._loops.watches)
         # A copy, because the prefill cap of each step is written into it.
@@ -63,6 +52,7 @@ class TenantScheduler(AsyncScheduler):
         self._update = self._kind._update_request_with_output.__get__(self)
         self._update_request_with_output = self._update
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
+        self._prompt_rows = PromptLogprobRows(self, self.vllm_config)
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
@@ -71,18 +61,12 @@ class TenantScheduler(AsyncScheduler):
         install()
         answer_pings()
 
-    def _lora_slots(self) -> LoraSlots | None:
-        if self.lora_config is None:
-            return None
-        options = self.vllm_config.additional_config
-        ours = options.get(STAMP_KEY, {}) if isinstance(options, dict) else {}
-        return LoraSlots(self.lora_config.max_loras, ours.get("lora_slot_wait_s", DEFAULT_LORA_SLOT_WAIT_S))
-
     # vLLM's own methods
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """One step, between the arbiter's `begin_step` and `end_step`."""
         beat()
+        self._prompt_rows.begin_step()
         paused = self._pause_state != PauseState.UNPAUSED
         if not paused:
             self.arbiter.begin_step()
@@ -102,6 +86,7 @@ class TenantScheduler(AsyncScheduler):
         NOTE: without such a request vLLM calls its own method for each token: one more is seen in `benchmarks front`.
         """
         super().add_request(request)
+        self._prompt_rows.add(request)
         if getattr(request, "loragate_is_watched", False) or request.structured_output_request is not None:
             self._checked.add(request.request_id)
             self._update_request_with_output = self._update_and_check
@@ -123,6 +108,7 @@ class TenantScheduler(AsyncScheduler):
 
     def _free_blocks(self, request: Request) -> None:
         super()._free_blocks(request)
+        self._prompt_rows.remove(request.request_id)
         request.loragate_entry.item = None  # no cycle: the request is freed without the garbage collector
         if request.request_id in self._checked:
             self._checked.remove(request.request_id)

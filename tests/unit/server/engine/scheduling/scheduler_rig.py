@@ -125,12 +125,15 @@ class Rig:
         prompt: int | list[int] = 8,
         generate: int = 8,
         adapter: int = 0,
+        prompt_logprobs: int | None = None,
     ) -> Request:
         """Add a request; an integer prompt means that many tokens that no other request has."""
         if isinstance(prompt, int):
             prompt = [hash((request_id, i)) % 900 + 10 for i in range(prompt)]
         extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or TenantSettings())}
-        params = SamplingParams(max_tokens=generate, ignore_eos=True, extra_args=extra_args)
+        params = SamplingParams(
+            max_tokens=generate, ignore_eos=True, extra_args=extra_args, prompt_logprobs=prompt_logprobs
+        )
         request = Request(
             request_id=request_id,
             prompt_token_ids=prompt,

@@ -1,0 +1,67 @@
+"""Bounds the log-probabilities of prompt tokens that one step computes.
+
+vLLM computes them for all prompt tokens of a step at once: a row of logits as long as the vocabulary for each, in
+float32. On a CPU that is seconds for 2,000 tokens of a vocabulary of 152 thousand, in which no other request gets a
+token; on a GPU it is gigabytes of memory. Such prompts are computed in smaller parts here, over more steps.
+Leans on (vLLM 0.32): Scheduler._reserve_prefill_lookahead, which `schedule` calls for each request with the prompt
+tokens that it would compute; 0 lets a running request wait for the next step, and ends the step for waiting ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from vllm.config import VllmConfig
+from vllm.v1.request import Request, RequestStatus
+
+#: Logits of prompt tokens per step: some 30 ms of two cores.
+_CPU_LOGITS: Final = 2**21
+#: The same elsewhere: 1 GiB in float32, of which vLLM holds about three.
+_LOGITS: Final = 2**28
+
+
+class PromptLogprobRows:
+    """How many prompt tokens whose log-probabilities are wanted a step computes; tenants share them equally."""
+
+    def __init__(self, scheduler: Any, config: VllmConfig) -> None:
+        logits = _CPU_LOGITS if config.device_config.device_type == "cpu" else _LOGITS
+        self.per_step = max(1, logits // config.model_config.get_vocab_size())
+        self._tenants: dict[str, str] = {}  # of each request whose prompt is not computed yet
+        self._left: dict[str, int] = {}  # of each tenant, in this step
+        self._scheduler = scheduler
+        self._reserve = scheduler._reserve_prefill_lookahead
+
+    def begin_step(self) -> None:
+        """A new step has all rows."""
+        if self._tenants:
+            tenants = set(self._tenants.values())
+            self._left = dict.fromkeys(tenants, max(1, self.per_step // len(tenants)))
+
+    def add(self, request: Request) -> None:
+        """Bound a request if it wants log-probabilities of its prompt.
+
+        NOTE: vLLM calls its own method while there is no such request; see `TenantScheduler.add_request`.
+        """
+        if request.sampling_params is not None and request.sampling_params.prompt_logprobs is not None:
+            self._tenants[request.request_id] = request.loragate_entry.tenant
+            self._scheduler._reserve_prefill_lookahead = self._reserve_rows
+
+    def remove(self, request_id: str) -> None:
+        """Forget a request whose prompt is computed, or that has ended."""
+        if self._tenants.pop(request_id, None) is not None and not self._tenants:
+            self._scheduler._reserve_prefill_lookahead = self._reserve
+
+    def _reserve_rows(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+        """Stands for vLLM's `_reserve_prefill_lookahead`."""
+        tokens: int = self._reserve(request, num_computed_tokens, num_new_tokens)
+        tenant = self._tenants.get(request.request_id)
+        if tenant is None:
+            return tokens
+        if num_computed_tokens >= request.num_prompt_tokens:
+            self.remove(request.request_id)
+            return tokens
+        left = self._left.get(tenant, 0)
+        # A waiting request starts in any case, with a token: without one, no other could start in this step.
+        granted = min(tokens, max(left, 0 if request.status == RequestStatus.RUNNING else 1))
+        self._left[tenant] = max(0, left - granted)
+        return granted

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.sample import sampler
+from vllm.v1.sample.ops.logprobs import batched_count_greater_than
+
+from server.engine.process.cpu_worker import count_not_less
+from tests.unit.server.engine.scheduling.scheduler_rig import Rig
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A step computes the log-probabilities of 16 prompt tokens."""
+    rig = Rig(blocks=400, max_tokens_per_step=256)
+    rig.scheduler._prompt_rows.per_step = 16
+    return rig
+
+
+def prompt_rows(rig: Rig, names: set[str]) -> list[int]:
+    """Prompt tokens of these requests in each step, without the tokens that they generate."""
+    left = {name: rig.requests[name].num_prompt_tokens for name in names}
+    rows = []
+    for step in rig.steps:
+        taken = {name: min(step.num_scheduled_tokens.get(name, 0), left[name]) for name in names}
+        left = {name: left[name] - taken[name] for name in names}
+        rows.append(sum(taken.values()))
+    assert not any(left.values())
+    return rows
+
+
+def test_a_step_computes_few_rows_of_a_prompt_with_logprobs_and_others_go_on(rig: Rig) -> None:
+    rig.add("log", "acme", prompt=200, generate=4, prompt_logprobs=20)
+    rig.step()
+    rig.add("plain", "globex", prompt=100, generate=12)
+    rig.run()
+    assert max(prompt_rows(rig, {"log"})) == 16
+    assert set(rig.finished) == {"log", "plain"}
+    assert rig.finished[0] == "plain"
+    assert max(step.num_scheduled_tokens.get("plain", 0) for step in rig.steps) == 100  # in one piece
+    rig.check_accounting()
+
+
+def test_tenants_share_the_rows_of_a_step_equally(rig: Rig) -> None:
+    many = {f"acme{i}" for i in range(5)}
+    for name in sorted(many):
+        rig.add(name, "acme", prompt=60, generate=3, prompt_logprobs=0)
+    rig.add("one", "globex", prompt=60, generate=3, prompt_logprobs=0)
+    rig.run()
+    rows = prompt_rows(rig, many | {"one"})
+    assert max(rows[1:]) <= 16 and rows[0] <= 16 + 6  # each start takes a token, although no rows are left
+    assert set(rig.finished[:2]) == {"acme0", "one"}
+    assert set(rig.finished) == many | {"one"}
+    assert all(len(rig.tokens[name]) == 3 for name in many)
+
+
+def test_vllms_method_is_back_when_the_last_such_request_has_ended(rig: Rig) -> None:
+    before = rig.scheduler._reserve_prefill_lookahead
+    rig.add("log", prompt=64, generate=3, prompt_logprobs=1)
+    rig.add("gone", prompt=64, generate=3, prompt_logprobs=1)
+    rig.step()
+    assert rig.scheduler._reserve_prefill_lookahead != before
+    rig.abort("gone")
+    rig.run()
+    assert rig.scheduler._reserve_prefill_lookahead == before
+
+
+def test_a_cpu_computes_a_bounded_number_of_logits() -> None:
+    assert Rig().scheduler._prompt_rows.per_step == 2**21 // 1000
+
+
+def test_vllm_calls_the_method_for_running_and_for_waiting_requests() -> None:
+    """server/engine/scheduling/prompt_logprob_rows.py"""
+    assert inspect.getsource(Scheduler.schedule).count("self._reserve_prefill_lookahead(") == 2
+    parameters = list(inspect.signature(Scheduler._reserve_prefill_lookahead).parameters)
+    assert parameters == ["self", "request", "num_computed_tokens", "num_new_tokens"]
+
+
+def test_ranks_are_counted_without_a_compiler() -> None:
+    """server/engine/process/cpu_worker.py"""
+    assert sampler.batched_count_greater_than is batched_count_greater_than
+    assert "batched_count_greater_than(logprobs, token_logprobs)" in inspect.getsource(sampler)
+    rows = torch.tensor([[0.1, 0.5, 0.5, 0.2], [1.0, -2.0, 3.0, float("-inf")]])
+    values = torch.tensor([[0.5], [1.0]])
+    plain = batched_count_greater_than._torchdynamo_orig_callable(rows, values)
+    assert count_not_less(rows, values).tolist() == plain.tolist() == [2, 2]
+    assert count_not_less(rows, values).dtype == plain.dtype
