@@ -1,7 +1,8 @@
 """Translates our settings into vLLM's engine arguments.
 
 Leans on (vLLM 0.32): vllm.engine.arg_utils.AsyncEngineArgs, vllm.entrypoints.launchers.cli_args.FrontendArgs,
-vllm.platforms.current_platform.
+vllm.platforms.current_platform; CpuPlatform.import_kernels, whose build for CPUs without AVX512 lacks the kernel of
+4-bit weights.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _OURS = {
     "enable_lora", "logits_processors", "scheduler_cls", "additional_config", "scheduling_policy", "shutdown_timeout",
     "enable_log_requests", "worker_extension_cls",
 }  # fmt: skip
+#: Parts of the names of methods whose weights vLLM computes with `cpu_gemm_wna16` on a CPU.
+_FOUR_BITS = ("awq", "gptq")
 
 
 def engine_args(settings: Settings, generation_config: Path | None = None) -> AsyncEngineArgs:
@@ -62,7 +65,8 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
         generation_config: a folder whose generation_config.json replaces the model's own.
 
     Raises:
-        SettingsError: --engine-args has an argument that vLLM does not know or that it must not set.
+        SettingsError: --engine-args has an argument that vLLM does not know or that it must not set, or this CPU
+            cannot compute with the model's 4-bit weights.
     """
     _check_passthrough(settings.engine_args)
     _check_repetition(settings.repetition_policy)
@@ -83,6 +87,7 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
     if generation_config is not None:
         arguments["generation_config"] = str(generation_config)
     if current_platform.is_cpu():
+        _check_quantization(settings)
         # vLLM disables compilation on a CPU as soon as LoRA is on; setting it here skips the compiler's set-up.
         arguments["enforce_eager"] = True
         arguments["worker_cls"] = CPU_WORKER
@@ -168,13 +173,28 @@ def _dtype(settings: Settings, on_cpu: bool) -> str:
 
     The setting of a quantized model stays: vLLM's kernels for quantized weights compute in 16 bits only.
     """
-    is_quantized = settings.quantization is not None or "quantization_config" in _local_config(
-        settings.base_model
-    )
+    is_quantized = _quantization(settings) is not None
     if settings.dtype != "auto" or not on_cpu or is_quantized:
         return settings.dtype
     fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "float32" if settings.demo or not fast_bf16 else "auto"
+
+
+def _quantization(settings: Settings) -> str | None:
+    """The method of the base model's weights; None: they are not quantized, or the model is not here yet."""
+    quantized = _local_config(settings.base_model).get("quantization_config")
+    stored = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else None
+    return settings.quantization or stored
+
+
+def _check_quantization(settings: Settings) -> None:
+    """Refuse 4-bit weights on a CPU without the kernel: the engine would end with its first request."""
+    method = _quantization(settings) or ""
+    if any(name in method for name in _FOUR_BITS) and not torch.cpu._is_avx512_supported():
+        raise SettingsError(
+            f"{settings.base_model}: {method} weights need a CPU with AVX512, which this one lacks. Serve the model "
+            "with its 16-bit weights, or on a CPU with AVX512, or on a GPU."
+        )
 
 
 def _check_repetition(figures: dict[str, Any]) -> None:

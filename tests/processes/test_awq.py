@@ -66,6 +66,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 def awq(
     checkpoint: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, server: ServerProcess
 ) -> Iterator[httpx.Client]:
+    if not torch.cpu._is_avx512_supported():
+        pytest.skip("vLLM has no kernel of 4-bit weights for a CPU without AVX512")
     flags = ("--quantization", "awq", "--max-num-seqs", "8")
     home = tmp_path_factory.mktemp("awq")
     with custom_server(checkpoint[0], home, *flags) as (_, client):

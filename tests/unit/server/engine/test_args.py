@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms.cpu import CpuPlatform
 
 import demo
 from server.config.settings import load
@@ -54,3 +57,26 @@ def test_what_it_may_not_say(arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError) as refused:
         made(arguments)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("has_avx512", [True, False])
+@pytest.mark.parametrize("told_by", ["flag", "config"])
+def test_four_bits_are_refused_on_a_cpu_without_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str, has_avx512: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
+    config = json.loads((demo.MODEL_DIR / "config.json").read_text())
+    if told_by == "config":
+        config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = load({"model": str(tmp_path)} | ({"quantization": "awq"} if told_by == "flag" else {}))
+    if has_avx512:
+        assert engine_args(settings).quantization == settings.quantization
+    else:
+        with pytest.raises(SettingsError, match="awq weights need a CPU with AVX512, which this one lacks"):
+            engine_args(settings)
+
+
+def test_vllms_kernels_are_chosen_by_the_same_question() -> None:
+    """server/engine/args.py"""
+    assert "torch.cpu._is_avx512_supported()" in inspect.getsource(CpuPlatform.import_kernels)
