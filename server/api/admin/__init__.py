@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from starlette.routing import BaseRoute
 
 from server.api.admin.adapters import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
@@ -17,17 +17,18 @@ from server.api.admin.uploads import router as upload_routes
 from server.api.admin.usage import router as usage_routes
 
 
-def router(services: AdminServices, guard: Permissions) -> APIRouter:
+def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
     """All admin routes."""
-    routes = APIRouter(prefix="/admin/v1", tags=["admin"])
-    routes.include_router(tenant_routes(services, guard))
-    routes.include_router(key_routes(services, guard))
-    routes.include_router(upload_routes(services, guard))
-    routes.include_router(adapter_routes(services, guard))
-    routes.include_router(blend_routes(services, guard))
-    routes.include_router(usage_routes(services, guard))
-    routes.include_router(audit_routes(services, guard))
-    routes.include_router(live_routes(services, guard))
-    routes.include_router(server_routes(services, guard))
-    routes.include_router(feedback_routes(services, guard))
-    return routes
+    makers = (
+        tenant_routes,
+        key_routes,
+        upload_routes,
+        adapter_routes,
+        blend_routes,
+        usage_routes,
+        audit_routes,
+        live_routes,
+        server_routes,
+        feedback_routes,
+    )
+    return [route for make in makers for route in make(services, guard).routes]

@@ -21,7 +21,15 @@ from server.api.admin.models import (
     Listing,
     VersionInfo,
 )
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, check_tenant, named_source
+from server.api.admin.permissions import (
+    AdminServices,
+    Permissions,
+    Wire,
+    actor,
+    admin_router,
+    check_tenant,
+    named_source,
+)
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.api.admin.views import adapter_details, adapter_info, changed_alias, version_info
 from server.api.middleware.body_limits import is_upload, read_json
@@ -62,7 +70,7 @@ class RollbackBody(Wire):
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/adapters")
+    routes = admin_router("/adapters")
     _add_reading(routes, services, guard)
     _add_versions(routes, services, guard)
     _add_removal(routes, services, guard)

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Query
 from adapters.models import AuditEntry
 from adapters.residency import Drift
 from server.api.admin.models import Listing
-from server.api.admin.permissions import AdminServices, Permissions
+from server.api.admin.permissions import AdminServices, Permissions, admin_router
 from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = admin_router()
 
     @routes.get("/audit")
     async def audit(

@@ -10,7 +10,7 @@ from pydantic import Field
 from adapters.lifecycle.blends.blending import BlendPart
 from sampling.defaults import Layer
 from server.api.admin.models import VersionInfo
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, check_tenant
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
 from server.api.admin.views import version_info
 from server.request.context import Caller
 
@@ -34,7 +34,7 @@ class BlendBody(Wire):
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
-    routes = APIRouter(prefix="/adapters")
+    routes = admin_router("/adapters")
 
     @routes.post("/{tenant}/{name}/blend", status_code=201)
     async def blend(

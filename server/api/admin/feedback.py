@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from adapters.models import Feedback, Rating
 from server.api.admin.models import FeedbackInfo, Listing
-from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
 from server.api.admin.sliced_listing import json_listing, text
 from server.request.context import Caller
 from server.usage.feedback import training_lines
@@ -18,7 +18,7 @@ from server.usage.feedback import training_lines
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = admin_router()
 
     @routes.get(
         "/feedback",

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from adapters.models import Role
 from server.api.admin.models import KeyInfo, Listing, NewKey
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.request.context import Caller
 
@@ -34,7 +34,7 @@ class RotateBody(Wire):
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = admin_router()
     keys = services.registry.keys
 
     dump = record_dump(KeyInfo)

@@ -20,14 +20,14 @@ from server.api.admin.models import (
     TenantLoad,
     WhoamiInfo,
 )
-from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = admin_router()
 
     @routes.get("/whoami")
     async def whoami(caller: Caller = Depends(guard.manager)) -> WhoamiInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from adapters.depot.shared_uploads import SharedUploads
@@ -41,6 +41,11 @@ class AdminServices:
     readiness: Readiness
     scheduler_stats: SchedulerStats
     failures: SharedFailures
+
+
+def admin_router(prefix: str = "") -> APIRouter:
+    """A router whose routes have their whole path: including it in another one would make each route again."""
+    return APIRouter(prefix=f"/admin/v1{prefix}", tags=["admin"])
 
 
 class Wire(BaseModel):

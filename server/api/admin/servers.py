@@ -7,14 +7,14 @@ from dataclasses import asdict, replace
 from fastapi import APIRouter, Depends
 
 from server.api.admin.models import Listing, ServerInfo
-from server.api.admin.permissions import AdminServices, Permissions
+from server.api.admin.permissions import AdminServices, Permissions, admin_router
 from server.engine.supervisor import State
 from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
-    routes = APIRouter(prefix="/servers")
+    routes = admin_router("/servers")
 
     @routes.get("")
     async def servers(caller: Caller = Depends(guard.operator)) -> Listing[ServerInfo]:

@@ -14,7 +14,7 @@ from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.fairness.shares import check_guarantees
 from server.request.context import Caller
@@ -29,7 +29,7 @@ class TenantBody(Wire):
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = admin_router()
     tenants = services.registry.tenants
 
     dump = record_dump(TenantInfo)

@@ -11,13 +11,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 
 from adapters.sources.uploads import Upload
-from server.api.admin.permissions import AdminServices, Permissions, check_tenant
+from server.api.admin.permissions import AdminServices, Permissions, admin_router, check_tenant
 from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/adapters/{tenant}/{name}/uploads")
+    routes = admin_router("/adapters/{tenant}/{name}/uploads")
     uploads = services.uploads
 
     @routes.post("", status_code=201)

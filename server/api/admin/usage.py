@@ -15,7 +15,7 @@ from starlette.responses import Response
 from adapters.registry.database import utc_now
 from adapters.tenant_settings import BudgetPeriod
 from server.api.admin.models import Listing, UsageRow
-from server.api.admin.permissions import AdminServices, Permissions, seen_tenant
+from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
 from server.api.admin.sliced_listing import json_listing, slices, text
 from server.request.context import Caller
 from server.usage.aggregation import COLUMNS, UsageSums, period_start
@@ -25,7 +25,7 @@ HEADER: Mapping[str, Any] = dict(zip(COLUMNS, COLUMNS, strict=True))
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = admin_router()
 
     @routes.get("/usage", response_model=Listing[UsageRow], responses={200: {"content": {"text/csv": {}}}})
     async def usage(

@@ -34,7 +34,9 @@ async def client(sqlite_url: str) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     app.include_router(tenants.router(services, Permissions(authenticator)))
     errors.install(app, authenticate)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test/admin/v1"
+    ) as client:
         yield client
     await engine.dispose()
 
