@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters.registry import migrate
+from tests.unit.migrated_database import put_migrated_database
 
 
 @pytest.fixture(scope="session")
 async def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("registry") / "migrated.db"
-    await migrate(f"sqlite:///{path}")
+    await put_migrated_database(path)
     return path
 
 

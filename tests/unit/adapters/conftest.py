@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -18,6 +20,11 @@ from adapters.registry import Registry, connect, migrate
 from adapters.registry.schema import tables
 
 BY = Actor("test", "k_test")
+
+
+def both(sqlite: str, postgres: str) -> list[Any]:
+    """The two fixtures as parameters; `make test-fast` leaves the second one out."""
+    return [sqlite, pytest.param(postgres, marks=pytest.mark.postgres)]
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +71,13 @@ async def postgres_url(migrated_postgres: str) -> str:
 
 
 # Not async: an async fixture cannot ask for another one by name.
-@pytest.fixture(params=["empty_sqlite_url", "empty_postgres_url"])
+@pytest.fixture(params=both("empty_sqlite_url", "empty_postgres_url"))
 def empty_url(request: pytest.FixtureRequest) -> str:
     """A database without tables."""
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
+@pytest.fixture(params=both("sqlite_url", "postgres_url"))
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database of the test's own."""
     return request.getfixturevalue(request.param)
@@ -97,15 +104,25 @@ async def postgres_registry(postgres_engine: AsyncEngine) -> Registry:
     return await _furnish(postgres_engine)
 
 
-@pytest.fixture
-async def sqlite_registry(sqlite_url: str) -> AsyncIterator[Registry]:
-    engine = connect(sqlite_url)
+@pytest.fixture(scope="session")
+async def sqlite_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncEngine:
+    """One engine for all tests: it keeps the statements that it has compiled. Each test finds another file there."""
+    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/registry.db")
     sa.event.listen(engine.sync_engine, "connect", lambda c, _: c.execute("PRAGMA synchronous=OFF").close())
-    yield await _furnish(engine)
-    await engine.dispose()
+    return engine
 
 
-@pytest.fixture(params=["sqlite_registry", "postgres_registry"])
+@pytest.fixture
+async def sqlite_registry(sqlite_engine: AsyncEngine, migrated_sqlite: Path) -> AsyncIterator[Registry]:
+    path = Path(str(sqlite_engine.url.database))
+    shutil.copy(migrated_sqlite, path)
+    yield await _furnish(sqlite_engine)
+    await sqlite_engine.dispose()
+    for file in path.parent.iterdir():
+        file.unlink()
+
+
+@pytest.fixture(params=both("sqlite_registry", "postgres_registry"))
 def registry(request: pytest.FixtureRequest) -> Registry:
     """A registry with the tenants `acme` and `globex`; the base model is called `tiny-base`."""
     return request.getfixturevalue(request.param)

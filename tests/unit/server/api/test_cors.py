@@ -22,9 +22,9 @@ BODY = {"model": "loragate-demo", "messages": [{"role": "user", "content": "Hell
 CLOSED = ("/admin/v1/tenants", "/console/", "/metrics", "/health", "/v1/load_lora_adapter", "/openapi.json")
 
 
-@pytest.fixture
-async def composed(tmp_path: Path) -> AsyncIterator[Composed]:
-    async with compose(tmp_path, allowed_origins=[APP]) as made:
+@pytest.fixture(scope="module")
+async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Composed]:
+    async with compose(tmp_path_factory.mktemp("cors"), allowed_origins=[APP]) as made:
         yield made
 
 

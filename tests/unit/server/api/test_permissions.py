@@ -156,6 +156,13 @@ async def tenants(composed: Composed) -> Tenants:
     return await a_tenant(composed), await a_tenant(composed)
 
 
+def versions_for(path: str) -> int:
+    """How many versions an adapter needs for this route."""
+    if "/uploads" in path or path.endswith("/versions"):
+        return 0
+    return 2 if "{number}" in path or path.endswith(("/split", "/rollback")) else 1
+
+
 async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -> dict[str, str]:
     """New things of the tenant, as many as the route names: the values for its placeholders."""
     asked = route[1] + repr(rule.request)
@@ -163,7 +170,7 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
     if "{name}" in asked and "/tenants/" not in asked:
         things["name"] = f"a{next(_numbers)}"
         adapter = f"/admin/v1/adapters/{tenant}/{things['name']}"
-        for _ in range(2):
+        for _ in range(versions_for(route[1])):
             await composed.make("POST", f"{adapter}/versions", json={"source": SOURCE})
         if "{upload_id}" in asked:
             things["upload_id"] = (await composed.make("POST", f"{adapter}/uploads"))["id"]

@@ -89,15 +89,21 @@ async def test_the_cap_has_the_same_answer_where_the_framework_reads_the_body(
     assert unknown.status_code == 401, "an unknown caller is not told the limit"
 
 
-async def test_bodies_without_a_prompt_have_a_smaller_cap(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def other(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Composed]:
+    """A server with the limits that it has by default."""
+    async with compose(tmp_path_factory.mktemp("other")) as other:
+        yield other
+
+
+async def test_bodies_without_a_prompt_have_a_smaller_cap(other: Composed) -> None:
     most = 512 << 10
-    async with compose(tmp_path) as other:
-        for path in ("/admin/v1/tenants", "/v1/feedback", "/v1/load_lora_adapter"):
-            allowed = await other.ask("POST", path, content=body(most))
-            refused = await other.ask("POST", path, content=body(most + 1))
-            assert (allowed.status_code, refused.status_code) == (400, 413), path
-            assert str(most) in refused.json()["error"]["message"]
-        assert (await other.ask("POST", CHAT, "demo-acme", content=body(2 * most))).status_code != 413
+    for path in ("/admin/v1/tenants", "/v1/feedback", "/v1/load_lora_adapter"):
+        allowed = await other.ask("POST", path, content=body(most))
+        refused = await other.ask("POST", path, content=body(most + 1))
+        assert (allowed.status_code, refused.status_code) == (400, 413), path
+        assert str(most) in refused.json()["error"]["message"]
+    assert (await other.ask("POST", CHAT, "demo-acme", content=body(2 * most))).status_code != 413
 
 
 @pytest.mark.parametrize(
@@ -108,20 +114,15 @@ async def test_bodies_without_a_prompt_have_a_smaller_cap(tmp_path: Path) -> Non
         {"request_id": "x", "rating": "up", "messages": [{"role": "user", "x": ["a"] * 2000}] * 2},
     ],
 )
-async def test_bodies_without_a_prompt_have_few_values(tmp_path: Path, body: dict[str, object]) -> None:
+async def test_bodies_without_a_prompt_have_few_values(other: Composed, body: dict[str, object]) -> None:
     """FastAPI collects every fault of a body: 0.7 s for 150,000 numbers in the place of texts."""
-    async with compose(tmp_path) as other:
-        content = json.dumps(body).encode()
-        answer = await other.ask(
-            "POST", "/v1/feedback", "demo-acme", content=pieces(content[:99], content[99:])
-        )
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"]) == (400, "request_too_large") and "1536" in error[
-            "message"
-        ]
-        assert (await other.ask("POST", "/v1/feedback", "wrong", content=content)).status_code == 401
-        text = {"request_id": "x", "rating": "up", "comment": ",[{" * 1000}
-        assert (await other.ask("POST", "/v1/feedback", "demo-acme", json=text)).status_code == 404
+    content = json.dumps(body).encode()
+    answer = await other.ask("POST", "/v1/feedback", "demo-acme", content=pieces(content[:99], content[99:]))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "request_too_large") and "1536" in error["message"]
+    assert (await other.ask("POST", "/v1/feedback", "wrong", content=content)).status_code == 401
+    text = {"request_id": "x", "rating": "up", "comment": ",[{" * 1000}
+    assert (await other.ask("POST", "/v1/feedback", "demo-acme", json=text)).status_code == 404
 
 
 async def test_a_query_has_few_parameters(composed: Composed) -> None:
@@ -155,8 +156,7 @@ async def test_each_tenant_has_a_salt_of_its_own_that_no_caller_chooses(composed
     assert [await salt(key, cache_salt=salts[0]) for key in keys] == salts
 
 
-async def test_another_start_of_the_server_has_other_salts(composed: Composed, tmp_path: Path) -> None:
-    async with compose(tmp_path) as other:
-        for one in (composed, other):
-            await one.make("POST", CHAT, key="demo-acme", json=ASK)
-        assert composed.engine.asked[-1].cache_salt != other.engine.asked[-1].cache_salt
+async def test_another_start_of_the_server_has_other_salts(composed: Composed, other: Composed) -> None:
+    for one in (composed, other):
+        await one.make("POST", CHAT, key="demo-acme", json=ASK)
+    assert composed.engine.asked[-1].cache_salt != other.engine.asked[-1].cache_salt

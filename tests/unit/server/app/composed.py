@@ -20,6 +20,7 @@ from server.app.routes import make_app
 from server.config.settings import load
 from server.engine.supervisor import State
 from server.request.context import JsonAnswer, RequestContext
+from tests.unit.migrated_database import put_migrated_database
 
 OPERATOR_KEY = "demo-admin"
 #: Answers to wrong keys are slowed by client address, so each request comes from another one.
@@ -91,8 +92,12 @@ class Composed:
 @contextlib.asynccontextmanager
 async def compose(folder: Path, **settings: Any) -> AsyncIterator[Composed]:
     """The demo's application, ready for requests."""
+    chosen = load({"demo": True, "data_dir": folder, **settings})
+    database = chosen.home / "loragate.db"
+    if not database.exists():
+        await put_migrated_database(database)
     with ThreadPoolExecutor(1) as runner:
-        async with open_server(load({"demo": True, "data_dir": folder, **settings}), runner) as server:
+        async with open_server(chosen, runner) as server:
             engine: Any = StandInEngine()
             server.engine.supervisor.engine = engine
             server.engine.supervisor.state = State.READY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def run(home: Path, *args: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    run(tmp_path, "migrate")
+def home(tmp_path: Path, migrated_sqlite: Path) -> Path:
+    shutil.copy(migrated_sqlite, tmp_path / "loragate.db")
 
     async def fill() -> None:
         engine = connect(f"sqlite:///{tmp_path}/loragate.db")
