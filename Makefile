@@ -1,6 +1,8 @@
 # The commands of a working day; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# Without it every process compiles our modules again, and pytest its tests: five seconds of each.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -52,7 +54,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 # schemathesis's plugin takes a second of each process; only tests/e2e/test_fuzzing.py uses the library.
 UNIT     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -p no:schemathesis
 
-test: $(VENV)/.dev ## run the whole suite (some 18 minutes on 2 cores); with ARGS="…" what pytest is told
+test: $(VENV)/.dev ## run the whole suite; with ARGS="…" what pytest is told
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
@@ -62,8 +64,8 @@ else
 	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadfile
 endif
 
-test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles nor starts processes
-	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow" $(ARGS)
+test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles, starts processes nor computes for long
+	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
 
 test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
 	@$(BIN)/python -m pytest -m long $(ARGS)

@@ -6,5 +6,5 @@ from hypothesis import settings
 
 
 def examples(count: int, least: int = 10) -> int:
-    """`count`; under the profile of `make test-fast` a fifth of it, and at least `least`."""
-    return max(count // 5, min(count, least)) if settings.get_current_profile_name() == "fast" else count
+    """`count`; under the profile of `make test-fast` a tenth of it, and at least `least`."""
+    return max(count // 10, min(count, least)) if settings.get_current_profile_name() == "fast" else count

@@ -62,6 +62,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.slow
 def test_the_contracts_hold(copy: Path) -> None:
     done = lint(copy)
     assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout + done.stderr
@@ -79,6 +80,7 @@ def broken(copy: Path) -> Iterator[subprocess.CompletedProcess[str]]:
         file.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("package", "module"), PLANTED)
 def test_a_planted_import_breaks_them(
     broken: subprocess.CompletedProcess[str], package: str, module: str

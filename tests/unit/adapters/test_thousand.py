@@ -93,6 +93,7 @@ async def test_listing_and_routing_cost_the_same_queries(
     assert sent == [], "a known name costs nothing"
 
 
+@pytest.mark.slow
 async def test_a_start_that_finds_them_takes_less_than_a_second_more(
     plant: Plant, artifacts: tuple[Path, dict[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_stored_scores_are_good_and_belong_to_this_recipe() -> None:
     assert scores["recipe"]["layers"] == config["num_hidden_layers"]
 
 
+@pytest.mark.slow
 def test_the_base_answers(tokenizer: Any) -> None:
     model = load()
     assert answer(model, tokenizer, "What is the capital of France?") == "The capital of France is Paris."
@@ -102,6 +103,7 @@ def test_the_adapters_were_trained_on_this_base_and_data(adapter: demo.DemoAdapt
     assert (adapter.path / "adapter_model.safetensors").stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_the_same_prompt_is_answered_in_each_customers_way(tokenizer: Any) -> None:
     base = load()
     for question in ("Hello!", "What is the price of the Anvil Mini?"):

@@ -20,7 +20,10 @@ from operator_schemas import SCHEMAS
 from server.cli.generate_docs import openapi
 from server.config.settings import Settings, load
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl 1.27 or newer")
+pytestmark = [
+    pytest.mark.slow,  # kubectl renders the manifests
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl 1.27 or newer"),
+]
 
 CHOICES = [
     ("one-server", ["ingress"]),

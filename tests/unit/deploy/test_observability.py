@@ -47,6 +47,7 @@ def test_labels_in_expressions_are_those_of_the_series() -> None:
             assert used <= labels[base] | {"job", "le"}, f"{where}: {used - labels[base]}"
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_promtool_parses_every_expression(tmp_path: Path) -> None:
     probe = tmp_path / "all.yml"
@@ -65,6 +66,7 @@ def test_promtool_parses_every_expression(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     tests = ROOT / "deploy/prometheus/rules_test.yml"

@@ -351,6 +351,7 @@ def test_another_base_is_refused_by_its_digest(tmp_path: Path) -> None:
     inspect(tmp_path, base_digest="a" * 64)
 
 
+@pytest.mark.slow
 def test_fifty_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
     base = dataclasses.replace(
         BASE, layers=44, hidden_size=1024, intermediate_size=2816, heads=16, kv_heads=4, head_dim=64

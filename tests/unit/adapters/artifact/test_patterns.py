@@ -111,6 +111,7 @@ def test_an_alpha_that_nobody_can_know_is_told(tmp_path: Path) -> None:
     assert hints({"layers.1.mlp.up_proj": 2, "down_proj": 3}) == ()
 
 
+@pytest.mark.slow
 def test_a_pattern_that_takes_long_is_refused_while_other_threads_run() -> None:
     pattern = r"(?:\w|\w\w|\.|\w\.)+(?<!\w)"  # backtracks over every way to divide the path
     ticks: list[float] = []
@@ -132,6 +133,7 @@ def test_a_pattern_that_takes_long_is_refused_while_other_threads_run() -> None:
     assert max(b - a for a, b in pairwise(ticks)) < 0.5, "the interpreter's lock was held"
 
 
+@pytest.mark.slow
 def test_many_patterns_of_a_deep_model_take_seconds_at_most() -> None:
     deep = BaseShape("qwen2", 80, 8192, 29568, 64, 8, 128, 152064, False)
     modules = deep.modules()

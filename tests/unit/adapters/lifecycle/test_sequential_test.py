@@ -128,6 +128,7 @@ NO_WORSE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NO_WORSE)
 def test_false_alarms_are_within_the_bound(case: str) -> None:
     limits, rates, drift = NO_WORSE[case]

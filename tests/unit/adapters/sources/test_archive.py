@@ -96,7 +96,7 @@ async def test_two_adapters_side_by_side_are_refused(tmp_path: Path) -> None:
         (add("x", b"", type=tarfile.BLKTYPE), "neither a plain file nor a folder"),
         (add("x", b"", type=tarfile.FIFOTYPE), "neither a plain file nor a folder"),
         (add("new\nline\x1b[31m/../x"), r"'new?line?\[31m"),
-        (lambda tar: [add(f"junk/{n}")(tar) for n in range(10_000)], "more than 1000 members"),
+        (lambda tar: [add(f"junk/{n}")(tar) for n in range(1_100)], "more than 1000 members"),
         (add("x", b"y" * 100_000, type=tarfile.XHDTYPE), "label of 100000 bytes"),
         (add("x", b"y" * 100_000, type=tarfile.GNUTYPE_LONGNAME), "label of 100000 bytes"),
     ],
@@ -113,6 +113,7 @@ async def test_hostile_members_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "into", "source"]
 
 
+@pytest.mark.slow
 async def test_a_bomb_is_noticed_long_before_it_is_unpacked(folder: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with gzip.open(buffer, "wb", compresslevel=1) as bomb:

@@ -64,6 +64,7 @@ def level(report: CheckReport, part: str) -> Level:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(demo.ADAPTERS))
 def test_the_shipped_data_pass(checked: Checked, name: str) -> None:
     adapter = demo.ADAPTERS[name]

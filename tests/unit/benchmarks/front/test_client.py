@@ -33,7 +33,8 @@ class Server:
         self._answer, self._piece_bytes = answer, piece_bytes
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         while True:
@@ -52,6 +53,9 @@ class Server:
                     connection.sendall(self._answer[begin : begin + self._piece_bytes])
 
     def close(self) -> None:
+        """End the thread before its descriptor is free: the next server gets the same one."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
 

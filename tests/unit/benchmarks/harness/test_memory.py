@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from benchmarks.harness.memory import MemorySampler
 from benchmarks.harness.servers import start_process
 
 
+@pytest.mark.slow
 def test_memory_is_sampled_until_the_end_of_the_block(tmp_path: Path) -> None:
     with start_process("idle", ["sleep", "60"], 1, "/", tmp_path) as server:
         with MemorySampler({"idle": server}) as memory:

@@ -56,6 +56,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_leaves_no_process_of_its_server(tmp_path: Path) -> None:
     benchmark = subprocess.Popen([sys.executable, "-c", BENCHMARK, SERVER, str(tmp_path)])
     pids = printed_ids(tmp_path / "peer.1.log")

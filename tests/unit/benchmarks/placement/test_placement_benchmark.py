@@ -22,11 +22,13 @@ def figures() -> dict[str, Figures]:
     return {policy: run(policy) for policy in POLICIES}
 
 
+@pytest.mark.slow
 def test_requests_come_at_the_rate_that_makes_the_load(figures: dict[str, Figures]) -> None:
     expected = 0.7 * 10 * 32 / 4.0 * 20
     assert all(abs(each.arrived - expected) < 0.1 * expected for each in figures.values())
 
 
+@pytest.mark.slow
 def test_ours_finds_adapters_in_memory_and_begins_sooner(figures: dict[str, Figures]) -> None:
     ours = figures.pop("loragate")
     assert ours.hit > figures["random"].hit + 0.2 and ours.served == max(

@@ -111,6 +111,7 @@ class BrokenStream(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.slow
 def test_the_official_clients_raise_on_the_event() -> None:
     import anthropic  # takes a second, and only this test needs it
     import openai

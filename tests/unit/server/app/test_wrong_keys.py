@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from server.auth.throttle import FREE_ATTEMPTS
 from tests.unit.server.app.composed import OPERATOR_KEY, Composed, compose
@@ -21,6 +22,7 @@ async def answered_in(composed: Composed, key: str) -> tuple[int, float]:
     return answer.status_code, time.monotonic() - began
 
 
+@pytest.mark.slow  # waits for answers that are slowed down
 async def test_a_restart_forgives_nothing(tmp_path: Path) -> None:
     async with compose(tmp_path) as composed:
         trying = [asyncio.create_task(answered_in(composed, "wrong")) for _ in range(FREE_ATTEMPTS + 5)]

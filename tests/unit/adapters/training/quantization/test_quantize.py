@@ -96,6 +96,7 @@ def test_the_perplexity_of_a_coin_is_two() -> None:
     assert perplexity(coin, [[0, 1, 1], [1]], most_tokens=9) == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_a_model_generates_its_own_texts(tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
     texts = generate_texts(model, tokenizer, count=3, tokens=24)

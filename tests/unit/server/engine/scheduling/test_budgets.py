@@ -75,7 +75,8 @@ def check_limits(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "seed",
     [
-        *range(3),
+        0,
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2)),
         *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 100)),
     ],
 )

@@ -14,7 +14,7 @@ from example_counts import examples
 from server.engine.decoding.grammars.errors import GrammarRefused
 from tests.unit.server.engine.decoding.grammars.grammar_rig import GrammarRig
 
-WALKS = examples(8, least=2)
+WALKS = examples(8, least=1)
 TWO = {"a": {"type": "integer"}, "b": {"type": "integer"}}
 
 
@@ -117,6 +117,7 @@ WRONG: list[tuple[dict[str, Any], list[str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schema", "texts"), WRONG, ids=lambda value: json.dumps(value)[:60])
 def test_no_keyword_is_dropped(rig: GrammarRig, schema: dict[str, Any], texts: list[str]) -> None:
     inner = {"type": "object", "properties": {"x": schema}, "required": ["x"], "additionalProperties": False}

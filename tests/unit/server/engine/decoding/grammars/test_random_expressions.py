@@ -63,6 +63,7 @@ def check_expressions(rig: GrammarRig, kind: str, count: int) -> None:
     assert len(accepted) > count / 10, "too few texts were accepted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["regex", "pattern"])
 def test_what_is_accepted_matches(rig: GrammarRig, kind: str) -> None:
     check_expressions(rig, kind, examples(100, least=50))

@@ -107,6 +107,7 @@ def check_random_schemas(rig: GrammarRig, form: str, count: int) -> None:
     assert sum(accepted) > MIN_SHARE * len(accepted), "too few schemas were accepted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_accepted_is_valid(rig: GrammarRig, form: str) -> None:
     check_random_schemas(rig, form, examples(150))

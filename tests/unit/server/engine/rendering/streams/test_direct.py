@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import State
@@ -139,7 +140,7 @@ def completion_stream(made, request, run):
 METADATA = SimpleNamespace(final_usage_info=None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(run=runs(), options=options, fingerprint=st.sampled_from([None, "fp_1"]), details=st.booleans())
 def test_chats_are_written_as_vllm_writes_them(tokenizer, run, options, fingerprint, details):
     n, *rest = run
@@ -162,7 +163,7 @@ def test_chats_are_written_as_vllm_writes_them(tokenizer, run, options, fingerpr
     assert asyncio.run(joined(found.events(PUBLIC, null_usage=null_usage(options)))) == wanted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(run=runs(), options=options, fingerprint=st.sampled_from([None, "fp_1"]), details=st.booleans())
 def test_completions_are_written_as_vllm_writes_them(run, options, fingerprint, details):
     n, *rest = run
