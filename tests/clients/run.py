@@ -34,6 +34,9 @@ FEATURES = {
     "retries": "retries",
 }
 
+#: pytest's exit status when `-k` leaves no test.
+NOTHING_CHOSEN = 5
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -70,7 +73,10 @@ def demo() -> Iterator[dict[str, str]]:
 
 
 def run(folder: str, command: list[str], variables: dict[str, str]) -> list[Outcome]:
-    """Run the tests of a folder; each of them appends a line to the file CLIENTS_RESULTS."""
+    """Run the tests of a folder; each of them appends a line to the file CLIENTS_RESULTS.
+
+    A run that ends before all its tests have (a crash, a timeout of a whole file) is a failure of its own.
+    """
     with tempfile.TemporaryDirectory() as results:
         file = Path(results, "outcomes.jsonl")
         command = [part.replace("CLIENTS_RESULTS", str(file)) for part in command]
@@ -80,9 +86,13 @@ def run(folder: str, command: list[str], variables: dict[str, str]) -> list[Outc
             "PYTHONPATH": "",
             "LITELLM_LOCAL_MODEL_COST_MAP": "true",
         }
-        subprocess.run(command, cwd=HERE / folder, env=os.environ | variables, check=False)
+        ended = subprocess.run(command, cwd=HERE / folder, env=os.environ | variables, check=False)
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [Outcome(**json.loads(line)) for line in lines]
+    outcomes = [Outcome(**json.loads(line)) for line in lines]
+    if ended.returncode not in (0, NOTHING_CHOSEN) and all(found.outcome == "passed" for found in outcomes):
+        message = f"{command[0]} ended with {ended.returncode} before its last test; see above"
+        outcomes.append(Outcome(folder, "errors_of_the_run", "failed", message))
+    return outcomes
 
 
 def python_clients(environment: Path, label: str, variables: dict[str, str], only: str) -> list[Outcome]:
@@ -102,7 +112,7 @@ def node_clients(variables: dict[str, str], only: str) -> list[Outcome]:
     return (
         run(
             "node",
-            ["node", "--test", "--test-concurrency=1", "--test-timeout=60000", *reporters, *files],
+            ["node", "--test", "--test-concurrency=1", "--test-timeout=300000", *reporters, *files],
             variables,
         )
         if files
