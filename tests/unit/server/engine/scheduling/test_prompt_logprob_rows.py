@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from vllm.v1.sample import sampler
 from vllm.v1.sample.ops.logprobs import batched_count_greater_than
 
 from server.engine.process.cpu_worker import count_not_less
+from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from tests.unit.server.engine.scheduling.scheduler_rig import Rig
 
 
@@ -68,8 +71,17 @@ def test_vllms_method_is_back_when_the_last_such_request_has_ended(rig: Rig) -> 
     assert rig.scheduler._reserve_prefill_lookahead == before
 
 
-def test_a_cpu_computes_a_bounded_number_of_logits() -> None:
-    assert Rig().scheduler._prompt_rows.per_step == 2**21 // 1000
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "rows"),
+    [("cpu", 1_000, 128), ("cpu", 151_936, 13), ("cpu", 2**22, 1), ("cuda", 151_936, 1766)],
+)
+def test_rows_of_a_step(device: str, vocabulary: int, rows: int) -> None:
+    config: Any = SimpleNamespace(
+        device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary),
+    )
+    scheduler = SimpleNamespace(_reserve_prefill_lookahead=None)
+    assert PromptLogprobRows(scheduler, config).per_step == rows
 
 
 def test_vllm_calls_the_method_for_running_and_for_waiting_requests() -> None:
