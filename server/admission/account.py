@@ -22,6 +22,8 @@ class Account:
     requests: SlidingWindow = field(default_factory=SlidingWindow)
     tokens: SlidingWindow = field(default_factory=SlidingWindow)
     reserved_tokens: int = 0
+    background_tokens: int = 0
+    """Reserved by the server's own work for the tenant, which counts against the token budget only."""
     sequences: int = 0
     period_used_tokens: int = 0
     mean_duration_s: float = _FIRST_GUESS_S
@@ -29,6 +31,18 @@ class Account:
     """What this server holds of limits that several servers share; None: it has the limits to itself."""
     _period: BudgetPeriod | None = None
     _period_ends_at: float = 0.0
+
+    @property
+    def budget_reserved_tokens(self) -> int:
+        """The tokens of the budget that running requests may still use."""
+        return self.reserved_tokens + self.background_tokens
+
+    def use_background(self, *, used: int, reserved: int) -> None:
+        """Count tokens that the server's own work used or returned: `used` of `reserved` ones."""
+        self.background_tokens -= reserved
+        self.period_used_tokens += used
+        if self.leased is not None:
+            self.leased.use(LeaseKind.BUDGET, used)
 
     def enter(self, now: float, *, tokens: int, sequences: int) -> None:
         """Count a request that was admitted."""

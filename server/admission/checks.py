@@ -108,7 +108,7 @@ def check_token_rate(account: Account, settings: TenantSettings, tokens: int, no
 
 def check_budget(account: Account, settings: TenantSettings, tokens: int, period_ends_in_s: float) -> None:
     """Raises: BudgetExhausted."""
-    budget, used, reserved = settings.token_budget, account.period_used_tokens, account.reserved_tokens
+    budget, used, reserved = settings.token_budget, account.period_used_tokens, account.budget_reserved_tokens
     if budget is None or used + reserved + tokens <= budget:
         return
     waits_for_refund = used + tokens <= budget

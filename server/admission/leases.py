@@ -200,9 +200,12 @@ class Leases:
         parts = _parts(account)
         if not all_of_it and self._clock() - parts.used_at < IDLE_S:
             return 0
-        running = {LeaseKind.SEQUENCES: account.sequences, LeaseKind.REQUESTS: 0}.get(
-            kind, account.reserved_tokens
-        )
+        running = {
+            LeaseKind.SEQUENCES: account.sequences,
+            LeaseKind.REQUESTS: 0,
+            LeaseKind.TOKENS: account.reserved_tokens,
+            LeaseKind.BUDGET: account.budget_reserved_tokens,
+        }[kind]
         return max(0, parts.held.get(kind, 0) - running)
 
 

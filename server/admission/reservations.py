@@ -9,62 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from adapters.registry.replicas.leases import LeaseKind
 from adapters.tenant_settings import TenantSettings
 from server.admission import checks
 from server.admission.account import Account
 from server.admission.leased_parts import LeasedParts, LeaseShort
+from server.admission.reservation import BackgroundReservation, Reservation
 from server.fairness.shares import Capacity, Share
-
-
-@dataclass(slots=True, eq=False)
-class Reservation:
-    """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
-
-    _account: Account
-    _clock: Callable[[], float]
-    _reserved_tokens: int
-    _sequences: int
-    _budgeted: bool = True
-    _used_tokens: int = 0
-    _open: bool = True
-    _entered_at: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._entered_at = self._clock()
-
-    def consume(self, tokens: int) -> None:
-        """Optional: count `tokens` more as used, while the request runs.
-
-        Used tokens leave the rate's window 60 s after they were counted; without this call that is at the exit.
-        """
-        if self._open and tokens > 0:
-            reserved = min(tokens, self._reserved_tokens)
-            self._account.use(self._clock(), used=tokens, reserved=reserved, budgeted=self._budgeted)
-            self._reserved_tokens -= reserved
-            self._used_tokens += tokens
-
-    def settle(self, *, prompt_tokens: int, cached_tokens: int, generated_tokens: int) -> None:
-        """Count the tokens of the whole request and return the rest. A second call does nothing.
-
-        `cached_tokens` is part of `prompt_tokens` and counts like the rest of it.
-        """
-        self.consume(prompt_tokens + generated_tokens - self._used_tokens)
-        self.release()
-
-    def release(self) -> None:
-        """Return the tokens that were not used, when the request's usage is unknown. Idempotent."""
-        if not self._open:
-            return
-        self._open = False
-        self._account.leave(
-            reserved=self._reserved_tokens,
-            sequences=self._sequences,
-            duration_s=self._clock() - self._entered_at,
-        )
-        self._reserved_tokens = 0
 
 
 class Admission:
@@ -154,6 +106,31 @@ class Admission:
         account.enter(now, tokens=tokens, sequences=1)
         return Reservation(account, self._clock, tokens, 1, _budgeted=False)
 
+    def reserve_background(
+        self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int
+    ) -> Reservation:
+        """Reserve for the server's own work for a tenant: it counts against the token budget, and no other limit.
+
+        So it takes no place and no rate from the tenant's own requests.
+
+        Raises:
+            NeverFits, BudgetExhausted, LeaseShort: as `reserve`.
+        """
+        only_budget = settings.model_copy(update=dict.fromkeys(("rpm", "tpm", "max_concurrency")))
+        tokens = prompt_tokens + max_tokens
+        self.check_fits(only_budget, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        account = self._account(tenant)
+        if account.leased is not None:
+            account.leased.settings = settings
+            wanted = {LeaseKind.BUDGET: account.budget_reserved_tokens + tokens}
+            if missing := account.leased.missing(wanted):
+                raise LeaseShort(tenant, missing)
+        else:
+            ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
+            checks.check_budget(account, settings, tokens, ends_in_s)
+        account.background_tokens += tokens
+        return BackgroundReservation(account, self._clock, tokens, 0)
+
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> None:
@@ -229,7 +206,7 @@ def _check_leases(
         LeaseKind.TOKENS: account.reserved_tokens + tokens,
     }
     if budgeted:
-        wanted[LeaseKind.BUDGET] = account.reserved_tokens + tokens
+        wanted[LeaseKind.BUDGET] = account.budget_reserved_tokens + tokens
     if missing := account.leased.missing(wanted):
         raise LeaseShort(tenant, missing)
 

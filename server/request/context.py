@@ -71,6 +71,8 @@ class RequestContext:
     """The body as it was read; of a large one without its prompt."""
     held: EngineAdapter | None = None
     """The adapter that stays resident until the request ends; None for the base model and before `hold`."""
+    background: bool = False
+    """Whether it is the server's own work, which takes only what others leave; never a caller's choice."""
     debug: bool = False
     """Whether the caller asked for its sampling options and their origins (`x-loragate-debug: 1`)."""
     usage: UsageCounters = field(default_factory=UsageCounters)

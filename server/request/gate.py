@@ -17,19 +17,17 @@ from typing import Any
 from uuid import uuid4
 
 from sampling.limits import check_prompt
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition import LoopCount
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, stamp
 from server.request import grammar_preparation
 from server.request.context import RequestContext
 from server.request.log_probabilities import bound_logprobs
-from server.request.metering import MeteredStream, Progress
+from server.request.metering import MeteredStream, Progress, canary_loops
 
 #: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
-#: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
-_CANARY_THRESHOLDS = Thresholds(window_tokens=64)
 #: Generations of one request that start in one turn of the event loop; each takes up to a millisecond there.
 _STARTED_PER_TURN = 8
 #: `SamplingParams.output_kind` of an unstreamed answer.
@@ -143,7 +141,7 @@ class Gate:
             n=sampling_params.n,
             progress=self._progress_of(engine_id, sampling_params),
             steered=self._steered_counter(context),
-            looped=_canary_loops() if context.target.is_split else None,
+            looped=canary_loops() if context.target.is_split else None,
             starts_after=len(admitted.streams) // _STARTED_PER_TURN,
         )
         admitted.streams.append(metered)
@@ -183,7 +181,8 @@ class Gate:
         """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
         for name, value in context.sampling.unplaced.items():
             setattr(sampling_params, name, value)
-        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.tenant_settings)}
+        tenant, settings = context.caller.tenant_name, context.tenant_settings
+        sampling_params.extra_args = {STAMP_KEY: stamp(tenant, settings, background=context.background)}
         if context.sampling.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
 
@@ -208,6 +207,13 @@ class Gate:
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         check_prompt(context.limits, prompt_tokens)
         n = sampling_params.n
+        if context.background:
+            return self._admission.reserve_background(
+                context.caller.tenant_name,
+                context.tenant_settings,
+                prompt_tokens=prompt_tokens,
+                max_tokens=n * sampling_params.max_tokens,
+            )
         bound_logprobs(context.limits, context.sampling, prompt_tokens, sampling_params)
         if "max_tokens" not in context.sampling.origins:
             fitting = self._admission.fitting_max_tokens(
@@ -232,14 +238,6 @@ _TRUSTED_ARGUMENTS = {
     "reasoning_ended",
     "reasoning_parser_kwargs",
 }
-
-
-def _canary_loops() -> LoopCount:
-    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), _loops)
-
-
-def _loops(detector: Detector) -> bool:
-    return detector.verdict is not None
 
 
 def _check_adapter(context: RequestContext, lora_request: Any) -> None:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sampling.repetition import LoopCount
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Reservation
 from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
@@ -21,6 +21,10 @@ REPETITION = "repetition"
 #: The client gets this reason instead, because the answer was cut off: OpenAI's API has no other one, and "stop"
 #: would mean that the answer is complete.
 _PUBLIC_REPETITION = "length"
+
+
+#: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
+_CANARY_THRESHOLDS = Thresholds(window_tokens=64)
 
 
 @dataclass(slots=True)
@@ -206,6 +210,11 @@ class MeteredStream:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
         )
+
+
+def canary_loops() -> LoopCount:
+    """Counts the answers that repeat themselves."""
+    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), lambda detector: detector.verdict is not None)
 
 
 async def _next(stream: AsyncGenerator[Any]) -> Any:

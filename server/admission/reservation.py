@@ -1,0 +1,76 @@
+"""One request's part of its tenant's limits, from its entry to its exit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server.admission.account import Account
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
+
+    _account: Account
+    _clock: Callable[[], float]
+    _reserved_tokens: int
+    _sequences: int
+    _budgeted: bool = True
+    _used_tokens: int = 0
+    _open: bool = True
+    _entered_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._entered_at = self._clock()
+
+    def consume(self, tokens: int) -> None:
+        """Optional: count `tokens` more as used, while the request runs.
+
+        Used tokens leave the rate's window 60 s after they were counted; without this call that is at the exit.
+        """
+        if self._open and tokens > 0:
+            reserved = min(tokens, self._reserved_tokens)
+            self._account.use(self._clock(), used=tokens, reserved=reserved, budgeted=self._budgeted)
+            self._reserved_tokens -= reserved
+            self._used_tokens += tokens
+
+    def settle(self, *, prompt_tokens: int, cached_tokens: int, generated_tokens: int) -> None:
+        """Count the tokens of the whole request and return the rest. A second call does nothing.
+
+        `cached_tokens` is part of `prompt_tokens` and counts like the rest of it.
+        """
+        self.consume(prompt_tokens + generated_tokens - self._used_tokens)
+        self.release()
+
+    def release(self) -> None:
+        """Return the tokens that were not used, when the request's usage is unknown. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._account.leave(
+            reserved=self._reserved_tokens,
+            sequences=self._sequences,
+            duration_s=self._clock() - self._entered_at,
+        )
+        self._reserved_tokens = 0
+
+
+@dataclass(slots=True, eq=False)
+class BackgroundReservation(Reservation):
+    """Part of a tenant's token budget for the server's own work."""
+
+    def consume(self, tokens: int) -> None:
+        """Count `tokens` more as used."""
+        if self._open and tokens > 0:
+            reserved = min(tokens, self._reserved_tokens)
+            self._account.use_background(used=tokens, reserved=reserved)
+            self._reserved_tokens -= reserved
+            self._used_tokens += tokens
+
+    def release(self) -> None:
+        """Return the tokens that were not used. Idempotent."""
+        if self._open:
+            self._open = False
+            self._account.use_background(used=0, reserved=self._reserved_tokens)
+            self._reserved_tokens = 0
