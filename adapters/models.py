@@ -97,6 +97,7 @@ class Adapter:
     name: str
     created_at: datetime
     removed_at: datetime | None = None
+    gate: str | None = None  # the condition without which no version is promoted (`adapters.gates`)
 
     @property
     def public_name(self) -> str:

@@ -16,6 +16,7 @@ from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
+from adapters.registry.evaluations import Evaluations
 from adapters.registry.feedback import FeedbackStore
 from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
@@ -74,6 +75,7 @@ class Registry:
         self.audit = Audit(database)
         self.usage = UsageLedger(database)
         self.feedback = FeedbackStore(database)
+        self.evaluations = Evaluations(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import sqlalchemy as sa
 
-from adapters.models import AuditEntry
+from adapters.models import Actor, AuditEntry
 from adapters.registry.database import DatabasePart
 from adapters.registry.schema import tables
 
@@ -12,7 +15,12 @@ _T = tables.audit
 
 
 class Audit(DatabasePart):
-    """The audit log; only `Database.change` writes it."""
+    """The audit log; `Database.change` writes it with each change, and `note` what changed nothing."""
+
+    async def note(self, by: Actor, action: str, subject: str, details: Mapping[str, Any]) -> None:
+        """Write down what was refused."""
+        async with self._database.change(by, action, subject, details):
+            pass
 
     async def revision(self, *, probing: bool = False) -> int:
         """A number that grows with every change: data cached at another revision is stale.

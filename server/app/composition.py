@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from adapters.depot.depot import Depot
 from adapters.depot.shared_uploads import SharedUploads
@@ -13,6 +14,7 @@ from adapters.registry import Registry
 from adapters.registry.replicas.shared_secrets import CACHE_SALT
 from adapters.sources import Uploads
 from adapters.store.store import Store
+from sampling.limits import NO_LIMITS
 from server.api.request_observer import RequestObserver
 from server.app import demo_seed, garbage_collection
 from server.app.database import open_database, registry_of
@@ -22,6 +24,10 @@ from server.auth.authenticator import Authenticator
 from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
 from server.background.canary_rollback import CanaryRollback, limits_of
+from server.background.evaluations.data_files import DataFiles
+from server.background.evaluations.evaluator import Evaluator
+from server.background.evaluations.requests import BackgroundRequests
+from server.background.evaluations.service import EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
 from server.config.environment import otlp_protocol
@@ -80,6 +86,7 @@ class Server:
             engine.leases.admitted,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
+        self.evaluations = self._evaluations()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
         is_shared = registry.membership.is_shared
         self.failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
@@ -91,6 +98,20 @@ class Server:
             (self.metrics.requests.rated, self.canaries.rated),
             keeps_messages=settings.keep_feedback_messages,
         )
+
+    def _evaluations(self) -> EvaluationService:
+        """They generate on the engine that serves, through the gate and into the ledger as requests do."""
+        engine = self.engine
+        requests = replace(self.requests, handle=engine.generate_tokens)
+        evaluator = Evaluator(
+            self.registry.evaluations,
+            BackgroundRequests(requests),
+            DataFiles(self.settings.home / "evaluations"),
+            engine.prompts,
+            self.sampling.limits_for(NO_LIMITS),
+            engine.max_model_len,
+        )
+        return EvaluationService(self.registry, evaluator, self.settings, self.base)
 
 
 def _uploads(
@@ -137,6 +158,14 @@ def _repeated(
     ]
 
 
+async def _recover(server: Server) -> None:
+    """Go on with what an earlier process has left: its usage, the budgets, its evaluations."""
+    await server.usage_writer.recover()
+    await server.registry.usage.forget_writers()
+    await server.ledger.restore(await server.registry.tenants.list(), server.engine.admission)
+    await server.evaluations.resume()
+
+
 @contextlib.asynccontextmanager
 async def _background(server: Server) -> AsyncIterator[None]:
     """Recover, run the background tasks, and end everything in order."""
@@ -154,9 +183,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
     await members.join()
     await maintenance.recover()
     await wrong_keys.restore()
-    await server.usage_writer.recover()
-    await server.registry.usage.forget_writers()
-    await server.ledger.restore(await server.registry.tenants.list(), server.engine.admission)
+    await _recover(server)
     probing = asyncio.create_task(server.registry.availability.run(), name="registry")
     maintaining = asyncio.create_task(maintenance.run(), name="maintenance")
     beating = asyncio.create_task(members.run(), name="membership")
@@ -171,6 +198,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
     finally:
         for task in (maintaining, judging, flushing, probing, timing, beating, collecting):
             task.cancel()
+        await server.evaluations.aclose()
         await adapters.aclose()
         await members.leave()
         await asyncio.wait([flushing])

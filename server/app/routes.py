@@ -138,4 +138,5 @@ def _admin_services(server: Server) -> AdminServices:
         readiness=server.readiness,
         scheduler_stats=server.engine.scheduler_stats,
         failures=server.failures,
+        evaluations=server.evaluations,
     )

@@ -92,6 +92,7 @@ adapters = sa.Table(
     column("next_number", sa.Integer),
     column("created_at", UtcDateTime),
     sa.Column("removed_at", UtcDateTime),
+    sa.Column("gate", sa.Text),  # the condition without which no version is promoted
 )
 
 versions = sa.Table(
@@ -190,4 +191,39 @@ feedback = sa.Table(
     column("comment", sa.Text),
     sa.Column("messages", JSON),
     column("at", UtcDateTime, index=True),
+)
+
+evaluations = sa.Table(
+    "evaluations",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    column("tenant", sa.String(32)),
+    column("adapter", sa.String(64)),
+    column("version", sa.Integer),
+    column("data_digest", sa.String(64)),
+    column("options", JSON),
+    column("caller", sa.String(32)),  # the tenant whose key asked for it; "" for an operator
+    column("by", sa.Text),
+    column("state", sa.String(16), index=True),
+    sa.Column("turns", sa.Integer),
+    sa.Column("figures", JSON),
+    sa.Column("error", sa.Text),
+    column("owner", sa.String(32)),  # the server that runs it
+    column("created_at", UtcDateTime),
+    sa.Column("ended_at", UtcDateTime),
+    sa.ForeignKeyConstraint(
+        ["tenant", "adapter", "version"],
+        ["versions.tenant", "versions.adapter", "versions.number"],
+        name="fk_evaluations_version",
+        ondelete="CASCADE",
+    ),
+    sa.Index("ix_evaluations_version", "tenant", "adapter", "version"),
+)
+
+evaluation_turns = sa.Table(
+    "evaluation_turns",
+    metadata,
+    sa.Column("evaluation", sa.ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
+    column("facts", JSON),
 )

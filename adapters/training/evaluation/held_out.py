@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from adapters.training.data.chat_template import Conversation, Renderer, Turn
 from adapters.training.data.reader import parse_conversation
 from adapters.training.errors import DataError, TemplateError
 from adapters.training.evaluation.metrics import AnswerFacts, facts_of
+
+#: Ends an answer where the adapter does not say what does; the trainer's default.
+DEFAULT_END_TOKEN = "<|im_end|>"  # noqa: S105  (no password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,10 @@ def read_turns(raw: bytes, first_line: int, rendering: Rendering) -> HeldOutTurn
     """
     renderer = _renderer(rendering)
     turns = tuple(HeldOutTurn(turn.prompt, turn.target) for turn in _turns(raw, first_line, renderer))
-    return HeldOutTurns(turns, renderer.end_id)
+    try:
+        return HeldOutTurns(turns, renderer.end_id)
+    except TemplateError as error:
+        raise UnusableData(str(error)) from error
 
 
 def compare_answers(
@@ -68,6 +75,14 @@ def compare_answers(
     renderer = _renderer(rendering)
     turns = _turns(raw, first_line, renderer)
     return [facts_of(renderer, turn, answer) for turn, answer in zip(turns, answers, strict=False)]
+
+
+def template_kwargs_of(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The template's arguments with which an adapter was trained, of its ``training.json``: only plain values."""
+    chosen = training.get("hyperparameters")
+    kwargs = chosen.get("template_kwargs") if isinstance(chosen, Mapping) else None
+    plain = kwargs if isinstance(kwargs, Mapping) else {}
+    return {str(name): value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
 
 
 def _turns(raw: bytes, first_line: int, renderer: Renderer) -> Iterator[Turn]:
@@ -91,10 +106,12 @@ def _conversations(raw: bytes, first_line: int) -> Iterator[Conversation]:
 
 
 def _renderer(rendering: Rendering) -> Renderer:
+    tokenizer = _tokenizer(rendering.base)
+    # NOTE: they come from a file that a tenant brings: none may stand for an argument of the tokenizer itself.
+    own = signature(tokenizer.apply_chat_template).parameters
+    kwargs = {name: value for name, value in rendering.template_kwargs.items() if name not in own}
     served = {"chat_template": rendering.chat_template} if rendering.chat_template else {}
-    return Renderer(
-        _tokenizer(rendering.base), rendering.end_token, {**rendering.template_kwargs, **served}
-    )
+    return Renderer(tokenizer, rendering.end_token, kwargs | served)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Metrics on held-out chats: greedy answers compared with the expected ones. It needs no torch: the server uses it."""
+"""Metrics on held-out chats: greedy answers compared with the expected ones. The server uses it: no torch."""
 
 from __future__ import annotations
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
-from server.api.admin.adapters import router as adapter_routes
+from server.api.admin.adapters.blends import router as blend_routes
+from server.api.admin.adapters.evaluations import router as evaluation_routes
+from server.api.admin.adapters.traffic import router as traffic_routes
+from server.api.admin.adapters.uploads import router as upload_routes
+from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
-from server.api.admin.blends import router as blend_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
 from server.api.admin.tenants import router as tenant_routes
-from server.api.admin.uploads import router as upload_routes
 from server.api.admin.usage import router as usage_routes
 
 
@@ -24,7 +26,9 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         key_routes,
         upload_routes,
         adapter_routes,
+        traffic_routes,
         blend_routes,
+        evaluation_routes,
         usage_routes,
         audit_routes,
         live_routes,

@@ -14,6 +14,7 @@ from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
 from adapters.tenant_settings import TenantSettings
+from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.fairness.shares import Capacity
 
 Item = TypeVar("Item")
@@ -126,6 +127,8 @@ class AdapterInfo(BaseModel):
     name: str
     model: str
     alias: AliasInfo
+    gate: str | None
+    """The condition without which no version gets traffic."""
     versions: Sequence[VersionInfo]
 
 
@@ -134,6 +137,7 @@ class AdapterDetails(AdapterInfo):
 
     versions: Sequence[VersionDetails]
     history: Sequence[AliasChange]
+    evaluations: Sequence[EvaluationInfo]
     compared_with_engine_at: datetime | None
 
 

@@ -16,6 +16,7 @@ from adapters.residency import Residency
 from adapters.sources import Source, Uploads, parse_source
 from server.admission import Admission
 from server.auth.authenticator import Authenticator
+from server.background.evaluations.service import EvaluationService
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
 from server.errors import Forbidden
@@ -41,6 +42,7 @@ class AdminServices:
     readiness: Readiness
     scheduler_stats: SchedulerStats
     failures: SharedFailures
+    evaluations: EvaluationService
 
 
 def admin_router(prefix: str = "") -> APIRouter:
