@@ -97,7 +97,7 @@ class Adapter:
     name: str
     created_at: datetime
     removed_at: datetime | None = None
-    gate: str | None = None  # the condition without which no version is promoted (`adapters.gates`)
+    condition: str | None = None  # the one without which no version is promoted (`adapters.promotion`)
 
     @property
     def public_name(self) -> str:

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from adapters.gates.gatekeeper import current_version
 from adapters.lifecycle.sequential_test import evidence_worse, most_evidence, proves_above, proves_worse
 from adapters.models import Alias
+from adapters.promotion.checker import current_version
 
 #: Classes of duration for each doubling; an edge is 2 ** (number / this) seconds.
 _CLASSES = 4

@@ -10,7 +10,6 @@ from typing import Any
 from adapters.depot.depot import Depot
 from adapters.depot.local_copies import LocalCopies
 from adapters.errors import AdapterError
-from adapters.gates.gatekeeper import Gatekeeper
 from adapters.lifecycle.adding import Rules, VersionAdder
 from adapters.lifecycle.blends.blending import Blending
 from adapters.lifecycle.blends.request_blends import BlendLimits, RequestBlends
@@ -24,6 +23,7 @@ from adapters.lifecycle.recovery import Recovery, recover_registry, take_over
 from adapters.lifecycle.stored_artifacts import collect_depot_garbage, collect_garbage, find_damage
 from adapters.lifecycle.version_condition import VersionCondition
 from adapters.models import Actor, Alias, AliasTarget, Version, VersionState
+from adapters.promotion.checker import PromotionChecker
 from adapters.registry import Registry
 from adapters.registry.replicas.membership import DEPOT_GARBAGE
 from adapters.residency import Drift, Phase, Residency
@@ -53,7 +53,7 @@ class Lifecycle:
     ) -> None:
         self._registry, self._store, self._residency = registry, store, residency
         self._copies = LocalCopies(store, depot, store_max_bytes, self._digests)
-        self._gates = Gatekeeper(registry)
+        self._checker = PromotionChecker(registry)
         self._adder = VersionAdder(registry, self._copies, rules)
         self.blending = Blending(registry, self._copies, rules, self.register)
         self.fetches, self.drifts = RunningFetches(), DriftLog()
@@ -140,7 +140,7 @@ class Lifecycle:
         """Give one version all the traffic: load it, probe it, then change the alias in one step.
 
         Without `expected_generation` the present one is taken, so one of two concurrent promotions fails.
-        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; BadCondition, GateRefused: the figures of its
+        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; BadCondition, ConditionNotMet: the figures of its
             evaluations do not meet `condition` or the adapter's own; LoadFailed, ProbeFailed, ProofFailed,
             ResidencyBusy: nothing has changed; AliasConflict.
         """
@@ -165,7 +165,7 @@ class Lifecycle:
         view = await self._registry.adapters.get(tenant, adapter)
         if expected_generation is None:
             expected_generation = view.alias.generation
-        gate = None if restored else await self._gates.check(view, targets, condition, by=by)
+        met = None if restored else await self._checker.check(view, targets, condition, by=by)
         proven_on = await self.proving.prove(tenant, adapter, targets, elsewhere=restored is None)
         alias = await self._registry.aliases.set(
             tenant,
@@ -174,7 +174,7 @@ class Lifecycle:
             expected_generation=expected_generation,
             by=by,
             restored=restored,
-            gate=gate,
+            met=met,
         )
         await self._dismiss_unaliased(alias)
         self._observe_swap(time.perf_counter() - began)

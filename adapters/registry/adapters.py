@@ -53,18 +53,18 @@ class Adapters(DatabasePart):
             raise UnknownAdapter(model)
         return views[0]
 
-    async def set_gate(self, tenant: str, name: str, gate: str | None, *, by: Actor) -> Adapter:
+    async def set_condition(self, tenant: str, name: str, condition: str | None, *, by: Actor) -> Adapter:
         """Set the condition without which no version gets traffic; None: there is none. Raises: UnknownAdapter."""
-        details = {"if": gate}
+        details = {"if": condition}
         async with self._database.change(
-            by, "adapter.gate", public_name(tenant, name), details
+            by, "adapter.condition", public_name(tenant, name), details
         ) as connection:
             adapter = await lock_adapter(connection, tenant, name)
             if adapter.removed_at is not None:
                 raise UnknownAdapter(adapter.public_name)
             mine = sa.and_(_A.c.tenant == tenant, _A.c.name == name)
-            await connection.execute(sa.update(_A).where(mine).values(gate=gate))
-            return replace(adapter, gate=gate)
+            await connection.execute(sa.update(_A).where(mine).values(condition=condition))
+            return replace(adapter, condition=condition)
 
     async def begin_removal(self, tenant: str, name: str, *, by: Actor) -> tuple[Version, ...]:
         """Take the adapter out of service; returns its versions, which now drain.

@@ -37,18 +37,18 @@ class Aliases(DatabasePart):
         expected_generation: int,
         by: Actor,
         restored: int | None = None,
-        gate: Mapping[str, Any] | None = None,
+        met: Mapping[str, Any] | None = None,
     ) -> Alias:
         """Point the alias at these versions if its generation is still the expected one.
 
-        `restored` marks a rollback: the generation that these targets come from. `gate`: the conditions that the
+        `restored` marks a rollback: the generation that these targets come from. `met`: the conditions that the
         versions met, and their figures, for the audit log.
         Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
             not ready.
         """
         checked = check_targets(targets)
         name = public_name(tenant, adapter)
-        details = {"targets": _plain(checked), "restored": restored} | ({"gate": gate} if gate else {})
+        details = {"targets": _plain(checked), "restored": restored} | ({"condition": met} if met else {})
         async with self._database.change(by, "alias.set", name, details) as connection:
             locked = await lock_adapter(connection, tenant, adapter)
             if locked.removed_at is not None:

@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
-from adapters.gates.errors import UnknownEvaluation
 from adapters.models import Actor, Version
+from adapters.promotion.errors import UnknownEvaluation
 from adapters.registry.database import DatabasePart, insert_into, record_change, utc_now
 from adapters.registry.schema import tables
 

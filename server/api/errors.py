@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from adapters import errors as adapters
-from adapters.gates import errors as gates
+from adapters.promotion import errors as promotion
 from sampling.errors import SamplingError
 from server import errors as server
 from server.admission import errors as admission
@@ -69,13 +69,13 @@ RULES: dict[type[Exception], Rule] = {
     adapters.UnknownAdapter: Rule(404, "invalid_request_error", "adapter_not_found"),
     adapters.UnknownVersion: Rule(404, "invalid_request_error", "version_not_found"),
     adapters.UnknownUpload: Rule(404, "invalid_request_error", "upload_not_found"),
-    gates.UnknownEvaluation: Rule(404, "invalid_request_error", "evaluation_not_found"),
+    promotion.UnknownEvaluation: Rule(404, "invalid_request_error", "evaluation_not_found"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),
     adapters.Conflict: Rule(409, "invalid_request_error", "conflict"),
-    gates.GateRefused: Rule(409, "invalid_request_error", "gate_refused"),
-    gates.BadCondition: Rule(400, "invalid_request_error", "bad_condition"),
-    gates.EvaluationRefused: Rule(400, "invalid_request_error", "evaluation_refused"),
-    gates.TooManyEvaluations: Rule(429, "rate_limit_error", "too_many_evaluations"),
+    promotion.ConditionNotMet: Rule(409, "invalid_request_error", "condition_not_met"),
+    promotion.BadCondition: Rule(400, "invalid_request_error", "bad_condition"),
+    promotion.EvaluationRefused: Rule(400, "invalid_request_error", "evaluation_refused"),
+    promotion.TooManyEvaluations: Rule(429, "rate_limit_error", "too_many_evaluations"),
     adapters.TooManyFetches: Rule(429, "rate_limit_error", "too_many_fetches"),
     adapters.BlendLimit: Rule(429, "rate_limit_error", "blend_limit_exceeded"),
     adapters.ArtifactRefused: Rule(400, "invalid_request_error", "artifact_refused"),

@@ -92,7 +92,7 @@ adapters = sa.Table(
     column("next_number", sa.Integer),
     column("created_at", UtcDateTime),
     sa.Column("removed_at", UtcDateTime),
-    sa.Column("gate", sa.Text),  # the condition without which no version is promoted
+    sa.Column("condition", sa.Text),  # the condition without which no version is promoted
 )
 
 versions = sa.Table(

@@ -127,7 +127,7 @@ class AdapterInfo(BaseModel):
     name: str
     model: str
     alias: AliasInfo
-    gate: str | None
+    condition: str | None
     """The condition without which no version gets traffic."""
     versions: Sequence[VersionInfo]
 

@@ -74,7 +74,7 @@ def _names(view: AdapterView) -> dict[str, Any]:
         "name": view.adapter.name,
         "model": view.adapter.public_name,
         "alias": alias_info(view.alias),
-        "gate": view.adapter.gate,
+        "condition": view.adapter.condition,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.gates.errors import EvaluationRefused
+from adapters.promotion.errors import EvaluationRefused
 
 MAX_BYTES = 16 << 20
 _MAX_LINES = 20_000

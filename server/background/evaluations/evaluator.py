@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 from adapters.errors import EngineGone, RegistryUnavailable, ResidencyBusy
-from adapters.gates.errors import EvaluationRefused
 from adapters.models import Tenant, Version
+from adapters.promotion.errors import EvaluationRefused
 from adapters.registry.evaluations import Evaluation, Evaluations, EvaluationState
 from adapters.training.evaluation import held_out
 from adapters.training.evaluation.held_out import HeldOutTurn, Rendering, UnusableData

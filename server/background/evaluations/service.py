@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError, RegistryUnavailable
-from adapters.gates.errors import EvaluationRefused, TooManyEvaluations
 from adapters.models import Actor, Tenant, Version
+from adapters.promotion.errors import EvaluationRefused, TooManyEvaluations
 from adapters.registry import Registry
 from adapters.registry.database import utc_now
 from adapters.registry.evaluations import Evaluation, EvaluationState, evaluation_id

@@ -11,7 +11,7 @@ import click
 
 from server.cli.adapters.admin_client import AdminClient, server_options
 from server.cli.adapters.blend import blend, recipe_text
-from server.cli.adapters.evaluate import evaluate, gate, show_evaluations
+from server.cli.adapters.evaluate import condition_, evaluate, show_evaluations
 from server.cli.adapters.merge import merge
 from server.cli.adapters.rows import adapter_row, version_row
 from server.cli.adapters.upload import add_folder, progress_shown
@@ -38,7 +38,7 @@ def adapter() -> None:
 adapter.add_command(blend)
 adapter.add_command(merge)
 adapter.add_command(evaluate)
-adapter.add_command(gate)
+adapter.add_command(condition_)
 
 
 @adapter.command()
@@ -111,8 +111,8 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
     weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
     click.echo(f"{row['model']}  generation {row['alias']['generation']}")
     show([version_row(version, weights) for version in row["versions"]], as_json=False)
-    if row["gate"]:
-        click.echo(f"a version gets traffic only if {row['gate']}")
+    if row["condition"]:
+        click.echo(f"a version gets traffic only if {row['condition']}")
     show_evaluations(row["evaluations"])
     for version in row["versions"]:
         _warn(version)

@@ -1,4 +1,4 @@
-"""`loragate adapter evaluate` and `gate`: a version's figures on held-out chats, and what they must reach."""
+"""`loragate adapter evaluate` and `condition`: a version's figures on held-out chats, and what they must reach."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def evaluate(
         raise click.ClickException(reasons)
 
 
-@click.command()
+@click.command("condition")
 @click.argument("tenant")
 @click.argument("name")
 @click.argument("condition", required=False, metavar="[CONDITION]")
 @click.option("--off", is_flag=True, help="Remove the condition.")
 @server_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def gate(
+def condition_(
     tenant: str,
     name: str,
     condition: str | None,
@@ -99,22 +99,22 @@ def gate(
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Show or set what figures a version needs before it gets traffic: `gate acme support 'loss < @current'`."""
+    """Show or set what figures a version needs before it gets traffic: `condition acme support 'loss < @current'`."""
     if off and condition:
         raise click.UsageError("Give a condition or --off, not both.")
     client, path = AdminClient(url, key), f"/adapters/{tenant}/{name}"
     if off:
-        found = client.call("DELETE", f"{path}/gate")
+        found = client.call("DELETE", f"{path}/condition")
     elif condition:
-        found = client.call("PUT", f"{path}/gate", json={"if": condition})
+        found = client.call("PUT", f"{path}/condition", json={"if": condition})
     else:
-        found = {"gate": client.call("GET", path)["gate"]}
+        found = {"condition": client.call("GET", path)["condition"]}
     if as_json:
         click.echo(json.dumps(found))
-    elif found["gate"] is None:
+    elif found["condition"] is None:
         click.echo(f"{tenant}-{name} has no condition: every version may be promoted")
     else:
-        click.echo(f"{tenant}-{name} promotes a version only if {found['gate']}")
+        click.echo(f"{tenant}-{name} promotes a version only if {found['condition']}")
 
 
 def begin(

@@ -14,5 +14,5 @@ def test_the_tree_on_top_of_the_module_is_the_tree_of_its_classes() -> None:
 def tree(root: type[Exception], depth: int = 0) -> list[tuple[int, str]]:
     own = [
         c for c in root.__subclasses__() if c.__module__ == errors.__name__
-    ]  # `adapters.gates` has its own
+    ]  # `adapters.promotion` has its own
     return [(depth, root.__name__), *(entry for c in own for entry in tree(c, depth + 1))]

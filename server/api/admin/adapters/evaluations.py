@@ -1,4 +1,4 @@
-"""/admin/v1/adapters/{tenant}/{name}/…/evaluations and gate: versions on held-out chats, and what they must reach."""
+"""/admin/v1/adapters/{tenant}/{name}/evaluations and condition: versions on held-out chats, what they must reach."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
-from adapters.gates.condition import MAX_CHARACTERS, Condition
+from adapters.promotion.condition import MAX_CHARACTERS, Condition
 from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.api.admin.models import Listing
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
@@ -19,16 +19,16 @@ from server.request.context import Caller
 DEFAULT = EvaluationOptions()
 
 
-class GateBody(Wire):
+class ConditionBody(Wire):
     """What the figures of a version must meet before it gets traffic, such as `calls_right >= @current - 0.01`."""
 
     condition: str = Field(alias="if", max_length=MAX_CHARACTERS)
 
 
-class GateInfo(Wire):
+class ConditionInfo(Wire):
     """An adapter's condition; null: it has none."""
 
-    gate: str | None
+    condition: str | None
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
@@ -36,7 +36,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     routes = admin_router("/adapters/{tenant}/{name}")
     _add_evaluations(routes, services, guard)
     _add_reading(routes, services, guard)
-    _add_gate(routes, services, guard)
+    _add_condition(routes, services, guard)
     return routes
 
 
@@ -102,20 +102,26 @@ def _add_reading(routes: APIRouter, services: AdminServices, guard: Permissions)
         return EvaluationInfo.model_validate(await evaluations.get(tenant, name, evaluation))
 
 
-def _add_gate(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+def _add_condition(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
     adapters = services.registry.adapters
 
-    @routes.put("/gate")
-    async def set_gate(
-        tenant: str, name: str, body: GateBody, caller: Caller = Depends(guard.manager)
-    ) -> GateInfo:
+    @routes.put("/condition")
+    async def set_condition(
+        tenant: str, name: str, body: ConditionBody, caller: Caller = Depends(guard.manager)
+    ) -> ConditionInfo:
         """Let no version of the adapter get traffic unless its figures meet a condition; rollbacks need not."""
         check_tenant(caller, tenant)
         condition = Condition.parse(body.condition).text
-        return GateInfo(gate=(await adapters.set_gate(tenant, name, condition, by=actor(caller))).gate)
+        return ConditionInfo(
+            condition=(await adapters.set_condition(tenant, name, condition, by=actor(caller))).condition
+        )
 
-    @routes.delete("/gate")
-    async def remove_gate(tenant: str, name: str, caller: Caller = Depends(guard.manager)) -> GateInfo:
+    @routes.delete("/condition")
+    async def remove_condition(
+        tenant: str, name: str, caller: Caller = Depends(guard.manager)
+    ) -> ConditionInfo:
         """Let every version get traffic again."""
         check_tenant(caller, tenant)
-        return GateInfo(gate=(await adapters.set_gate(tenant, name, None, by=actor(caller))).gate)
+        return ConditionInfo(
+            condition=(await adapters.set_condition(tenant, name, None, by=actor(caller))).condition
+        )

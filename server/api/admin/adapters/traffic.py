@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from adapters.gates.condition import MAX_CHARACTERS
 from adapters.models import AliasTarget
+from adapters.promotion.condition import MAX_CHARACTERS
 from server.api.admin.models import ChangedAlias
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
 from server.api.admin.views import changed_alias
@@ -58,7 +58,7 @@ def _add_promotion(routes: APIRouter, services: AdminServices, guard: Permission
         """Send all traffic to one version, after it was loaded and probed.
 
         `if` is a condition on the figures of its evaluations, such as `calls_right >= @current - 0.01`; refused with
-        `gate_refused`, as without it where the adapter has a condition of its own.
+        `condition_not_met`, as without it where the adapter has a condition of its own.
         """
         check_tenant(caller, tenant)
         alias = await lifecycle.promote(

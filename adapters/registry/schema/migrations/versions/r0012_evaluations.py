@@ -16,7 +16,7 @@ _JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tr
 
 def upgrade() -> None:
     """Make the tables and the column; no adapter that exists has a condition."""
-    op.add_column("adapters", sa.Column("gate", sa.Text(), nullable=True))
+    op.add_column("adapters", sa.Column("condition", sa.Text(), nullable=True))
     op.create_table(
         "evaluations",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.gates.errors import BadCondition
+from adapters.promotion.errors import BadCondition
 
 #: The figures of an evaluation that a condition may name, and what they are.
 FIGURES: Mapping[str, str] = {

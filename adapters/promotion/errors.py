@@ -31,5 +31,5 @@ class BadCondition(BadValue):
     """The condition of a promotion cannot be read; the message shows the part."""
 
 
-class GateRefused(Conflict):
+class ConditionNotMet(Conflict):
     """A version does not meet the condition of a promotion; the message names the figure."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from adapters.gates.errors import GateRefused
-from adapters.gates.gatekeeper import Gatekeeper
 from adapters.models import SYSTEM, Actor, AliasTarget, Tenant, VersionState
+from adapters.promotion.checker import PromotionChecker
+from adapters.promotion.errors import ConditionNotMet
 from adapters.registry import Registry, connect
 from adapters.registry.database import utc_now
 from adapters.registry.evaluations import Evaluation, EvaluationState, evaluation_id
@@ -49,7 +49,7 @@ async def evaluated(registry: Registry, number: int, data: str = DATA, **figures
 async def check(registry: Registry, *numbers: int, condition: str | None = None) -> Any:
     view = await registry.adapters.get("acme", "support")
     targets = [AliasTarget(number) for number in numbers]
-    return await Gatekeeper(registry).check(view, targets, condition, by=BY)
+    return await PromotionChecker(registry).check(view, targets, condition, by=BY)
 
 
 async def test_without_a_condition_nothing_is_checked(registry: Registry) -> None:
@@ -58,7 +58,7 @@ async def test_without_a_condition_nothing_is_checked(registry: Registry) -> Non
 
 async def test_a_version_without_an_evaluation_is_refused(registry: Registry) -> None:
     with pytest.raises(
-        GateRefused, match="it has not been evaluated.*adapter evaluate acme-support@2 --data"
+        ConditionNotMet, match=r"it has not been evaluated.*adapter evaluate acme-support@2 --data"
     ):
         await check(registry, 2, condition="loss < 1")
 
@@ -70,7 +70,7 @@ async def test_a_better_version_passes_and_a_worse_one_is_refused_by_its_figure(
     passed = await check(registry, 2, condition="loss < @current")
     assert passed["conditions"] == ["loss < @current"]
     assert {number: figures["loss"] for number, figures in passed["figures"].items()} == {"1": 0.5, "2": 0.4}
-    with pytest.raises(GateRefused, match=r"@current is version 1\): loss is 0.6, and @current is 0.5"):
+    with pytest.raises(ConditionNotMet, match=r"@current is version 1\): loss is 0.6, and @current is 0.5"):
         await check(registry, 3, condition="loss < @current")
     (entry,) = [e for e in await registry.audit.list(subject="acme-support") if e.action == "alias.refuse"]
     assert entry.details["figures"]["3"]["loss"] == 0.6
@@ -81,22 +81,22 @@ async def test_versions_are_compared_on_the_same_chats_only(registry: Registry) 
     await evaluated(registry, 1, DATA, loss=0.5)
     await evaluated(registry, 2, OTHER_DATA, loss=0.1)
     with pytest.raises(
-        GateRefused, match="version 1, the current one, has not been evaluated on the same chats"
+        ConditionNotMet, match=r"version 1, the current one, has not been evaluated on the same chats"
     ):
         await check(registry, 2, condition="loss < @current")
     await evaluated(registry, 2, DATA, loss=0.7)
-    with pytest.raises(GateRefused, match="loss is 0.7"):
+    with pytest.raises(ConditionNotMet, match=r"loss is 0.7"):
         await check(registry, 2, condition="loss < @current")
     assert await check(registry, 2, condition="loss < 1")
 
 
 async def test_the_adapters_own_condition_holds_beside_that_of_the_promotion(registry: Registry) -> None:
-    await registry.adapters.set_gate("acme", "support", "exact > 0.5", by=BY)
+    await registry.adapters.set_condition("acme", "support", "exact > 0.5", by=BY)
     await evaluated(registry, 2, exact=0.4, loss=0.1)
-    with pytest.raises(GateRefused, match="exact is 0.4"):
+    with pytest.raises(ConditionNotMet, match=r"exact is 0.4"):
         await check(registry, 2)
     await evaluated(registry, 3, exact=0.6, loss=0.1)
-    with pytest.raises(GateRefused, match="loss is 0.1"):
+    with pytest.raises(ConditionNotMet, match=r"loss is 0.1"):
         await check(registry, 3, condition="loss < 0.05")
     assert (await check(registry, 3, condition="loss < 1"))["conditions"] == ["exact > 0.5", "loss < 1"]
 
@@ -104,8 +104,8 @@ async def test_the_adapters_own_condition_holds_beside_that_of_the_promotion(reg
 async def test_a_canary_is_checked_when_it_gets_its_first_traffic_and_when_it_gets_all(
     registry: Registry,
 ) -> None:
-    await registry.adapters.set_gate("acme", "support", "loss < 1", by=BY)
-    with pytest.raises(GateRefused, match="acme-support@2 "):
+    await registry.adapters.set_condition("acme", "support", "loss < 1", by=BY)
+    with pytest.raises(ConditionNotMet, match=r"acme-support@2 "):
         await check(registry, 1, 2)
     await evaluated(registry, 2, loss=0.5)
     assert await check(registry, 1, 2)
@@ -120,5 +120,5 @@ async def test_the_first_version_has_no_current_one_to_compare_with(registry: Re
     view = await registry.adapters.get("acme", "support")
     unserved = replace(view, alias=replace(view.alias, targets=()))
     await evaluated(registry, 1, loss=0.5)
-    with pytest.raises(GateRefused, match="no version has traffic"):
-        await Gatekeeper(registry).check(unserved, [AliasTarget(1)], "loss < @current", by=BY)
+    with pytest.raises(ConditionNotMet, match=r"no version has traffic"):
+        await PromotionChecker(registry).check(unserved, [AliasTarget(1)], "loss < @current", by=BY)

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.gates.condition import Condition, Verdict
-from adapters.gates.errors import GateRefused
 from adapters.models import Actor, AdapterView, Alias, AliasTarget
 from adapters.names import public_name
+from adapters.promotion.condition import Condition, Verdict
+from adapters.promotion.errors import ConditionNotMet
 from adapters.registry import Registry
 from adapters.registry.evaluations import Evaluation, EvaluationState
 
 
 @dataclass(frozen=True, slots=True)
-class Gatekeeper:
+class PromotionChecker:
     """The conditions of one registry's adapters.
 
     An adapter may have a condition of its own, without which no version gets traffic; a promotion may bring one more.
@@ -39,9 +39,9 @@ class Gatekeeper:
 
         Raises:
             BadCondition: a condition cannot be read.
-            GateRefused: a version does not meet one, or has not been evaluated; the message names the figure.
+            ConditionNotMet: a version does not meet one, or has not been evaluated; the message names the figure.
         """
-        texts = dict.fromkeys(text for text in (view.adapter.gate, condition) if text)
+        texts = dict.fromkeys(text for text in (view.adapter.condition, condition) if text)
         numbers = _to_check(view.alias, targets)
         if not texts or not numbers:
             return None
@@ -51,7 +51,7 @@ class Gatekeeper:
             for number in numbers:
                 for each in conditions:
                     await self._check_version(view, number, each, checked)
-        except GateRefused as refusal:
+        except ConditionNotMet as refusal:
             details = {**checked.as_dict(), "refused": str(refusal)}
             await self.registry.audit.note(by, "alias.refuse", view.adapter.public_name, details)
             raise
@@ -60,12 +60,12 @@ class Gatekeeper:
     async def _check_version(
         self, view: AdapterView, number: int, condition: Condition, checked: _Checked
     ) -> None:
-        """Raises: GateRefused."""
+        """Raises: ConditionNotMet."""
         tenant, adapter = view.adapter.tenant, view.adapter.name
         name = f"{public_name(tenant, adapter)}@{number}"
         own = await self._finished(tenant, adapter, number)
         if not own:
-            raise GateRefused(
+            raise ConditionNotMet(
                 f"{name} is not promoted: it has not been evaluated, and its condition is {condition.text!r}. "
                 f"Evaluate it first: loragate adapter evaluate {name} --data FILE."
             )
@@ -73,13 +73,13 @@ class Gatekeeper:
         if condition.needs_current:
             serving = current_version(view.alias)
             if serving is None:
-                raise GateRefused(
+                raise ConditionNotMet(
                     f"{name} is not promoted: no version has traffic, so there is no @current to compare with. "
                     "Promote the first version before the adapter has such a condition."
                 )
             pair = _pair(own, await self._finished(tenant, adapter, serving))
             if pair is None:
-                raise GateRefused(
+                raise ConditionNotMet(
                     f"{name} is not promoted: version {serving}, the current one, has not been evaluated on the same "
                     f"chats. Evaluate both: loragate adapter evaluate {name} --data FILE --against @{serving}."
                 )
@@ -88,7 +88,7 @@ class Gatekeeper:
         checked.figures[str(number)] = _shown(evaluation)
         verdict = condition.judge(evaluation.figures or {}, current.figures if current else None)
         if not verdict.passes:
-            raise GateRefused(_refusal(name, verdict, current))
+            raise ConditionNotMet(_refusal(name, verdict, current))
 
     async def _finished(self, tenant: str, adapter: str, number: int) -> list[Evaluation]:
         """The finished evaluations of a version, the newest first."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.gates.condition import FIGURES, Condition
-from adapters.gates.errors import BadCondition
+from adapters.promotion.condition import FIGURES, Condition
+from adapters.promotion.errors import BadCondition
 
 NEW = {"exact": 0.8, "calls_right": 0.9, "loss": 0.5, "json_valid": None, "turns": 40}
 CURRENT = {"exact": 0.8, "calls_right": 0.905, "loss": 0.6, "turns": 40}
