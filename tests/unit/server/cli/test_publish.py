@@ -83,7 +83,8 @@ class Server:
             number = int(path.split("/")[5])
             self.evaluated.append(number)
             return {
-                "id": "e", "tenant": "acme", "adapter": "support", "version": number, "state": "finished", "figures": {"loss": 0.5}, "turns": 3, "done": 3,
+                "id": "e", "tenant": "acme", "adapter": "support", "version": number, "state": "finished",
+                "figures": {"loss": 0.5}, "turns": 3, "done": 3,
                 "data_digest": "d" * 64, "error": None,
             }  # fmt: skip
         if method == "POST":
