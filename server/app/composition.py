@@ -27,7 +27,7 @@ from server.background.canary_rollback import CanaryRollback, limits_of
 from server.background.evaluations.data_files import DataFiles
 from server.background.evaluations.evaluator import Evaluator
 from server.background.evaluations.requests import BackgroundRequests
-from server.background.evaluations.service import EvaluationService
+from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
 from server.config.environment import otlp_protocol
@@ -103,10 +103,12 @@ class Server:
         """They generate on the engine that serves, through the gate and into the ledger as requests do."""
         engine = self.engine
         requests = replace(self.requests, handle=engine.generate_tokens)
+        files = DataFiles(self.settings.home / "evaluations")
+        files.drop_parts()
         evaluator = Evaluator(
             self.registry.evaluations,
             BackgroundRequests(requests),
-            DataFiles(self.settings.home / "evaluations"),
+            files,
             engine.prompts,
             self.sampling.limits_for(NO_LIMITS),
             engine.max_model_len,
@@ -155,6 +157,7 @@ def _repeated(
         (server.uploads.collect_garbage, DEPOT_GARBAGE_INTERVAL_S),
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
+        (server.evaluations.resume, RESUME_INTERVAL_S),
     ]
 
 

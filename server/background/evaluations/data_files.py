@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.promotion.errors import EvaluationRefused
+from adapters.store.fsync import raising_store_full
 
 MAX_BYTES = 16 << 20
 _MAX_LINES = 20_000
@@ -40,7 +41,7 @@ class DataFiles:
         self._folder = folder
 
     async def receive(self, stream: AsyncIterator[bytes]) -> Received:
-        """Write a body to the disk. Raises: EvaluationRefused: it is empty or too large."""
+        """Write a body to the disk. Raises: EvaluationRefused: it is empty or too large; StoreFull."""
         await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
         file, digest, received_bytes = self._folder / f"{secrets.token_hex(8)}.part", hashlib.sha256(), 0
         try:
@@ -71,10 +72,13 @@ class DataFiles:
         """Remove the evaluation's file; nothing happens if there is none."""
         self._file(evaluation).unlink(missing_ok=True)
 
-    def kept(self) -> list[str]:
-        """The evaluations whose chats are here; what an earlier process has received in part is removed."""
+    def drop_parts(self) -> None:
+        """Remove what an earlier process has received in part."""
         for part in self._folder.glob("*.part"):
             self.drop(part)
+
+    def kept(self) -> list[str]:
+        """The evaluations whose chats are here."""
         return sorted(file.stem for file in self._folder.glob("*.jsonl"))
 
     def slices(self, evaluation: str) -> list[Slice]:
@@ -98,5 +102,5 @@ class DataFiles:
 
 
 def _append(file: Path, part: bytes) -> None:
-    with file.open("ab") as opened:
+    with raising_store_full(), file.open("ab") as opened:
         opened.write(part)

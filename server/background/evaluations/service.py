@@ -28,6 +28,8 @@ logger = logging.getLogger("loragate.evaluations")
 
 #: Evaluations of one tenant that run or wait on this server.
 _MOST_PER_TENANT = 8
+#: How often it is looked for evaluations that an earlier process has left.
+RESUME_INTERVAL_S = 15.0
 #: The longest time that one may run, from its turn on.
 _TIMEOUT_S = 6 * 3600.0
 
@@ -81,7 +83,11 @@ class EvaluationService:
         """
         check_serves(version)
         self._check_place(version.tenant)
-        received = await self._evaluator.files.receive(chats)
+        self._queued[version.tenant] += 1  # what is being received takes a place, too
+        try:
+            received = await self._evaluator.files.receive(chats)
+        finally:
+            self._queued[version.tenant] -= 1
         try:
             async with self._beginning:
                 return await self._begin(received, version, options, asker, by)
@@ -131,16 +137,21 @@ class EvaluationService:
             task.cancel()
 
     async def resume(self) -> None:
-        """After a start: go on with what an earlier process has left in this folder. Raises: RegistryUnavailable."""
-        kept = await asyncio.to_thread(self._evaluator.files.kept)
-        left = {each.id: each for each in await self._registry.evaluations.running(kept)}
-        own = self._registry.membership.own.id
-        for name in kept:
-            if name in left and not await self._is_in_hand(left[name]):
-                await self._registry.evaluations.take_over(left[name], own)
-                self._start(replace(left[name], owner=own))
-            elif name not in self._tasks:
-                self._evaluator.files.remove(name)
+        """Go on with what an earlier process has left in this folder; call it after a start, and now and then.
+
+        A process that was killed counts as alive for some seconds where several servers share the registry.
+        Raises: RegistryUnavailable.
+        """
+        async with self._beginning:
+            kept = await asyncio.to_thread(self._evaluator.files.kept)
+            left = {each.id: each for each in await self._registry.evaluations.running(kept)}
+            own = self._registry.membership.own.id
+            for name in kept:
+                if name not in left and name not in self._tasks:
+                    self._evaluator.files.remove(name)
+                elif name in left and not await self._is_in_hand(left[name]):
+                    await self._registry.evaluations.take_over(left[name], own)
+                    self._start(replace(left[name], owner=own))
 
     async def aclose(self) -> None:
         """Stop; what runs goes on with the next start."""
@@ -187,7 +198,7 @@ class EvaluationService:
                 error = f"It did not end within {_TIMEOUT_S / 3600:g} h. Begin it again to go on where it was left."
             except (AdapterError, LoragateError) as refusal:
                 error = str(refusal)
-            except (SQLAlchemyError, OSError):
+            except Exception:  # tokenizers and templates are foreign programs, and may raise anything
                 logger.exception("An evaluation failed.", extra={"model": _name(evaluation)})
             await self._store_failure(evaluation, error)
 
