@@ -98,6 +98,7 @@ class Adapter:
     created_at: datetime
     removed_at: datetime | None = None
     condition: str | None = None  # the one without which no version is promoted (`adapters.promotion`)
+    shadow: Mapping[str, Any] | None = None  # `adapters.registry.figures.shadows.Shadow.as_dict`
 
     @property
     def public_name(self) -> str:

@@ -11,7 +11,7 @@ from adapters.names import public_name
 from adapters.promotion.condition import Condition, Verdict
 from adapters.promotion.errors import ConditionNotMet
 from adapters.registry import Registry
-from adapters.registry.evaluations import Evaluation, EvaluationState
+from adapters.registry.figures.evaluations import Evaluation, EvaluationState
 
 
 @dataclass(frozen=True, slots=True)

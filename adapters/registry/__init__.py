@@ -16,8 +16,9 @@ from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
 from adapters.registry.database import Database, connect
-from adapters.registry.evaluations import Evaluations
 from adapters.registry.feedback import FeedbackStore
+from adapters.registry.figures.evaluations import Evaluations
+from adapters.registry.figures.shadows import Shadows
 from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
 from adapters.registry.replicas.answers import Answers
@@ -76,6 +77,7 @@ class Registry:
         self.usage = UsageLedger(database)
         self.feedback = FeedbackStore(database)
         self.evaluations = Evaluations(database)
+        self.shadows = Shadows(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away
 

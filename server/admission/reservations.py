@@ -131,6 +131,22 @@ class Admission:
         account.background_tokens += tokens
         return BackgroundReservation(account, self._clock, tokens, 0)
 
+    def check_budget_left(self, tenant: str, settings: TenantSettings, part: float) -> None:
+        """Refuse work that requests should not miss the tokens of.
+
+        Raises:
+            BudgetExhausted: at most this part of the token budget is left, as far as this server knows.
+        """
+        if settings.token_budget is not None:
+            account = self._account(tenant)
+            kept = int(part * settings.token_budget)
+            checks.check_budget(
+                account,
+                settings,
+                kept,
+                account.roll_period(settings.budget_period, self._wall_clock()),
+            )
+
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
     ) -> None:

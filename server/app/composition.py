@@ -30,6 +30,7 @@ from server.background.evaluations.requests import BackgroundRequests
 from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.config.environment import otlp_protocol
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
@@ -86,7 +87,7 @@ class Server:
             engine.leases.admitted,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
-        self.evaluations = self._evaluations()
+        self.evaluations, self.shadows = self._background_work()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
         is_shared = registry.membership.is_shared
         self.failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
@@ -99,21 +100,23 @@ class Server:
             keeps_messages=settings.keep_feedback_messages,
         )
 
-    def _evaluations(self) -> EvaluationService:
-        """They generate on the engine that serves, through the gate and into the ledger as requests do."""
+    def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
+        """What generates on the engine that serves, through the gate and into the ledger as requests do."""
         engine = self.engine
-        requests = replace(self.requests, handle=engine.generate_tokens)
+        own_requests = BackgroundRequests(replace(self.requests, handle=engine.generate_tokens))
+        shadows = ShadowTraffic(self.registry, own_requests, engine.admission)
+        engine.gate.shadow = shadows.begin
         files = DataFiles(self.settings.home / "evaluations")
         files.drop_parts()
         evaluator = Evaluator(
             self.registry.evaluations,
-            BackgroundRequests(requests),
+            own_requests,
             files,
             engine.prompts,
             self.sampling.limits_for(NO_LIMITS),
             engine.max_model_len,
         )
-        return EvaluationService(self.registry, evaluator, self.settings, self.base)
+        return EvaluationService(self.registry, evaluator, self.settings, self.base), shadows
 
 
 def _uploads(
@@ -158,6 +161,7 @@ def _repeated(
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
         (server.evaluations.resume, RESUME_INTERVAL_S),
+        (server.shadows.flush, FLUSH_INTERVAL_S),
     ]
 
 
@@ -202,6 +206,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
         for task in (maintaining, judging, flushing, probing, timing, beating, collecting):
             task.cancel()
         await server.evaluations.aclose()
+        await server.shadows.aclose()
         await adapters.aclose()
         await members.leave()
         await asyncio.wait([flushing])

@@ -100,10 +100,7 @@ class Background:
 
     def _waiting_foreground(self) -> tuple[bool, bool]:
         """Whether a foreground request waits that its own limit lets start, and whether one lacks room."""
-        free_slots = self._engine.free_slots()
-        free_blocks = self._engine.free_blocks() - sum(
-            map(self._engine.growth, self._accounting.allocations())
-        )
+        free_slots, needed_blocks = self._engine.free_slots(), 0
         waits = False
         for tenant in self._foreground(self._queue.tenants()):
             ready = [entry for entry in self._queue.heads(tenant) if self._could_start(entry)]
@@ -112,10 +109,14 @@ class Background:
             waits = True
             head = self._candidates.head(tenant)
             free_slots -= self._queue.count(tenant)
-            if head is None or not all(map(self._candidates.has_slot, ready)):
-                return True, True  # it lacks a LoRA slot
-            free_blocks -= self._engine.full_blocks(head.item)
-        return waits, waits and (free_slots < 0 or free_blocks < 0)
+            if free_slots < 0 or head is None or not all(map(self._candidates.has_slot, ready)):
+                return True, True  # without a head, it is a LoRA slot that is lacking
+            needed_blocks += self._engine.full_blocks(head.item)
+        return waits, waits and needed_blocks > self._free_blocks()
+
+    def _free_blocks(self) -> int:
+        """What is left when the running requests have taken theirs."""
+        return self._engine.free_blocks() - sum(map(self._engine.growth, self._accounting.allocations()))
 
     def _could_start(self, entry: Entry) -> bool:
         if not self._candidates.is_ready(entry):

@@ -38,6 +38,15 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowTarget:
+    """A version that gets copies of a part of the requests; they are counted under the name of `caller`."""
+
+    version: Version
+    share: float
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a model name stands for: the base model, one version of an adapter, or a blend of several."""
 
@@ -51,6 +60,8 @@ class Target:
     """Whether the name's traffic is split among versions: then each answer is checked for repetition."""
     blend: tuple[ScaledVersion, ...] = ()
     """The versions that answer together, if the request names several with `adapters`."""
+    shadow: ShadowTarget | None = None
+    """Where a copy of the request may go (`server.background.shadows`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from server.fairness.shares import STAMP_KEY, stamp
 from server.request import grammar_preparation
 from server.request.context import RequestContext
 from server.request.log_probabilities import bound_logprobs
-from server.request.metering import MeteredStream, Progress, canary_loops
+from server.request.metering import MeteredStream, Progress, Shadowed, canary_loops
 
 #: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
@@ -56,6 +56,8 @@ class Gate:
         self._progress: Callable[[str], Progress | None] | None = None
         self._count_steered: Callable[[], LoopCount] | None = None
         self._prepared: grammar_preparation.Prepare | None = None
+        #: Whether a copy of a generation goes to another version; notes the answer to it.
+        self.shadow: Callable[[RequestContext, Any, Any], Shadowed | None] = lambda *request: None
 
     def attach(
         self,
@@ -69,9 +71,9 @@ class Gate:
 
         Args:
             engine: vLLM's `AsyncLLM`.
-            progress: the progress of a generation by id; without it an unstreamed answer that is cut off counts 0.
-            count_steered: makes a counter of answers that the engine steers out of loops; None when it does not.
-            prepared: prepares the grammar of a generation (`server.engine.decoding.grammars.preparation`).
+            progress: of a generation by its id; without it an unstreamed answer that is cut off counts 0.
+            count_steered: makes a counter of answers that the engine steers out of loops, if it does.
+            prepared: prepares a generation's grammar (`server.engine.decoding.grammars.preparation`).
         """
         self._engine = engine
         self._progress = progress
@@ -117,7 +119,7 @@ class Gate:
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
             sampling_params: vLLM's `SamplingParams`; `extra_args` of the caller are removed.
-            request_id: the handler's id for this generation; the engine gets a unique one.
+            request_id: the handler's id; the engine gets a unique one.
             arguments: the rest of `EngineClient.generate`; only trusted ones are passed on.
 
         Raises:
@@ -142,6 +144,7 @@ class Gate:
             progress=self._progress_of(engine_id, sampling_params),
             steered=self._steered_counter(context),
             looped=canary_loops() if context.target.is_split else None,
+            shadowed=self.shadow(context, prompt, sampling_params) if context.target.shadow else None,
             starts_after=len(admitted.streams) // _STARTED_PER_TURN,
         )
         admitted.streams.append(metered)
@@ -230,14 +233,16 @@ class Gate:
 
 
 #: The others (priority, data_parallel_rank, session_id, kv_hints, …) come from callers' headers and bodies.
-_TRUSTED_ARGUMENTS = {
-    "prompt_text",
-    "lora_request",
-    "tokenization_kwargs",
-    "trace_headers",
-    "reasoning_ended",
-    "reasoning_parser_kwargs",
-}
+_TRUSTED_ARGUMENTS = frozenset(
+    [
+        "prompt_text",
+        "lora_request",
+        "tokenization_kwargs",
+        "trace_headers",
+        "reasoning_ended",
+        "reasoning_parser_kwargs",
+    ]
+)
 
 
 def _check_adapter(context: RequestContext, lora_request: Any) -> None:

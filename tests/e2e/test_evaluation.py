@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from uuid import uuid4
 
 import httpx
+import openai
 import pytest
 from click.testing import CliRunner, Result
 from server_process import ServerProcess
@@ -79,3 +81,29 @@ def test_calls_are_scored(team: Team) -> None:
     assert found["call_turns"] > 10
     assert found["calls_right"] == pytest.approx(1.0, abs=0.1)
     assert found["json_valid"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_copies_of_requests_run_on_the_shadow(team: Team) -> None:
+    model = f"{team.name}-support"
+    assert team.run("shadow", model, "--to", "@2", "--share", "1").exit_code == 0
+    made = team.operator.post("/keys", json={"tenant": team.name}).json()["secret"]
+    with openai.OpenAI(base_url=f"{team.url}/v1", api_key=made, max_retries=0) as client:
+        question = {"role": "user", "content": "What is the price of the Storm Fan?"}
+        for stream in (False, True) * 4:
+            answer = client.chat.completions.create(
+                model=model, messages=[question], max_tokens=40, temperature=0, stream=stream
+            )
+            text = "".join(c.choices[0].delta.content or "" for c in answer if c.choices) if stream else (
+                answer.choices[0].message.content
+            )  # fmt: skip
+            assert "72 dollars" in text, "the version that serves answers"
+    deadline = time.monotonic() + 60
+    while True:
+        found = json.loads(team.run("shadow", model, "--json").stdout)["figures"].get("1", {})
+        if found.get("ends", {"count": 0})["count"] >= 2 or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    assert found["ends"]["served"] == 1.0
+    assert found["same_answer"]["shadow"] == 0.0
+    assert found["answer_tokens"]["shadow"] > 0
+    assert found["seconds"]["served"] > 0

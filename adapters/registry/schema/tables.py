@@ -92,7 +92,8 @@ adapters = sa.Table(
     column("next_number", sa.Integer),
     column("created_at", UtcDateTime),
     sa.Column("removed_at", UtcDateTime),
-    sa.Column("condition", sa.Text),  # the condition without which no version is promoted
+    sa.Column("condition", sa.Text),  # without which no version is promoted
+    sa.Column("shadow", JSON),  # the version that gets copies of requests, and the share
 )
 
 versions = sa.Table(
@@ -226,4 +227,17 @@ evaluation_turns = sa.Table(
     sa.Column("evaluation", sa.ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
     column("facts", JSON),
+)
+
+shadow_sums = sa.Table(
+    "shadow_sums",
+    metadata,
+    sa.Column("tenant", sa.String(32), primary_key=True),
+    sa.Column("adapter", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("against", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("metric", sa.String(24), primary_key=True),
+    *(column(name, sa.Float) for name in ("count", "served", "served_squares")),
+    *(column(name, sa.Float) for name in ("shadow", "shadow_squares", "difference_squares")),
+    sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from adapters.models import AdapterView, Alias, AliasChange, Tenant, Version
-from adapters.registry.evaluations import Evaluation
+from adapters.registry.figures.evaluations import Evaluation
 from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.adapters.evaluation_info import EvaluationInfo

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from adapters.errors import EngineGone, RegistryUnavailable, ResidencyBusy
 from adapters.models import Tenant, Version
 from adapters.promotion.errors import EvaluationRefused
-from adapters.registry.evaluations import Evaluation, Evaluations, EvaluationState
+from adapters.registry.figures.evaluations import Evaluation, Evaluations, EvaluationState
 from adapters.training.evaluation import held_out
 from adapters.training.evaluation.held_out import HeldOutTurn, Rendering, UnusableData
 from adapters.training.evaluation.metrics import AnswerFacts, perplexity, score_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -43,6 +43,23 @@ class BackgroundRequests:
         body = {"prompt_token_ids": ids, "logprobs_from": len(prompt), "max_tokens": 1}
         logprobs: list[float] = (await self._content(asker, version, body))["logprobs"]
         return sum(logprobs)
+
+    async def copy(
+        self,
+        asker: Tenant | None,
+        version: Version,
+        body: dict[str, Any],
+        *,
+        repetition: str,
+    ) -> list[str]:
+        """Generate with the options of another request, see `generate_tokens`; returns the reason why it ended.
+
+        Raises: as `RequestService.serve`.
+        """
+        context = self._context(asker, version, body)
+        context = replace(context, sampling=replace(context.sampling, repetition=repetition))
+        async with self.service.serve(context, Headers()):
+            return context.usage.finish_reasons
 
     async def _content(self, asker: Tenant | None, version: Version, body: dict[str, Any]) -> dict[str, Any]:
         async with self.service.serve(self._context(asker, version, body), Headers()) as answer:

@@ -15,7 +15,7 @@ from adapters.models import Actor, Tenant, Version
 from adapters.promotion.errors import EvaluationRefused, TooManyEvaluations
 from adapters.registry import Registry
 from adapters.registry.database import utc_now
-from adapters.registry.evaluations import Evaluation, EvaluationState, evaluation_id
+from adapters.registry.figures.evaluations import Evaluation, EvaluationState, evaluation_id
 from adapters.registry.state_machine import check_serves
 from adapters.training.evaluation.held_out import DEFAULT_END_TOKEN, Rendering, template_kwargs_of
 from server.background.evaluations.data_files import Received

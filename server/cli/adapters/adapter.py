@@ -14,6 +14,7 @@ from server.cli.adapters.blend import blend, recipe_text
 from server.cli.adapters.evaluate import condition_, evaluate, show_evaluations
 from server.cli.adapters.merge import merge
 from server.cli.adapters.rows import adapter_row, version_row
+from server.cli.adapters.shadow import shadow
 from server.cli.adapters.upload import add_folder, progress_shown
 from server.cli.options import JsonObjectParam
 from server.cli.storage import show
@@ -39,6 +40,7 @@ adapter.add_command(blend)
 adapter.add_command(merge)
 adapter.add_command(evaluate)
 adapter.add_command(condition_)
+adapter.add_command(shadow)
 
 
 @adapter.command()

@@ -7,6 +7,7 @@ which each row but the first has the log-probability of the prompt's own token.
 
 from __future__ import annotations
 
+import time
 from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
@@ -25,21 +26,16 @@ async def generate_tokens(gate: Gate, handlers: VllmHandlers, context: RequestCo
     """Serve one request of the server's own inside `Gate.admit(context)`.
 
     Its body: `prompt_token_ids`; `max_tokens` and `end_id`, with which a greedy answer ends; or `logprobs_from`, the
-    position in the prompt from which on its log-probabilities are wanted, and nothing is generated but one token.
+    position in the prompt from which on its log-probabilities are wanted, and nothing is generated but one token; or
+    `sampling_params`, those of a request of which this is a copy, and `answer`, to which each output is added.
 
     Returns: `token_ids` of the answer, through its end; `logprobs` of the prompt's tokens (natural logarithm).
     Raises: LoragateError: the gate refuses it.
     """
     body = context.sampling.body
     ids, scored_from = body["prompt_token_ids"], body.get("logprobs_from")
-    params = SamplingParams(
-        temperature=0.0,
-        max_tokens=body["max_tokens"] if scored_from is None else 1,
-        stop_token_ids=[body["end_id"]] if scored_from is None else None,
-        prompt_logprobs=None if scored_from is None else 0,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
+    params = body.get("sampling_params") or _params(body)
+    params.output_kind, params.logprobs = RequestOutputKind.FINAL_ONLY, None
     held = context.held
     lora_request = None if held is None else handlers.models.lora_requests[held.engine_name]
     stream = gate.generate(
@@ -48,10 +44,24 @@ async def generate_tokens(gate: Gate, handlers: VllmHandlers, context: RequestCo
     content: dict[str, Any] = {"token_ids": [], "logprobs": []}
     async with aclosing(stream) as outputs:
         async for output in outputs:
+            if copied := body.get("answer"):
+                copied.add(output, time.monotonic())
             content["token_ids"] += list(output.outputs[0].token_ids)
             if scored_from is not None and output.prompt_logprobs is not None:
                 content["logprobs"] = _logprobs(output.prompt_logprobs, ids, scored_from)
     return JsonAnswer(content)
+
+
+def _params(body: dict[str, Any]) -> SamplingParams:
+    """Greedy, without text."""
+    scored = "logprobs_from" in body
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1 if scored else body["max_tokens"],
+        stop_token_ids=None if scored else [body["end_id"]],
+        prompt_logprobs=0 if scored else None,
+        detokenize=False,
+    )
 
 
 def _logprobs(rows: Any, ids: list[int], scored_from: int) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from adapters.registry.evaluations import EvaluationState
+from adapters.registry.figures.evaluations import EvaluationState
 
 
 class EvaluationInfo(BaseModel):

@@ -13,7 +13,7 @@ from adapters.promotion.checker import PromotionChecker
 from adapters.promotion.errors import ConditionNotMet
 from adapters.registry import Registry, connect
 from adapters.registry.database import utc_now
-from adapters.registry.evaluations import Evaluation, EvaluationState, evaluation_id
+from adapters.registry.figures.evaluations import Evaluation, EvaluationState, evaluation_id
 
 BY = Actor("test")
 DATA, OTHER_DATA = "d" * 64, "e" * 64

@@ -10,9 +10,9 @@ import pytest
 from adapters.models import Actor, Version, VersionState
 from adapters.promotion.errors import UnknownEvaluation
 from adapters.registry import Registry
-from adapters.registry import evaluations as module
 from adapters.registry.database import utc_now
-from adapters.registry.evaluations import Evaluation, EvaluationState, evaluation_id
+from adapters.registry.figures import evaluations as module
+from adapters.registry.figures.evaluations import Evaluation, EvaluationState, evaluation_id
 
 BY = Actor("test")
 OPTIONS = {"turns": 10, "max_tokens": 8}

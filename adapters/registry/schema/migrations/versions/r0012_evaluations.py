@@ -1,4 +1,4 @@
-"""Evaluations of versions, and the condition of an adapter's promotions."""
+"""Evaluations of versions, the condition of an adapter's promotions, and shadow traffic."""
 
 from __future__ import annotations
 
@@ -15,8 +15,28 @@ _JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tr
 
 
 def upgrade() -> None:
-    """Make the tables and the column; no adapter that exists has a condition."""
+    """Make the tables and the columns; no adapter that exists has a condition or a shadow."""
     op.add_column("adapters", sa.Column("condition", sa.Text(), nullable=True))
+    op.add_column("adapters", sa.Column("shadow", _JSON, nullable=True))
+    sums = ("count", "served", "served_squares", "shadow", "shadow_squares", "difference_squares")
+    op.create_table(
+        "shadow_sums",
+        sa.Column("tenant", sa.String(length=32), nullable=False),
+        sa.Column("adapter", sa.String(length=64), nullable=False),
+        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("against", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("metric", sa.String(length=24), nullable=False),
+        *(sa.Column(name, sa.Float(), nullable=False) for name in sums),
+        sa.ForeignKeyConstraint(
+            ["tenant", "adapter"],
+            ["adapters.tenant", "adapters.name"],
+            name=op.f("fk_shadow_sums_tenant"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint(
+            "tenant", "adapter", "version", "against", "metric", name=op.f("pk_shadow_sums")
+        ),
+    )
     op.create_table(
         "evaluations",
         sa.Column("id", sa.String(length=32), nullable=False),
