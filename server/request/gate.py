@@ -234,14 +234,8 @@ class Gate:
 
 #: The others (priority, data_parallel_rank, session_id, kv_hints, …) come from callers' headers and bodies.
 _TRUSTED_ARGUMENTS = frozenset(
-    [
-        "prompt_text",
-        "lora_request",
-        "tokenization_kwargs",
-        "trace_headers",
-        "reasoning_ended",
-        "reasoning_parser_kwargs",
-    ]
+    {"prompt_text", "lora_request", "tokenization_kwargs", "trace_headers"}
+    | {"reasoning_ended", "reasoning_parser_kwargs"}
 )
 
 

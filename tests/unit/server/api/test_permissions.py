@@ -87,6 +87,17 @@ RULES: dict[Route, Rule] = {
     ("POST", ADAPTER + "/promote"): Rule(TENANT, 200, {"json": {"version": 1}}),
     ("POST", ADAPTER + "/split"): Rule(TENANT, 200, {"json": {"weights": {"1": 1, "2": 1}}}),
     ("POST", ADAPTER + "/rollback"): Rule(TENANT, 200, {"json": {}}),
+    ("POST", ADAPTER + "/versions/{number}/evaluations"): Rule(
+        TENANT, 202, {"content": b"{}", "headers": OCTETS}
+    ),
+    ("GET", ADAPTER + "/evaluations"): Rule(TENANT),
+    ("GET", ADAPTER + "/evaluations/{evaluation}"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/evaluations/{evaluation}"): Rule(TENANT),
+    ("PUT", ADAPTER + "/condition"): Rule(TENANT, 200, {"json": {"if": "loss < 1"}}),
+    ("DELETE", ADAPTER + "/condition"): Rule(TENANT),
+    ("PUT", ADAPTER + "/shadow"): Rule(TENANT, 200, {"json": {"version": 1, "share": 0.5}}),
+    ("GET", ADAPTER + "/shadow"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/shadow"): Rule(TENANT),
     ("POST", ADAPTER + "/uploads"): Rule(TENANT, 201),
     ("GET", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT),
     ("PATCH", ADAPTER + "/uploads/{upload_id}"): Rule(
@@ -172,6 +183,10 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
         adapter = f"/admin/v1/adapters/{tenant}/{things['name']}"
         for _ in range(versions_for(route[1])):
             await composed.make("POST", f"{adapter}/versions", json={"source": SOURCE})
+        if "{evaluation}" in asked:
+            path = f"{adapter}/versions/1/evaluations"
+            begun = await composed.make("POST", path, content=b"{}", headers=OCTETS)
+            things["evaluation"] = begun["id"]
         if "{upload_id}" in asked:
             things["upload_id"] = (await composed.make("POST", f"{adapter}/uploads"))["id"]
     if "{key_id}" in asked:
@@ -246,7 +261,7 @@ async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(
     composed: Composed, tenants: Tenants, route: Route
 ) -> None:
     (_, keys), (foreign, _) = tenants
-    things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32}
+    things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32, "evaluation": "0" * 32}
     texts = []
     for name in (foreign, "nobody"):
         answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | {"tenant": name})
