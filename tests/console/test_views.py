@@ -69,6 +69,27 @@ def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> 
     assert list(shop.traffic()) == [1]
 
 
+def test_evaluations_and_the_condition_stand_with_the_adapter(console: Console, shop: Shop) -> None:
+    path = f"/adapters/{shop.name}/desk"
+    shop.admin("PUT", f"{path}/condition", json={"if": "exact > 1"})
+    chats = next(iter(demo.ADAPTERS.values())).held_out.read_bytes()
+    octets = {"content-type": "application/octet-stream"}
+    begun = shop.admin("POST", f"{path}/versions/2/evaluations?turns=2", content=chats, headers=octets)
+    console.enter(shop.admin_key, "adapters")
+    card = console.page.locator(f'[data-model="{shop.model}"]')
+    expect(card).to_contain_text("A version gets traffic only if exact > 1")
+    while shop.admin("GET", f"{path}/evaluations/{begun['id']}")["state"] == "running":
+        console.page.wait_for_timeout(200)
+    card.get_by_text("Evaluations").click()
+    expect(card.locator(".evaluations tbody tr")).to_contain_text("finished")
+    console.expected_statuses = {409}
+    card.get_by_role("button", name="Promote version 2").click()
+    console.page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    expect(console.page.locator("body")).to_contain_text("is not promoted")
+    shop.admin("DELETE", f"{path}/condition")
+    assert list(shop.traffic()) == [1]
+
+
 def test_upload_of_the_trainers_files(console: Console, shop: Shop) -> None:
     console.enter(shop.admin_key, "adapters")
     page = console.page

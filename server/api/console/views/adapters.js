@@ -2,6 +2,7 @@
 
 import { ask } from "../lib/api.js";
 import { bytes, h, moment, share } from "../lib/dom.js";
+import { evaluations } from "./evaluations.js";
 import { publishForm } from "./publish.js";
 import { splitForm } from "./split.js";
 import { change, shares, usable } from "./traffic.js";
@@ -65,6 +66,7 @@ function card(adapter, refresh) {
       h("tbody", {}, versions.map((version) => versionRow(adapter, version, serving, refresh)))),
     retired ? h("p", { class: "hint" }, `${retired} retired ${retired === 1 ? "version is" : "versions are"} not shown.`) : null,
     usable(adapter).length > 1 ? splitForm(adapter, serving, refresh) : null,
+    evaluations(adapter),
   );
 }
 
