@@ -14,6 +14,8 @@ from typing import Any, Final
 from vllm.config import VllmConfig
 from vllm.v1.request import Request, RequestStatus
 
+from server.fairness.shares import is_background
+
 #: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and prompt tokens, whose prefill takes time, too.
 _CPU_LOGITS, _CPU_ROWS = 2**21, 128
 #: Logits elsewhere: 1 GiB in float32, of which vLLM holds about three.
@@ -35,9 +37,10 @@ class PromptLogprobRows:
         self._reserve = scheduler._reserve_prefill_lookahead
 
     def begin_step(self) -> None:
-        """A new step has all rows."""
+        """A new step has all rows; the background gets some only where no request wants any."""
         if self._tenants:
             tenants = set(self._tenants.values())
+            tenants = {tenant for tenant in tenants if not is_background(tenant)} or tenants
             self._left = dict.fromkeys(tenants, max(1, self.per_step // len(tenants)))
 
     def add(self, request: Request) -> None:

@@ -60,6 +60,17 @@ def test_tenants_share_the_rows_of_a_step_equally(rig: Rig) -> None:
     assert all(len(rig.tokens[name]) == 3 for name in many)
 
 
+def test_the_background_takes_no_rows_that_a_request_wants(rig: Rig) -> None:
+    rig.add("evaluated", "acme", prompt=100, generate=1, prompt_logprobs=0, background=True)
+    for _ in range(2):
+        rig.step()
+    rig.add("asked", "acme", prompt=100, generate=3, prompt_logprobs=0)
+    rig.run()
+    assert rig.finished == ["asked", "evaluated"]
+    wanted = [step.num_scheduled_tokens.get("asked", 0) for step in rig.steps]
+    assert [tokens for tokens in wanted if tokens][:6] == [16] * 6, "all rows of each step"
+
+
 def test_vllms_method_is_back_when_the_last_such_request_has_ended(rig: Rig) -> None:
     before = rig.scheduler._reserve_prefill_lookahead
     rig.add("log", prompt=64, generate=3, prompt_logprobs=1)
