@@ -14,7 +14,7 @@ from typing import Any, Final
 from vllm.config import VllmConfig
 from vllm.v1.request import Request, RequestStatus
 
-#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and prompt tokens, whose prefill takes time, too.
+#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too.
 _CPU_LOGITS, _CPU_ROWS = 2**21, 128
 #: Logits elsewhere: 1 GiB in float32, of which vLLM holds about three.
 _LOGITS: Final = 2**28
