@@ -22,6 +22,7 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     """Start the server: one base model in vLLM, with the adapters of every tenant."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from server.app.start_progress import StartProgress
     from server.config.environment import cores_to_bind, export_engine_environment
     from server.config.logs import write_config
     from server.config.settings import load
@@ -48,6 +49,8 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
+    progress = StartProgress.on_terminal()
+    progress.stage("Importing vLLM")
     # This one thread starts every engine: the engine's processes end when their thread ends.
     runner = ThreadPoolExecutor(1, "loragate-engine")
     if cores:
@@ -56,4 +59,4 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     # vLLM reads the environment when it is imported, so this import must come after.
     from server.app.process import leave, run
 
-    leave(run(settings, runner), runner)
+    leave(run(settings, runner, progress), runner)

@@ -69,6 +69,9 @@ def export_engine_environment(
             "PYTHONSAFEPATH": "1",
         }
     )
+    # Lines that are no log records: deprecations inside torch and vLLM, and notes of torch's C++ code.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # The last spans are sent at shutdown; a collector that is down must not delay it.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2")
     if steers_answers:

@@ -24,6 +24,9 @@ from server.api.admin.permissions import AdminServices, Permissions, admin_route
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
 
+#: The demo's model is so small that it answers sensibly at temperature 0 only.
+_DEMO_PRESET = "factual"
+
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
@@ -38,6 +41,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
             key=KeySummary.model_validate(caller.key, from_attributes=True),
             base_model=services.settings.base_model_name,
             keeps_feedback_messages=services.settings.keep_feedback_messages,
+            playground_preset=_DEMO_PRESET if services.settings.demo else "",
         )
 
     @routes.get("/live")

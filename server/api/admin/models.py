@@ -154,6 +154,8 @@ class WhoamiInfo(BaseModel):
     key: KeySummary
     base_model: str
     keeps_feedback_messages: bool
+    playground_preset: str
+    """The preset that the playground begins with; empty: none."""
 
 
 class TenantLoad(BaseModel):

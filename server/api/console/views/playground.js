@@ -15,13 +15,16 @@ export function mount(root, session) {
   const models = h("fieldset", { class: "models" }, h("legend", {}, "Answer with"));
   const preset = h("select", { name: "preset" });
   const decoding = h("div", {});
+  const summary = h("summary", {}, "Decoding");
+  const showPreset = () => { summary.textContent = preset.value ? `Decoding: preset ${preset.value}` : "Decoding"; };
+  preset.addEventListener("change", showPreset);
   const run = h("button", { type: "submit", class: "primary" }, "Run");
   const stop = h("button", { type: "button", disabled: true }, "Stop");
   const status = h("p", { class: "hint", role: "status" });
   const panes = h("div", { class: "panes" });
   const form = h("form", { class: "card ask" },
     field("Prompt", prompt), field("System message", system), models,
-    h("details", {}, h("summary", {}, "Decoding"), field("Preset", preset), decoding),
+    h("details", {}, summary, field("Preset", preset), decoding),
     h("div", { class: "actions" }, run, stop, status));
   root.append(h("p", { class: "lead" }, usageNote(session)), form, panes);
   let read = () => ({});
@@ -31,7 +34,8 @@ export function mount(root, session) {
   async function load() {
     const [adapters, presets, list] = await Promise.all([ask("admin/v1/adapters"), ask("v1/presets"), ask("admin/v1/options")]);
     models.append(...choices(adapters.data, session.base_model));
-    preset.replaceChildren(...options([["", "none"], ...Object.keys(presets.data).map((name) => [name, name])], ""));
+    preset.replaceChildren(...options([["", "none"], ...Object.keys(presets.data).map((name) => [name, name])], session.playground_preset));
+    showPreset();
     const made = decodingForm(list.data);
     read = made.values;
     decoding.replaceChildren(made.node);
