@@ -65,7 +65,7 @@ class Terminal:
         """Start the command."""
         pid, device = pty.fork()
         if pid == 0:
-            os.execvp(command[0], command)  # noqa: S606  # the command of the person who measures
+            os.execvp(command[0], list(command))  # noqa: S606  # the command of the person who measures
         return cls(pid, device)
 
     def read(self, timeout_s: float) -> bool:

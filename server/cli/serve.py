@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.cli.options import given, settings_options
+
+if TYPE_CHECKING:
+    from server.config.settings import Settings
 
 
 @settings_options()
@@ -24,11 +27,9 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
 
     from server.app.start_progress import StartProgress
     from server.config.environment import cores_to_bind, export_engine_environment
-    from server.config.logs import write_config
     from server.config.settings import load
     from server.engine.process import fork_server
     from server.engine.process.parent_death import request_parent_death_signal
-    from server.errors import SettingsError
 
     settings = load(given(flags), config=config)
     if replicas > 1:
@@ -39,13 +40,7 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
         )
     if settings.replica_token:
         request_parent_death_signal()
-    try:
-        logging_config = write_config(settings.home, settings.log_format, settings.log_level)
-    except OSError as error:
-        raise SettingsError(
-            f"The data folder {settings.home} cannot be written ({error.strerror}); make room in it, let the "
-            "server's user write to it, or name another --data-dir."
-        ) from error
+    logging_config = _logging_config(settings)
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
@@ -60,3 +55,17 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     from server.app.process import leave, run
 
     leave(run(settings, runner, progress), runner)
+
+
+def _logging_config(settings: Settings) -> Path:
+    """The file with the logging of the engine's processes. Raises: SettingsError: it cannot be written."""
+    from server.config.logs import write_config
+    from server.errors import SettingsError
+
+    try:
+        return write_config(settings.home, settings.log_format, settings.log_level)
+    except OSError as error:
+        raise SettingsError(
+            f"The data folder {settings.home} cannot be written ({error.strerror}); make room in it, let the "
+            "server's user write to it, or name another --data-dir."
+        ) from error

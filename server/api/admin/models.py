@@ -62,6 +62,20 @@ class NewKey(KeyInfo):
         return cls(**dict(KeyInfo.model_validate(issued.key)), secret=issued.secret)
 
 
+class AuditInfo(BaseModel):
+    """One change: who made it, with which key, what it was, and when."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    at: datetime
+    actor: str
+    key_id: str | None
+    action: str
+    subject: str
+    details: dict[str, Any]
+
+
 class TargetInfo(BaseModel):
     """One version of an alias and its share of the traffic, relative to the other weights."""
 

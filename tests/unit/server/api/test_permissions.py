@@ -65,6 +65,7 @@ RULES: dict[Route, Rule] = {
     ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
     ("GET", "/admin/v1/keys"): Rule(OPERATOR, 200, NAMED),
     ("POST", "/admin/v1/keys"): Rule(OPERATOR, 201, {"json": {"tenant": "{tenant}"}}),
+    ("PATCH", "/admin/v1/keys/{key_id}"): Rule(OPERATOR, 200, {"json": {"note": "x"}}),
     ("DELETE", "/admin/v1/keys/{key_id}"): Rule(OPERATOR),
     ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(OPERATOR, 201, {"json": {}}),
     ("GET", "/admin/v1/audit"): Rule(OPERATOR),
