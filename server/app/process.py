@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NoReturn
 
@@ -124,14 +125,28 @@ async def _announce(server: Server, url: str, progress: StartProgress) -> None:
         return
     progress.stage("Starting the engine (weights, KV cache, a first step)")
     supervisor = server.engine.supervisor
-    while supervisor.state is State.STARTING:
-        if supervisor.engine is not None:
-            progress.stage("Loading the adapters")
-        await asyncio.sleep(_PROGRESS_INTERVAL_S)
+    with _quiet(
+        "loragate.supervisor"
+    ):  # the banner says what its line would say in the middle of a stage's line
+        while supervisor.state is State.STARTING:
+            if supervisor.engine is not None:
+                progress.stage("Loading the adapters")
+            await asyncio.sleep(_PROGRESS_INTERVAL_S)
     progress.end()
     if supervisor.state is State.READY:
         has_keys = server.settings.demo or bool(await server.registry.keys.list())
         print(banner(server.settings, url, has_keys=has_keys), flush=True)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the INFO lines of a logger."""
+    quieted = logging.getLogger(name)
+    quieted.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        quieted.setLevel(logging.NOTSET)
 
 
 def _http_config(server: Server, settings: Settings, certificate: tls.Certificate | None) -> uvicorn.Config:

@@ -27,6 +27,7 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
 
     from server.app.start_progress import StartProgress
     from server.config.environment import cores_to_bind, export_engine_environment
+    from server.config.logs import configure
     from server.config.settings import load
     from server.engine.process import fork_server
     from server.engine.process.parent_death import request_parent_death_signal
@@ -44,6 +45,7 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
+    configure(settings.log_format, settings.log_level)  # before the imports, which log something, too
     progress = StartProgress.on_terminal()
     progress.stage("Importing vLLM")
     # This one thread starts every engine: the engine's processes end when their thread ends.

@@ -16,6 +16,7 @@ from server.api.admin.models import (
     Listing,
     OperatorLive,
     OptionInfo,
+    StateInfo,
     TenantLive,
     TenantLoad,
     WhoamiInfo,
@@ -42,6 +43,17 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
             base_model=services.settings.base_model_name,
             keeps_feedback_messages=services.settings.keep_feedback_messages,
             playground_preset=_DEMO_PRESET if services.settings.demo else "",
+        )
+
+    @routes.get("/state")
+    async def state(caller: Caller = Depends(guard.manager)) -> StateInfo:
+        """Whether requests are answered now. Asks neither the engine nor the database, so that it answers at once."""
+        readiness = services.readiness
+        return StateInfo(
+            state=readiness.state,
+            stalled=readiness.stall is not None,
+            silent_s=readiness.engine_silent_s,
+            warning=readiness.registry_warning,
         )
 
     @routes.get("/live")

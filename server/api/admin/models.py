@@ -172,6 +172,18 @@ class WhoamiInfo(BaseModel):
     """The preset that the playground begins with; empty: none."""
 
 
+class StateInfo(BaseModel):
+    """Whether requests are answered at this moment."""
+
+    state: str
+    stalled: bool
+    """The engine has stalled and is being restarted."""
+    silent_s: float
+    """Seconds since the engine's last step or answer."""
+    warning: str | None
+    """A sentence while the registry's database does not answer."""
+
+
 class TenantLoad(BaseModel):
     """A tenant's sequences and KV blocks at this moment; tenant "" stands for operators."""
 

@@ -3,6 +3,8 @@
 import * as api from "./lib/api.js";
 import { sentence } from "./lib/dialog.js";
 import { h, say } from "./lib/dom.js";
+import { themeSwitch } from "./lib/theme.js";
+import { watch } from "./lib/watch.js";
 import * as adapters from "./views/adapters.js";
 import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
@@ -19,6 +21,7 @@ const state = document.getElementById("state");
 
 let session = null;
 let open = null; // { name, view, timer }
+let unwatch = () => {};
 
 async function begin() {
   if (!api.hasKey()) return showSignIn();
@@ -31,11 +34,14 @@ async function begin() {
   const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
   who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
   top.hidden = false;
+  unwatch();
+  unwatch = watch(document.getElementById("banner"), setState);
   return show();
 }
 
 function showSignIn(message = "") {
   close();
+  unwatch();
   session = null;
   api.forgetKey();
   top.hidden = true;
@@ -74,16 +80,19 @@ async function tick(current) {
   if (!document.hidden) {
     try {
       await current.view.refresh?.();
-      if (current.name !== "overview") showState(await api.ask("admin/v1/live"));
+      if (open === current) problem(main, "");
     } catch (error) {
-      if (open === current) setState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
+      if (open === current && error.status) problem(main, sentence(error)); // the banner says that the server is away
     }
   }
   if (open === current && current.view.every_s) current.timer = setTimeout(() => tick(current), current.view.every_s * 1000);
 }
 
-function showState(live) {
-  setState(live.state, live.state !== "ready");
+/** A view whose data is refused says so, above what it shows. */
+function problem(root, text) {
+  let node = root.querySelector(":scope > .problem");
+  if (!node && text) root.prepend(node = h("p", { class: "problem error", role: "status" }));
+  if (node) say(node, text);
 }
 
 function setState(text, bad = false) {
@@ -104,7 +113,7 @@ addEventListener("hashchange", () => {
   main.querySelector("h1")?.scrollIntoView({ block: "nearest" });
 });
 document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
-document.addEventListener("loragate-live", (event) => showState(event.detail));
+themeSwitch(document.getElementById("theme"));
 api.onRefused((error) => {
   if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // otherwise the message is shown already
 });

@@ -9,6 +9,7 @@ import { count, field, h, options, say } from "./dom.js";
  */
 export function listing({ what, text, size = 20, sorts = {}, filters = [], changed }) {
   const state = { page: 0 };
+  if (innerWidth < 720) size = Math.ceil(size / 2); // the rows of a phone are several lines high
   const search = h("input", { type: "search", placeholder: `Search ${what}`, "aria-label": `Search ${what}`, autocomplete: "off", spellcheck: "false" });
   const sort = h("select", {}, options(Object.entries(sorts).map(([name, [label]]) => [name, label]), Object.keys(sorts)[0]));
   const selects = filters.map(({ choices }) => h("select", {}, options(Object.entries(choices).map(([name, [label]]) => [name, label]), Object.keys(choices)[0])));

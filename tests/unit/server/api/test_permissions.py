@@ -75,6 +75,7 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/adapters"): Rule(MANAGER),
     ("GET", "/admin/v1/whoami"): Rule(MANAGER),
     ("GET", "/admin/v1/live"): Rule(MANAGER),
+    ("GET", "/admin/v1/state"): Rule(MANAGER),
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),

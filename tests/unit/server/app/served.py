@@ -6,18 +6,24 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from tests.unit.server.app.composed import compose
+from tests.unit.server.app.composed import Composed, compose
+
+
+async def _nothing(composed: Composed) -> None:
+    return None
 
 
 @contextlib.contextmanager
-def serve(folder: Path, **settings: Any) -> Iterator[str]:
-    """The URL of a running application; it is stopped at the end."""
+def serve(
+    folder: Path, seed: Callable[[Composed], Awaitable[None]] = _nothing, **settings: Any
+) -> Iterator[str]:
+    """The URL of a running application; `seed` fills it before, and it is stopped at the end."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -26,6 +32,7 @@ def serve(folder: Path, **settings: Any) -> Iterator[str]:
 
         async def run() -> None:
             async with compose(folder, **settings) as composed:
+                await seed(composed)
                 config = uvicorn.Config(composed.app, lifespan="off", log_config=None, ws="none")
                 running.append(uvicorn.Server(config))
                 ready.set()

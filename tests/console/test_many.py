@@ -1,0 +1,149 @@
+"""The console with 50 tenants and 200 adapters: short pages, search, paging, phones, themes, a server that goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from console.many_tenants import ADAPTERS, FAILURES, TENANTS, fill
+from console_tab import HOLES, OPERATOR, PHONE, VIEWS, Console
+from playwright.sync_api import expect
+
+from tests.unit.server.app.served import serve
+
+MOST_NODES = 2000
+#: What a view has when its data is there.
+SHOWN = {
+    "overview": ".failures tr td",
+    "adapters": ".card.adapter",
+    "playground": ".chip",
+    "usage": "figure svg",
+    "feedback": ".empty",
+}
+WIDE = {"width": 1440, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(tmp_path_factory.mktemp("many"), fill) as url:
+        yield url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_every_page_is_short_and_fits(
+    open_console: Callable[..., Console], many: str, viewport: dict[str, int], scheme: str
+) -> None:
+    console = open_console(viewport, scheme)
+    console.url = many
+    console.enter(OPERATOR, "overview")
+    page = console.page
+    for view in VIEWS:
+        console.go(view)
+        expect(page.locator(SHOWN[view]).first).to_be_visible()
+        expect(page.locator("main")).not_to_contain_text(HOLES)
+        nodes = page.evaluate("document.querySelectorAll('*').length")
+        assert nodes <= MOST_NODES, (view, nodes)
+        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert over <= 0, (view, over)
+        console.shoot(f"many-{view}-{viewport['width']}-{scheme}")
+
+
+@pytest.fixture
+def tab(open_console: Callable[..., Console], many: str) -> Console:
+    console = open_console(WIDE)
+    console.url = many
+    return console
+
+
+def test_adapters_are_searched_sorted_and_turned(tab: Console) -> None:
+    tab.enter(OPERATOR, "adapters")
+    page = tab.page
+    cards = page.locator(".card.adapter")
+    expect(cards).to_have_count(8)
+    foot = page.locator(".list-foot")
+    expect(foot).to_contain_text(f"1–8 of {ADAPTERS} adapters")
+    first = cards.first.get_attribute("data-model")
+    page.get_by_role("button", name="Next page of adapters").click()
+    expect(foot).to_contain_text("9–16 of")
+    assert cards.first.get_attribute("data-model") != first
+    page.get_by_role("searchbox", name="Search adapters").fill("customer07 tools")
+    expect(cards).to_have_count(1)
+    expect(foot).to_contain_text(f"1 that match, of {ADAPTERS} adapters")
+    page.get_by_role("searchbox", name="Search adapters").fill("support-197")
+    expect(cards.locator("tbody tr")).to_have_count(6)  # the newest five, and the one that serves
+    page.get_by_role("button", name="Show more of 30 versions").click()
+    expect(cards.locator("tbody tr")).to_have_count(26)
+    page.get_by_role("searchbox", name="Search adapters").fill("nothing like it")
+    expect(foot).to_contain_text("None of 200 adapters matches.")
+
+
+def test_tenants_and_failures_are_found(tab: Console) -> None:
+    tab.enter(OPERATOR, "overview")
+    page = tab.page
+    expect(page.locator(".tenant")).to_have_count(15)
+    page.get_by_role("searchbox", name="Search tenants").fill("customer33")
+    expect(page.locator(".tenant h3")).to_have_text(["customer33"])
+    expect(page.get_by_text(f"1 that match, of {TENANTS} tenants")).to_be_visible()
+    rows = page.locator(".failures tbody tr")
+    expect(rows).to_have_count(15)
+    expect(rows.first.locator("time")).to_have_text(re.compile(r"^today \d\d:\d\d:\d\d$"))
+    page.get_by_role("searchbox", name="Search failures").fill("no-such-model-7")
+    expect(rows).to_have_count(1)
+    page.get_by_label("Cause").select_option("server")
+    expect(page.get_by_text(f"None of {FAILURES} failures matches.")).to_be_visible()
+
+
+def test_the_playground_offers_a_search_and_keeps_what_is_chosen(tab: Console) -> None:
+    tab.enter(OPERATOR, "playground")
+    page = tab.page
+    expect(page.locator(".chip")).to_have_count(25)
+    chosen = page.locator(".chip input:checked")
+    before = chosen.input_value()
+    page.get_by_role("searchbox", name="Search models").fill("customer12-tools")
+    page.locator(".chip", has_text="customer12-tools").locator("input").check()
+    page.get_by_role("searchbox", name="Search models").fill("")
+    assert {box.input_value() for box in chosen.all()} >= {before}
+    expect(chosen).to_have_count(2)
+
+
+def test_the_theme_is_switched_and_kept(tab: Console) -> None:
+    tab.enter(OPERATOR, "overview")
+    page = tab.page
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    button = page.get_by_role("button", name=re.compile("^Theme"))
+    button.click()
+    button.click()
+    expect(button).to_have_text("Theme: dark")
+    dark = page.evaluate(paper)
+    assert dark != light
+    page.reload()
+    expect(button).to_have_text("Theme: dark")
+    assert page.evaluate(paper) == dark
+    button.click()
+    assert page.evaluate(paper) == light
+
+
+def test_a_server_that_goes_and_an_engine_that_stalls_are_said(tab: Console) -> None:
+    tab.enter(OPERATOR, "feedback")
+    page = tab.page
+    alert = page.locator("#banner")
+    expect(page.locator("#state")).to_have_text("ready")
+    expect(alert).to_be_hidden()
+    stalled = {"state": "restarting", "stalled": True, "silent_s": 130.0, "warning": None}
+    page.route("**/admin/v1/state", lambda route: route.fulfill(json=stalled))
+    expect(alert).to_contain_text("The engine has stalled")
+    silent = {"state": "ready", "stalled": False, "silent_s": 4.2, "warning": None}
+    page.unroute("**/admin/v1/state")
+    page.route("**/admin/v1/state", lambda route: route.fulfill(json=silent))
+    expect(alert).to_have_text("The engine has not finished a step for 4 s.")
+    page.unroute("**/admin/v1/state")
+    expect(alert).to_be_hidden()
+    page.route("**/admin/v1/state", lambda route: None)  # it takes the request and never answers
+    expect(alert).to_contain_text("The server cannot be reached")
+    expect(alert).to_contain_text("What is shown is from today")
+    expect(page.locator("#state")).to_have_text("away")
+    page.unroute("**/admin/v1/state")
+    expect(alert).to_be_hidden()
