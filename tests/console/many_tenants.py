@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -10,6 +12,7 @@ from adapters.models import SYSTEM, Tenant
 from adapters.registry import connect
 from adapters.registry.schema import tables
 from server.app import demo_seed
+from server.observability.history import Finished, History
 from tests.unit.server.app.composed import Composed
 
 TENANTS, ADAPTERS = 50, 200
@@ -25,6 +28,7 @@ async def fill(composed: Composed) -> None:
         await registry.tenants.add(Tenant(f"customer{number:02}"), by=SYSTEM)
     source = await registry.versions.get("acme", "support", 1)
     await _copy(composed, source)
+    _remember(composed.server.observer.history)
     for number in range(FAILURES):
         body = {"model": f"no-such-model-{number}", "messages": [{"role": "user", "content": "Hello!"}]}
         answer = await composed.ask("POST", "/v1/chat/completions", key="demo-acme", json=body)
@@ -54,3 +58,19 @@ async def _copy(composed: Composed, source: object) -> None:
         await connection.execute(sa.insert(tables.versions), versions)
         await connection.execute(sa.insert(tables.aliases), aliases)
     await engine.dispose()
+
+
+def _remember(history: History) -> None:
+    """A day of requests of two adapters, busier at noon, in which one minute of each quarter fails."""
+    now_s = time.time()
+    for minute in range(24 * 60, 0, -1):
+        at_s = now_s - 60 * minute
+        history._clock = lambda at_s=at_s: at_s  # type: ignore[misc]
+        load = 1 + math.sin(minute / 228)
+        for tenant, adapter in (("acme", "support"), ("globex", "tools")):
+            ttft_s = 0.05 + 0.2 * load + 0.4 * (minute % 7 == 0)
+            for _ in range(round(3 * load)):
+                history.note(Finished(tenant, adapter, minute % 15 == 0, 120, 80, ttft_s))
+        kv_blocks = round(400 * load)
+        history.sample({"acme": {"running": round(4 * load), "waiting": minute % 3, "kv_blocks": kv_blocks}})
+    history._clock = time.time

@@ -16,6 +16,7 @@ MOST_NODES = 2000
 #: What a view has when its data is there.
 SHOWN = {
     "overview": ".failures tr td",
+    "activity": ".line-chart",
     "adapters": ".card.adapter",
     "playground": ".chip",
     "usage": "figure svg",
@@ -106,6 +107,26 @@ def test_the_playground_offers_a_search_and_keeps_what_is_chosen(tab: Console) -
     page.get_by_role("searchbox", name="Search models").fill("")
     assert {box.input_value() for box in chosen.all()} >= {before}
     expect(chosen).to_have_count(2)
+
+
+def test_a_failure_leads_to_its_request_and_the_charts_have_it(tab: Console) -> None:
+    tab.enter(OPERATOR, "overview")
+    page = tab.page
+    page.locator(".failures tbody tr").first.get_by_role("link", name="Details").click()
+    facts = page.locator(".request .facts")
+    expect(facts).to_contain_text("404 model_not_found")
+    expect(facts).to_contain_text(f"no-such-model-{FAILURES - 1}")
+    expect(page.get_by_role("img", name="Requests per minute")).to_be_visible()
+    page.get_by_label("Tenant or adapter").select_option(label="acme")
+    page.get_by_label("Time", exact=True).select_option("day")
+    name = re.compile(r"Requests per minute\. all: [\d.]+ now, at most [1-9]")
+    expect(page.get_by_role("img", name=name)).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text(HOLES)
+    tab.shoot("many-activity-request")
+    tab.expected_statuses = {404}
+    page.get_by_label("Request", exact=True).fill("nobody-has-it")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.locator(".request .error")).to_contain_text("each server keeps the last 1,000 requests")
 
 
 def test_the_theme_is_switched_and_kept(tab: Console) -> None:

@@ -14,7 +14,6 @@ from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
 from adapters.tenant_settings import TenantSettings
-from server.fairness.shares import Capacity
 
 Item = TypeVar("Item")
 
@@ -149,80 +148,6 @@ class AdapterDetails(AdapterInfo):
     versions: Sequence[VersionDetails]
     history: Sequence[AliasChange]
     compared_with_engine_at: datetime | None
-
-
-class KeySummary(BaseModel):
-    """The key that was used."""
-
-    id: str
-    prefix: str
-    note: str
-    expires_at: datetime | None
-
-
-class WhoamiInfo(BaseModel):
-    """Whose key it is, and what the console needs to know of the server."""
-
-    role: Role
-    tenant: str | None
-    key: KeySummary
-    base_model: str
-    keeps_feedback_messages: bool
-    playground_preset: str
-    """The preset that the playground begins with; empty: none."""
-
-
-class StateInfo(BaseModel):
-    """Whether requests are answered at this moment."""
-
-    state: str
-    stalled: bool
-    """The engine has stalled and is being restarted."""
-    silent_s: float
-    """Seconds since the engine's last step or answer."""
-    warning: str | None
-    """A sentence while the registry's database does not answer."""
-
-
-class TenantLoad(BaseModel):
-    """A tenant's sequences and KV blocks at this moment; tenant "" stands for operators."""
-
-    tenant: str
-    running: int
-    waiting: int
-    kv_blocks: int
-    guaranteed_blocks: int
-    limit_blocks: int
-    weight: float
-
-
-class TenantLive(BaseModel):
-    """What a tenant admin sees of the engine."""
-
-    state: str
-    adapters_loaded: int
-    tenants: list[TenantLoad]
-
-
-class OperatorLive(BaseModel):
-    """What an operator sees of the engine."""
-
-    state: str
-    adapters_loaded: int
-    adapters_capacity: int
-    capacity: Capacity
-    tenants: list[TenantLoad]
-
-
-class OptionInfo(BaseModel):
-    """A decoding option of chat requests."""
-
-    name: str
-    type: str
-    range: str
-    default: Any
-    source: str
-    meaning: str
 
 
 class FeedbackInfo(BaseModel):

@@ -5,6 +5,7 @@ import { sentence } from "./lib/dialog.js";
 import { h, say } from "./lib/dom.js";
 import { themeSwitch } from "./lib/theme.js";
 import { watch } from "./lib/watch.js";
+import * as activity from "./views/activity.js";
 import * as adapters from "./views/adapters.js";
 import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
@@ -12,8 +13,8 @@ import * as playground from "./views/playground.js";
 import { signIn } from "./views/sign-in.js";
 import * as usage from "./views/usage.js";
 
-// Each view: title, mount(root, session) -> { refresh?, every_s?, leave? }
-const VIEWS = { overview, adapters, playground, usage, feedback };
+// Each view: title, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
+const VIEWS = { overview, activity, adapters, playground, usage, feedback };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
 const who = document.getElementById("who");
@@ -58,8 +59,9 @@ function close() {
 
 function show() {
   if (!session) return;
-  const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "overview";
-  if (open?.name === name) return;
+  const [asked, rest] = location.hash.slice(1).split("/");
+  const name = asked in VIEWS ? asked : "overview";
+  if (open?.name === name && !rest) return;
   close();
   for (const link of document.querySelectorAll("#tabs a")) {
     if (link.hash === `#${name}`) {
@@ -71,7 +73,7 @@ function show() {
   document.title = `${VIEWS[name].title} · loragate console`;
   const root = h("div", { class: `view ${name}` });
   main.replaceChildren(h("h1", {}, VIEWS[name].title), root);
-  open = { name, view: VIEWS[name].mount(root, session), timer: 0 };
+  open = { name, view: VIEWS[name].mount(root, session, rest && decodeURIComponent(rest)), timer: 0 };
   tick(open);
 }
 

@@ -151,7 +151,8 @@ function failureList(errors, session) {
       h("td", { "data-label": "Model" }, error.model || error.path),
       h("td", { "data-label": "Error" }, h("span", { class: "code" }, `${error.status} ${error.code}`)),
       h("td", { "data-label": "Cause" }, error.cause),
-      h("td", { "data-label": "Request" }, h("button", { type: "button", class: "id", title: "Copy", onclick: () => copy(error.request_id) }, error.request_id)),
+      h("td", { "data-label": "Request" }, h("button", { type: "button", class: "id", title: "Copy", onclick: () => copy(error.request_id) }, error.request_id),
+        " ", h("a", { href: `#activity/${encodeURIComponent(error.request_id)}`, "aria-label": `Details of request ${error.request_id}` }, "Details")),
     ))),
   );
 }
