@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from console.many_tenants import ADAPTERS, FAILURES, TENANTS, fill
-from console_tab import HOLES, OPERATOR, PHONE, VIEWS, Console
+from console_tab import HOLES, OPERATOR, OPERATORS_VIEWS, PHONE, VIEWS, Console
 from playwright.sync_api import expect
 
 from tests.unit.server.app.served import serve
@@ -21,6 +22,8 @@ SHOWN = {
     "playground": ".chip",
     "usage": "figure svg",
     "feedback": ".empty",
+    "tenants": ".managed",
+    "audit": "tbody tr",
 }
 WIDE = {"width": 1440, "height": 900}
 
@@ -40,7 +43,7 @@ def test_every_page_is_short_and_fits(
     console.url = many
     console.enter(OPERATOR, "overview")
     page = console.page
-    for view in VIEWS:
+    for view in (*VIEWS, *OPERATORS_VIEWS):
         console.go(view)
         expect(page.locator(SHOWN[view]).first).to_be_visible()
         expect(page.locator("main")).not_to_contain_text(HOLES)
@@ -127,6 +130,59 @@ def test_a_failure_leads_to_its_request_and_the_charts_have_it(tab: Console) -> 
     page.get_by_label("Request", exact=True).fill("nobody-has-it")
     page.get_by_role("button", name="Look up").click()
     expect(page.locator(".request .error")).to_contain_text("each server keeps the last 1,000 requests")
+
+
+def test_a_customer_gets_limits_and_a_key_and_loses_it(tab: Console) -> None:
+    tab.enter(OPERATOR, "tenants")
+    page = tab.page
+    page.get_by_text("Add a tenant").click()
+    page.get_by_label("Name").fill("initech")
+    page.get_by_label("Requests per minute").first.fill("60")
+    page.get_by_label("KV cache guaranteed").first.fill("0.25")
+    page.get_by_role("button", name="Add tenant").click()
+    expect(page.get_by_text("25 % of the KV cache is guaranteed to tenants; 75 % is free.")).to_be_visible()
+    page.get_by_role("searchbox", name="Search tenants").fill("initech")
+    row = page.locator('[data-tenant="initech"]')
+    expect(row).to_contain_text("KV 25 % to 100 % · 60 requests/min")
+    row.get_by_role("button", name="Manage initech").click()
+    row.get_by_label("Requests per minute").fill("")
+    row.get_by_label("Weight").fill("2")
+    row.get_by_role("button", name="Save").click()
+    expect(row.locator(".hint").first).to_have_text("weight 2 · KV 25 % to 100 %")
+
+    row.get_by_label("Note").fill("their app")
+    row.get_by_label("Expires in days").fill("30")
+    row.get_by_role("button", name="Make a key").click()
+    secret = row.locator(".secret code")
+    expect(secret).to_contain_text("lg-")
+    first = secret.text_content()
+    tab.shoot("many-tenants-key")
+    row.get_by_role("button", name="Rotate their app").click()
+    page.get_by_role("dialog").get_by_role("button", name="Rotate").click()
+    expect(secret).not_to_have_text(first or "")
+    expect(row.locator("tbody tr")).to_have_count(2)  # the old one works for another hour
+    row.get_by_role("button", name="Revoke their app").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row.locator("tbody tr")).to_have_count(1)
+
+    tab.go("audit")
+    page.get_by_label("Search").fill("initech")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as CSV").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0] == "at,actor,key_id,action,subject,details"
+    assert [line.split(",")[3] for line in lines[1:]] == ["tenant.set", "tenant.add"]
+    page.get_by_label("Search").fill("")
+    page.get_by_role("button", name="Older").click()
+    expect(page.get_by_role("button", name="Newer")).to_be_enabled()
+
+    tab.go("tenants")
+    page.get_by_role("searchbox", name="Search tenants").fill("initech")
+    page.get_by_role("button", name="Manage initech").click()
+    page.get_by_role("button", name="Remove this tenant").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.locator('[data-tenant="initech"]')).to_have_count(0)
 
 
 def test_the_theme_is_switched_and_kept(tab: Console) -> None:

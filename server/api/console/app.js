@@ -7,14 +7,16 @@ import { themeSwitch } from "./lib/theme.js";
 import { watch } from "./lib/watch.js";
 import * as activity from "./views/activity.js";
 import * as adapters from "./views/adapters.js";
+import * as audit from "./views/audit.js";
 import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
 import * as playground from "./views/playground.js";
 import { signIn } from "./views/sign-in.js";
+import * as tenants from "./views/tenants.js";
 import * as usage from "./views/usage.js";
 
-// Each view: title, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
-const VIEWS = { overview, activity, adapters, playground, usage, feedback };
+// Each view: title, forOperators?, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
+const VIEWS = { overview, activity, tenants, adapters, playground, usage, feedback, audit };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
 const who = document.getElementById("who");
@@ -34,6 +36,9 @@ async function begin() {
   }
   const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
   who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
+  document.getElementById("tabs").replaceChildren(
+    ...Object.keys(VIEWS).filter(mayOpen).map((name) => h("a", { href: `#${name}` }, VIEWS[name].title)),
+  );
   top.hidden = false;
   unwatch();
   unwatch = watch(document.getElementById("banner"), setState);
@@ -57,10 +62,12 @@ function close() {
   open = null;
 }
 
+const mayOpen = (name) => name in VIEWS && (!VIEWS[name].forOperators || !session.tenant);
+
 function show() {
   if (!session) return;
   const [asked, rest] = location.hash.slice(1).split("/");
-  const name = asked in VIEWS ? asked : "overview";
+  const name = mayOpen(asked) ? asked : "overview";
   if (open?.name === name && !rest) return;
   close();
   for (const link of document.querySelectorAll("#tabs a")) {
@@ -102,9 +109,6 @@ function setState(text, bad = false) {
   state.classList.toggle("bad", bad);
 }
 
-document.getElementById("tabs").append(
-  ...Object.entries(VIEWS).map(([name, view]) => h("a", { href: `#${name}` }, view.title)),
-);
 document.getElementById("sign-out").addEventListener("click", () => showSignIn());
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the hash is reserved for the view's name
