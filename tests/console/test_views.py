@@ -15,6 +15,7 @@ from adapters.training.data.reader import read_conversations
 
 def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:
     console.enter(OPERATOR, "overview")
+    console.page.get_by_role("searchbox", name="Search tenants").fill(shop.name)
     row = console.page.locator(f'.tenant[data-tenant="{shop.name}"]')
     bar = row.get_by_role("meter")
     expect(bar).to_have_attribute("aria-valuenow", "0")

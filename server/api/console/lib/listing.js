@@ -21,7 +21,7 @@ export function listing({ what, text, size = 20, sorts = {}, filters = [], chang
   };
   const before = h("button", { type: "button", onclick: turn(-1), "aria-label": `Previous page of ${what}` }, "Previous");
   const after = h("button", { type: "button", onclick: turn(1), "aria-label": `Next page of ${what}` }, "Next");
-  const bar = h("div", { class: "list-bar", role: "search" },
+  const bar = h("div", { class: "list-bar", role: "search", "aria-label": `Find ${what}` },
     h("div", { class: "field search" }, search),
     filters.map(({ label }, at) => field(label, selects[at])),
     Object.keys(sorts).length > 1 ? field("Sort by", sort) : null);
