@@ -22,6 +22,11 @@ def read_variable(name: str) -> str | None:
     return read_variable_or_file(os.environ, name)
 
 
+def login_shell() -> str:
+    """The name of the user's shell, such as bash; empty where the environment does not say."""
+    return Path(os.environ.get("SHELL", "")).name
+
+
 def ignored_service_links() -> list[str]:
     """The variables of Kubernetes and Docker that `settings.load` ignores, by name (see `service_links`)."""
     return sorted(service_links(os.environ))

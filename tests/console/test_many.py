@@ -83,6 +83,25 @@ def test_adapters_are_searched_sorted_and_turned(tab: Console) -> None:
     expect(foot).to_contain_text("None of 200 adapters matches.")
 
 
+def test_a_version_is_pinned_and_one_without_traffic_removed(tab: Console) -> None:
+    tab.enter(OPERATOR, "adapters")
+    page = tab.page
+    page.get_by_role("searchbox", name="Search adapters").fill("support-197")
+    card = page.locator(".card.adapter")
+    expect(card).to_have_count(1)
+    first = card.locator("tbody tr", has_text="v1")
+    expect(first.get_by_role("button", name="Remove")).to_have_count(0)  # it has all traffic
+    model = card.get_attribute("data-model")
+    card.get_by_role("button", name=f"Remove version 30 of {model}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(card.locator("tbody tr").first).to_contain_text("v29")
+    page.get_by_role("searchbox", name="Search adapters").fill("acme-support")
+    card.get_by_role("button", name="Pin version 1 of acme-support").click()
+    expect(card).to_contain_text("pinned")
+    card.get_by_role("button", name="Unpin version 1 of acme-support").click()
+    expect(card.get_by_role("button", name="Pin version 1", exact=False)).to_be_visible()
+
+
 def test_tenants_and_failures_are_found(tab: Console) -> None:
     tab.enter(OPERATOR, "overview")
     page = tab.page

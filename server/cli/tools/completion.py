@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -36,7 +35,9 @@ def completion(context: click.Context, shell: str | None, install: bool) -> None
 
 
 def _current_shell() -> str:
-    name = Path(os.environ.get("SHELL", "")).name
+    from server.config.environment import login_shell
+
+    name = login_shell()
     if name not in _START_FILES:
         raise click.UsageError(f"The shell is not known; name it: {', '.join(_START_FILES)}.")
     return name

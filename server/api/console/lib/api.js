@@ -62,7 +62,7 @@ export async function ask(path, { method = "GET", body, timeout_s = method === "
   const signal = timeout_s ? AbortSignal.timeout(timeout_s * 1000) : undefined;
   const response = await send(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   if (!response.ok) await refuse(response);
-  return response.json();
+  return response.status === 204 ? null : response.json();
 }
 
 /** The text of an answer, for downloads. Throws ApiError. */

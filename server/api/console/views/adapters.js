@@ -5,7 +5,7 @@ import { bytes, h, moment, share } from "../lib/dom.js";
 import { byMost, byText, listing } from "../lib/listing.js";
 import { publishForm } from "./publish.js";
 import { splitForm } from "./split.js";
-import { change, shares, usable } from "./traffic.js";
+import { act, change, shares, usable } from "./traffic.js";
 
 export const title = "Adapters";
 
@@ -25,7 +25,7 @@ export function mount(root, session) {
   let adapters = [];
   const controls = listing({
     what: "adapters", size: CARDS, changed: draw,
-    text: (adapter) => `${adapter.model} ${adapter.tenant} ${adapter.versions.map((version) => version.source).join(" ")}`,
+    text: (adapter) => adapter.model,
     sorts: { name: ["name", byText((adapter) => adapter.model)], use: ["requests now", byMost(inUse)], added: ["newest version", byMost(newest)] },
     filters: [{ label: "Show", choices: {
       all: ["all", () => true],
@@ -70,7 +70,7 @@ export function mount(root, session) {
       shown.get(adapter.model).signature = ""; // draws this card with more versions
       draw();
     };
-    const node = card(adapter, refresh, state, again);
+    const node = card(adapter, refresh, { ...session, ...state, more: () => { state.versions += 20; again(); } });
     const focused = before?.node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     if (before) before.node.replaceWith(node);
     else list.append(node);
@@ -81,17 +81,13 @@ export function mount(root, session) {
   return { refresh, every_s: 2 };
 }
 
-function card(adapter, refresh, state, again) {
+function card(adapter, refresh, view) {
   const serving = shares(adapter.alias);
   const versions = [...adapter.versions].sort((a, b) => b.number - a.number).filter((version) => version.state !== "retired" || serving.has(version.number));
   const retired = adapter.versions.length - versions.length;
-  const rows = versions.filter((version, at) => at < state.versions || serving.has(version.number));
+  const rows = versions.filter((version, at) => at < view.versions || serving.has(version.number));
   const more = h("button", {
-    type: "button", class: "quiet", "data-focus": "more",
-    onclick: () => {
-      state.versions += 20;
-      again();
-    },
+    type: "button", class: "quiet", "data-focus": "more", onclick: view.more,
   }, `Show more of ${versions.length} versions`);
   const rollback = h("button", {
     type: "button", "data-focus": "rollback", disabled: adapter.alias.generation < 2,
@@ -106,7 +102,7 @@ function card(adapter, refresh, state, again) {
     trafficBar(serving),
     h("table", { class: "stacked versions" },
       h("thead", {}, h("tr", {}, ["Version", "Traffic", "State", "Rank", "Size", "Added", ""].map((text) => (text ? h("th", { scope: "col" }, text) : h("td", {}))))),
-      h("tbody", {}, rows.map((version) => versionRow(adapter, version, serving, refresh)))),
+      h("tbody", {}, rows.map((version) => versionRow(adapter, version, serving, refresh, !view.tenant)))),
     rows.length < versions.length ? more : null,
     retired ? h("p", { class: "hint" }, `${retired} retired ${retired === 1 ? "version is" : "versions are"} not shown.`) : null,
     usable(adapter).length > 1 ? splitForm(adapter, serving, refresh) : null,
@@ -121,7 +117,7 @@ function trafficBar(serving) {
     entries.map(([number, part]) => h("span", { style: { flexGrow: String(part) } }, h("b", {}, `v${number}`), entries.length > 1 ? ` ${share(part)}` : "")));
 }
 
-function versionRow(adapter, version, serving, refresh) {
+function versionRow(adapter, version, serving, refresh, isOperator) {
   const part = serving.get(version.number) ?? 0;
   const promote = h("button", {
     type: "button", "data-focus": `promote-${version.number}`, "aria-label": `Promote version ${version.number} of ${adapter.model}`,
@@ -133,6 +129,7 @@ function versionRow(adapter, version, serving, refresh) {
   }, "Promote");
   const can = ["ready", "resident"].includes(version.state) && part < 1;
   const loaded = version.state === "resident";
+  const buttons = [...upkeep(adapter, version, part, refresh, isOperator), can ? promote : null].filter(Boolean);
   return h("tr", {},
     h("td", { "data-label": "Version" }, h("strong", {}, `v${version.number}`), version.pinned ? h("span", { class: "hint" }, " pinned") : null),
     h("td", { "data-label": "Traffic" }, part ? share(part) : "–"),
@@ -144,8 +141,27 @@ function versionRow(adapter, version, serving, refresh) {
     h("td", { "data-label": "Rank" }, version.rank ?? "–"),
     h("td", { "data-label": "Size" }, bytes(version.size_bytes)),
     h("td", { "data-label": "Added" }, moment(version.created_at)),
-    h("td", { class: "act" }, can ? promote : null),
+    h("td", { class: "act" }, buttons.length ? h("div", { class: "actions" }, buttons) : null),
   );
+}
+
+/** Operators pin a version, so that it stays in the engine; a version without traffic can be removed. */
+function upkeep(adapter, version, part, refresh, isOperator) {
+  const name = `version ${version.number} of ${adapter.model}`;
+  const path = `${adapter.tenant}/${adapter.name}/versions/${version.number}`;
+  const canServe = ["ready", "resident"].includes(version.state);
+  const pin = h("button", {
+    type: "button", class: "quiet", "data-focus": `pin-${version.number}`, "aria-label": `${version.pinned ? "Unpin" : "Pin"} ${name}`,
+    onclick: () => act(`${path}/pin`, version.pinned ? "DELETE" : "PUT", { done: `${adapter.model}@${version.number} is ${version.pinned ? "no longer pinned" : "pinned: it stays in the engine"}.` }, refresh),
+  }, version.pinned ? "Unpin" : "Pin");
+  const remove = h("button", {
+    type: "button", class: "quiet", "data-focus": `remove-${version.number}`, "aria-label": `Remove ${name}`,
+    onclick: () => act(path, "DELETE", {
+      done: `${adapter.model}@${version.number} is removed.`,
+      question: { title: `Remove version ${version.number}?`, text: "Its files are deleted when its last request has ended. It can only be added again.", action: "Remove", danger: true },
+    }, refresh),
+  }, "Remove");
+  return [isOperator && canServe ? pin : null, part || !canServe ? null : remove];
 }
 
 function recipeText(recipe) {

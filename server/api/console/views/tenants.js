@@ -2,7 +2,7 @@
 
 import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
-import { count, field, h, share } from "../lib/dom.js";
+import { count, field, h, options, share } from "../lib/dom.js";
 import { byMost, byText, listing } from "../lib/listing.js";
 import { keyList } from "./keys.js";
 
@@ -77,9 +77,12 @@ function summary(tenant) {
 function settingFields(tenant) {
   const inputs = Object.fromEntries(Object.keys(SETTINGS).map((name) => [name, h("input", { type: "number", step: SHARES.includes(name) ? "any" : "1", min: "0", value: tenant?.[name] ?? "" })]));
   const nodes = Object.entries(SETTINGS).map(([name, [label, hint]]) => field(label, inputs[name], hint));
-  const values = () => Object.fromEntries(Object.entries(inputs)
+  const period = h("select", {}, options([["month", "a month"], ["day", "a day"]], tenant?.budget_period ?? "month"));
+  nodes.push(field("Token budget is for", period));
+  const numbers = () => Object.entries(inputs)
     .filter(([name, input]) => input.value !== "" || !SHARES.includes(name))
-    .map(([name, input]) => [name, input.value === "" ? null : Number(input.value)]));
+    .map(([name, input]) => [name, input.value === "" ? null : Number(input.value)]);
+  const values = () => ({ ...Object.fromEntries(numbers()), budget_period: period.value });
   return { nodes, values };
 }
 
