@@ -19,10 +19,12 @@ from server.auth.authenticator import Authenticator
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
 from server.errors import Forbidden
+from server.observability.history import History
 from server.observability.readiness import Readiness
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.context import Caller
 from server.request.sampling import SamplingResolver
+from server.usage.request_log import RequestLog
 from server.usage.shared_failures import SharedFailures
 
 
@@ -41,6 +43,8 @@ class AdminServices:
     readiness: Readiness
     scheduler_stats: SchedulerStats
     failures: SharedFailures
+    history: History
+    request_log: RequestLog
 
 
 def admin_router(prefix: str = "") -> APIRouter:

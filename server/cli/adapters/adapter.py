@@ -121,7 +121,9 @@ def promote(
 ) -> None:
     """Send all traffic to VERSION, after the server has loaded and probed it."""
     body = {"version": version, "expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
     servers = len(alias["proven_on"])
     proven = f", proven on {servers} servers" if servers > 1 else ""
     click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']}{proven})")
@@ -143,7 +145,9 @@ def split(
 ) -> None:
     """Divide the traffic between versions: `split acme support 3=90 4=10`."""
     body = {"weights": dict(_weight(text) for text in weights), "expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/split", json=body)
     shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
     click.echo(f"{tenant}-{name} is split over {shares} (generation {alias['generation']})")
 
@@ -158,7 +162,9 @@ def rollback(
 ) -> None:
     """Send all traffic to the version that had it before."""
     body = {"expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
     click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
 
 
