@@ -84,6 +84,20 @@ class Keys(DatabasePart):
         async with self._database.read() as connection:
             return await records((await connection.execute(query)).mappings(), key_of)
 
+    async def set(self, key_id: str, changes: Mapping[str, Any], *, by: Actor) -> Key:
+        """Change `models`, `expires_at` or `note` of a key; None allows all models, or removes the expiry.
+
+        Raises: UnknownKey; BadValue: the expiry has no time zone.
+        """
+        _check_expiry(changes.get("expires_at"))
+        values = {name: changes[name] for name in ("models", "expires_at", "note") if name in changes}
+        async with self._database.change(by, "key.set", key_id, {"changed": sorted(values)}) as connection:
+            await _get(connection, key_id)
+            if values:
+                table = tables.keys
+                await connection.execute(sa.update(table).where(table.c.id == key_id).values(**values))
+            return await _get(connection, key_id)
+
     async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
         """Revoke a key now, or `in_s` seconds from now; an earlier end stays. Raises: UnknownKey."""
         async with self._database.change(by, "key.revoke", key_id, {"in_s": in_s}) as connection:
@@ -106,6 +120,11 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _check_expiry(moment: datetime | None) -> None:
+    if moment is not None and moment.tzinfo is None:
+        raise BadValue("expires_at needs a time zone, for example +00:00.")
+
+
 def _new_key(
     tenant: str | None,
     role: Role,
@@ -116,8 +135,7 @@ def _new_key(
 ) -> IssuedKey:
     if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
         raise BadValue("A fixed key must have 6 to 256 printable ASCII characters; choose another secret.")
-    if expires_at is not None and expires_at.tzinfo is None:
-        raise BadValue("expires_at needs a time zone, for example +00:00.")
+    _check_expiry(expires_at)
     secret = secret or "lg-" + secrets.token_urlsafe(32)
     key = Key(
         id="k_" + secrets.token_hex(8),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Any
 
 from adapters.depot.depot import Depot
 from adapters.depot.shared_uploads import SharedUploads
@@ -36,6 +37,7 @@ from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
 from server.engine.supervisor import State
 from server.observability import loop_lag
+from server.observability.history import History
 from server.observability.query_timing import time_queries
 from server.observability.readiness import Readiness
 from server.observability.recorder import MetricsRecorder
@@ -48,6 +50,7 @@ from server.usage import shared_failures
 from server.usage.feedback import FeedbackService
 from server.usage.ledger import Ledger
 from server.usage.recent_requests import RecentAnswers, RecentFailures
+from server.usage.request_log import RequestLog
 from server.usage.shared_answers import SharedAnswers
 from server.usage.shared_failures import SharedFailures
 from server.usage.spool import UsageSpool
@@ -92,12 +95,18 @@ class Server:
         is_shared = registry.membership.is_shared
         self.failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
         self.answers = SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
-        self.observer = RequestObserver(self.metrics, self.canaries, self.answers, self.failures)
+        self.observer = self._observer()
         self.feedback = FeedbackService(
             self.answers,
             registry.feedback.put,
             (self.metrics.requests.rated, self.canaries.rated),
             keeps_messages=settings.keep_feedback_messages,
+        )
+
+    def _observer(self) -> RequestObserver:
+        """What looks at each finished request."""
+        return RequestObserver(
+            self.metrics, self.canaries, self.answers, self.failures, History(), RequestLog()
         )
 
     def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
@@ -173,6 +182,21 @@ async def _recover(server: Server) -> None:
     await server.evaluations.resume()
 
 
+def _loops(
+    server: Server, maintenance: MaintenanceLoop, members: MembershipLoop
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What runs until the server ends, by its task's name."""
+    return {
+        "registry": server.registry.availability.run(),
+        "maintenance": maintenance.run(),
+        "membership": members.run(),
+        "canaries": server.canaries.run(),
+        "loop-lag": loop_lag.watch(server.metrics.loop_lag_s.observe),
+        "history": server.observer.history.run(server.engine.scheduler_stats),
+        "garbage-collection": garbage_collection.run(lambda: not server.requests.in_flight),
+    }
+
+
 @contextlib.asynccontextmanager
 async def _background(server: Server) -> AsyncIterator[None]:
     """Recover, run the background tasks, and end everything in order."""
@@ -191,19 +215,13 @@ async def _background(server: Server) -> AsyncIterator[None]:
     await maintenance.recover()
     await wrong_keys.restore()
     await _recover(server)
-    probing = asyncio.create_task(server.registry.availability.run(), name="registry")
-    maintaining = asyncio.create_task(maintenance.run(), name="maintenance")
-    beating = asyncio.create_task(members.run(), name="membership")
     flushing = asyncio.create_task(server.ledger.run(), name="ledger")
-    judging = asyncio.create_task(server.canaries.run(), name="canaries")
-    timing = asyncio.create_task(loop_lag.watch(server.metrics.loop_lag_s.observe), name="loop-lag")
-    collecting = asyncio.create_task(
-        garbage_collection.run(lambda: not server.requests.in_flight), name="garbage-collection"
-    )
+    loops = _loops(server, maintenance, members)
+    tasks = [flushing, *(asyncio.create_task(work, name=name) for name, work in loops.items())]
     try:
         yield
     finally:
-        for task in (maintaining, judging, flushing, probing, timing, beating, collecting):
+        for task in tasks:
             task.cancel()
         await server.evaluations.aclose()
         await server.shadows.aclose()

@@ -139,4 +139,6 @@ def _admin_services(server: Server) -> AdminServices:
         scheduler_stats=server.engine.scheduler_stats,
         failures=server.failures,
         evaluations=server.evaluations,
+        history=server.observer.history,
+        request_log=server.observer.log,
     )

@@ -15,6 +15,7 @@ from adapters.training.data.reader import read_conversations
 
 def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:
     console.enter(OPERATOR, "overview")
+    console.page.get_by_role("searchbox", name="Search tenants").fill(shop.name)
     row = console.page.locator(f'.tenant[data-tenant="{shop.name}"]')
     bar = row.get_by_role("meter")
     expect(bar).to_have_attribute("aria-valuenow", "0")
@@ -145,7 +146,7 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
     page.get_by_label(shop.model, exact=True).uncheck()
     for model in models:
         page.get_by_label(model).check()
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("summary", has_text="Decoding").first.click()
     page.get_by_label("Preset").select_option("factual")
     page.get_by_label("max_tokens").fill("24")
     page.get_by_text("more options").click()
@@ -204,7 +205,7 @@ def test_the_playground_tells_what_was_refused(console: Console, shop: Shop) -> 
     console.enter(shop.admin_key, "playground")
     page = console.page
     page.get_by_label("Prompt", exact=True).fill("Hello!")
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("summary", has_text="Decoding").first.click()
     page.get_by_label("temperature").fill("9")
     console.expected_statuses = {400}
     page.get_by_role("button", name="Run").click()

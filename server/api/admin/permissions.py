@@ -20,10 +20,12 @@ from server.background.evaluations.service import EvaluationService
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
 from server.errors import Forbidden
+from server.observability.history import History
 from server.observability.readiness import Readiness
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.context import Caller
 from server.request.sampling import SamplingResolver
+from server.usage.request_log import RequestLog
 from server.usage.shared_failures import SharedFailures
 
 
@@ -43,6 +45,8 @@ class AdminServices:
     scheduler_stats: SchedulerStats
     failures: SharedFailures
     evaluations: EvaluationService
+    history: History
+    request_log: RequestLog
 
 
 def admin_router(prefix: str = "") -> APIRouter:

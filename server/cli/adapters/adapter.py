@@ -145,7 +145,9 @@ def promote(
 ) -> None:
     """Send all traffic to VERSION, after the server has loaded and probed it."""
     body = {"version": version, "expected_generation": expected_generation, "if": condition}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
     if as_json:
         click.echo(json.dumps(alias))
         return
@@ -176,7 +178,9 @@ def split(
         "expected_generation": expected_generation,
         "if": condition,
     }
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/split", json=body)
     shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
     click.echo(f"{tenant}-{name} is split over {shares} (generation {alias['generation']})")
 
@@ -191,7 +195,9 @@ def rollback(
 ) -> None:
     """Send all traffic to the version that had it before."""
     body = {"expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
     click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
 
 

@@ -1,4 +1,4 @@
-"""`loragate tenant usage`: reads usage from the database, whether the server runs or not."""
+"""`loragate tenant usage`: usage from a running server with `--url`, otherwise from the database."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 import click
 
-from server.cli.options import STORAGE_FIELDS, settings_options
-from server.cli.storage import storage_settings, with_registry
+from server.cli.tenants.administration import admin_options, administration
 
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+#: Forms of a time on the command line.
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 
-@settings_options(*STORAGE_FIELDS)
+@admin_options
 @click.command()
 @click.argument("tenant", required=False)
 @click.option(
     "--from",
     "since",
-    type=click.DateTime(_TIMES),
+    type=click.DateTime(TIMES),
     help="First hour to count, in UTC unless it has a time zone.  [default: start of this month]",
 )
-@click.option("--to", "until", type=click.DateTime(_TIMES), help="First hour not to count.  [default: now]")
+@click.option("--to", "until", type=click.DateTime(TIMES), help="First hour not to count.  [default: now]")
 @click.option(
     "--by",
     type=click.Choice(["hour", "day", "month"]),
@@ -46,20 +46,12 @@ def usage(
     **flags: Any,
 ) -> None:
     """Show tokens, KV block-seconds and times used by TENANT, or by all tenants, per adapter and version."""
-    from adapters.registry.database import utc_now
-    from adapters.tenant_settings import BudgetPeriod
-    from server.api.admin.usage import as_csv, in_utc
-    from server.usage.aggregation import period_start, summed
-
     if as_json and as_csv_:
         raise click.UsageError("--json and --csv are two formats: give only one of them.")
-    begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
-    entries = with_registry(
-        storage_settings(config, flags),
-        lambda r: r.usage.list(since=begin, until=in_utc(until) if until else None, tenant=tenant),
-    )
-    rows = summed(entries, by)
+    rows = administration(config, **flags).usage(tenant, since, until, by)
     if as_csv_:
+        from server.api.admin.usage import as_csv
+
         click.echo(as_csv(rows), nl=False)
     elif as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -65,6 +65,7 @@ RULES: dict[Route, Rule] = {
     ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
     ("GET", "/admin/v1/keys"): Rule(OPERATOR, 200, NAMED),
     ("POST", "/admin/v1/keys"): Rule(OPERATOR, 201, {"json": {"tenant": "{tenant}"}}),
+    ("PATCH", "/admin/v1/keys/{key_id}"): Rule(OPERATOR, 200, {"json": {"note": "x"}}),
     ("DELETE", "/admin/v1/keys/{key_id}"): Rule(OPERATOR),
     ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(OPERATOR, 201, {"json": {}}),
     ("GET", "/admin/v1/audit"): Rule(OPERATOR),
@@ -74,10 +75,13 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/adapters"): Rule(MANAGER),
     ("GET", "/admin/v1/whoami"): Rule(MANAGER),
     ("GET", "/admin/v1/live"): Rule(MANAGER),
+    ("GET", "/admin/v1/state"): Rule(MANAGER),
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/history"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/requests/{request_id}"): Rule(TENANT),
     ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
     ("GET", ADAPTER): Rule(TENANT),
     ("DELETE", ADAPTER): Rule(TENANT),
@@ -189,6 +193,12 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
             things["evaluation"] = begun["id"]
         if "{upload_id}" in asked:
             things["upload_id"] = (await composed.make("POST", f"{adapter}/uploads"))["id"]
+    if "{request_id}" in asked:
+        things["request_id"] = f"r{next(_numbers)}"
+        issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
+        body = {"model": "loragate-demo", "messages": [{"role": "user", "content": "Hello!"}]}
+        headers = {"x-request-id": things["request_id"]}
+        await composed.ask("POST", "/v1/chat/completions", issued["secret"], json=body, headers=headers)
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]
@@ -261,7 +271,14 @@ async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(
     composed: Composed, tenants: Tenants, route: Route
 ) -> None:
     (_, keys), (foreign, _) = tenants
-    things = {"tenant": foreign, "name": "a", "number": "1", "upload_id": "0" * 32, "evaluation": "0" * 32}
+    things = {
+        "tenant": foreign,
+        "name": "a",
+        "number": "1",
+        "upload_id": "0" * 32,
+        "request_id": "r",
+        "evaluation": "0" * 32,
+    }
     texts = []
     for name in (foreign, "nobody"):
         answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | {"tenant": name})
