@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from server_cluster import KEY, Cluster
+from server_cluster import KEY, Cluster, until
 from server_process import ServerProcess, gone
 from survival import pack, whole_adapter
 
@@ -44,6 +44,8 @@ class Work:
     """The split that was answered last, then what was asked for without an answer."""
     streamed: int = 0
     done: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    """By what each kind of work ended: the server's death, if nothing is wrong."""
     over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
@@ -64,11 +66,13 @@ class Work:
 
     def _repeat(self, part: Any) -> None:
         number = 0
-        with suppress(httpx.HTTPError):
+        try:
             while not self.over.is_set():
                 part(f"{self.name}{part.__name__.replace('_', '-')}{number}")
                 number += 1
                 self.done[part.__name__] = number
+        except httpx.HTTPError as error:
+            self.ended[part.__name__] = repr(error)
 
     def _add(self, name: str) -> None:
         """Upload in pieces, and promote."""
@@ -155,7 +159,10 @@ def kill_while_it_works(cluster: Cluster, draw: random.Random, number: int, fold
     work.weights = [cluster.weights(others[0], work.splits)]
     began_s = time.monotonic()
     with work.going_on():
+        if number % 2:  # in the first moment of its work, or when it has done some of each kind
+            until(lambda: len(work.done) == 3 or bool(work.ended), 90)
         time.sleep(0.3 + 2.0 * draw.random())
+        assert not work.ended, work.ended
         engine = victim.children()
         victim.process.kill()
         killed_s = time.monotonic()
