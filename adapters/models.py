@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.names import public_name
-from adapters.tenant_settings import TenantSettings
+from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits, TenantSettings
 
 
 class Role(StrEnum):
@@ -75,6 +75,9 @@ class Key:
     revoked_at: datetime | None
     created_at: datetime
     note: str = ""
+    limits: KeyLimits = NO_KEY_LIMITS
+    account: str = ""
+    """What its usage and limits are counted under: the id of the key that it replaces, or its own."""
 
     def is_valid(self, now: datetime) -> bool:
         """Whether the key is valid at `now` (after a rotation its revocation lies in the future)."""
@@ -237,6 +240,8 @@ class Usage:
     kv_block_seconds: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
+    key: str = ""
+    """`Key.account` of the key that was used; "" in sums over all keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from adapters.models import Actor, IssuedKey, Key, Role
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import records
+from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits
 
 _PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
 
@@ -39,6 +40,7 @@ class Keys(DatabasePart):
         expires_at: datetime | None = None,
         note: str = "",
         secret: str | None = None,
+        limits: KeyLimits = NO_KEY_LIMITS,
     ) -> IssuedKey:
         """Create a key with a random secret, or with the given `secret` (the demo's keys).
 
@@ -48,7 +50,7 @@ class Keys(DatabasePart):
             raise BadValue(
                 "An operator's key belongs to no tenant, and every other key to one; change the role or the tenant."
             )
-        issued = _new_key(tenant, role, secret, models, expires_at, note)
+        issued = _new_key(tenant, role, secret, models, expires_at, note, limits)
         try:
             async with self._database.change(
                 by, "key.add", issued.key.id, {"tenant": tenant, "role": role}
@@ -84,18 +86,32 @@ class Keys(DatabasePart):
         async with self._database.read() as connection:
             return await records((await connection.execute(query)).mappings(), key_of)
 
+    async def set_limits(self, key_id: str, changes: Mapping[str, Any], *, by: Actor) -> Key:
+        """Change some limits of a key; None removes one. Raises: UnknownKey, BadValue."""
+        table = tables.keys
+        async with self._database.change(by, "key.set", key_id, changes) as connection:
+            key = await _get(connection, key_id, for_update=True)
+            limits = _stored_limits(key.limits.changed(changes))
+            await connection.execute(sa.update(table).where(table.c.id == key_id).values(limits=limits))
+            return await _get(connection, key_id)
+
     async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
         """Revoke a key now, or `in_s` seconds from now; an earlier end stays. Raises: UnknownKey."""
         async with self._database.change(by, "key.revoke", key_id, {"in_s": in_s}) as connection:
             return await _revoke(connection, await _get(connection, key_id), in_s)
 
     async def rotate(self, key_id: str, *, by: Actor, overlap_s: float = 0.0) -> IssuedKey:
-        """Create a key with the same rights; the old one ends after `overlap_s`. Raises: UnknownKey."""
+        """Create a key with the same rights, limits and usage so far; the old one ends after `overlap_s`.
+
+        Raises: UnknownKey.
+        """
         async with self._database.change(by, "key.rotate", key_id, {"overlap_s": overlap_s}) as connection:
             old = await _get(connection, key_id)
             if not old.is_valid(utc_now()):
                 raise UnknownKey(key_id)
-            issued = _new_key(old.tenant, old.role, None, old.models, old.expires_at, old.note)
+            issued = _new_key(
+                old.tenant, old.role, None, old.models, old.expires_at, old.note, old.limits, old.account
+            )
             await _insert(connection, issued.key)
             await _revoke(connection, old, overlap_s)
         return issued
@@ -113,14 +129,17 @@ def _new_key(
     models: Sequence[str] | None,
     expires_at: datetime | None,
     note: str,
+    limits: KeyLimits,
+    account: str | None = None,
 ) -> IssuedKey:
     if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
         raise BadValue("A fixed key must have 6 to 256 printable ASCII characters; choose another secret.")
     if expires_at is not None and expires_at.tzinfo is None:
         raise BadValue("expires_at needs a time zone, for example +00:00.")
     secret = secret or "lg-" + secrets.token_urlsafe(32)
+    key_id = "k_" + secrets.token_hex(8)
     key = Key(
-        id="k_" + secrets.token_hex(8),
+        id=key_id,
         tenant=tenant,
         role=role,
         prefix=secret[: min(_PREFIX_CHARS, len(secret) // 2)],
@@ -130,6 +149,8 @@ def _new_key(
         revoked_at=None,
         created_at=utc_now(),
         note=note,
+        limits=limits,
+        account=account or key_id,
     )
     return IssuedKey(key, secret)
 
@@ -143,11 +164,14 @@ async def _require_tenant(connection: AsyncConnection, tenant: str | None) -> No
 async def _insert(connection: AsyncConnection, key: Key) -> None:
     values = {column.name: getattr(key, column.name) for column in tables.keys.columns}
     values["models"] = None if key.models is None else list(key.models)
+    values["limits"] = _stored_limits(key.limits)
     await connection.execute(sa.insert(tables.keys).values(**values))
 
 
-async def _get(connection: AsyncConnection, key_id: str) -> Key:
+async def _get(connection: AsyncConnection, key_id: str, *, for_update: bool = False) -> Key:
     query = sa.select(tables.keys).where(tables.keys.c.id == key_id)
+    if for_update:
+        query = query.with_for_update()
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise UnknownKey(key_id)
@@ -167,4 +191,10 @@ def key_of(row: Mapping[Any, Any]) -> Key:
     values = {column.name: row[column.name] for column in tables.keys.columns}
     values["role"] = Role(values["role"])
     values["models"] = None if values["models"] is None else tuple(values["models"])
+    values["limits"] = KeyLimits.read(values["id"], values["limits"] or {})
+    values["account"] = values["account"] or values["id"]
     return Key(**values)
+
+
+def _stored_limits(limits: KeyLimits) -> dict[str, Any] | None:
+    return limits.model_dump(mode="json", exclude_defaults=True) or None

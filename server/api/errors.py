@@ -67,6 +67,8 @@ RULES: dict[type[Exception], Rule] = {
     adapters.UnknownKey: Rule(404, "invalid_request_error", "key_not_found"),
     adapters.UnknownAdapter: Rule(404, "invalid_request_error", "adapter_not_found"),
     adapters.UnknownVersion: Rule(404, "invalid_request_error", "version_not_found"),
+    adapters.UnknownPrice: Rule(404, "invalid_request_error", "price_not_found"),
+    adapters.UnknownWebhook: Rule(404, "invalid_request_error", "webhook_not_found"),
     adapters.UnknownUpload: Rule(404, "invalid_request_error", "upload_not_found"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),
     adapters.Conflict: Rule(409, "invalid_request_error", "conflict"),

@@ -20,6 +20,8 @@ COMMANDS = {
     ),
     "tenant": ("server.cli.tenants.tenant", "Add, list, show, change and remove tenants; show their usage."),
     "key": ("server.cli.tenants.key", "Create, list, rotate and revoke API keys."),
+    "price": ("server.cli.tenants.price", "Set, end and list prices per million tokens."),
+    "usage": ("server.cli.tenants.usage", "Show what tenants, or their keys, have used, and what it costs."),
     "feedback": ("server.cli.tenants.feedback", "List users' feedback; export chats for training."),
     "train": ("server.cli.train", "Train an adapter from a JSONL file of chats."),
     "quantize": ("server.cli.quantize", "Write a 4-bit AWQ checkpoint of a model."),

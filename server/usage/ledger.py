@@ -75,6 +75,7 @@ class _TrackedRequest:
             generated_tokens=usage.generated_tokens - self.generated_tokens,
             queue_s=queue_s - self.queue_s,
             run_s=run_s - self.run_s,
+            key=self.context.caller.key.account,
         )
         self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         self.generated_tokens, self.queue_s, self.run_s = usage.generated_tokens, queue_s, run_s

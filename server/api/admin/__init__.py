@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from server.api.admin.adapters import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
+from server.api.admin.billing import routes as billing_routes
 from server.api.admin.blends import router as blend_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
@@ -31,4 +32,5 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         server_routes,
         feedback_routes,
     )
-    return [route for make in makers for route in make(services, guard).routes]
+    made = [route for make in makers for route in make(services, guard).routes]
+    return [*made, *billing_routes(services, guard)]

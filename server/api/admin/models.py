@@ -225,3 +225,21 @@ class UsageRow(BaseModel):
     kv_block_seconds: float
     queue_s: float
     run_s: float
+    cost: str
+    """By the prices of each hour, exact."""
+    currency: str
+
+
+class KeyUsageRow(BaseModel):
+    """The use of one key in one hour, day or month that begins at `from` (UTC)."""
+
+    begins: datetime = Field(alias="from")
+    tenant: str
+    key: str
+    adapter: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    cost: str
+    currency: str

@@ -77,6 +77,10 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/usage/keys"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/prices"): Rule(TENANT, 200, NAMED),
+    ("POST", "/admin/v1/prices"): Rule(OPERATOR, 201, {"json": {"prompt": "0.5", "generated": 1.5}}),
+    ("DELETE", "/admin/v1/prices"): Rule(OPERATOR, 204, {"params": {"tenant": "{tenant}", "valid_from": "{price}"}}),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
     ("GET", ADAPTER): Rule(TENANT),
@@ -177,6 +181,9 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]
+    if "{price}" in asked:
+        body = {"tenant": tenant, "prompt": 1, "generated": 1}
+        things["price"] = (await composed.make("POST", "/admin/v1/prices", json=body))["valid_from"]
     return things
 
 

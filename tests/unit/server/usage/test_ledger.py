@@ -67,7 +67,7 @@ class Clock:
 
 def context(tenant: str = "acme", adapter: str = "support", version: int = 1, at: float = 1000.0) -> Any:
     target = SimpleNamespace(version=SimpleNamespace(adapter=adapter, number=version) if adapter else None)
-    caller = SimpleNamespace(tenant_name=tenant)
+    caller = SimpleNamespace(tenant_name=tenant, key=SimpleNamespace(account=""))
     return SimpleNamespace(caller=caller, target=target, usage=UsageCounters(), started_at=at)
 
 

@@ -1,0 +1,1 @@
+"""Money and prices: integers and decimals, never floats. No database, no HTTP."""

@@ -1,0 +1,14 @@
+"""/admin/v1: usage, prices, budgets and webhooks."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from server.api.admin.billing.prices import router as price_routes
+from server.api.admin.permissions import AdminServices, Permissions
+
+
+def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
+    """The routes."""
+    makers = (price_routes,)
+    return [route for make in makers for route in make(services, guard).routes]
