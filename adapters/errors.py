@@ -6,8 +6,6 @@ AdapterError
 │   ├── UnknownKey
 │   ├── UnknownAdapter
 │   ├── UnknownVersion
-│   ├── UnknownPrice
-│   ├── UnknownWebhook
 │   └── UnknownUpload
 ├── BadName
 ├── NameTaken
@@ -84,24 +82,6 @@ class UnknownVersion(NotFound):
     def __init__(self, name: str, number: int) -> None:
         super().__init__(
             f"Adapter {name!r} has no version {number}; `loragate adapter show` lists its versions."
-        )
-
-
-class UnknownPrice(NotFound):
-    """The price list has no such line."""
-
-    def __init__(self, scope: str, valid_from: str) -> None:
-        super().__init__(
-            f"There is no price for {scope!r} from {valid_from}; `loragate price list` shows all prices."
-        )
-
-
-class UnknownWebhook(NotFound):
-    """No webhook has this id."""
-
-    def __init__(self, webhook_id: str) -> None:
-        super().__init__(
-            f"There is no webhook {webhook_id[:64]!r}; `loragate webhook list` shows all webhooks."
         )
 
 

@@ -76,8 +76,7 @@ class Key:
     created_at: datetime
     note: str = ""
     limits: KeyLimits = NO_KEY_LIMITS
-    account: str = ""
-    """What its usage and limits are counted under: the id of the key that it replaces, or its own."""
+    account: str = ""  # what its usage is counted under: its id, or that of the first key that it replaces
 
     def is_valid(self, now: datetime) -> bool:
         """Whether the key is valid at `now` (after a rotation its revocation lies in the future)."""
@@ -240,8 +239,7 @@ class Usage:
     kv_block_seconds: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
-    key: str = ""
-    """`Key.account` of the key that was used; "" in sums over all keys."""
+    key: str = ""  # `Key.account` of the key that was used; "" in sums over all keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,9 @@ class KeyLimits(BaseModel):
 
 NO_KEY_LIMITS = KeyLimits()
 
+UsageLimits = TenantSettings | KeyLimits
+"""What both have: max_concurrency, rpm, tpm, token_budget, money_budget and budget_period."""
+
 
 def _sentence(
     fault: ErrorDetails, owner: str = "A tenant", what: str = "setting", names: Iterable[str] = _RANGES

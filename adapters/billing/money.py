@@ -24,7 +24,7 @@ MONEY_RANGE: Final = f"an amount from 0.000001 to {MAX_MONEY}, with at most six 
 def read_money(value: Any) -> Decimal:
     """An amount that someone wrote, as text or a number. Raises: ValueError: not a number, or not in MONEY_RANGE.
 
-    A float is read as it is written: 0.1 is exactly one tenth.
+    A float is read as it is written: 0.1 is exactly one tenth. Zeros at the end are dropped.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"{value!r:.80} is no amount")
@@ -34,7 +34,7 @@ def read_money(value: Any) -> Decimal:
         raise ValueError(f"{value!r:.80} is no amount") from error
     if not amount.is_finite() or not 0 <= amount <= MAX_MONEY or amount != round(amount, _DECIMALS):
         raise ValueError(f"{value!r:.80} is not in range")
-    return amount
+    return Decimal(_text(amount))
 
 
 Money = Annotated[Decimal, BeforeValidator(read_money), Field(gt=0, strict=False)]

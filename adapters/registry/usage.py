@@ -87,13 +87,6 @@ class UsageLedger(DatabasePart):
         async with self._database.read() as connection:
             return await records((await connection.execute(query)).mappings(), _of_key)
 
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        """Prompt plus generated tokens per tenant since the hour of `since`, for the token budgets."""
-        total = sa.func.sum(_T.c.prompt_tokens + _T.c.generated_tokens)
-        query = sa.select(_T.c.tenant, total).where(_T.c.hour >= hour_of(since)).group_by(_T.c.tenant)
-        async with self._database.read() as connection:
-            return {tenant: int(tokens) for tenant, tokens in await connection.execute(query)}
-
 
 def _of_key(row: RowMapping) -> Usage:
     sums = {name: row[name] for name in _KEYS_SUMS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from server.admission.reservations import Admission, Reservation
+from server.admission.reservation import Reservation
+from server.admission.reservations import Admission
 
 __all__ = ["Admission", "Reservation"]

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from adapters.depot.depot import Depot
 from adapters.depot.shared_uploads import SharedUploads
 from adapters.registry import Registry
+from adapters.registry.database import utc_now
 from adapters.registry.replicas.shared_secrets import CACHE_SALT
 from adapters.sources import Uploads
 from adapters.store.store import Store
@@ -38,6 +39,8 @@ from server.request.request_service import RequestService
 from server.request.routing import Router
 from server.request.sampling import SamplingResolver
 from server.usage import shared_failures
+from server.usage.budgets import restore_budgets
+from server.usage.current_prices import CurrentPrices
 from server.usage.feedback import FeedbackService
 from server.usage.ledger import Ledger
 from server.usage.recent_requests import RecentAnswers, RecentFailures
@@ -78,6 +81,7 @@ class Server:
             engine.prompts,
             engine.adapters.request_blends.hold,
             engine.leases.admitted,
+            CurrentPrices(registry).of,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
@@ -156,7 +160,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
     await wrong_keys.restore()
     await server.usage_writer.recover()
     await server.registry.usage.forget_writers()
-    await server.ledger.restore(await server.registry.tenants.list(), server.engine.admission)
+    await restore_budgets(server.registry, server.engine.admission, utc_now())
     probing = asyncio.create_task(server.registry.availability.run(), name="registry")
     maintaining = asyncio.create_task(maintenance.run(), name="maintenance")
     beating = asyncio.create_task(members.run(), name="membership")

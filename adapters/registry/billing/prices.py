@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.billing.errors import UnknownPrice
 from adapters.billing.prices import Price, PriceEntry, PriceList
-from adapters.errors import BadValue, UnknownAdapter, UnknownPrice, UnknownTenant
+from adapters.errors import BadValue, UnknownAdapter, UnknownTenant
 from adapters.models import Actor
 from adapters.names import public_name
 from adapters.registry.database import Database, DatabasePart, insert_into, utc_now

@@ -15,7 +15,6 @@ from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
 from server.api.admin.tenants import router as tenant_routes
 from server.api.admin.uploads import router as upload_routes
-from server.api.admin.usage import router as usage_routes
 
 
 def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
@@ -26,7 +25,6 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         upload_routes,
         adapter_routes,
         blend_routes,
-        usage_routes,
         audit_routes,
         live_routes,
         server_routes,

@@ -1,29 +1,43 @@
-"""/admin/v1/keys."""
+"""/admin/v1/keys: operators manage all keys, a tenant's admin those of its tenant."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from adapters.models import Role
+from adapters.errors import UnknownKey
+from adapters.models import Key, Role
+from adapters.registry import Registry
+from adapters.tenant_settings import KeyLimits
 from server.api.admin.models import KeyInfo, Listing, NewKey
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router
+from server.api.admin.permissions import (
+    AdminServices,
+    Permissions,
+    Wire,
+    actor,
+    admin_router,
+    check_tenant,
+    seen_tenant,
+)
 from server.api.admin.sliced_listing import json_listing, record_dump
+from server.errors import Forbidden
 from server.request.context import Caller
 
 
 class KeyBody(Wire):
-    """A new key; an operator's has no tenant."""
+    """A new key; an operator's has no tenant. A tenant's admin may leave out its own tenant."""
 
     tenant: str | None = None
     role: Role = Role.INFERENCE
     models: list[str] | None = None
     expires_at: datetime | None = None
     note: str = ""
+    limits: dict[str, Any] = Field(default_factory=dict)
 
 
 class RotateBody(Wire):
@@ -41,33 +55,80 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
     @routes.get("/keys", response_model=Listing[KeyInfo])
     async def list_keys(
-        tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.operator)
+        tenant: Annotated[str | None, Query()] = None, caller: Caller = Depends(guard.manager)
     ) -> Response:
         """Keys without their secrets."""
-        return json_listing(map(KeyInfo.model_validate, await keys.list(tenant)), dump)
+        seen = seen_tenant(caller, tenant)
+        return json_listing(map(KeyInfo.model_validate, await keys.list(seen)), dump)
 
     @routes.post("/keys", status_code=201)
-    async def add_key(body: KeyBody, caller: Caller = Depends(guard.operator)) -> NewKey:
+    async def add_key(body: KeyBody, caller: Caller = Depends(guard.manager)) -> NewKey:
         """Create a key; only this answer shows its secret."""
+        tenant = body.tenant
+        if caller.key.role is not Role.OPERATOR:
+            tenant = caller.tenant_name if tenant is None else tenant
+            check_tenant(caller, tenant)
+            _check_rights(caller.key, body.role, body.models, body.expires_at)
         issued = await keys.issue(
-            body.tenant,
+            tenant,
             body.role,
             by=actor(caller),
             models=body.models,
             expires_at=body.expires_at,
             note=body.note,
+            limits=KeyLimits.parse(body.limits),
         )
         return NewKey.of(issued)
 
+    _add_changes(routes, services.registry, guard)
+    return routes
+
+
+def _add_changes(routes: APIRouter, registry: Registry, guard: Permissions) -> None:
+    """The routes that change one key."""
+    keys = registry.keys
+
+    @routes.patch("/keys/{key_id}")
+    async def set_key(
+        key_id: str, changes: dict[str, Any], caller: Caller = Depends(guard.manager)
+    ) -> KeyInfo:
+        """Change some limits; null removes one. The change takes effect within half a second."""
+        await _managed(registry, caller, key_id)
+        return KeyInfo.model_validate(await keys.set_limits(key_id, changes, by=actor(caller)))
+
     @routes.delete("/keys/{key_id}")
-    async def revoke_key(key_id: str, caller: Caller = Depends(guard.operator)) -> KeyInfo:
+    async def revoke_key(key_id: str, caller: Caller = Depends(guard.manager)) -> KeyInfo:
         """Revoke a key; it is refused within half a second."""
+        await _managed(registry, caller, key_id)
         return KeyInfo.model_validate(await keys.revoke(key_id, by=actor(caller)))
 
     @routes.post("/keys/{key_id}/rotate", status_code=201)
-    async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.operator)) -> NewKey:
-        """Create a key with the same rights and revoke the old one."""
+    async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.manager)) -> NewKey:
+        """Create a key with the same rights, limits and usage so far, and revoke the old one."""
+        old = await _managed(registry, caller, key_id)
+        if caller.key.role is not Role.OPERATOR:
+            _check_rights(caller.key, old.role, old.models, old.expires_at)
         issued = await keys.rotate(key_id, by=actor(caller), overlap_s=body.overlap_s)
         return NewKey.of(issued)
 
-    return routes
+
+async def _managed(registry: Registry, caller: Caller, key_id: str) -> Key:
+    """The key, if the caller manages it; another tenant's does not exist. Raises: UnknownKey."""
+    key = await registry.keys.get(key_id)
+    if caller.key.role is not Role.OPERATOR and key.tenant != caller.tenant_name:
+        raise UnknownKey(key_id)
+    return key
+
+
+def _check_rights(own: Key, role: Role, models: Sequence[str] | None, expires_at: datetime | None) -> None:
+    """A tenant's admin gets no secret of a key that may do more, or lives longer, than its own. Raises: Forbidden."""
+    if role is Role.OPERATOR:
+        raise Forbidden("A tenant's admin makes keys with the role inference or tenant_admin.")
+    if own.models is not None and (models is None or not set(models) <= set(own.models)):
+        raise Forbidden(
+            f"Your key may call {', '.join(own.models) or 'no model'}; name in `models` only some of these."
+        )
+    if own.expires_at is not None and (expires_at is None or expires_at > own.expires_at):
+        raise Forbidden(
+            f"Your key expires at {own.expires_at.isoformat()}; set `expires_at` to that moment or an earlier one."
+        )

@@ -13,7 +13,7 @@ from adapters.lifecycle.drift_log import DriftRecord
 from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
-from adapters.tenant_settings import TenantSettings
+from adapters.tenant_settings import KeyLimits, TenantSettings
 from server.fairness.shares import Capacity
 
 Item = TypeVar("Item")
@@ -49,6 +49,9 @@ class KeyInfo(BaseModel):
     revoked_at: datetime | None
     created_at: datetime
     note: str
+    limits: KeyLimits
+    account: str
+    """What its usage is counted under: of a rotated key the id of the first one."""
 
 
 class NewKey(KeyInfo):

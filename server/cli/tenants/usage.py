@@ -49,7 +49,7 @@ def usage(
     **flags: Any,
 ) -> None:
     """Show tokens, KV block-seconds, times and cost of TENANT, or of all tenants, per adapter and version."""
-    from server.api.admin.usage import as_csv, in_utc, start
+    from server.api.admin.billing.usage import as_csv, in_utc, start
     from server.usage.aggregation import COLUMNS, KEY_COLUMNS, UsageSums
 
     if as_json and as_csv_:

@@ -68,14 +68,9 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     @routes.post("/prices", status_code=201)
     async def set_price(body: PriceBody, caller: Caller = Depends(guard.operator)) -> PriceInfo:
         """Set a price; one for the same hour is replaced."""
-        entry = await prices.set(
-            body.tenant,
-            body.adapter,
-            read_price(body.prompt, body.cached, body.generated, ends=body.ends),
-            by=actor(caller),
-            valid_from=body.valid_from,
-            backdate=body.backdate,
-        )
+        price = read_price(body.prompt, body.cached, body.generated, ends=body.ends)
+        when: Any = {"valid_from": body.valid_from, "backdate": body.backdate}
+        entry = await prices.set(body.tenant, body.adapter, price, by=actor(caller), **when)
         return PriceInfo(**price_row(entry, currency))
 
     @routes.delete("/prices", status_code=204)

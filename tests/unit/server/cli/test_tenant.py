@@ -149,3 +149,18 @@ def test_prices_are_listed_ended_and_removed(home: Path) -> None:
     assert run(home, "price", "remove", "acme", "--from", hour)[0] == 1
     code, out = run(home, "price", "set", "--prompt", "a lot", "--generated", "1")
     assert code == 1 and "prompt is 'a lot'; set it to an amount from 0 to 999999999" in out
+
+
+def test_keys_have_limits_of_their_own(home: Path) -> None:
+    made = run(home, "key", "add", "acme", "--rpm", "5", "--money-budget", "2.50")
+    assert made[0] == 0
+    (key,) = json.loads(run(home, "key", "list", "acme", "--json")[1])
+    assert key["limits"] == {"rpm": 5, "money_budget": "2.5"}
+    assert run(home, "key", "set", key["id"], "--tpm", "100", "--unlimited", "rpm")[0] == 0
+    (key,) = json.loads(run(home, "key", "list", "acme", "--json")[1])
+    assert key["limits"] == {"tpm": 100, "money_budget": "2.5"}
+    assert run(home, "key", "set", key["id"])[0] == 2
+    code, out = run(home, "key", "add", "acme", "--money-budget", "0.0000001")
+    assert code == 1 and "money_budget is '0.0000001'; set it to an amount from 0.000001" in out
+    assert run(home, "tenant", "set", "acme", "--money-budget", "250")[0] == 0
+    assert json.loads(run(home, "tenant", "show", "acme", "--json")[1])[0]["money_budget"] == "250"

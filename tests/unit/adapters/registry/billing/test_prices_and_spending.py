@@ -9,9 +9,10 @@ from fractions import Fraction
 
 import pytest
 
+from adapters.billing.errors import UnknownPrice
 from adapters.billing.money import cents_text
 from adapters.billing.prices import Price, PriceEntry
-from adapters.errors import BadValue, UnknownAdapter, UnknownPrice, UnknownTenant
+from adapters.errors import BadValue, UnknownAdapter, UnknownTenant
 from adapters.models import Actor, Usage
 from adapters.registry import Registry
 from adapters.registry.billing.prices import Prices
