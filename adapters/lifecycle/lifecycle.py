@@ -146,14 +146,16 @@ class Lifecycle:
         by: Actor,
         expected_generation: int | None = None,
         restored: int | None = None,
+        reason: str = "",
     ) -> Alias:
-        """Distribute the traffic among versions by weight. Raises: as `promote`, and BadValue."""
+        """Distribute the traffic by weight; `reason`: of a canary's rollback. Raises: as `promote`, and BadValue."""
         began = time.perf_counter()
         if expected_generation is None:
             expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
         proven_on = await self.proving.prove(tenant, adapter, targets, elsewhere=restored is None)
+        how: Any = {"by": by, "restored": restored, "reason": reason}
         alias = await self._registry.aliases.set(
-            tenant, adapter, targets, expected_generation=expected_generation, by=by, restored=restored
+            tenant, adapter, targets, expected_generation=expected_generation, **how
         )
         await self._dismiss_unaliased(alias)
         self._observe_swap(time.perf_counter() - began)

@@ -17,6 +17,7 @@ from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
 from adapters.registry.billing.prices import Prices
 from adapters.registry.billing.spending import Spending
+from adapters.registry.billing.webhooks import Webhooks
 from adapters.registry.database import Database, connect
 from adapters.registry.feedback import FeedbackStore
 from adapters.registry.keys import Keys
@@ -77,6 +78,7 @@ class Registry:
         self.usage = UsageLedger(database)
         self.prices = Prices(database)
         self.spending = Spending(database)
+        self.webhooks = Webhooks(database)
         self.feedback = FeedbackStore(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away

@@ -22,9 +22,12 @@ from server.auth import shared_throttle
 from server.auth.authenticator import Authenticator
 from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
+from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.webhook_sender import WebhookSender
+from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
@@ -68,6 +71,7 @@ class Server:
         self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)
+        self.webhook_sender = WebhookSender(registry.webhooks, networks_of(settings))
         self.router = Router(registry, base_model_name=settings.base_model_name)
         self.sampling = SamplingResolver.from_settings(settings, base.generation_config)
         self.requests = RequestService(
@@ -134,7 +138,13 @@ def _repeated(
     server: Server, wrong_keys: SharedThrottle
 ) -> list[tuple[Callable[[], Awaitable[None]], float]]:
     """What is repeated beside the membership's own work, with the intervals in seconds."""
+    settings, registry = server.settings, server.registry
+    budgets = alerts.BudgetAlerts(registry, alert_percents(settings), settings.currency)
     return [
+        (budgets.check, alerts.BUDGET_INTERVAL_S),
+        (alerts.EngineAlerts(registry, server.engine.supervisor).look, alerts.ENGINE_INTERVAL_S),
+        (server.webhook_sender.send_due, webhook_sender.SEND_INTERVAL_S),
+        (registry.webhooks.forget, webhook_sender.FORGET_INTERVAL_S),
         (server.uploads.collect_garbage, DEPOT_GARBAGE_INTERVAL_S),
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
@@ -175,7 +185,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
     finally:
         for task in (maintaining, judging, flushing, probing, timing, beating, collecting):
             task.cancel()
-        await adapters.aclose()
+        await asyncio.gather(server.webhook_sender.aclose(), adapters.aclose())
         await members.leave()
         await asyncio.wait([flushing])
         await server.ledger.flush()

@@ -21,6 +21,7 @@ COMMANDS = {
     "tenant": ("server.cli.tenants.tenant", "Add, list, show, change and remove tenants; show their usage."),
     "key": ("server.cli.tenants.key", "Create, list, rotate and revoke API keys."),
     "price": ("server.cli.tenants.price", "Set, end and list prices per million tokens."),
+    "webhook": ("server.cli.tenants.webhook", "Tell others of used budgets, rollbacks and engine trouble."),
     "usage": ("server.cli.tenants.usage", "Show what tenants, or their keys, have used, and what it costs."),
     "feedback": ("server.cli.tenants.feedback", "List users' feedback; export chats for training."),
     "train": ("server.cli.train", "Train an adapter from a JSONL file of chats."),

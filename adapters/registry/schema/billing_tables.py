@@ -36,6 +36,7 @@ budget_alerts = sa.Table(
     sa.Column("owner", sa.String(40), primary_key=True),  # a tenant's name, or "key:" and an account
     sa.Column("budget", sa.String(16), primary_key=True),
     sa.Column("period_start", UtcDateTime, primary_key=True),
+    sa.Column("allowed", sa.String(32), primary_key=True),  # a changed budget is told of anew
     sa.Column("percent", sa.Integer, primary_key=True, autoincrement=False),
     column("at", UtcDateTime),
 )

@@ -85,6 +85,13 @@ RULES: dict[Route, Rule] = {
     ("DELETE", "/admin/v1/prices"): Rule(
         OPERATOR, 204, {"params": {"tenant": "{tenant}", "valid_from": "{price}"}}
     ),
+    ("GET", "/admin/v1/webhooks"): Rule(OPERATOR),
+    ("POST", "/admin/v1/webhooks"): Rule(
+        OPERATOR, 201, {"json": {"url": "https://example.com/x", "events": ["engine.failed"]}}
+    ),
+    ("DELETE", "/admin/v1/webhooks/{webhook_id}"): Rule(OPERATOR, 204),
+    ("POST", "/admin/v1/webhooks/{webhook_id}/test"): Rule(OPERATOR, 202),
+    ("GET", "/admin/v1/webhooks/{webhook_id}/messages"): Rule(OPERATOR),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
     ("GET", ADAPTER): Rule(TENANT),
@@ -185,6 +192,9 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]
+    if "{webhook_id}" in asked:
+        webhook = {"url": "https://example.invalid/", "events": ["budget.threshold_reached"]}
+        things["webhook_id"] = (await composed.make("POST", "/admin/v1/webhooks", json=webhook))["id"]
     if "{price}" in asked:
         body = {"tenant": tenant, "prompt": 1, "generated": 1}
         things["price"] = (await composed.make("POST", "/admin/v1/prices", json=body))["valid_from"]

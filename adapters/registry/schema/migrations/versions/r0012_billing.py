@@ -49,9 +49,12 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(length=40), nullable=False),
         sa.Column("budget", sa.String(length=16), nullable=False),
         sa.Column("period_start", _TIME, nullable=False),
+        sa.Column("allowed", sa.String(length=32), nullable=False),
         sa.Column("percent", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("owner", "budget", "period_start", "percent", name=op.f("pk_budget_alerts")),
+        sa.PrimaryKeyConstraint(
+            "owner", "budget", "period_start", "allowed", "percent", name=op.f("pk_budget_alerts")
+        ),
     )
     _webhooks()
     if op.get_bind().dialect.name == "postgresql":
