@@ -175,6 +175,8 @@ class Leases:
         orders = []
         for tenant, account in self._accounts().items():
             parts, limits = _parts(account), caps(_parts(account).settings)
+            if not (limits or parts.held or parts.used):  # most keys have no limits
+                continue
             for kind in LeaseKind:
                 cap, need = limits.get(kind), wanted.get((tenant, kind), 0)
                 used = parts.used.pop(kind, 0)
