@@ -79,6 +79,7 @@ async def test_prices_that_mean_nothing_are_refused(registry: Registry) -> None:
     assert (await registry.prices.list()).entries == ()
 
 
+@pytest.mark.slow
 async def test_ten_thousand_requests_cost_what_a_recount_says(registry: Registry) -> None:
     """Prices change in the middle of the day, and one tenant gets a price of its own later."""
     began = NOW.replace(hour=8, minute=0)
