@@ -66,7 +66,7 @@ async def restore_budgets(registry: Registry, admission: Admission, now: datetim
 
 async def budget_states(registry: Registry, now: datetime, tenant: str | None = None) -> list[BudgetState]:
     """All budgets of one tenant and its keys, or of all. Raises: RegistryUnavailable."""
-    of_tenants, of_keys = await _spent(registry, now)
+    of_tenants, of_keys = await _spent(registry, now, tenant)
     states = []
     for owner in await registry.tenants.list():
         if tenant in (None, owner.name):
@@ -79,13 +79,13 @@ async def budget_states(registry: Registry, now: datetime, tenant: str | None = 
 
 
 async def _spent(
-    registry: Registry, now: datetime
+    registry: Registry, now: datetime, tenant: str | None = None
 ) -> tuple[Mapping[BudgetPeriod, Mapping[str, Spent]], Mapping[BudgetPeriod, Mapping[str, Spent]]]:
-    """What tenants, and keys, have used in the current day and month."""
+    """What tenants, and keys, have used in the current day and month; one tenant and its keys, or all."""
     spending, starts = registry.spending, {period: period_start(period, now) for period in BudgetPeriod}
     return (
-        {period: await spending.of_tenants(start) for period, start in starts.items()},
-        {period: await spending.of_keys(start) for period, start in starts.items()},
+        {period: await spending.of_tenants(start, tenant) for period, start in starts.items()},
+        {period: await spending.of_keys(start, tenant) for period, start in starts.items()},
     )
 
 

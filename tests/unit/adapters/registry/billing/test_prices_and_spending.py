@@ -117,6 +117,11 @@ async def test_ten_thousand_requests_cost_what_a_recount_says(registry: Registry
     spent = await registry.spending.of_tenants(began)
     keys = await registry.spending.of_keys(began)
     assert {name: found.cost_picos for name, found in (spent | keys).items()} == recount
+    assert await registry.spending.of_tenants(began, "acme") == {"acme": spent["acme"]}
+    assert (
+        sum(s.tokens for s in (await registry.spending.of_keys(began, "acme")).values())
+        == spent["acme"].tokens
+    )
     assert spent["acme"].tokens == sum(
         r.prompt_tokens + r.generated_tokens for r in requests if r.tenant == "acme"
     )
