@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL = PYTHON=$(PYTHON) requirements/install.sh $(BIN)/python
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
@@ -25,22 +26,21 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
 
 $(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing $(LOCK) into $(VENV)"
 	@if [ -n "$(TORCH_CPU)" ]; then \
-	  $(PIP) install --no-deps '$(TORCH_CPU)' || \
-	  $(PIP) install --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'; fi
-	@$(PIP) install --no-deps -r $(LOCK)
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+	  $(INSTALL) --no-deps '$(TORCH_CPU)' || \
+	  $(INSTALL) --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'; fi
+	@$(INSTALL) --no-deps -r $(LOCK)
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/cluster.txt
 	@echo "installing requirements/dev.txt, quantize.txt and cluster.txt into $(VENV)"
-	@$(PIP) install --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/cluster.txt
+	@$(INSTALL) --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/cluster.txt
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
-	@$(PIP) install --no-deps -r requirements/mutants.txt
+	@$(INSTALL) --no-deps -r requirements/mutants.txt
 	@touch $@
 
 setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
@@ -142,7 +142,7 @@ soak: $(VENV)/.dev ## swaps, limits and disconnects for MINUTES=20: no error, no
 
 $(VENV)/.docs: $(VENV)/.dev requirements/docs.txt
 	@echo "installing requirements/docs.txt into $(VENV)"
-	@$(PIP) install --no-deps -r requirements/docs.txt
+	@$(INSTALL) --no-deps -r requirements/docs.txt
 	@touch $@
 
 docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an error

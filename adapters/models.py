@@ -22,10 +22,7 @@ class Role(StrEnum):
 
 
 class VersionState(StrEnum):
-    """The state of a version; `adapters.registry.state_machine.TRANSITIONS` has the legal changes.
-
-    RESIDENT belongs to one running process and is never written to the database, which has READY instead.
-    """
+    """The state; `adapters.registry.state_machine` has the legal changes. The database has READY for RESIDENT."""
 
     REGISTERED = "registered"
     FETCHED = "fetched"
@@ -99,6 +96,8 @@ class Adapter:
     name: str
     created_at: datetime
     removed_at: datetime | None = None
+    condition: str | None = None  # the one without which no version is promoted (`adapters.promotion`)
+    shadow: Mapping[str, Any] | None = None  # `adapters.registry.figures.shadows.Shadow.as_dict`
 
     @property
     def public_name(self) -> str:

@@ -50,6 +50,10 @@ BENCHMARKS = {
         "Which of a hundred replicas answers: loragate's policy and others, simulated.",
     ),
     "startup": ("startup.benchmark", "Time from the command to the first answer, against stock vLLM."),
+    "newcomer": (
+        "startup.newcomer",
+        "The first minute on a terminal: seconds of silence, commands to an answer.",
+    ),
 }
 
 

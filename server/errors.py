@@ -55,13 +55,14 @@ class ModelNotFound(LoragateError):
 
 
 class UnknownRequest(LoragateError):
-    """There is no request with this id that you may rate."""
+    """There is no request with this id that you may rate or look at; `kept` says which there are."""
 
-    def __init__(self, request_id: str) -> None:
-        super().__init__(
-            f"You have no request {request_id[:160]!r}; feedback is accepted for a tenant's last 10,000 answers "
-            "since the server started."
-        )
+    def __init__(
+        self,
+        request_id: str,
+        kept: str = "feedback is accepted for a tenant's last 10,000 answers since the server started.",
+    ) -> None:
+        super().__init__(f"You have no request {request_id[:160]!r}; {kept}")
 
 
 class UnknownResponse(LoragateError):

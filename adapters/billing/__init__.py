@@ -1,1 +1,1 @@
-"""Money and prices: integers and decimals, never floats. No database, no HTTP."""
+"""Money, prices, webhooks and counts of the last minute: integers and decimals, no database, no HTTP."""

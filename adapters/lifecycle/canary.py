@@ -21,6 +21,7 @@ from enum import StrEnum
 
 from adapters.lifecycle.sequential_test import evidence_worse, most_evidence, proves_above, proves_worse
 from adapters.models import Alias
+from adapters.promotion.checker import current_version
 
 #: Classes of duration for each doubling; an edge is 2 ** (number / this) seconds.
 _CLASSES = 4
@@ -114,7 +115,8 @@ def find_breach(alias: Alias, tested: Sequence[Span], limits: CanaryLimits) -> B
     """The first canary of the alias that is proven to be bad, or None."""
     if len(alias.targets) < 2 or not limits.checks:
         return None
-    stable = max(alias.targets, key=lambda target: (target.weight, -target.number)).number
+    stable = current_version(alias)
+    assert stable is not None, "a split has targets"
     canaries = [target.number for target in alias.targets if target.number != stable]
     for span in tested:
         # Each kind of each canary gets the same part of the probability.

@@ -23,6 +23,7 @@ from adapters.lifecycle.recovery import Recovery, recover_registry, take_over
 from adapters.lifecycle.stored_artifacts import collect_depot_garbage, collect_garbage, find_damage
 from adapters.lifecycle.version_condition import VersionCondition
 from adapters.models import Actor, Alias, AliasTarget, Version, VersionState
+from adapters.promotion.checker import PromotionChecker
 from adapters.registry import Registry
 from adapters.registry.replicas.membership import DEPOT_GARBAGE
 from adapters.residency import Drift, Phase, Residency
@@ -52,6 +53,7 @@ class Lifecycle:
     ) -> None:
         self._registry, self._store, self._residency = registry, store, residency
         self._copies = LocalCopies(store, depot, store_max_bytes, self._digests)
+        self._checker = PromotionChecker(registry)
         self._adder = VersionAdder(registry, self._copies, rules)
         self.blending = Blending(registry, self._copies, rules, self.register)
         self.fetches, self.drifts = RunningFetches(), DriftLog()
@@ -126,16 +128,26 @@ class Lifecycle:
     # Aliases
 
     async def promote(
-        self, tenant: str, adapter: str, number: int, *, by: Actor, expected_generation: int | None = None
+        self,
+        tenant: str,
+        adapter: str,
+        number: int,
+        *,
+        by: Actor,
+        expected_generation: int | None = None,
+        condition: str | None = None,
     ) -> Alias:
         """Give one version all the traffic: load it, probe it, then change the alias in one step.
 
         Without `expected_generation` the present one is taken, so one of two concurrent promotions fails.
-        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; LoadFailed, ProbeFailed, ProofFailed,
+        Raises: UnknownAdapter, UnknownVersion, IllegalTransition; BadCondition, ConditionNotMet: the figures of its
+            evaluations do not meet `condition` or the adapter's own; LoadFailed, ProbeFailed, ProofFailed,
             ResidencyBusy: nothing has changed; AliasConflict.
         """
         targets = (AliasTarget(number),)
-        return await self.split(tenant, adapter, targets, by=by, expected_generation=expected_generation)
+        return await self.split(
+            tenant, adapter, targets, by=by, expected_generation=expected_generation, condition=condition
+        )
 
     async def split(
         self,
@@ -146,14 +158,17 @@ class Lifecycle:
         by: Actor,
         expected_generation: int | None = None,
         restored: int | None = None,
+        condition: str | None = None,
         reason: str = "",
     ) -> Alias:
         """Distribute the traffic by weight; `reason`: of a canary's rollback. Raises: as `promote`, and BadValue."""
         began = time.perf_counter()
+        view = await self._registry.adapters.get(tenant, adapter)
         if expected_generation is None:
-            expected_generation = (await self._registry.aliases.get(tenant, adapter)).generation
+            expected_generation = view.alias.generation
+        met = None if restored else await self._checker.check(view, targets, condition, by=by)
         proven_on = await self.proving.prove(tenant, adapter, targets, elsewhere=restored is None)
-        how: Any = {"by": by, "restored": restored, "reason": reason}
+        how: Any = {"by": by, "restored": restored, "met": met, "reason": reason}
         alias = await self._registry.aliases.set(
             tenant, adapter, targets, expected_generation=expected_generation, **how
         )
@@ -185,24 +200,6 @@ class Lifecycle:
                 self._residency.undo_dismiss(version.engine_id)
             elif not version.pinned:
                 self._residency.dismiss(version.engine_id)
-
-    async def pin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
-        """Load a version and keep it loaded, across restarts. Raises: PinLimit; as `promote`."""
-        await self.loading.probe(tenant, adapter, [number])
-        version = await self._registry.versions.get(tenant, adapter, number)
-        await self._residency.pin(self.loading.engine_adapter(version))
-        try:
-            return await self._registry.versions.set_pinned(version, True, by=by)
-        except BaseException:  # a cancellation between the two steps must not leave a pin behind
-            self._residency.unpin(version.engine_id)
-            raise
-
-    async def unpin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
-        """Let a version be unloaded again when its slot is needed. Raises: UnknownVersion."""
-        version = await self._registry.versions.get(tenant, adapter, number)
-        version = await self._registry.versions.set_pinned(version, False, by=by)
-        self._residency.unpin(version.engine_id)
-        return version
 
     async def remove(
         self, tenant: str, adapter: str, number: int | None = None, *, by: Actor, wait_s: float = 30.0

@@ -1,4 +1,4 @@
-"""Versions in the engine: a request holds one, and a version is probed before it gets traffic."""
+"""Versions in the engine: a request holds one, one is probed before it gets traffic, and a pinned one stays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from adapters.depot.local_copies import LocalCopies
 from adapters.lifecycle.load_failures import LoadFailures
-from adapters.models import EngineAdapter, Version
+from adapters.models import Actor, EngineAdapter, Version
 from adapters.registry import Registry
 from adapters.registry.state_machine import check_serves
 from adapters.residency import Residency
@@ -48,3 +48,21 @@ class Loading:
             version = check_serves(await self._registry.versions.get(tenant, adapter, number))
             async with self.hold(version) as held:
                 await self._residency.probe(held)
+
+    async def pin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
+        """Load a version and keep it loaded, across restarts. Raises: PinLimit; as `promote`."""
+        await self.probe(tenant, adapter, [number])
+        version = await self._registry.versions.get(tenant, adapter, number)
+        await self._residency.pin(self.engine_adapter(version))
+        try:
+            return await self._registry.versions.set_pinned(version, True, by=by)
+        except BaseException:  # a cancellation between the two steps must not leave a pin behind
+            self._residency.unpin(version.engine_id)
+            raise
+
+    async def unpin(self, tenant: str, adapter: str, number: int, *, by: Actor) -> Version:
+        """Let a version be unloaded again when its slot is needed. Raises: UnknownVersion."""
+        version = await self._registry.versions.get(tenant, adapter, number)
+        version = await self._registry.versions.set_pinned(version, False, by=by)
+        self._residency.unpin(version.engine_id)
+        return version

@@ -19,7 +19,9 @@ from adapters.registry.billing.prices import Prices
 from adapters.registry.billing.spending import Spending
 from adapters.registry.billing.webhooks import Webhooks
 from adapters.registry.database import Database, connect
-from adapters.registry.feedback import FeedbackStore
+from adapters.registry.figures.evaluations import Evaluations
+from adapters.registry.figures.feedback import FeedbackStore
+from adapters.registry.figures.shadows import Shadows
 from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
 from adapters.registry.replicas.answers import Answers
@@ -80,6 +82,8 @@ class Registry:
         self.spending = Spending(database)
         self.webhooks = Webhooks(database)
         self.feedback = FeedbackStore(database)
+        self.evaluations = Evaluations(database)
+        self.shadows = Shadows(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,6 +52,19 @@ class Adapters(DatabasePart):
         if not views:
             raise UnknownAdapter(model)
         return views[0]
+
+    async def set_condition(self, tenant: str, name: str, condition: str | None, *, by: Actor) -> Adapter:
+        """Set the condition without which no version gets traffic; None: there is none. Raises: UnknownAdapter."""
+        details = {"if": condition}
+        async with self._database.change(
+            by, "adapter.condition", public_name(tenant, name), details
+        ) as connection:
+            adapter = await lock_adapter(connection, tenant, name)
+            if adapter.removed_at is not None:
+                raise UnknownAdapter(adapter.public_name)
+            mine = sa.and_(_A.c.tenant == tenant, _A.c.name == name)
+            await connection.execute(sa.update(_A).where(mine).values(condition=condition))
+            return replace(adapter, condition=condition)
 
     async def begin_removal(self, tenant: str, name: str, *, by: Actor) -> tuple[Version, ...]:
         """Take the adapter out of service; returns its versions, which now drain.

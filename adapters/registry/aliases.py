@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,18 +39,20 @@ class Aliases(DatabasePart):
         expected_generation: int,
         by: Actor,
         restored: int | None = None,
+        met: Mapping[str, Any] | None = None,
         reason: str = "",
     ) -> Alias:
         """Point the alias at these versions if its generation is still the expected one.
 
         `restored` marks a rollback: the generation that these targets come from; `reason` an automatic one. Webhooks
-        are told of both.
+        are told of both. `met`: the conditions that the versions met, and their figures, for the audit log.
         Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
             not ready.
         """
         checked = check_targets(targets)
         name = public_name(tenant, adapter)
-        details = {"targets": _plain(checked), "restored": restored} | ({"reason": reason} if reason else {})
+        details: dict[str, Any] = {"targets": _plain(checked), "restored": restored}
+        details |= ({"condition": met} if met else {}) | ({"reason": reason} if reason else {})
         async with self._database.change(by, "alias.set", name, details) as connection:
             locked = await lock_adapter(connection, tenant, adapter)
             if locked.removed_at is not None:

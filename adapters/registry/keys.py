@@ -25,6 +25,8 @@ from adapters.registry.schema.rows import records
 from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits
 
 _PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
+#: What `set` changes beside limits.
+_RIGHTS = ("models", "expires_at", "note")
 
 
 class Keys(DatabasePart):
@@ -86,13 +88,22 @@ class Keys(DatabasePart):
         async with self._database.read() as connection:
             return await records((await connection.execute(query)).mappings(), key_of)
 
-    async def set_limits(self, key_id: str, changes: Mapping[str, Any], *, by: Actor) -> Key:
-        """Change some limits of a key; None removes one. Raises: UnknownKey, BadValue."""
-        table = tables.keys
-        async with self._database.change(by, "key.set", key_id, changes) as connection:
+    async def set(self, key_id: str, changes: Mapping[str, Any], *, by: Actor) -> Key:
+        """Change `models`, `expires_at`, `note` or limits of a key; None allows all models, or removes the others.
+
+        Raises: UnknownKey; BadValue: the expiry has no time zone, or a limit is out of its range or unknown.
+        """
+        check_expiry(changes.get("expires_at"))
+        values = {name: changes[name] for name in _RIGHTS if name in changes}
+        limits = {name: value for name, value in changes.items() if name not in _RIGHTS}
+        details = {"changed": sorted(values)} | limits
+        async with self._database.change(by, "key.set", key_id, details) as connection:
             key = await _get(connection, key_id, for_update=True)
-            limits = _stored_limits(key.limits.changed(changes))
-            await connection.execute(sa.update(table).where(table.c.id == key_id).values(limits=limits))
+            if limits:
+                values["limits"] = _stored_limits(key.limits.changed(limits))
+            if values:
+                table = tables.keys
+                await connection.execute(sa.update(table).where(table.c.id == key_id).values(**values))
             return await _get(connection, key_id)
 
     async def revoke(self, key_id: str, *, by: Actor, in_s: float = 0.0) -> Key:
@@ -122,6 +133,12 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def check_expiry(moment: datetime | None) -> None:
+    """Raises: BadValue: no time zone."""
+    if moment is not None and moment.tzinfo is None:
+        raise BadValue("expires_at needs a time zone, for example +00:00.")
+
+
 def _new_key(
     tenant: str | None,
     role: Role,
@@ -134,8 +151,7 @@ def _new_key(
 ) -> IssuedKey:
     if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
         raise BadValue("A fixed key must have 6 to 256 printable ASCII characters; choose another secret.")
-    if expires_at is not None and expires_at.tzinfo is None:
-        raise BadValue("expires_at needs a time zone, for example +00:00.")
+    check_expiry(expires_at)
     secret = secret or "lg-" + secrets.token_urlsafe(32)
     key_id = "k_" + secrets.token_hex(8)
     key = Key(

@@ -57,6 +57,7 @@ class TenantLoad:
     settings: TenantSettings
     shape: RequestShape
     clients: int
+    background: bool = False
 
 
 @dataclass(slots=True)
@@ -153,7 +154,11 @@ async def _client(
         prompt, generated = 0, 0
         try:
             async for tokens in engine.generate(
-                load.tenant, load.settings, load.shape.tokens(), load.shape.generate
+                load.tenant,
+                load.settings,
+                load.shape.tokens(),
+                load.shape.generate,
+                background=load.background,
             ):
                 counters.count(load.tenant, load.shape.prompt - prompt, tokens)
                 prompt, generated = load.shape.prompt, generated + tokens

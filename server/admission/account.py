@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from adapters.billing.sliding_window import SlidingWindow
 from adapters.registry.replicas.leases import LeaseKind
-from adapters.sliding_window import SlidingWindow
 from adapters.tenant_settings import BudgetPeriod
 from server.admission.leased_parts import LeasedParts
 
@@ -25,6 +25,8 @@ class Account:
     requests: SlidingWindow = field(default_factory=SlidingWindow)
     tokens: SlidingWindow = field(default_factory=SlidingWindow)
     reserved_tokens: int = 0
+    background_tokens: int = 0
+    """Reserved by the server's own work for the tenant, which counts against the token budget only."""
     sequences: int = 0
     period_used_tokens: int = 0
     reserved_nanos: int = 0
@@ -34,6 +36,18 @@ class Account:
     """What this server holds of limits that several servers share; None: it has the limits to itself."""
     _period: BudgetPeriod | None = None
     _period_ends_at: float = 0.0
+
+    @property
+    def budget_reserved_tokens(self) -> int:
+        """The tokens of the budget that running requests may still use."""
+        return self.reserved_tokens + self.background_tokens
+
+    def use_background(self, *, used: int, reserved: int) -> None:
+        """Count tokens that the server's own work used or returned: `used` of `reserved` ones."""
+        self.background_tokens -= reserved
+        self.period_used_tokens += used
+        if self.leased is not None:
+            self.leased.use(LeaseKind.BUDGET, used)
 
     def enter(self, now: float, *, tokens: int, nanos: int, sequences: int) -> None:
         """Count a request that was admitted."""

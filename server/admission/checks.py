@@ -120,7 +120,8 @@ def check_token_rate(account: Account, limits: UsageLimits, tokens: int, now: fl
 
 def check_budget(account: Account, limits: UsageLimits, tokens: int, period_ends_in_s: float) -> None:
     """Raises: BudgetExhausted."""
-    budget, used, reserved = limits.token_budget, account.period_used_tokens, account.reserved_tokens
+    budget, used = limits.token_budget, account.period_used_tokens
+    reserved = account.budget_reserved_tokens
     if budget is None or used + reserved + tokens <= budget:
         return
     waits_for_refund = used + tokens <= budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,7 +69,23 @@ def _check_leases(claim: Claim, need: Need) -> None:
         LeaseKind.TOKENS: account.reserved_tokens + need.tokens,
     }
     if need.budgeted:
-        wanted[LeaseKind.BUDGET] = account.reserved_tokens + need.tokens
+        wanted[LeaseKind.BUDGET] = account.budget_reserved_tokens + need.tokens
         wanted[LeaseKind.MONEY] = account.reserved_nanos + need.nanos
-    if missing := account.leased.missing(wanted):
+    _check_held(claim, wanted)
+
+
+def check_background(claim: Claim, tokens: int, wall_now: float) -> None:
+    """The server's own work needs tokens of the budget only. Raises: BudgetExhausted; LeaseShort."""
+    account, limits = claim.account, claim.limits
+    if account.leased is not None:
+        account.leased.settings = limits
+        _check_held(claim, {LeaseKind.BUDGET: account.budget_reserved_tokens + tokens})
+    else:
+        checks.check_budget(account, limits, tokens, account.roll_period(limits.budget_period, wall_now))
+
+
+def _check_held(claim: Claim, wanted: Mapping[LeaseKind, int]) -> None:
+    """Raises: LeaseShort."""
+    assert claim.account.leased is not None
+    if missing := claim.account.leased.missing(wanted):
         raise LeaseShort(claim.name, missing)

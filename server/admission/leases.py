@@ -199,8 +199,10 @@ class Leases:
         running = {
             LeaseKind.SEQUENCES: account.sequences,
             LeaseKind.REQUESTS: 0,
+            LeaseKind.TOKENS: account.reserved_tokens,
+            LeaseKind.BUDGET: account.budget_reserved_tokens,
             LeaseKind.MONEY: account.reserved_nanos,
-        }.get(kind, account.reserved_tokens)
+        }[kind]
         return max(0, parts.held.get(kind, 0) - running)
 
 

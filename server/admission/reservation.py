@@ -1,4 +1,4 @@
-"""One request's part of the limits of its tenant and its key."""
+"""One request's part of the limits of its tenant and its key, from its entry to its exit."""
 
 from __future__ import annotations
 
@@ -68,3 +68,25 @@ class Reservation:
                 duration_s=self._clock() - self._entered_at,
             )
         self._reserved_tokens = self._reserved_nanos = 0
+
+
+@dataclass(slots=True, eq=False)
+class BackgroundReservation(Reservation):
+    """Part of a tenant's token budget for the server's own work, whose cost is counted but not limited."""
+
+    def consume(self, tokens: int) -> None:
+        """Count `tokens` more as used."""
+        if self._open and tokens > 0:
+            reserved = min(tokens, self._reserved_tokens)
+            for account in self._accounts:
+                account.use_background(used=tokens, reserved=reserved)
+            self._reserved_tokens -= reserved
+            self._used_tokens += tokens
+
+    def release(self) -> None:
+        """Return the tokens that were not used. Idempotent."""
+        if self._open:
+            self._open = False
+            for account in self._accounts:
+                account.use_background(used=0, reserved=self._reserved_tokens)
+            self._reserved_tokens = 0

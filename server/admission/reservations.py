@@ -17,10 +17,10 @@ from adapters.models import Key
 from adapters.tenant_settings import TenantSettings, UsageLimits
 from server.admission import checks
 from server.admission.account import Account
-from server.admission.claims import KEY_PREFIX, Claim, Need, check_claim, limits_of
+from server.admission.claims import KEY_PREFIX, Claim, Need, check_background, check_claim, limits_of
 from server.admission.leased_parts import LeasedParts
 from server.admission.rate_headers import rate_headers
-from server.admission.reservation import Reservation
+from server.admission.reservation import BackgroundReservation, Reservation
 from server.fairness.shares import Capacity, Share
 
 
@@ -108,6 +108,42 @@ class Admission:
         claims = self._claims(tenant, settings, key)
         tokens = min(tokens, *(claim.limits.tpm or tokens for claim in claims))
         return self._enter(claims, Need(tokens, 0, 1, budgeted=False), FREE)
+
+    def reserve_background(
+        self,
+        tenant: str,
+        settings: TenantSettings,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        price: Price = FREE,
+    ) -> Reservation:
+        """Reserve for the server's own work for a tenant: it counts against the token budget, and no other limit.
+
+        So it takes no place and no rate from the tenant's own requests. What it costs is counted, as in the ledger.
+
+        Raises:
+            NeverFits, BudgetExhausted, LeaseShort: as `reserve`.
+        """
+        only_budget = settings.model_copy(update=dict.fromkeys(("rpm", "tpm", "max_concurrency")))
+        tokens = prompt_tokens + max_tokens
+        self.check_fits(only_budget, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        claim = Claim(tenant, self._account(tenant), settings)
+        check_background(claim, tokens, self._wall_clock())
+        claim.account.background_tokens += tokens
+        return BackgroundReservation((claim.account,), self._clock, tokens, 0, price)
+
+    def check_budget_left(self, tenant: str, settings: TenantSettings, part: float) -> None:
+        """Refuse work that requests should not miss the tokens of.
+
+        Raises:
+            BudgetExhausted: at most this part of the token budget is left, as far as this server knows.
+        """
+        if settings.token_budget is not None:
+            account = self._account(tenant)
+            kept = int(part * settings.token_budget)
+            ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
+            checks.check_budget(account, settings, kept, ends_in_s)
 
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse
 
 from adapters import errors as adapters
 from adapters.billing import errors as billing
+from adapters.promotion import errors as promotion
 from sampling.errors import SamplingError
 from server import errors as server
 from server.admission import errors as admission
@@ -71,8 +72,13 @@ RULES: dict[type[Exception], Rule] = {
     billing.UnknownPrice: Rule(404, "invalid_request_error", "price_not_found"),
     billing.UnknownWebhook: Rule(404, "invalid_request_error", "webhook_not_found"),
     adapters.UnknownUpload: Rule(404, "invalid_request_error", "upload_not_found"),
+    promotion.UnknownEvaluation: Rule(404, "invalid_request_error", "evaluation_not_found"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),
     adapters.Conflict: Rule(409, "invalid_request_error", "conflict"),
+    promotion.ConditionNotMet: Rule(409, "invalid_request_error", "condition_not_met"),
+    promotion.BadCondition: Rule(400, "invalid_request_error", "bad_condition"),
+    promotion.EvaluationRefused: Rule(400, "invalid_request_error", "evaluation_refused"),
+    promotion.TooManyEvaluations: Rule(429, "rate_limit_error", "too_many_evaluations"),
     adapters.TooManyFetches: Rule(429, "rate_limit_error", "too_many_fetches"),
     adapters.BlendLimit: Rule(429, "rate_limit_error", "blend_limit_exceeded"),
     adapters.ArtifactRefused: Rule(400, "invalid_request_error", "artifact_refused"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
 
 from adapters.depot.depot import Depot
 from adapters.depot.shared_uploads import SharedUploads
@@ -14,6 +16,7 @@ from adapters.registry.database import utc_now
 from adapters.registry.replicas.shared_secrets import CACHE_SALT
 from adapters.sources import Uploads
 from adapters.store.store import Store
+from sampling.limits import NO_LIMITS
 from server.api.request_observer import RequestObserver
 from server.app import demo_seed, garbage_collection
 from server.app.database import open_database, registry_of
@@ -24,8 +27,13 @@ from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
 from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
+from server.background.evaluations.data_files import DataFiles
+from server.background.evaluations.evaluator import Evaluator
+from server.background.evaluations.requests import BackgroundRequests
+from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.background.webhook_sender import WebhookSender
 from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
@@ -33,6 +41,7 @@ from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
 from server.engine.supervisor import State
 from server.observability import loop_lag
+from server.observability.history import History
 from server.observability.query_timing import time_queries
 from server.observability.readiness import Readiness
 from server.observability.recorder import MetricsRecorder
@@ -47,6 +56,7 @@ from server.usage.current_prices import CurrentPrices
 from server.usage.feedback import FeedbackService
 from server.usage.ledger import Ledger
 from server.usage.recent_requests import RecentAnswers, RecentFailures
+from server.usage.request_log import RequestLog
 from server.usage.shared_answers import SharedAnswers
 from server.usage.shared_failures import SharedFailures
 from server.usage.spool import UsageSpool
@@ -88,17 +98,47 @@ class Server:
             CurrentPrices(registry).of,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
+        self.evaluations, self.shadows = self._background_work()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
-        is_shared = registry.membership.is_shared
-        self.failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
-        self.answers = SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
-        self.observer = RequestObserver(self.metrics, self.canaries, self.answers, self.failures)
+        self.failures, self.answers = _recent(registry)
+        self.observer = self._observer()
         self.feedback = FeedbackService(
             self.answers,
             registry.feedback.put,
             (self.metrics.requests.rated, self.canaries.rated),
             keeps_messages=settings.keep_feedback_messages,
         )
+
+    def _observer(self) -> RequestObserver:
+        """What looks at each finished request."""
+        return RequestObserver(
+            self.metrics, self.canaries, self.answers, self.failures, History(), RequestLog()
+        )
+
+    def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
+        """What generates on the engine that serves, through the gate and into the ledger as requests do."""
+        engine = self.engine
+        own_requests = BackgroundRequests(replace(self.requests, handle=engine.generate_tokens))
+        shadows = ShadowTraffic(self.registry, own_requests, engine.admission)
+        engine.gate.shadow = shadows.begin
+        files = DataFiles(self.settings.home / "evaluations")
+        files.drop_parts()
+        evaluator = Evaluator(
+            self.registry.evaluations,
+            own_requests,
+            files,
+            engine.prompts,
+            self.sampling.limits_for(NO_LIMITS),
+            engine.max_model_len,
+        )
+        return EvaluationService(self.registry, evaluator, self.settings, self.base), shadows
+
+
+def _recent(registry: Registry) -> tuple[SharedFailures, SharedAnswers]:
+    """Failures and answers: of this server, or of all servers that share the registry."""
+    is_shared = registry.membership.is_shared
+    failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
+    return failures, SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
 
 
 def _uploads(
@@ -115,10 +155,7 @@ def _uploads(
 async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Server]:
     """Open the database and the store, and compose the server; the engine is not started yet.
 
-    Args:
-        settings: what to serve.
-        runner: the one thread that starts engines (see `server.engine.process.parent_death`).
-
+    `runner` is the one thread that starts engines (see `server.engine.process.parent_death`).
     Raises: as `open_database`.
     """
     async with open_database(settings) as database:
@@ -148,7 +185,32 @@ def _repeated(
         (server.uploads.collect_garbage, DEPOT_GARBAGE_INTERVAL_S),
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
+        (server.evaluations.resume, RESUME_INTERVAL_S),
+        (server.shadows.flush, FLUSH_INTERVAL_S),
     ]
+
+
+async def _recover(server: Server) -> None:
+    """Go on with what an earlier process has left: its usage, the budgets, its evaluations."""
+    await server.usage_writer.recover()
+    await server.registry.usage.forget_writers()
+    await restore_budgets(server.registry, server.engine.admission, utc_now())
+    await server.evaluations.resume()
+
+
+def _loops(
+    server: Server, maintenance: MaintenanceLoop, members: MembershipLoop
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What runs until the server ends, by its task's name."""
+    return {
+        "registry": server.registry.availability.run(),
+        "maintenance": maintenance.run(),
+        "membership": members.run(),
+        "canaries": server.canaries.run(),
+        "loop-lag": loop_lag.watch(server.metrics.loop_lag_s.observe),
+        "history": server.observer.history.run(server.engine.scheduler_stats),
+        "garbage-collection": garbage_collection.run(lambda: not server.requests.in_flight),
+    }
 
 
 @contextlib.asynccontextmanager
@@ -168,23 +230,17 @@ async def _background(server: Server) -> AsyncIterator[None]:
     await members.join()
     await maintenance.recover()
     await wrong_keys.restore()
-    await server.usage_writer.recover()
-    await server.registry.usage.forget_writers()
-    await restore_budgets(server.registry, server.engine.admission, utc_now())
-    probing = asyncio.create_task(server.registry.availability.run(), name="registry")
-    maintaining = asyncio.create_task(maintenance.run(), name="maintenance")
-    beating = asyncio.create_task(members.run(), name="membership")
+    await _recover(server)
     flushing = asyncio.create_task(server.ledger.run(), name="ledger")
-    judging = asyncio.create_task(server.canaries.run(), name="canaries")
-    timing = asyncio.create_task(loop_lag.watch(server.metrics.loop_lag_s.observe), name="loop-lag")
-    collecting = asyncio.create_task(
-        garbage_collection.run(lambda: not server.requests.in_flight), name="garbage-collection"
-    )
+    loops = _loops(server, maintenance, members)
+    tasks = [flushing, *(asyncio.create_task(work, name=name) for name, work in loops.items())]
     try:
         yield
     finally:
-        for task in (maintaining, judging, flushing, probing, timing, beating, collecting):
+        for task in tasks:
             task.cancel()
+        await server.evaluations.aclose()
+        await server.shadows.aclose()
         await asyncio.gather(server.webhook_sender.aclose(), adapters.aclose())
         await members.leave()
         await asyncio.wait([flushing])

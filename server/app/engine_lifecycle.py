@@ -23,6 +23,7 @@ from server.app.database import retrying
 from server.config.logs import error_log
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel
+from server.engine.decoding.token_generation import generate_tokens
 from server.engine.handlers import VllmHandlers
 from server.engine.rendering.prompt_workers import PromptWorkers
 from server.engine.runtime import Engine, start
@@ -125,6 +126,10 @@ class EngineLifecycle:
     async def handle(self, context: RequestContext, headers: Headers) -> Answer:
         """Serve one request; see `VllmHandlers.handle`. Raises: LoragateError."""
         return await self.handlers().handle(context, headers)
+
+    async def generate_tokens(self, context: RequestContext, headers: Headers) -> Answer:
+        """Serve one request of the server's own; see `server.engine.decoding.token_generation`."""
+        return await generate_tokens(self.gate, self.handlers(), context)
 
     def max_model_len(self) -> int | None:
         """The longest prompt plus answer, in tokens; without an engine the setting, which may be None."""

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ import uvloop
 
 from adapters.errors import AdapterError
 from server.app import tls
+from server.app.banner import banner
 from server.app.composition import Server, open_server
 from server.app.listening import (
     HttpServer,
@@ -31,27 +33,36 @@ from server.app.listening import (
     wait_for_event,
 )
 from server.app.routes import make_app
+from server.app.start_progress import StartProgress
 from server.config.environment import ignored_service_links
 from server.config.logs import configure
 from server.config.settings import Settings
-from server.engine.supervisor import EngineStartFailed
+from server.engine.supervisor import EngineStartFailed, State
 from server.errors import LoragateError
 
 logger = logging.getLogger("loragate")
 
 ABORT_GRACE_S = 5.0
 START_GRACE_S = 0.5
+_PROGRESS_INTERVAL_S = 0.1
 
 
-def run(settings: Settings, runner: Executor) -> int:
-    """Serve until a signal; returns the exit code."""
+def run(settings: Settings, runner: Executor, progress: StartProgress) -> int:
+    """Serve until a signal; returns the exit code.
+
+    Args:
+        settings: what to serve.
+        runner: the one thread that starts engines.
+        progress: tells a person at a terminal what the start does.
+    """
     configure(settings.log_format, settings.log_level)
     if ignored := ignored_service_links():
         logger.info("service-link variables are ignored", extra={"variables": ignored})
     raise_file_limit()
     try:
-        return uvloop.run(_serve(settings, runner))
+        return uvloop.run(_serve(settings, runner, progress))
     except (LoragateError, AdapterError) as error:
+        progress.end()
         print(f"loragate: {error}", file=sys.stderr)
         return 1
 
@@ -75,7 +86,8 @@ def leave(code: int, runner: Executor) -> NoReturn:
     raise SystemExit(code)
 
 
-async def _serve(settings: Settings, runner: Executor) -> int:
+async def _serve(settings: Settings, runner: Executor, progress: StartProgress) -> int:
+    progress.stage("Opening the database")
     certificate = tls.Certificate.of(settings)
     listener = listen(settings.host, settings.port)
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})  # of --port 0: the one it got
@@ -85,9 +97,13 @@ async def _serve(settings: Settings, runner: Executor) -> int:
         serving = asyncio.create_task(http.serve([listener]), name="http")
         supervising = asyncio.create_task(server.engine.supervisor.run(), name="supervisor")
         renewing = asyncio.create_task(certificate.watch(), name="certificate") if certificate else None
-        logger.info("listening", extra={"url": listening_url(listener, "https" if certificate else "http")})
+        url = listening_url(listener, "https" if certificate else "http")
+        if not progress.is_shown:  # on a terminal, the banner says it when requests are answered
+            logger.info("listening", extra={"url": url})
+        announcing = asyncio.create_task(_announce(server, url, progress), name="start-progress")
         waiting = asyncio.create_task(stop.first.wait())
         await asyncio.wait({serving, supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        announcing.cancel()
         if supervising.done() and not stop.first.is_set():
             await _close(http, serving)
             await supervising  # raises: the first start failed
@@ -101,6 +117,36 @@ async def _serve(settings: Settings, runner: Executor) -> int:
             await supervising
     logger.info("stopped")
     return 0
+
+
+async def _announce(server: Server, url: str, progress: StartProgress) -> None:
+    """Show the stages of the engine's start, and the banner at its end."""
+    if not progress.is_shown:
+        return
+    progress.stage("Starting the engine (weights, KV cache, a first step)")
+    supervisor = server.engine.supervisor
+    with _quiet(
+        "loragate.supervisor"
+    ):  # the banner says what its line would say in the middle of a stage's line
+        while supervisor.state is State.STARTING:
+            if supervisor.engine is not None:
+                progress.stage("Loading the adapters")
+            await asyncio.sleep(_PROGRESS_INTERVAL_S)
+    progress.end()
+    if supervisor.state is State.READY:
+        has_keys = server.settings.demo or bool(await server.registry.keys.list())
+        print(banner(server.settings, url, has_keys=has_keys), flush=True)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the INFO lines of a logger."""
+    quieted = logging.getLogger(name)
+    quieted.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        quieted.setLevel(logging.NOTSET)
 
 
 def _http_config(server: Server, settings: Settings, certificate: tls.Certificate | None) -> uvicorn.Config:

@@ -138,4 +138,7 @@ def _admin_services(server: Server) -> AdminServices:
         readiness=server.readiness,
         scheduler_stats=server.engine.scheduler_stats,
         failures=server.failures,
+        evaluations=server.evaluations,
+        history=server.observer.history,
+        request_log=server.observer.log,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import click
+from click.shell_completion import CompletionItem
 
 from adapters.errors import AdapterError
 from server.errors import LoragateError
@@ -23,12 +24,14 @@ COMMANDS = {
     "price": ("server.cli.tenants.price", "Set, end and list prices per million tokens."),
     "webhook": ("server.cli.tenants.webhook", "Tell others of used budgets, rollbacks and engine trouble."),
     "usage": ("server.cli.tenants.usage", "Show what tenants, or their keys, have used, and what it costs."),
+    "audit": ("server.cli.tenants.audit", "Search and export the log of changes."),
     "feedback": ("server.cli.tenants.feedback", "List users' feedback; export chats for training."),
     "train": ("server.cli.train", "Train an adapter from a JSONL file of chats."),
     "quantize": ("server.cli.quantize", "Write a 4-bit AWQ checkpoint of a model."),
-    "bench": ("server.cli.bench", "Run a benchmark."),
+    "bench": ("server.cli.tools.bench", "Run a benchmark."),
     "migrate": ("server.cli.migrate", "Update the database's schema."),
-    "version": ("server.cli.version", "Print the versions of loragate and vLLM."),
+    "completion": ("server.cli.tools.completion", "Print or install tab completion for the shell."),
+    "version": ("server.cli.tools.version", "Print the versions of loragate and vLLM."),
 }
 
 
@@ -38,6 +41,12 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table."""
         return list(COMMANDS)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, without importing them."""
+        names = (name for name in COMMANDS if name.startswith(incomplete))
+        found = [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
+        return found or super().shell_complete(ctx, incomplete)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""

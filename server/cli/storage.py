@@ -20,6 +20,10 @@ from server.config.settings import Settings, load
 
 T = TypeVar("T")
 _WIDE = 1000  # characters; piped output is not wrapped
+_NEW_DATABASE = (
+    "note: this database was empty and has its tables now. A server with another --data-dir or --database-url has a "
+    "database of its own, and that of --demo is found with --demo."
+)
 
 
 def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
@@ -28,12 +32,19 @@ def storage_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 
 def with_registry(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run `work(registry)`; an error of the registry becomes one sentence and exit code 1."""
-    from adapters.registry import Registry, check_schema, connect
+    """Run `work(registry)`; an error of the registry becomes one sentence and exit code 1.
+
+    A new database gets its tables, as from `loragate serve`.
+    """
+    from adapters.registry import Registry, check_schema, connect, migrate
+    from adapters.registry.schema.migration import current_revision
 
     async def run() -> T:
         engine = connect(settings.registry_url)
         try:
+            if await current_revision(engine) is None:
+                await migrate(settings.registry_url)
+                click.echo(_NEW_DATABASE, err=True)
             await check_schema(engine)
             return await work(Registry(engine))
         finally:

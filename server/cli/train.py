@@ -15,7 +15,7 @@ import demo
 from adapters.training.config import FIELDS, TrainingConfig
 from adapters.training.presets import PRESETS
 from server.cli.adapters.admin_client import AdminClient, ca_cert_option
-from server.cli.adapters.publish import Publication
+from server.cli.adapters.publish import Proof, Publication
 from server.cli.options import given, model_options
 from server.config.config_file import fault_sentences
 from server.config.environment import read_variable
@@ -42,6 +42,19 @@ from server.engine.process.openmp import set_wait_policy
 @click.option("--publish", metavar="URL", help="Server that gets the finished adapter as a new version.")
 @click.option("--publish-as", metavar="TENANT/NAME", help="The adapter on that server that gets the version.")
 @click.option("--canary", type=click.FLOAT, help="Percentage of the traffic for the version.  [default: all]")
+@click.option(
+    "--evaluate",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Evaluate the published version, and the current one, on these held-out chats before it gets traffic.",
+)
+@click.option("--if", "condition", help="With --evaluate: what its figures must meet: 'loss < @current'.")
+@click.option(
+    "--promote-after",
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    help="With --canary: wait, and promote the version unless it has lost its traffic.",
+)
 @click.option("--key", help=f"Admin or operator key for --publish. [env: {CLIENT_KEY_VARIABLE}]")
 @ca_cert_option
 @click.option(
@@ -57,6 +70,9 @@ def train(
     publish: str | None,
     publish_as: str | None,
     canary: float | None,
+    evaluate: Path | None,
+    condition: str | None,
+    promote_after: float | None,
     key: str | None,
     **flags: Any,
 ) -> None:
@@ -66,7 +82,7 @@ def train(
         _check(_config(context, preset, flags), as_json)
         return
     config = _config(context, preset, flags)
-    publication = _publication(publish, publish_as, canary, key)
+    publication = _publication(publish, publish_as, canary, key, Proof(evaluate, condition, promote_after))
     set_wait_policy()  # before torch is imported
     from adapters.training.errors import TrainingError
     from adapters.training.training_run import train as run_training
@@ -77,29 +93,36 @@ def train(
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:  # the trainer has told what is left
         raise click.exceptions.Exit(130) from None
-    if publication is None:
-        click.echo(f"Publish it: loragate adapter add TENANT NAME {shlex.quote(str(config.out))}", err=True)
-    else:
-        try:
-            click.echo(publication.publish(config.out), err=True)
-        except click.ClickException as error:
-            raise click.ClickException(
-                f"{error.message}\nThe finished adapter is in {config.out}; `loragate adapter add` uploads it again."
-            ) from error
+    _publish(publication, config.out)
     click.echo(json.dumps(report.document))
 
 
+def _publish(publication: Publication | None, out: Path) -> None:
+    """Publish the finished adapter. Raises: click.ClickException: it is told where the adapter is."""
+    if publication is None:
+        click.echo(f"Publish it: loragate adapter add TENANT NAME {shlex.quote(str(out))}", err=True)
+    else:
+        try:
+            click.echo(publication.publish(out), err=True)
+        except click.ClickException as error:
+            raise click.ClickException(
+                f"{error.message}\nThe finished adapter is in {out}; `loragate adapter add` uploads it again."
+            ) from error
+
+
 def _publication(
-    url: str | None, target: str | None, canary: float | None, key: str | None
+    url: str | None, target: str | None, canary: float | None, key: str | None, proof: Proof
 ) -> Publication | None:
     """Where the finished adapter goes; checked before the training, so that a wrong key does not waste it."""
     if url is None:
         if target or canary is not None:
             raise click.UsageError("--publish-as and --canary need --publish URL.")
+        if proof != Proof():
+            raise click.UsageError("--evaluate, --if and --promote-after need --publish URL.")
         return None
     if not target:
         raise click.UsageError("--publish needs --publish-as TENANT/NAME.")
-    publication = Publication.parse(AdminClient(url, key), target, canary)
+    publication = Publication.parse(AdminClient(url, key), target, canary, proof)
     publication.check()
     return publication
 

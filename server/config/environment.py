@@ -22,6 +22,11 @@ def read_variable(name: str) -> str | None:
     return read_variable_or_file(os.environ, name)
 
 
+def login_shell() -> str:
+    """The name of the user's shell, such as bash; empty where the environment does not say."""
+    return Path(os.environ.get("SHELL", "")).name
+
+
 def ignored_service_links() -> list[str]:
     """The variables of Kubernetes and Docker that `settings.load` ignores, by name (see `service_links`)."""
     return sorted(service_links(os.environ))
@@ -69,6 +74,9 @@ def export_engine_environment(
             "PYTHONSAFEPATH": "1",
         }
     )
+    # Lines that are no log records: deprecations inside torch and vLLM, and notes of torch's C++ code.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # The last spans are sent at shutdown; a collector that is down must not delay it.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2")
     if steers_answers:

@@ -1,18 +1,60 @@
-"""Logging: one line per record on stdout, as JSON or text, for loragate, vLLM and uvicorn."""
+"""Logging: one line per record on stdout, as JSON or text, for loragate, vLLM and uvicorn.
+
+Leans on (vLLM 0.32) the beginnings of some of its messages (`_NO_WARNINGS`), which are shown at a lower level.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import logging.config
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+LogFormat = Literal["auto", "json", "text"]
 
 #: Attributes that are no fields of a line: those of every record, and those that vLLM, uvicorn and Ray add.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {
     "message", "asctime", "taskName", "fileinfo", "vllm_process_name", "color_message", "_ray_timestamp_ns",
 }  # fmt: skip
+
+#: Logger of vLLM → beginnings of warnings that nobody who runs loragate can or should act upon: they are about
+#: choices of this server, or about libraries that it loads in another way.
+_NO_WARNINGS: dict[str, tuple[str, ...]] = {
+    "vllm.config.scheduler": ("Using custom scheduler class",),
+    "vllm.config.vllm": (
+        "Enforce eager set",
+        "Inductor compilation was disabled",
+        "Model Runner V2 requires",
+    ),
+    "vllm.platforms.cpu": ("Triton is not installed",),
+    "vllm.utils.torch_utils": ("OMP_NUM_THREADS=",),
+    "vllm.v1.engine.input_processor": ("vLLM has deprecated support", "Passing raw prompts"),
+    "vllm.v1.worker.cpu_worker": ("libtcmalloc is not found", "libiomp is not found"),
+}
+
+
+def is_for_people() -> bool:
+    """Whether stdout is a terminal, so that a person reads it."""
+    return sys.stdout.isatty()
+
+
+class VllmFilter(logging.Filter):
+    """Lowers vLLM's warnings that mean nothing here to INFO, and drops what is below `least` afterwards."""
+
+    def __init__(self, least: str) -> None:
+        super().__init__()
+        self._least = logging.getLevelNamesMapping()[least.upper()]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno == logging.WARNING and record.getMessage().startswith(
+            _NO_WARNINGS.get(record.name, ("\0",))
+        ):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return record.levelno >= self._least
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,23 +86,32 @@ class TextFormatter(logging.Formatter):
         return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items())
 
 
+_STDOUT = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
+
+
 def logging_config(log_format: str, level: str) -> dict[str, Any]:
-    """The `logging.config` dictionary; the engine's processes get the same one from vLLM."""
-    formatter = (
-        "server.config.logs.JsonFormatter" if log_format == "json" else "server.config.logs.TextFormatter"
-    )
+    """The `logging.config` dictionary; the engine's processes get the same one from vLLM.
+
+    Text is for people: vLLM's own INFO lines, which describe each of its steps, are left out of it.
+    """
+    as_text = is_for_people() if log_format == "auto" else log_format == "text"
+    formatter = "server.config.logs.TextFormatter" if as_text else "server.config.logs.JsonFormatter"
+    vllm_least = "warning" if as_text and level == "info" else level
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
+        "filters": {"vllm": {"()": "server.config.logs.VllmFilter", "least": vllm_least}},
         "handlers": {
-            "out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
+            "out": _STDOUT,
+            "vllm": {**_STDOUT, "filters": ["vllm"]},
         },
         "root": {"handlers": ["out"], "level": "WARNING"},
         "loggers": {
             "loragate": {"level": level.upper(), "handlers": ["out"], "propagate": False},
-            "vllm": {"level": level.upper(), "handlers": ["out"], "propagate": False},
+            "vllm": {"level": level.upper(), "handlers": ["vllm"], "propagate": False},
             "uvicorn": {"level": "WARNING", "handlers": ["out"], "propagate": False},
+            "torch._library.triton": {"level": "ERROR"},  # it says that there is no Triton
         },
     }
 

@@ -20,6 +20,7 @@ import demo
 from server.config.combinations import check_combinations
 from server.config.config_file import ConfigFile, fault_sentences
 from server.config.json_settings import JsonObject
+from server.config.logs import LogFormat
 from server.config.origins import Origins
 from server.config.secret_files import FileVariables
 from server.config.service_links import service_links
@@ -177,8 +178,8 @@ class Settings(BaseSettings):
     """Require an operator's key for /metrics, which names all tenants and adapters."""
     replica_token: Annotated[str, Field(repr=False)] = ""
     """Secret with which a front asks this server what it holds; `serve --replicas` sets it. Default: nobody may."""
-    log_format: Literal["json", "text"] = "json"
-    """Format of the log on stdout."""
+    log_format: LogFormat = "auto"
+    """Format of the log on stdout. auto: text on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the records that are logged."""
 

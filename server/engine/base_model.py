@@ -172,6 +172,11 @@ def _template(settings: Settings, folder: Path) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def operators_template(settings: Settings) -> str | None:
+    """The chat template that the operator serves in place of the base model's own; None: its own is served."""
+    return settings.chat_template.read_text(encoding="utf-8") if settings.chat_template else None
+
+
 def _template_digest(settings: Settings, folder: Path) -> str | None:
     if settings.chat_template is None:
         return template_digest(folder)

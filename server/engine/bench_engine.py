@@ -43,7 +43,13 @@ class BenchEngine:
         return scheduler_report.capacity_of(self._client)
 
     async def generate(
-        self, tenant: str, settings: TenantSettings, prompt: Sequence[int], tokens: int
+        self,
+        tenant: str,
+        settings: TenantSettings,
+        prompt: Sequence[int],
+        tokens: int,
+        *,
+        background: bool = False,
     ) -> AsyncGenerator[int]:
         """Generate exactly `tokens` greedy tokens; yields the number of new tokens of each output."""
         params = SamplingParams(
@@ -52,7 +58,7 @@ class BenchEngine:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={STAMP_KEY: stamp(tenant, settings)},
+            extra_args={STAMP_KEY: stamp(tenant, settings, background=background)},
         )
         request: Any = {"prompt_token_ids": list(prompt), "cache_salt": tenant}
         async for output in self._client.generate(request, params, f"{tenant}-{next(self._ids)}"):

@@ -89,10 +89,9 @@ class VllmHandlers:
     """The handlers of one running engine. A restarted engine gets new ones."""
 
     def __init__(self, state: State, messages: Messages, thinking: Thinking) -> None:
-        models: OpenAIServingModels = state.openai_serving_models
-        self._models = models
+        self.models: OpenAIServingModels = state.openai_serving_models
         self._thinking = thinking
-        self._base_model_name = models.base_model_paths[0].name
+        self._base_model_name = self.models.base_model_paths[0].name
         chat = state.openai_serving_chat
         self._handlers = {
             Endpoint.CHAT: _Handler(ChatCompletionRequest, chat.create_chat_completion),
@@ -128,11 +127,11 @@ class VllmHandlers:
 
     def publish(self, adapter: EngineAdapter, lora_request: Any) -> None:
         """Make a resident adapter available to the handlers under its engine name."""
-        self._models.lora_requests[adapter.engine_name] = lora_request
+        self.models.lora_requests[adapter.engine_name] = lora_request
 
     def withdraw(self, engine_id: int) -> None:
         """Remove the adapter of this id from the handlers; an unknown id has no effect."""
-        requests = self._models.lora_requests
+        requests = self.models.lora_requests
         for name in [name for name, request in requests.items() if request.lora_int_id == engine_id]:
             del requests[name]
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from server.fairness.background import Background
 from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.candidates import Candidates
 from server.fairness.interfaces import BudgetStanding, EngineInterface, SchedulerCounters
 from server.fairness.lora_slots import LoraSlots
 from server.fairness.preemption import plan_preemption
 from server.fairness.prefill_cap import max_min_cap
-from server.fairness.shares import Capacity
+from server.fairness.shares import Capacity, is_background
 from server.fairness.token_charges import TokenCharges
 from server.fairness.waiting_queue import Entry, WaitingQueue
 
@@ -45,7 +46,8 @@ class Arbiter:
         self._engine = engine
         self.charges = TokenCharges(engine.generated_tokens)
         self._lora_slots = lora_slots
-        self._candidates = Candidates(self.queue, self.accounting, engine, lora_slots)
+        self._candidates = candidates = Candidates(self.queue, self.accounting, engine, lora_slots)
+        self.background = Background(self.queue, self.accounting, candidates, self.charges, engine)
         self._clock = clock
         self._next: Entry | None = None
         self._limited: set[str] = set()  # tenants whose own limit keeps their requests waiting
@@ -56,8 +58,9 @@ class Arbiter:
     # Waiting and running
 
     def enqueue(self, entry: Entry) -> None:
-        """Add a new request; its share is the tenant's share from now on."""
+        """Add a new request; its share is the tenant's from now on."""
         self.accounting.set_share(entry.tenant, entry.share)
+        self.background.note(entry)
         if not self.queue.has_tenant(entry.tenant):
             self._lift(entry.tenant)
         self.requeue(entry)
@@ -70,7 +73,7 @@ class Arbiter:
     def dequeue(self, entry: Entry) -> None:
         """Take a request out of the queue: it starts, is skipped for now, or has ended."""
         self.queue.remove(entry)
-        if not self.queue.has_tenant(entry.tenant):
+        if not self.queue.has_tenant(entry.tenant) and not entry.share.background:
             self.charges.note_empty(entry.tenant)
         self._next = None
 
@@ -112,7 +115,7 @@ class Arbiter:
 
     def _choose(self) -> None:
         best: tuple[int, float, int] | None = None
-        tenants = self.queue.tenants()
+        tenants = self.background.startable(self.queue.tenants())
         head = self._candidates.head
         service_of = self.charges.service_of(tenants)
         for tenant in tenants:
@@ -147,7 +150,8 @@ class Arbiter:
             prompt_tokens: returns the tokens that a waiting item would compute.
         """
         slots = self._engine.free_slots()
-        newcomers = [t for t in self.queue.tenants() if t not in prefilling] if slots > 0 else []
+        tenants = self.background.startable(self.queue.tenants())
+        newcomers = [t for t in tenants if t not in prefilling] if slots > 0 else []
         if len(prefilling) + len(newcomers) < 2:
             return 0
         heads = [entry for tenant in newcomers if (entry := self._candidates.head(tenant)) is not None]
@@ -163,12 +167,15 @@ class Arbiter:
     # The step
 
     def begin_step(self) -> None:
-        """Preempt requests, before vLLM schedules the step, to enforce limits, guarantees and LoRA turns."""
+        """Preempt requests, before vLLM schedules the step: for limits, foreground, LoRA turns and guarantees."""
         self._candidates.begin_step()
         self._started_borrowing = False
         self._fitting_guaranteed.clear()
         self._next = None
         self._enforce_limits()
+        for allocation in self.background.begin_step():
+            self.counters.preempted_for_foreground += 1
+            self._preempt(allocation)
         self._rotate_adapters()
         if len(self.queue):
             self._serve_guarantees()
@@ -227,7 +234,7 @@ class Arbiter:
         """Adapters without a LoRA slot that have a request which could start with one."""
         return {
             entry.adapter
-            for tenant in self.queue.tenants()
+            for tenant in self.background.unless_alone(self.queue.tenants())
             for entry in self.queue.heads(tenant)
             if not slots.runs(entry.adapter)
             and self._candidates.is_ready(entry)
@@ -235,7 +242,8 @@ class Arbiter:
         }
 
     def _lift(self, tenant: str) -> None:
-        self.charges.lift(tenant, (t for t in self.queue.tenants() if t not in self._limited))
+        compared = [t for t in self.queue.tenants() if is_background(t) == is_background(tenant)]
+        self.charges.lift(tenant, (t for t in compared if t not in self._limited))
 
     def _preempt(self, allocation: Allocation) -> None:
         self._candidates.preempted_requests.add(allocation.request_id)

@@ -59,6 +59,17 @@ class Candidates:
         )
 
     def standing(self, entry: Entry) -> BudgetStanding:
+        """How the request stands; a background one never has a guarantee."""
+        standing = self._budget_standing(entry)
+        if entry.share.background and standing is not BudgetStanding.OVER_LIMIT:
+            return BudgetStanding.BACKGROUND
+        return standing
+
+    def has_slot(self, entry: Entry) -> bool:
+        """Whether the request's adapter has a LoRA slot, or may take one."""
+        return self._may_start(entry.adapter)
+
+    def _budget_standing(self, entry: Entry) -> BudgetStanding:
         """The standing by the cheap bounds of its blocks where they agree, else by their exact number."""
         at_worst = self._standing_with(entry, self._engine.full_blocks(entry.item))
         if at_worst is BudgetStanding.BORROWING and not self._accounting.fits_guarantee(entry.tenant, 1):

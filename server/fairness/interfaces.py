@@ -24,12 +24,12 @@ class EngineCapacity(Protocol):
     def growth(self, allocation: Allocation) -> int:
         """Upper bound of the blocks that a running request takes in the next step."""
 
+    def full_blocks(self, item: Any) -> int:
+        """Blocks for all tokens of a waiting request: a cheap upper bound of `new_blocks`."""
+
 
 class EngineInterface(EngineCapacity, Protocol):
     """What the arbiter needs of the engine; `preempt` is the only call that changes it."""
-
-    def full_blocks(self, item: Any) -> int:
-        """Blocks for all tokens of a waiting request: a cheap upper bound of `new_blocks`."""
 
     def is_ready(self, item: Any) -> bool:
         """Whether a waiting request could start if it had room."""
@@ -46,7 +46,8 @@ class BudgetStanding(IntEnum):
 
     GUARANTEED = 0
     BORROWING = 1
-    OVER_LIMIT = 2
+    BACKGROUND = 2
+    OVER_LIMIT = 3
 
 
 @dataclass(slots=True)
@@ -59,3 +60,4 @@ class SchedulerCounters:
     preempted_for_limit: int = 0
     preempted_for_guarantee: int = 0
     preempted_for_adapter: int = 0
+    preempted_for_foreground: int = 0

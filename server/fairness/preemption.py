@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.interfaces import EngineCapacity
+from server.fairness.shares import is_background
 from server.fairness.waiting_queue import Entry
 
 
@@ -44,7 +45,7 @@ class _PreemptionPlan:
         above = [tenant for tenant in self._stacks if self._stacks[tenant] and over[tenant] > 0]
         if not above:
             return False
-        tenant = max(above, key=lambda t: (over[t], t))
+        tenant = max(above, key=lambda t: (is_background(t), over[t], t))
         allocation = self._stacks[tenant].pop()
         freed = self.accounting.of(tenant).freed_by(allocation)
         self.free_slots += 1
@@ -102,12 +103,15 @@ def _plan_tenant(entries: list[Entry], plan: _PreemptionPlan, engine: EngineCapa
 
 
 def preemption_order(accounting: BlockAccounting) -> list[str]:
-    """The ids of all running requests, in the order in which to preempt them when blocks run out."""
+    """The ids of all running requests, in the order in which to preempt them when blocks run out.
+
+    Those of the background come first, then those of the tenant furthest above its guarantee.
+    """
     excess = {tenant: accounting.excess_blocks(allocated) for tenant, allocated in accounting.active()}
     oldest_first = {tenant: accounting.of(tenant).newest_first()[::-1] for tenant in excess}
     order: list[str] = []
     while excess:
-        tenant = max(excess, key=lambda t: (excess[t], t))
+        tenant = max(excess, key=lambda t: (is_background(t), excess[t], t))
         allocation = oldest_first[tenant].pop()
         order.append(allocation.request_id)
         excess[tenant] -= len(allocation.block_ids)

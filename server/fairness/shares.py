@@ -13,6 +13,9 @@ from server.errors import LoragateError
 #: Key of the stamp in `sampling_params.extra_args`, and of our options in vLLM's `additional_config`.
 STAMP_KEY = "loragate"
 
+#: Ends the scheduler's names of background requests; a tenant's name has no slash.
+_BACKGROUND = "/background"
+
 #: The settings of the operator's own requests.
 OPERATOR_SETTINGS = TenantSettings()
 
@@ -30,12 +33,14 @@ class Share:
     """A tenant's part of the engine; it travels with each request to the scheduler.
 
     `guarantee` and `limit` are shares (0 to 1) of the KV blocks and, in the same way, of the sequence slots.
+    `background`: it takes only what all others leave (`server.fairness.background`), and has no guarantee.
     The default is the share of a request without a tenant, the operator's.
     """
 
     weight: float = 1.0
     guarantee: float = 0.0
     limit: float = 1.0
+    background: bool = False
 
     @classmethod
     def of(cls, settings: TenantSettings) -> Self:
@@ -76,9 +81,28 @@ class Capacity:
         return max(1, int(share.limit * self.max_num_seqs + 1e-9))
 
 
-def stamp(tenant: str, settings: TenantSettings) -> dict[str, Any]:
-    """What a request carries to the engine under STAMP_KEY in `sampling_params.extra_args`."""
+def background_name(tenant: str) -> str:
+    """The name under which the scheduler counts a tenant's background requests; no tenant can have it."""
+    return tenant + _BACKGROUND
+
+
+def tenant_of(name: str) -> str:
+    """The tenant that one of the scheduler's names stands for."""
+    return name.removesuffix(_BACKGROUND)
+
+
+def is_background(name: str) -> bool:
+    """Whether the scheduler's name of a tenant stands for its background requests."""
+    return name.endswith(_BACKGROUND)
+
+
+def stamp(tenant: str, settings: TenantSettings, *, background: bool = False) -> dict[str, Any]:
+    """What a request carries to the engine under STAMP_KEY in `sampling_params.extra_args`.
+
+    `background`: it is the server's own work for this tenant. NOTE: never of what a caller sends.
+    """
     return {
+        **({"background": True} if background else {}),
         "tenant": tenant,
         "policy": {
             "weight": settings.weight,
@@ -91,6 +115,8 @@ def stamp(tenant: str, settings: TenantSettings) -> dict[str, Any]:
 def read_stamp(stamped: Mapping[str, Any] | None) -> tuple[str, Share]:
     """The inverse of `stamp`; a request without one is the operator's (tenant "").
 
+    A background request has its tenant's `background_name`, and no guarantee.
+
     Its values are not checked again: only the gate writes stamps, from `TenantSettings`.
 
     Raises:
@@ -100,6 +126,9 @@ def read_stamp(stamped: Mapping[str, Any] | None) -> tuple[str, Share]:
         return "", Share()
     try:
         policy = stamped["policy"]
+        if stamped.get("background") is True:
+            share = Share(policy["weight"], 0.0, policy["kv_limit"], background=True)
+            return background_name(stamped["tenant"]), share
         return stamped["tenant"], Share(policy["weight"], policy["kv_guarantee"], policy["kv_limit"])
     except (KeyError, TypeError) as error:
         raise InvalidStamp("The request's stamp lacks the tenant or its policy.") from error

@@ -67,6 +67,10 @@ class TokenCharges:
             del self._running[entry.tenant]
         self._charge_generated(entry)
 
+    def is_in_prompt(self, request_id: str) -> bool:
+        """Whether a running request still computes its prompt."""
+        return self._generated_tokens(self._entries[request_id].item) <= 0
+
     def note_step(self) -> None:
         """The engine computes a step, so the running requests have new tokens to charge."""
         self._settled.clear()

@@ -47,7 +47,7 @@ _PER_TENANT = {
     "kv_block_seconds": "kv_block_seconds",
     "service": "service_units",
 }
-_PREEMPTION_REASONS = ("limit", "guarantee", "adapter")
+_PREEMPTION_REASONS = ("limit", "guarantee", "adapter", "foreground")
 
 
 @dataclass(slots=True)

@@ -39,6 +39,15 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowTarget:
+    """A version that gets copies of a part of the requests; they are counted under the name of `caller`."""
+
+    version: Version
+    share: float
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a model name stands for: the base model, one version of an adapter, or a blend of several."""
 
@@ -52,6 +61,8 @@ class Target:
     """Whether the name's traffic is split among versions: then each answer is checked for repetition."""
     blend: tuple[ScaledVersion, ...] = ()
     """The versions that answer together, if the request names several with `adapters`."""
+    shadow: ShadowTarget | None = None
+    """Where a copy of the request may go (`server.background.shadows`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,8 @@ class RequestContext:
     """The body as it was read; of a large one without its prompt."""
     held: EngineAdapter | None = None
     """The adapter that stays resident until the request ends; None for the base model and before `hold`."""
+    background: bool = False
+    """Whether it is the server's own work, which takes only what others leave; never a caller's choice."""
     debug: bool = False
     """Whether the caller asked for its sampling options and their origins (`x-loragate-debug: 1`)."""
     usage: UsageCounters = field(default_factory=UsageCounters)

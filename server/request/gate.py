@@ -17,19 +17,17 @@ from typing import Any
 from uuid import uuid4
 
 from sampling.limits import check_prompt
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition import LoopCount
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, stamp
 from server.request import grammar_preparation
 from server.request.context import RequestContext
 from server.request.log_probabilities import bound_logprobs
-from server.request.metering import MeteredStream, Progress
+from server.request.metering import MeteredStream, Progress, Shadowed, canary_loops
 
 #: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
 REPETITION_KEY = "loragate_repetition"
-#: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
-_CANARY_THRESHOLDS = Thresholds(window_tokens=64)
 #: Generations of one request that start in one turn of the event loop; each takes up to a millisecond there.
 _STARTED_PER_TURN = 8
 #: `SamplingParams.output_kind` of an unstreamed answer.
@@ -58,6 +56,8 @@ class Gate:
         self._progress: Callable[[str], Progress | None] | None = None
         self._count_steered: Callable[[], LoopCount] | None = None
         self._prepared: grammar_preparation.Prepare | None = None
+        #: Whether a copy of a generation goes to another version; notes the answer to it.
+        self.shadow: Callable[[RequestContext, Any, Any], Shadowed | None] = lambda *request: None
 
     def attach(
         self,
@@ -71,9 +71,9 @@ class Gate:
 
         Args:
             engine: vLLM's `AsyncLLM`.
-            progress: the progress of a generation by id; without it an unstreamed answer that is cut off counts 0.
-            count_steered: makes a counter of answers that the engine steers out of loops; None when it does not.
-            prepared: prepares the grammar of a generation (`server.engine.decoding.grammars.preparation`).
+            progress: of a generation by its id; without it an unstreamed answer that is cut off counts 0.
+            count_steered: makes a counter of answers that the engine steers out of loops, if it does.
+            prepared: prepares a generation's grammar (`server.engine.decoding.grammars.preparation`).
         """
         self._engine = engine
         self._progress = progress
@@ -119,7 +119,7 @@ class Gate:
         Args:
             prompt: vLLM's `EngineInput`, tokenized.
             sampling_params: vLLM's `SamplingParams`; `extra_args` of the caller are removed.
-            request_id: the handler's id for this generation; the engine gets a unique one.
+            request_id: the handler's id; the engine gets a unique one.
             arguments: the rest of `EngineClient.generate`; only trusted ones are passed on.
 
         Raises:
@@ -143,7 +143,8 @@ class Gate:
             n=sampling_params.n,
             progress=self._progress_of(engine_id, sampling_params),
             steered=self._steered_counter(context),
-            looped=_canary_loops() if context.target.is_split else None,
+            looped=canary_loops() if context.target.is_split else None,
+            shadowed=self.shadow(context, prompt, sampling_params) if context.target.shadow else None,
             starts_after=len(admitted.streams) // _STARTED_PER_TURN,
         )
         admitted.streams.append(metered)
@@ -183,7 +184,8 @@ class Gate:
         """Set what the engine has to know: defaults without a field, the tenant's policy, repetition."""
         for name, value in context.sampling.unplaced.items():
             setattr(sampling_params, name, value)
-        sampling_params.extra_args = {STAMP_KEY: stamp(context.caller.tenant_name, context.tenant_settings)}
+        tenant, settings = context.caller.tenant_name, context.tenant_settings
+        sampling_params.extra_args = {STAMP_KEY: stamp(tenant, settings, background=context.background)}
         if context.sampling.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
 
@@ -206,6 +208,8 @@ class Gate:
         """
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         check_prompt(context.limits, prompt_tokens)
+        if context.background:
+            return self._reserve_background(context, prompt_tokens, sampling_params)
         bound_logprobs(context.limits, context.sampling, prompt_tokens, sampling_params)
         settings, n = context.tenant_settings, sampling_params.n
         need: dict[str, Any] = {"prompt_tokens": prompt_tokens, "n": n}
@@ -216,24 +220,23 @@ class Gate:
         tenant, max_tokens = context.caller.tenant_name, sampling_params.max_tokens
         return self._admission.reserve(tenant, settings, max_tokens=max_tokens, **need)
 
+    def _reserve_background(
+        self, context: RequestContext, prompt_tokens: int, sampling_params: Any
+    ) -> Reservation:
+        return self._admission.reserve_background(
+            context.caller.tenant_name,
+            context.tenant_settings,
+            prompt_tokens=prompt_tokens,
+            max_tokens=sampling_params.n * sampling_params.max_tokens,
+            price=context.price,
+        )
+
 
 #: The others (priority, data_parallel_rank, session_id, kv_hints, …) come from callers' headers and bodies.
-_TRUSTED_ARGUMENTS = {
-    "prompt_text",
-    "lora_request",
-    "tokenization_kwargs",
-    "trace_headers",
-    "reasoning_ended",
-    "reasoning_parser_kwargs",
-}
-
-
-def _canary_loops() -> LoopCount:
-    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), _loops)
-
-
-def _loops(detector: Detector) -> bool:
-    return detector.verdict is not None
+_TRUSTED_ARGUMENTS = frozenset(
+    {"prompt_text", "lora_request", "tokenization_kwargs", "trace_headers"}
+    | {"reasoning_ended", "reasoning_parser_kwargs"}
+)
 
 
 def _check_adapter(context: RequestContext, lora_request: Any) -> None:

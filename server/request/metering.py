@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from sampling.repetition import LoopCount
+from sampling.repetition import Detector, LoopCount, Thresholds
 from server.admission import Reservation
 from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
@@ -21,6 +21,10 @@ REPETITION = "repetition"
 #: The client gets this reason instead, because the answer was cut off: OpenAI's API has no other one, and "stop"
 #: would mean that the answer is complete.
 _PUBLIC_REPETITION = "length"
+
+
+#: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
+_CANARY_THRESHOLDS = Thresholds(window_tokens=64)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,16 @@ class Progress:
     """vLLM's `RequestStateStats`."""
 
 
+class Shadowed(Protocol):
+    """The answer to a request of which a copy goes to another version (`server.background.shadows`)."""
+
+    def add(self, output: Any, now: float) -> None:
+        """Note one output of the engine."""
+
+    def end(self) -> None:
+        """The answer is complete. Not called for one that was cut off."""
+
+
 @dataclass(slots=True, eq=False)
 class MeteredStream:
     """One engine stream; see the module."""
@@ -87,6 +101,7 @@ class MeteredStream:
     """Counts answers that were steered out of a loop."""
     looped: LoopCount | None
     """Counts answers that repeat themselves."""
+    shadowed: Shadowed | None = None
     starts_after: int = 0
     """Turns of the event loop before it starts: the prompts of one request must not all start in one turn."""
     _prompt_tokens: int = 0
@@ -111,6 +126,8 @@ class MeteredStream:
                     await output.prompt_logprobs.complete()  # `server.engine.rendering.prompt_logprobs`
                 yield output
         self._settle()
+        if self.shadowed is not None:
+            self.shadowed.end()
 
     async def aclose(self) -> None:
         """Abort the generation if it still runs, and settle; no effect after a stream was read to its end."""
@@ -149,6 +166,8 @@ class MeteredStream:
     def _count(self, output: Any) -> None:
         """Count one `RequestOutput`: a delta of a stream, or the final output of an unstreamed answer."""
         now = time.monotonic()
+        if self.shadowed is not None:
+            self.shadowed.add(output, now)
         usage = self.usage
         new_tokens = 0
         for sequence in output.outputs:
@@ -206,6 +225,11 @@ class MeteredStream:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
         )
+
+
+def canary_loops() -> LoopCount:
+    """Counts the answers that repeat themselves."""
+    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), lambda detector: detector.verdict is not None)
 
 
 async def _next(stream: AsyncGenerator[Any]) -> Any:

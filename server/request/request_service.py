@@ -139,7 +139,7 @@ class RequestService:
                 preset_header=headers.get("x-loragate-preset"),
             ),
             tenant_settings=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
-            cache_salt=self._salt(caller.tenant_name),
+            cache_salt=self.cache_salt(caller.tenant_name),
             price=await self.price_of(caller.tenant_name, target.version.adapter if target.version else ""),
             limits=self.sampling.limits_for(caller.limits),
             body=body,
@@ -234,6 +234,6 @@ class RequestService:
                     raise AdapterUnavailable(name) from error
             yield held
 
-    def _salt(self, tenant: str) -> str:
+    def cache_salt(self, tenant: str) -> str:
         """A tenant's prefix-cache salt: no other tenant's prompt can hit its cached blocks."""
         return hmac.new(self.salt_key, tenant.encode(), sha256).hexdigest()

@@ -17,9 +17,10 @@ from adapters.models import AdapterView, AliasTarget, Version, VersionState
 from adapters.names import split_model_name
 from adapters.registry import Registry
 from adapters.registry.cache import RegistryCache
+from adapters.registry.figures.shadows import shadow_of
 from sampling.defaults import Layer
 from server.errors import InvalidRequest, ModelNotFound
-from server.request.context import Caller, Target
+from server.request.context import Caller, ShadowTarget, Target
 
 #: The field of a request that names several adapters.
 ADAPTERS = "adapters"
@@ -83,7 +84,8 @@ class Router:
         if version is None:
             raise not_found(model)
         is_split = len(route.view.alias.targets) > 1
-        return Target(model, version, route.defaults[version.number], is_split)
+        shadow = None if number else _shadow(route.view, version)
+        return Target(model, version, route.defaults[version.number], is_split, shadow=shadow)
 
     async def resolve_blend(
         self, caller: Caller, model: object, adapters: object, *, sticky: str = ""
@@ -204,6 +206,15 @@ def not_found(model: str) -> ModelNotFound:
 
 def _version(view: AdapterView, number: int) -> Version | None:
     return next((version for version in view.versions if version.number == number), None)
+
+
+def _shadow(view: AdapterView, serving: Version) -> ShadowTarget | None:
+    """The version that gets copies of the adapter's requests, unless it is the one that answers."""
+    shadow = shadow_of(view.adapter.shadow)
+    version = _version(view, shadow.version) if shadow else None
+    if shadow is None or version is None or version.number == serving.number:
+        return None
+    return ShadowTarget(version, shadow.share, shadow.caller)
 
 
 def _weighted(view: AdapterView, sticky: str) -> Version | None:

@@ -47,14 +47,15 @@ class SharedFailures:
         self._written_of: Counter[str] = Counter()
         self._writes = 0
 
-    def note(self, record: AccessRecord) -> None:
-        """Remember a request if it failed."""
+    def note(self, record: AccessRecord) -> bool:
+        """Remember a request if it failed; returns whether it did."""
         failure = self._recent.note(record)
         if failure is None or self._store is None or len(self._pending) >= MAX_WRITTEN:
-            return
+            return failure is not None
         if self._written_of[failure.tenant] < MAX_WRITTEN_PER_TENANT:
             self._written_of[failure.tenant] += 1
             self._pending.append(failure)
+        return True
 
     async def list(self, tenant: str | None = None) -> list[Failure]:
         """Failures of one tenant or of all, the newest first; without the database those of this server."""

@@ -86,11 +86,11 @@ def test_keyboard_alone(console: Console, shop: Shop) -> None:
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     page.locator("#skip").focus()
     seen = []
-    for _ in range(3):
+    for _ in range(5):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.textContent"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert seen == ["Sign out", "Overview", "Adapters"]
+    assert seen == ["Theme: system", "Sign out", "Overview", "Activity", "Adapters"]
     page.keyboard.press("Enter")
     card = page.locator(f'[data-model="{shop.model}"]')
     promote = card.get_by_role("button", name="Promote version 2")

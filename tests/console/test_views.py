@@ -15,6 +15,7 @@ from adapters.training.data.reader import read_conversations
 
 def test_a_bar_moves_under_load(console: Console, shop: Shop) -> None:
     console.enter(OPERATOR, "overview")
+    console.page.get_by_role("searchbox", name="Search tenants").fill(shop.name)
     row = console.page.locator(f'.tenant[data-tenant="{shop.name}"]')
     bar = row.get_by_role("meter")
     expect(bar).to_have_attribute("aria-valuenow", "0")
@@ -66,6 +67,27 @@ def test_split_promote_and_roll_back_ask_first(console: Console, shop: Shop) -> 
     card.get_by_role("button", name="Roll back").click()
     dialog.get_by_role("button", name="Roll back").click()
     expect(card.get_by_role("img")).to_have_attribute("aria-label", "Traffic: version 1: 100 %")
+    assert list(shop.traffic()) == [1]
+
+
+def test_evaluations_and_the_condition_stand_with_the_adapter(console: Console, shop: Shop) -> None:
+    path = f"/adapters/{shop.name}/desk"
+    shop.admin("PUT", f"{path}/condition", json={"if": "exact > 1"})
+    chats = next(iter(demo.ADAPTERS.values())).held_out.read_bytes()
+    octets = {"content-type": "application/octet-stream"}
+    begun = shop.admin("POST", f"{path}/versions/2/evaluations?turns=2", content=chats, headers=octets)
+    console.enter(shop.admin_key, "adapters")
+    card = console.page.locator(f'[data-model="{shop.model}"]')
+    expect(card).to_contain_text("A version gets traffic only if exact > 1")
+    while shop.admin("GET", f"{path}/evaluations/{begun['id']}")["state"] == "running":
+        console.page.wait_for_timeout(200)
+    card.get_by_text("Evaluations").click()
+    expect(card.locator(".evaluations tbody tr")).to_contain_text("finished")
+    console.expected_statuses = {409}
+    card.get_by_role("button", name="Promote version 2").click()
+    console.page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    expect(console.page.locator("body")).to_contain_text("is not promoted")
+    shop.admin("DELETE", f"{path}/condition")
     assert list(shop.traffic()) == [1]
 
 
@@ -124,7 +146,7 @@ def test_the_playground_asks_several_at_once(console: Console, shop: Shop) -> No
     page.get_by_label(shop.model, exact=True).uncheck()
     for model in models:
         page.get_by_label(model).check()
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("summary", has_text="Decoding").first.click()
     page.get_by_label("Preset").select_option("factual")
     page.get_by_label("max_tokens").fill("24")
     page.get_by_text("more options").click()
@@ -183,7 +205,7 @@ def test_the_playground_tells_what_was_refused(console: Console, shop: Shop) -> 
     console.enter(shop.admin_key, "playground")
     page = console.page
     page.get_by_label("Prompt", exact=True).fill("Hello!")
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("summary", has_text="Decoding").first.click()
     page.get_by_label("temperature").fill("9")
     console.expected_statuses = {400}
     page.get_by_role("button", name="Run").click()

@@ -111,6 +111,8 @@ adapters = sa.Table(
     column("next_number", sa.Integer),
     column("created_at", UtcDateTime),
     sa.Column("removed_at", UtcDateTime),
+    sa.Column("condition", sa.Text),  # without which no version is promoted
+    sa.Column("shadow", JSON),  # the version that gets copies of requests, and the share
 )
 
 versions = sa.Table(

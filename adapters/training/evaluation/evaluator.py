@@ -18,10 +18,10 @@ from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import CheckpointError
 from adapters.training.evaluation.generate import answer_turns
 from adapters.training.evaluation.generations import Changes, Generation, Generations
+from adapters.training.evaluation.loss import held_out_loss
 from adapters.training.evaluation.metrics import (
     Evaluation,
     Score,
-    held_out_loss,
     held_out_turns,
     perplexity,
     score,

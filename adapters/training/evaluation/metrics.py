@@ -1,4 +1,4 @@
-"""Metrics on held-out chats: their loss, and greedy answers compared with the expected ones."""
+"""Metrics on held-out chats: greedy answers compared with the expected ones. The server uses it: no torch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
-from adapters.training.data.collator import collate
+from adapters.training.data.chat_template import Conversation, Renderer, Turn
 from adapters.training.data.tool_calls import expected_calls, parse_calls
 
 if TYPE_CHECKING:
     from adapters.training.evaluation.generations import Changes, Generation
 
-_BATCH = 8
 # An answer loops when it ends in at least this many copies of one pattern, over at least this many tokens.
 _COPIES, _LOOP_TOKENS, _LONGEST_PATTERN = 3, 16, 64
 
@@ -41,6 +36,17 @@ class Score:
     json_valid: float | None
     stops: float
     repeats: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFacts:
+    """What one answer adds to a ``Score``. ``is_json``: None where neither JSON nor calls are expected."""
+
+    is_right: bool
+    stops: bool
+    repeats: bool
+    expects_calls: bool
+    is_json: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,38 +123,36 @@ def held_out_turns(renderer: Renderer, conversations: Sequence[Conversation], li
     return found[:limit]
 
 
-def held_out_loss(model: Any, samples: Sequence[Sample], pad_id: int) -> float:
-    """Mean loss over all trained tokens of ``samples``; each token counts once. Restores the model's mode."""
-    ordered = sorted(samples, key=lambda s: len(s.ids))
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    total, tokens = 0.0, 0
-    try:
-        for start in range(0, len(ordered), _BATCH):
-            batch = collate(ordered[start : start + _BATCH], pad_id)
-            summed, counted = _summed_loss(model, {name: t.to(device) for name, t in batch.items()})
-            total, tokens = total + summed, tokens + counted
-    finally:
-        model.train(was_training)
-    return total / tokens
-
-
 def score(renderer: Renderer, turns: Sequence[Turn], answers: Sequence[Sequence[int]]) -> Score:
     """Compare ``answers`` with the targets of ``turns``."""
-    stops = [_stops(renderer, a) for a in answers]
-    right = right_answers(renderer, turns, answers)
-    calls = [r for t, r in zip(turns, right, strict=True) if t.answer.get("tool_calls")]
-    valid = [_is_json(renderer, t, a) for t, a in zip(turns, answers, strict=True) if _expects_json(t)]
+    return score_of([facts_of(renderer, turn, a) for turn, a in zip(turns, answers, strict=True)])
+
+
+def score_of(facts: Sequence[AnswerFacts]) -> Score:
+    """The shares of some answers, at least one."""
+    calls = [f.is_right for f in facts if f.expects_calls]
+    valid = [f.is_json for f in facts if f.is_json is not None]
     return Score(
-        turns=len(turns),
-        exact=_share(right),
+        turns=len(facts),
+        exact=_share([f.is_right for f in facts]),
         call_turns=len(calls),
         tool_calls=_share(calls) if calls else None,
         json_turns=len(valid),
         json_valid=_share(valid) if valid else None,
-        stops=_share(stops),
-        repeats=_share([repeats(a) for a in answers]),
+        stops=_share([f.stops for f in facts]),
+        repeats=_share([f.repeats for f in facts]),
+    )
+
+
+def facts_of(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> AnswerFacts:
+    """Compare one answer with the target of its turn."""
+    stops = _stops(renderer, answer)
+    return AnswerFacts(
+        is_right=stops and _is_right(renderer, turn, answer),
+        stops=stops,
+        repeats=repeats(answer),
+        expects_calls=bool(turn.answer.get("tool_calls")),
+        is_json=_is_json(renderer, turn, answer) if _expects_json(turn) else None,
     )
 
 
@@ -170,16 +174,6 @@ def repeats(answer: Sequence[int]) -> bool:
             if len(tail) == copies * size and tail[size:] == tail[:-size]:
                 return True
     return False
-
-
-def _summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
-    targets = batch["labels"][:, 1:]
-    kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], logits_to_keep=kept, use_cache=False).logits
-    labels = targets[:, kept].flatten()
-    summed = cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
-    return float(summed), int((labels != IGNORED).sum())
 
 
 def _is_right(renderer: Renderer, turn: Turn, answer: Sequence[int]) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
-from server.api.admin.adapters import router as adapter_routes
+from server.api.admin.adapters.blends import router as blend_routes
+from server.api.admin.adapters.evaluations import router as evaluation_routes
+from server.api.admin.adapters.shadows import router as shadow_routes
+from server.api.admin.adapters.traffic import router as traffic_routes
+from server.api.admin.adapters.uploads import router as upload_routes
+from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
 from server.api.admin.billing import routes as billing_routes
-from server.api.admin.blends import router as blend_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
 from server.api.admin.tenants import router as tenant_routes
-from server.api.admin.uploads import router as upload_routes
 
 
 def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
@@ -24,7 +27,10 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         key_routes,
         upload_routes,
         adapter_routes,
+        traffic_routes,
         blend_routes,
+        evaluation_routes,
+        shadow_routes,
         audit_routes,
         live_routes,
         server_routes,

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import AfterValidator, ConfigDict, Field
 
-from adapters.models import AuditEntry
 from adapters.residency import Drift
-from server.api.admin.models import Listing
-from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
+from server.api.admin.billing.usage import in_utc
+from server.api.admin.models import AuditInfo, Listing
+from server.api.admin.permissions import AdminServices, Permissions, Wire, admin_router, seen_tenant
 from server.request.context import Caller
+
+
+class AuditFilters(Wire):
+    """Which changes; `action` may be how it begins, and `search` looks in actor, action and subject."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    subject: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    search: Annotated[str | None, Field(max_length=200)] = None
+    since: Annotated[datetime | None, Field(alias="from"), AfterValidator(in_utc)] = None
+    until: Annotated[datetime | None, Field(alias="to"), AfterValidator(in_utc)] = None
+    before: Annotated[int | None, Field(ge=1)] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
@@ -20,17 +36,15 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
     @routes.get("/audit")
     async def audit(
-        subject: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        caller: Caller = Depends(guard.manager),
-    ) -> Listing[AuditEntry]:
-        """The newest changes; `subject` is a model, a version of it, a tenant or a key.
+        filters: Annotated[AuditFilters, Query()], caller: Caller = Depends(guard.manager)
+    ) -> Listing[AuditInfo]:
+        """The newest changes that match all filters; `before` continues after the last id of a page.
 
         A tenant's admin sees the changes of its tenant, its adapters and its keys, but not with which operator's key.
         """
         tenant = seen_tenant(caller, None)
-        entries = await services.registry.audit.list(subject=subject, tenant=tenant, limit=limit)
-        return Listing(data=entries if tenant is None else [_as_seen_by(tenant, entry) for entry in entries])
+        entries = await services.registry.audit.list(**filters.model_dump(), tenant=tenant)
+        return Listing(data=[_as_seen_by(tenant, AuditInfo.model_validate(entry)) for entry in entries])
 
     @routes.post("/reconcile")
     async def reconcile(caller: Caller = Depends(guard.operator)) -> Drift:
@@ -40,10 +54,8 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     return routes
 
 
-def _as_seen_by(tenant: str, entry: AuditEntry) -> AuditEntry:
-    """The entry without what is the operator's own: the id of its key, and its name at a shell."""
-    if entry.actor == tenant:
+def _as_seen_by(tenant: str | None, entry: AuditInfo) -> AuditInfo:
+    """For a tenant, without the operator's own: the id of its key. `Audit.list` has left out its name at a shell."""
+    if tenant is None or entry.actor == tenant:
         return entry
-    return replace(
-        entry, key_id=None, actor="operator" if entry.key_id or ":" in entry.actor else entry.actor
-    )
+    return entry.model_copy(update={"key_id": None})

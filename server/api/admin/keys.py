@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from adapters.errors import UnknownKey
 from adapters.models import Key, Role
 from adapters.registry import Registry
+from adapters.registry.keys import check_expiry
 from adapters.tenant_settings import KeyLimits
 from server.api.admin.models import KeyInfo, Listing, NewKey
 from server.api.admin.permissions import (
@@ -28,6 +29,9 @@ from server.api.admin.sliced_listing import json_listing, record_dump
 from server.errors import Forbidden
 from server.request.context import Caller
 
+#: A year: how far in the future a key's end may be put.
+MAX_DELAY_S = 366 * 86400.0
+
 
 class KeyBody(Wire):
     """A new key; an operator's has no tenant. A tenant's admin may leave out its own tenant."""
@@ -40,6 +44,16 @@ class KeyBody(Wire):
     limits: dict[str, Any] = Field(default_factory=dict)
 
 
+class KeyChanges(Wire):
+    """What to change, also limits by their names; null allows all models, or removes the expiry or the limit."""
+
+    model_config = ConfigDict(extra="allow")
+
+    models: list[str] | None = None
+    expires_at: datetime | None = None
+    note: str = ""
+
+
 class RotateBody(Wire):
     """The seconds for which the old key remains valid."""
 
@@ -49,8 +63,13 @@ class RotateBody(Wire):
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = admin_router()
-    keys = services.registry.keys
+    _add_making(routes, services, guard)
+    _add_changes(routes, services, guard)
+    return routes
 
+
+def _add_making(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    keys = services.registry.keys
     dump = record_dump(KeyInfo)
 
     @routes.get("/keys", response_model=Listing[KeyInfo])
@@ -80,27 +99,30 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         )
         return NewKey.of(issued)
 
-    _add_changes(routes, services.registry, guard)
-    return routes
 
-
-def _add_changes(routes: APIRouter, registry: Registry, guard: Permissions) -> None:
+def _add_changes(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
     """The routes that change one key."""
-    keys = registry.keys
+    registry, keys = services.registry, services.registry.keys
 
     @routes.patch("/keys/{key_id}")
-    async def set_key(
-        key_id: str, changes: dict[str, Any], caller: Caller = Depends(guard.manager)
-    ) -> KeyInfo:
-        """Change some limits; null removes one. The change takes effect within half a second."""
-        await _managed(registry, caller, key_id)
-        return KeyInfo.model_validate(await keys.set_limits(key_id, changes, by=actor(caller)))
+    async def set_key(key_id: str, body: KeyChanges, caller: Caller = Depends(guard.manager)) -> KeyInfo:
+        """Change models, expiry, note and limits of a key; the change takes effect within half a second."""
+        changes, own = body.model_dump(exclude_unset=True), caller.key
+        key = await _managed(registry, caller, key_id)
+        if own.role is not Role.OPERATOR:
+            models, expires_at = changes.get("models", own.models), changes.get("expires_at", own.expires_at)
+            _check_rights(own, key.role, models, expires_at)
+        return KeyInfo.model_validate(await keys.set(key_id, changes, by=actor(caller)))
 
     @routes.delete("/keys/{key_id}")
-    async def revoke_key(key_id: str, caller: Caller = Depends(guard.manager)) -> KeyInfo:
-        """Revoke a key; it is refused within half a second."""
+    async def revoke_key(
+        key_id: str,
+        in_s: Annotated[float, Query(ge=0, le=MAX_DELAY_S)] = 0.0,
+        caller: Caller = Depends(guard.manager),
+    ) -> KeyInfo:
+        """Revoke a key in `in_s` seconds; it is refused within half a second after."""
         await _managed(registry, caller, key_id)
-        return KeyInfo.model_validate(await keys.revoke(key_id, by=actor(caller)))
+        return KeyInfo.model_validate(await keys.revoke(key_id, by=actor(caller), in_s=in_s))
 
     @routes.post("/keys/{key_id}/rotate", status_code=201)
     async def rotate_key(key_id: str, body: RotateBody, caller: Caller = Depends(guard.manager)) -> NewKey:
@@ -128,6 +150,7 @@ def _check_rights(own: Key, role: Role, models: Sequence[str] | None, expires_at
         raise Forbidden(
             f"Your key may call {', '.join(own.models) or 'no model'}; name in `models` only some of these."
         )
+    check_expiry(expires_at)
     if own.expires_at is not None and (expires_at is None or expires_at > own.expires_at):
         raise Forbidden(
             f"Your key expires at {own.expires_at.isoformat()}; set `expires_at` to that moment or an earlier one."

@@ -1,8 +1,9 @@
-"""/admin/v1/whoami, /live, /errors and /options, for the console."""
+"""/admin/v1/whoami, /state, /live, /options, /errors, /requests and /history, for the console."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -11,24 +12,40 @@ from adapters.models import Role, Tenant
 from adapters.registry.replicas.failures import Failure
 from sampling.endpoints import Endpoint
 from sampling.options import OPTIONS, Option
-from server.api.admin.models import (
+from server.api.admin.models import Listing
+from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
+from server.api.live_models import (
+    HistoryInfo,
+    HistoryPoint,
     KeySummary,
-    Listing,
     OperatorLive,
     OptionInfo,
+    RequestInfo,
+    StateInfo,
     TenantLive,
     TenantLoad,
     WhoamiInfo,
 )
-from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
+from server.errors import InvalidRequest, UnknownRequest
+from server.observability.history import SPANS, Span
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
+from server.usage.request_log import MAX_PER_TENANT
+
+#: The demo's model is so small that it answers sensibly at temperature 0 only.
+_DEMO_PRESET = "factual"
+_KEPT = f"each server keeps the last {MAX_PER_TENANT:,} requests of each tenant since its own start."
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = admin_router()
+    _add_server(routes, services, guard)
+    _add_requests(routes, services, guard)
+    return routes
 
+
+def _add_server(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
     @routes.get("/whoami")
     async def whoami(caller: Caller = Depends(guard.manager)) -> WhoamiInfo:
         """The role and the tenant of the caller's key."""
@@ -38,6 +55,18 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
             key=KeySummary.model_validate(caller.key, from_attributes=True),
             base_model=services.settings.base_model_name,
             keeps_feedback_messages=services.settings.keep_feedback_messages,
+            playground_preset=_DEMO_PRESET if services.settings.demo else "",
+        )
+
+    @routes.get("/state")
+    async def state(caller: Caller = Depends(guard.manager)) -> StateInfo:
+        """Whether requests are answered now. Asks neither the engine nor the database, so that it answers at once."""
+        readiness = services.readiness
+        return StateInfo(
+            state=readiness.state,
+            stalled=readiness.stall is not None,
+            silent_s=readiness.engine_silent_s,
+            warning=readiness.registry_warning,
         )
 
     @routes.get("/live")
@@ -48,17 +77,47 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         """
         return await _live(services, caller)
 
-    @routes.get("/errors")
-    async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> Listing[Failure]:
-        """The last failed requests on all servers, newest first; without error texts, which could contain prompts."""
-        return Listing(data=await services.failures.list(seen_tenant(caller, tenant)))
-
     @routes.get("/options")
     async def options(caller: Caller = Depends(guard.manager)) -> Listing[OptionInfo]:
         """The sampling options of a chat request."""
         return Listing(data=[_option(option) for option in OPTIONS if Endpoint.CHAT in option.endpoints])
 
-    return routes
+
+def _add_requests(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
+    @routes.get("/errors")
+    async def errors(tenant: str | None = None, caller: Caller = Depends(guard.manager)) -> Listing[Failure]:
+        """The last failed requests on all servers, newest first; without error texts, which could contain prompts."""
+        return Listing(data=await services.failures.list(seen_tenant(caller, tenant)))
+
+    @routes.get("/requests/{request_id}")
+    async def request(request_id: str, caller: Caller = Depends(guard.manager)) -> RequestInfo:
+        """One of the last requests of this server process, by its id or its answer's `id`; without any text of it."""
+        found = services.request_log.find(request_id, seen_tenant(caller, None))
+        if found is None:
+            raise UnknownRequest(request_id, _KEPT)
+        return RequestInfo(at=found.at, options=found.options, request=found.fields)
+
+    @routes.get("/history")
+    async def history(
+        span: Span = "hour",
+        tenant: str | None = None,
+        adapter: str | None = None,
+        caller: Caller = Depends(guard.manager),
+    ) -> HistoryInfo:
+        """The last hour by the minute, or the last day by the quarter of an hour, of this server process.
+
+        Of all, of a tenant ("" for operators), or of its adapter ("" for the base model).
+        """
+        tenant = seen_tenant(caller, tenant)
+        if adapter is not None and tenant is None:
+            raise InvalidRequest("An adapter has a history of its tenant only; name the tenant, too.")
+        begins_s, points = services.history.points(span, tenant, adapter)
+        return HistoryInfo(
+            begins=datetime.fromtimestamp(begins_s, UTC),
+            step_s=SPANS[span].step_s,
+            points=[HistoryPoint(**point) for point in points],
+            adapters=services.history.adapters(tenant),
+        )
 
 
 async def _live(services: AdminServices, caller: Caller) -> OperatorLive | TenantLive:

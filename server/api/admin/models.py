@@ -14,7 +14,7 @@ from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
 from adapters.tenant_settings import KeyLimits, TenantSettings
-from server.fairness.shares import Capacity
+from server.api.admin.adapters.evaluation_info import EvaluationInfo
 
 Item = TypeVar("Item")
 
@@ -63,6 +63,20 @@ class NewKey(KeyInfo):
     def of(cls, issued: IssuedKey) -> Self:
         """The answer that shows the secret."""
         return cls(**dict(KeyInfo.model_validate(issued.key)), secret=issued.secret)
+
+
+class AuditInfo(BaseModel):
+    """One change: who made it, with which key, what it was, and when."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    at: datetime
+    actor: str
+    key_id: str | None
+    action: str
+    subject: str
+    details: dict[str, Any]
 
 
 class TargetInfo(BaseModel):
@@ -129,6 +143,8 @@ class AdapterInfo(BaseModel):
     name: str
     model: str
     alias: AliasInfo
+    condition: str | None
+    """The condition without which no version gets traffic."""
     versions: Sequence[VersionInfo]
 
 
@@ -137,67 +153,8 @@ class AdapterDetails(AdapterInfo):
 
     versions: Sequence[VersionDetails]
     history: Sequence[AliasChange]
+    evaluations: Sequence[EvaluationInfo]
     compared_with_engine_at: datetime | None
-
-
-class KeySummary(BaseModel):
-    """The key that was used."""
-
-    id: str
-    prefix: str
-    note: str
-    expires_at: datetime | None
-
-
-class WhoamiInfo(BaseModel):
-    """Whose key it is, and what the console needs to know of the server."""
-
-    role: Role
-    tenant: str | None
-    key: KeySummary
-    base_model: str
-    keeps_feedback_messages: bool
-
-
-class TenantLoad(BaseModel):
-    """A tenant's sequences and KV blocks at this moment; tenant "" stands for operators."""
-
-    tenant: str
-    running: int
-    waiting: int
-    kv_blocks: int
-    guaranteed_blocks: int
-    limit_blocks: int
-    weight: float
-
-
-class TenantLive(BaseModel):
-    """What a tenant admin sees of the engine."""
-
-    state: str
-    adapters_loaded: int
-    tenants: list[TenantLoad]
-
-
-class OperatorLive(BaseModel):
-    """What an operator sees of the engine."""
-
-    state: str
-    adapters_loaded: int
-    adapters_capacity: int
-    capacity: Capacity
-    tenants: list[TenantLoad]
-
-
-class OptionInfo(BaseModel):
-    """A decoding option of chat requests."""
-
-    name: str
-    type: str
-    range: str
-    default: Any
-    source: str
-    meaning: str
 
 
 class FeedbackInfo(BaseModel):

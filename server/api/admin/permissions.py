@@ -16,13 +16,16 @@ from adapters.residency import Residency
 from adapters.sources import Source, Uploads, parse_source
 from server.admission import Admission
 from server.auth.authenticator import Authenticator
+from server.background.evaluations.service import EvaluationService
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
 from server.errors import Forbidden
+from server.observability.history import History
 from server.observability.readiness import Readiness
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.context import Caller
 from server.request.sampling import SamplingResolver
+from server.usage.request_log import RequestLog
 from server.usage.shared_failures import SharedFailures
 
 
@@ -41,6 +44,9 @@ class AdminServices:
     readiness: Readiness
     scheduler_stats: SchedulerStats
     failures: SharedFailures
+    evaluations: EvaluationService
+    history: History
+    request_log: RequestLog
 
 
 def admin_router(prefix: str = "") -> APIRouter:

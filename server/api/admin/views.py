@@ -7,8 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from adapters.models import AdapterView, Alias, AliasChange, Tenant, Version
+from adapters.registry.figures.evaluations import Evaluation
 from sampling.defaults import Layer
 from sampling.limits import Limits
+from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.api.admin.models import (
     AdapterDetails,
     AdapterInfo,
@@ -30,7 +32,11 @@ def adapter_info(services: AdminServices, view: AdapterView) -> AdapterInfo:
 
 
 def adapter_details(
-    services: AdminServices, view: AdapterView, owner: Tenant, history: Sequence[AliasChange]
+    services: AdminServices,
+    view: AdapterView,
+    owner: Tenant,
+    history: Sequence[AliasChange],
+    evaluations: Sequence[Evaluation],
 ) -> AdapterDetails:
     """An adapter with its versions in detail and the changes of its alias."""
     versions = [
@@ -41,6 +47,7 @@ def adapter_details(
         **_names(view),
         versions=versions,
         history=history,
+        evaluations=[EvaluationInfo.model_validate(each) for each in evaluations],
         compared_with_engine_at=services.lifecycle.drifts.reconciled_at,
     )
 
@@ -67,6 +74,7 @@ def _names(view: AdapterView) -> dict[str, Any]:
         "name": view.adapter.name,
         "model": view.adapter.public_name,
         "alias": alias_info(view.alias),
+        "condition": view.adapter.condition,
     }
 
 

@@ -3,15 +3,20 @@
 import * as api from "./lib/api.js";
 import { sentence } from "./lib/dialog.js";
 import { h, say } from "./lib/dom.js";
+import { themeSwitch } from "./lib/theme.js";
+import { watch } from "./lib/watch.js";
+import * as activity from "./views/activity.js";
 import * as adapters from "./views/adapters.js";
+import * as audit from "./views/audit.js";
 import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
 import * as playground from "./views/playground.js";
 import { signIn } from "./views/sign-in.js";
+import * as tenants from "./views/tenants.js";
 import * as usage from "./views/usage.js";
 
-// Each view: title, mount(root, session) -> { refresh?, every_s?, leave? }
-const VIEWS = { overview, adapters, playground, usage, feedback };
+// Each view: title, forOperators?, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
+const VIEWS = { overview, activity, tenants, adapters, playground, usage, feedback, audit };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
 const who = document.getElementById("who");
@@ -19,6 +24,7 @@ const state = document.getElementById("state");
 
 let session = null;
 let open = null; // { name, view, timer }
+let unwatch = () => {};
 
 async function begin() {
   if (!api.hasKey()) return showSignIn();
@@ -30,12 +36,18 @@ async function begin() {
   }
   const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
   who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
+  document.getElementById("tabs").replaceChildren(
+    ...Object.keys(VIEWS).filter(mayOpen).map((name) => h("a", { href: `#${name}` }, VIEWS[name].title)),
+  );
   top.hidden = false;
+  unwatch();
+  unwatch = watch(document.getElementById("banner"), setState);
   return show();
 }
 
 function showSignIn(message = "") {
   close();
+  unwatch();
   session = null;
   api.forgetKey();
   top.hidden = true;
@@ -50,10 +62,13 @@ function close() {
   open = null;
 }
 
+const mayOpen = (name) => name in VIEWS && (!VIEWS[name].forOperators || !session.tenant);
+
 function show() {
   if (!session) return;
-  const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "overview";
-  if (open?.name === name) return;
+  const [asked, rest] = location.hash.slice(1).split("/");
+  const name = mayOpen(asked) ? asked : "overview";
+  if (open?.name === name && !rest) return;
   close();
   for (const link of document.querySelectorAll("#tabs a")) {
     if (link.hash === `#${name}`) {
@@ -65,7 +80,7 @@ function show() {
   document.title = `${VIEWS[name].title} · loragate console`;
   const root = h("div", { class: `view ${name}` });
   main.replaceChildren(h("h1", {}, VIEWS[name].title), root);
-  open = { name, view: VIEWS[name].mount(root, session), timer: 0 };
+  open = { name, view: VIEWS[name].mount(root, session, rest && decodeURIComponent(rest)), timer: 0 };
   tick(open);
 }
 
@@ -74,16 +89,19 @@ async function tick(current) {
   if (!document.hidden) {
     try {
       await current.view.refresh?.();
-      if (current.name !== "overview") showState(await api.ask("admin/v1/live"));
+      if (open === current) problem(main, "");
     } catch (error) {
-      if (open === current) setState(error.status ? sentence(error) : "The server cannot be reached; trying again.", true);
+      if (open === current && error.status) problem(main, sentence(error)); // the banner says that the server is away
     }
   }
   if (open === current && current.view.every_s) current.timer = setTimeout(() => tick(current), current.view.every_s * 1000);
 }
 
-function showState(live) {
-  setState(live.state, live.state !== "ready");
+/** A view whose data is refused says so, above what it shows. */
+function problem(root, text) {
+  let node = root.querySelector(":scope > .problem");
+  if (!node && text) root.prepend(node = h("p", { class: "problem error", role: "status" }));
+  if (node) say(node, text);
 }
 
 function setState(text, bad = false) {
@@ -91,9 +109,6 @@ function setState(text, bad = false) {
   state.classList.toggle("bad", bad);
 }
 
-document.getElementById("tabs").append(
-  ...Object.entries(VIEWS).map(([name, view]) => h("a", { href: `#${name}` }, view.title)),
-);
 document.getElementById("sign-out").addEventListener("click", () => showSignIn());
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the hash is reserved for the view's name
@@ -104,7 +119,7 @@ addEventListener("hashchange", () => {
   main.querySelector("h1")?.scrollIntoView({ block: "nearest" });
 });
 document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
-document.addEventListener("loragate-live", (event) => showState(event.detail));
+themeSwitch(document.getElementById("theme"));
 api.onRefused((error) => {
   if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // otherwise the message is shown already
 });

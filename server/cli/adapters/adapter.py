@@ -11,14 +11,23 @@ import click
 
 from server.cli.adapters.admin_client import AdminClient, server_options
 from server.cli.adapters.blend import blend, recipe_text
+from server.cli.adapters.evaluate import condition_, evaluate, show_evaluations
 from server.cli.adapters.merge import merge
-from server.cli.adapters.upload import add_folder, progress_shown, progress_text
+from server.cli.adapters.rows import adapter_row, version_row
+from server.cli.adapters.shadow import shadow
+from server.cli.adapters.upload import add_folder, progress_shown
 from server.cli.options import JsonObjectParam
 from server.cli.storage import show
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 GENERATION = click.option(
     "--expected-generation", type=int, help="Refuse the change if the adapter has another generation."
+)
+
+CONDITION = click.option(
+    "--if",
+    "condition",
+    help="Only if the figures of the evaluations meet it: 'calls_right >= @current - 0.01 and loss < @current'.",
 )
 
 
@@ -29,6 +38,9 @@ def adapter() -> None:
 
 adapter.add_command(blend)
 adapter.add_command(merge)
+adapter.add_command(evaluate)
+adapter.add_command(condition_)
+adapter.add_command(shadow)
 
 
 @adapter.command()
@@ -84,7 +96,7 @@ def add(
 def list_(url: str | None, key: str | None, as_json: bool) -> None:
     """List the adapters that the key may manage."""
     data = AdminClient(url, key).call("GET", "/adapters")["data"]
-    show(data if as_json else [_summary(row) for row in data], as_json=as_json)
+    show(data if as_json else [adapter_row(row) for row in data], as_json=as_json)
 
 
 @adapter.command("show")
@@ -100,7 +112,10 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
         return
     weights = {target["version"]: target["weight"] for target in row["alias"]["targets"]}
     click.echo(f"{row['model']}  generation {row['alias']['generation']}")
-    show([_version_row(version, weights) for version in row["versions"]], as_json=False)
+    show([version_row(version, weights) for version in row["versions"]], as_json=False)
+    if row["condition"]:
+        click.echo(f"a version gets traffic only if {row['condition']}")
+    show_evaluations(row["evaluations"])
     for version in row["versions"]:
         _warn(version)
         if (version["recipe"] or {}).get("rank"):
@@ -114,14 +129,28 @@ def show_(tenant: str, name: str, url: str | None, key: str | None, as_json: boo
 @click.argument("tenant")
 @click.argument("name")
 @click.argument("version", type=int)
+@CONDITION
 @GENERATION
 @server_options
+@JSON_FLAG
 def promote(
-    tenant: str, name: str, version: int, expected_generation: int | None, url: str | None, key: str | None
+    tenant: str,
+    name: str,
+    version: int,
+    condition: str | None,
+    expected_generation: int | None,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Send all traffic to VERSION, after the server has loaded and probed it."""
-    body = {"version": version, "expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    body = {"version": version, "expected_generation": expected_generation, "if": condition}
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/promote", json=body)
+    if as_json:
+        click.echo(json.dumps(alias))
+        return
     servers = len(alias["proven_on"])
     proven = f", proven on {servers} servers" if servers > 1 else ""
     click.echo(f"{tenant}-{name} answers with version {version} (generation {alias['generation']}{proven})")
@@ -131,19 +160,27 @@ def promote(
 @click.argument("tenant")
 @click.argument("name")
 @click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@CONDITION
 @GENERATION
 @server_options
 def split(
     tenant: str,
     name: str,
     weights: tuple[str, ...],
+    condition: str | None,
     expected_generation: int | None,
     url: str | None,
     key: str | None,
 ) -> None:
     """Divide the traffic between versions: `split acme support 3=90 4=10`."""
-    body = {"weights": dict(_weight(text) for text in weights), "expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/split", json=body)
+    body = {
+        "weights": dict(_weight(text) for text in weights),
+        "expected_generation": expected_generation,
+        "if": condition,
+    }
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/split", json=body)
     shares = ", ".join(f"{target['version']}: {target['weight']:g}" for target in alias["targets"])
     click.echo(f"{tenant}-{name} is split over {shares} (generation {alias['generation']})")
 
@@ -158,7 +195,9 @@ def rollback(
 ) -> None:
     """Send all traffic to the version that had it before."""
     body = {"expected_generation": expected_generation}
-    alias = AdminClient(url, key).call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
+    client = AdminClient(url, key)
+    client.wait_for_engine()
+    alias = client.call("POST", f"/adapters/{tenant}/{name}/rollback", json=body)
     click.echo(f"{tenant}-{name} answers with version {alias['targets'][0]['version']} again")
 
 
@@ -189,20 +228,6 @@ def pin(tenant: str, name: str, version: int, off: bool, url: str | None, key: s
     click.echo(f"{tenant}-{name}@{version} is {'no longer pinned' if off else 'pinned'}")
 
 
-def _version_row(version: Mapping[str, Any], weights: Mapping[int, float]) -> dict[str, Any]:
-    """One version as a row; `engine` is its state in the engine and the number of its requests."""
-    row = {column: version[column] for column in ("number", "state")}
-    slot, fetching = version["slot"], version["fetching"]
-    row["engine"] = f"{slot['phase']}, {slot['holders']} in use" if slot else None
-    row |= {column: version[column] for column in ("rank", "size_bytes", "pinned", "source")}
-    row["weight"] = weights.get(version["number"])
-    drifted = version["drifted"]
-    row["drift"] = f"{drifted['kind']} at {drifted['at'][:19]}" if drifted else None
-    damage = "The stored copy is damaged: add the version again." if version["damaged"] else None
-    row["note"] = version["error"] or damage or (progress_text(fetching) if fetching else None)
-    return row
-
-
 def _warn(version: Mapping[str, Any]) -> None:
     for warning in version["warnings"]:
         click.echo(f"warning: version {version['number']}: {warning}", err=True)
@@ -214,15 +239,3 @@ def _weight(text: str) -> tuple[str, float]:
         return str(int(version)), float(weight)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not VERSION=WEIGHT, for example 3=90.") from error
-
-
-def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
-    targets = row["alias"]["targets"]
-    return {
-        "model": row["model"],
-        "serves": ", ".join(
-            f"@{t['version']}" + (f"×{t['weight']:g}" if len(targets) > 1 else "") for t in targets
-        ),
-        "generation": row["alias"]["generation"],
-        "versions": len(row["versions"]),
-    }

@@ -118,6 +118,10 @@ class AdminClient:
 def _advice(error: httpx.HTTPError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return "Give --ca-cert the certificate of the authority that issued the server's certificate."
+    if isinstance(error, httpx.ConnectError):
+        return (
+            f"Start one with `loragate serve`, or name the running one with --url or {CLIENT_URL_VARIABLE}."
+        )
     return "Check --url, also whether it begins with http or https."
 
 

@@ -32,15 +32,10 @@ def unlimited_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def changes_of(
-    values: Mapping[str, Any], unlimited: tuple[str, ...], *, example: str = "--rpm 60"
-) -> dict[str, Any]:
-    """The changes that the flags ask for. Raises: click.UsageError: none."""
+def changes_of(values: Mapping[str, Any], unlimited: tuple[str, ...]) -> dict[str, Any]:
+    """The changes that the flags ask for."""
     given = {name: value for name, value in values.items() if value is not None}
-    changes = given | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
-    if not changes:
-        raise click.UsageError(f"Nothing to change; name at least one setting, for example {example}.")
-    return changes
+    return given | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
 
 
 def _flag_type(field: FieldInfo) -> Any:

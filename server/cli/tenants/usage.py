@@ -1,4 +1,4 @@
-"""`loragate usage`, also `loragate tenant usage`: reads usage from the database, whether the server runs or not."""
+"""`loragate usage`, also `loragate tenant usage`: from a running server with `--url`, otherwise from the database."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import click
 
-from server.cli.options import STORAGE_FIELDS, settings_options
-from server.cli.storage import storage_settings, with_registry
+from server.cli.tenants.administration import admin_options_with, administration
 
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+#: Forms of a time on the command line.
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 
-@settings_options(*STORAGE_FIELDS, "currency")
+@admin_options_with("currency")
 @click.command()
 @click.argument("tenant", required=False)
 @click.option(
     "--from",
     "since",
-    type=click.DateTime(_TIMES),
+    type=click.DateTime(TIMES),
     help="First hour to count, in UTC unless it has a time zone.  [default: start of this month]",
 )
-@click.option("--to", "until", type=click.DateTime(_TIMES), help="First hour not to count.  [default: now]")
+@click.option("--to", "until", type=click.DateTime(TIMES), help="First hour not to count.  [default: now]")
 @click.option(
     "--by",
     type=click.Choice(["hour", "day", "month"]),
@@ -49,23 +49,13 @@ def usage(
     **flags: Any,
 ) -> None:
     """Show tokens, KV block-seconds, times and cost of TENANT, or of all tenants, per adapter and version."""
-    from server.api.admin.billing.usage import as_csv, in_utc, start
-    from server.usage.aggregation import COLUMNS, KEY_COLUMNS, UsageSums
-
     if as_json and as_csv_:
         raise click.UsageError("--json and --csv are two formats: give only one of them.")
-    settings = storage_settings(config, flags)
-
-    async def read(registry: Any) -> tuple[Any, Any]:
-        entries = registry.usage.of_keys if per_key else registry.usage.list
-        found = await entries(since=start(since), until=in_utc(until), tenant=tenant)
-        return found, await registry.prices.list()
-
-    entries, prices = with_registry(settings, read)
-    sums = UsageSums(by, prices, settings.currency, per_key=per_key)
-    sums.add(entries)
-    rows = list(sums.rows())
+    rows = administration(config, **flags).usage(tenant, since, until, by, per_key=per_key)
     if as_csv_:
+        from server.api.admin.billing.usage import as_csv
+        from server.usage.aggregation import COLUMNS, KEY_COLUMNS
+
         click.echo(as_csv(rows, KEY_COLUMNS if per_key else COLUMNS), nl=False)
     elif as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -98,6 +98,10 @@ class PromptWorkers:
         """The model asked for, the JSON of the count of a prompt, the count. Raises: LoragateError."""
         return await self._run(tenant, limits, tasks.count_tokens, raw, limits)
 
+    async def run(self, tenant: str, limits: Limits, task: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a picklable function of a module for this tenant. Raises: LoragateError; what the task raises."""
+        return await self._run(tenant, limits, task, *arguments)
+
     async def _start(self) -> None:
         try:
             await self._pool.start()

@@ -14,9 +14,11 @@ from typing import Any, Final
 from vllm.config import VllmConfig
 from vllm.v1.request import Request, RequestStatus
 
-#: Logits of prompt tokens per step: some 30 ms of two cores.
-_CPU_LOGITS: Final = 2**21
-#: The same elsewhere: 1 GiB in float32, of which vLLM holds about three.
+from server.fairness.shares import is_background
+
+#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too.
+_CPU_LOGITS, _CPU_ROWS = 2**21, 128
+#: Logits elsewhere: 1 GiB in float32, of which vLLM holds about three.
 _LOGITS: Final = 2**28
 
 
@@ -24,17 +26,21 @@ class PromptLogprobRows:
     """How many prompt tokens whose log-probabilities are wanted a step computes; tenants share them equally."""
 
     def __init__(self, scheduler: Any, config: VllmConfig) -> None:
-        logits = _CPU_LOGITS if config.device_config.device_type == "cpu" else _LOGITS
-        self.per_step = max(1, logits // config.model_config.get_vocab_size())
+        vocabulary = config.model_config.get_vocab_size()
+        if config.device_config.device_type == "cpu":
+            self.per_step = min(_CPU_ROWS, max(1, _CPU_LOGITS // vocabulary))
+        else:
+            self.per_step = max(1, _LOGITS // vocabulary)
         self._tenants: dict[str, str] = {}  # of each request whose prompt is not computed yet
         self._left: dict[str, int] = {}  # of each tenant, in this step
         self._scheduler = scheduler
         self._reserve = scheduler._reserve_prefill_lookahead
 
     def begin_step(self) -> None:
-        """A new step has all rows."""
+        """A new step has all rows; the background gets some only where no request wants any."""
         if self._tenants:
             tenants = set(self._tenants.values())
+            tenants = {tenant for tenant in tenants if not is_background(tenant)} or tenants
             self._left = dict.fromkeys(tenants, max(1, self.per_step // len(tenants)))
 
     def add(self, request: Request) -> None:

@@ -212,8 +212,8 @@ class TenantScheduler(AsyncScheduler):
         cap_tokens = self.arbiter.prefill_cap(
             self.max_num_scheduled_tokens - decoding, prefilling, lambda item: int(item.num_tokens)
         )
-        caps = [cap for cap in (cap_tokens, self._configured_cap_tokens) if cap]
-        self.scheduler_config.long_prefill_token_threshold = min(caps, default=0)
+        caps = (cap_tokens, self._configured_cap_tokens, self.arbiter.background.prompt_cap_tokens)
+        self.scheduler_config.long_prefill_token_threshold = min(filter(None, caps), default=0)
 
     def _order_victims(self) -> None:
         """Sort `running` in order of preemption if blocks may run out: vLLM preempts from its end."""

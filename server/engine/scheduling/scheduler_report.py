@@ -16,7 +16,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
 
 from server.fairness.arbiter import Arbiter
-from server.fairness.shares import Capacity
+from server.fairness.shares import Capacity, is_background, tenant_of
 
 _METHOD = "loragate_scheduler_report"
 
@@ -32,7 +32,8 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
         `claimed_blocks` (held, plus what running prompts will still take), `guaranteed_blocks`,
         `limit_blocks`, `service` (weighted virtual counter), and since the start: `kv_block_seconds` (a shared
         block counts once) and `adapter_kv_block_seconds` (by the adapter's engine id, 0 for the base model; a
-        shared block counts for each request).
+        shared block counts for each request). `background`: `running`, `waiting`, `kv_blocks` of the server's own
+        work for the tenant, which is in the block-seconds and in nothing else of the row.
     """
     return {
         "counters": dataclasses.asdict(arbiter.counters),
@@ -40,8 +41,23 @@ def report(arbiter: Arbiter) -> dict[str, Any]:
         "adapters_running": len(
             {allocation.adapter for allocation in arbiter.accounting.allocations()} - {0}
         ),
-        "tenants": {tenant: _tenant_report(arbiter, tenant) for tenant in arbiter.accounting.tenants()},
+        "tenants": _tenants(arbiter),
     }
+
+
+def _tenants(arbiter: Arbiter) -> dict[str, Any]:
+    """A row for each tenant, with its background requests in it."""
+    names = arbiter.accounting.tenants()
+    rows = {name: _tenant_report(arbiter, name) for name in names if not is_background(name)}
+    for name in filter(is_background, names):
+        tenant, own = tenant_of(name), _tenant_report(arbiter, name)
+        row = rows.setdefault(tenant, _tenant_report(arbiter, tenant))
+        row["background"] = {key: own[key] for key in ("running", "waiting", "kv_blocks")}
+        row["kv_block_seconds"] += own["kv_block_seconds"]
+        held = row["adapter_kv_block_seconds"]
+        for adapter, block_seconds in own["adapter_kv_block_seconds"].items():
+            held[adapter] = held.get(adapter, 0.0) + block_seconds
+    return rows
 
 
 def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:

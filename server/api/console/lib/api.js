@@ -56,12 +56,13 @@ async function refuse(response) {
 }
 
 /** Send a request (GET by default); returns the answer's JSON. Throws ApiError. */
-export async function ask(path, { method = "GET", body } = {}) {
+export async function ask(path, { method = "GET", body, timeout_s = method === "GET" ? 15 : 0 } = {}) {
   const headers = bearer();
   if (body !== undefined) headers["content-type"] = "application/json";
-  const response = await send(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const signal = timeout_s ? AbortSignal.timeout(timeout_s * 1000) : undefined;
+  const response = await send(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   if (!response.ok) await refuse(response);
-  return response.json();
+  return response.status === 204 ? null : response.json();
 }
 
 /** The text of an answer, for downloads. Throws ApiError. */

@@ -30,7 +30,7 @@ export function chart(buckets, by) {
     picture.append(column);
     if (at % Math.ceil(buckets.length / (WIDTH / 110)) === 0) {
       const label = svg("text", { class: "axis", x: x + step * 0.35, y: HEIGHT, "text-anchor": "middle" });
-      label.append(name(bucket.at, by));
+      label.append(tick(bucket.at, by));
       picture.append(label);
     }
   });
@@ -56,5 +56,12 @@ function short(value) {
 
 function name(at, by) {
   const time = new Date(at);
-  return by === "hour" ? time.toLocaleTimeString("en-GB").slice(0, 5) : time.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  const date = time.toLocaleDateString("en-GB", { weekday: "short", day: "numeric", month: "short" });
+  return by === "hour" ? `${date} ${time.toLocaleTimeString("en-GB").slice(0, 5)}` : date;
+}
+
+/** Below a column: the hour, and the day where one begins. */
+function tick(at, by) {
+  const time = new Date(at);
+  return by === "hour" && time.getHours() ? time.toLocaleTimeString("en-GB").slice(0, 5) : name(at, "day");
 }

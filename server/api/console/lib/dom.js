@@ -67,10 +67,21 @@ export function bytes(size) {
   return `${at && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[at]}`;
 }
 
-/** A time in the reader's time zone; the title has the full time. */
+const DAY_MS = 86_400_000;
+
+/** A day as people say it: today, yesterday, or its weekday and date; with the year where it is another. */
+export function day(at) {
+  const midnight = (time) => new Date(time).setHours(0, 0, 0, 0);
+  const ago = Math.round((midnight(Date.now()) - midnight(at)) / DAY_MS);
+  if (ago === 0) return "today";
+  if (ago === 1) return "yesterday";
+  const year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  return at.toLocaleDateString("en-GB", { weekday: "short", day: "numeric", month: "short", ...year });
+}
+
+/** A time with its day, in the reader's time zone; the title has the full time. */
 export function moment(iso) {
   const at = new Date(iso);
-  const today = at.toDateString() === new Date().toDateString();
-  const text = today ? at.toLocaleTimeString("en-GB") : `${at.toLocaleDateString("en-CA")} ${at.toLocaleTimeString("en-GB").slice(0, 5)}`;
+  const text = `${day(at)} ${at.toLocaleTimeString("en-GB").slice(0, day(at) === "today" ? 8 : 5)}`;
   return h("time", { dateTime: at.toISOString(), title: at.toISOString() }, text);
 }

@@ -3,6 +3,7 @@
 import { ask, text } from "../lib/api.js";
 import { notice, sentence } from "../lib/dialog.js";
 import { count, field, h, moment, options } from "../lib/dom.js";
+import { listing } from "../lib/listing.js";
 
 export const title = "Feedback";
 
@@ -11,8 +12,18 @@ export function mount(root, session) {
   const save = h("button", { type: "button" }, "Download chats for training");
   const sums = h("p", { class: "lead", role: "status" });
   const list = h("div", {});
-  root.append(h("div", { class: "filters" }, field("Rating", rating), save), sums, list);
   let shown = "";
+  let said = [];
+  const controls = listing({
+    what: "ratings", size: 25, changed: draw,
+    text: (one) => `${one.tenant} ${one.adapter}@${one.version} ${one.reason} ${one.comment} ${one.request_id}`,
+  });
+  root.append(h("div", { class: "filters" }, field("Rating", rating), save), sums, controls.bar, list, controls.foot);
+
+  function draw() {
+    const page = controls.pick(said);
+    list.replaceChildren(said.length ? table(page, session) : h("p", { class: "empty" }, "No feedback yet. Applications send it to POST /v1/feedback."));
+  }
 
   async function refresh() {
     const query = new URLSearchParams({ limit: "200", ...(rating.value ? { rating: rating.value } : {}) });
@@ -22,7 +33,8 @@ export function mount(root, session) {
     shown = signature;
     const good = data.filter((said) => said.rating === "up").length;
     sums.textContent = data.length ? `${count(good)} good and ${count(data.length - good)} bad among the newest ${count(data.length)}` : "";
-    list.replaceChildren(data.length ? table(data, session) : h("p", { class: "empty" }, "No feedback yet. Applications send it to POST /v1/feedback."));
+    said = data;
+    draw();
   }
 
   rating.addEventListener("change", () => refresh().catch(() => {}));

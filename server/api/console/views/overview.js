@@ -3,6 +3,7 @@
 import { ask } from "../lib/api.js";
 import { notice } from "../lib/dialog.js";
 import { count, h, moment, say, share } from "../lib/dom.js";
+import { byMost, byText, listing } from "../lib/listing.js";
 
 export const title = "Overview";
 
@@ -11,6 +12,20 @@ export function mount(root, session) {
   const rows = h("ul", { class: "tenants" });
   const failures = h("div", { class: "failures" });
   const known = new Map();
+  let live = { tenants: [] };
+  let errors = [];
+  const load = (tenant) => tenant.running + tenant.waiting;
+  const name = (tenant) => tenant.tenant || "operators";
+  const tenants = listing({
+    what: "tenants", size: 15, text: name, changed: drawTenants,
+    sorts: { busy: ["requests now", byMost(load)], kv: ["KV cache", byMost((tenant) => tenant.kv_blocks)], name: ["name", byText(name)] },
+    filters: [{ label: "Show", choices: { all: ["all", () => true], busy: ["busy", isBusy], idle: ["idle", (tenant) => !isBusy(tenant)] } }],
+  });
+  const failed = listing({
+    what: "failures", size: 15, changed: drawFailures,
+    text: (error) => `${error.tenant} ${error.model} ${error.path} ${error.status} ${error.code} ${error.request_id}`,
+    filters: [{ label: "Cause", choices: { all: ["any", () => true], server: ["server", (error) => error.cause === "server"], caller: ["caller", (error) => error.cause === "caller"] } }],
+  });
   root.append(
     figures,
     h("section", { "aria-labelledby": "kv-title" },
@@ -19,24 +34,39 @@ export function mount(root, session) {
         h("p", { class: "legend", "aria-hidden": "true" },
           h("span", { class: "key used" }, "used"), h("span", { class: "key guarantee" }, "guaranteed"), h("span", { class: "key limit" }, "limit")),
       ),
-      rows),
+      tenants.bar, rows, tenants.foot),
     h("section", { "aria-labelledby": "errors-title" },
-      h("h2", { id: "errors-title" }, "Failed requests"), failures),
+      h("h2", { id: "errors-title" }, "Failed requests"), failed.bar, failures, failed.foot),
   );
   let shown = "";
 
   async function refresh() {
-    const [live, errors] = await Promise.all([ask("admin/v1/live"), ask("admin/v1/errors")]);
-    document.dispatchEvent(new CustomEvent("loragate-live", { detail: live }));
+    const [now, lately] = await Promise.all([ask("admin/v1/live"), ask("admin/v1/errors")]);
+    live = now;
     showFigures(figures, live, session);
-    showTenants(rows, known, live);
-    const signature = JSON.stringify(errors.data.slice(0, 30));
-    if (signature !== shown) failures.replaceChildren(failureList(errors.data.slice(0, 30), session));
+    drawTenants();
+    const signature = JSON.stringify(lately.data);
+    if (signature === shown) return;
     shown = signature;
+    errors = lately.data;
+    drawFailures();
+  }
+
+  function drawTenants() {
+    const present = live.tenants.filter((tenant) => tenant.tenant !== "" || isBusy(tenant));
+    showTenants(rows, known, tenants.pick(present), live);
+    if (!present.length) rows.replaceChildren(h("li", { class: "empty" }, "There are no tenants yet: loragate tenant add."));
+  }
+
+  function drawFailures() {
+    const page = failed.pick(errors);
+    failures.replaceChildren(errors.length ? failureList(page, session) : h("p", { class: "empty" }, "No failed requests since the server started."));
   }
 
   return { refresh, every_s: 1 };
 }
+
+const isBusy = (tenant) => Boolean(tenant.kv_blocks || tenant.running || tenant.waiting);
 
 function showFigures(list, live, session) {
   const sum = (name) => live.tenants.reduce((total, tenant) => total + tenant[name], 0);
@@ -56,22 +86,21 @@ function showFigures(list, live, session) {
 /** The blocks of a full bar: the cache, or the tenant's limit when the tenant may not see the cache size. */
 const scale = (live, tenant) => live.capacity?.kv_blocks ?? tenant.limit_blocks;
 
-function showTenants(list, known, live) {
-  const quiet = (tenant) => tenant.tenant === "" && !tenant.kv_blocks && !tenant.running && !tenant.waiting;
-  const present = live.tenants.filter((tenant) => !quiet(tenant));
+function showTenants(list, known, page, live) {
+  list.querySelector(".empty")?.remove();
   for (const [name, row] of known) {
-    if (!present.some((tenant) => tenant.tenant === name)) {
+    if (!page.some((tenant) => tenant.tenant === name)) {
       row.node.remove();
       known.delete(name);
     }
   }
-  for (const tenant of present) {
+  page.forEach((tenant, at) => {
     if (!known.has(tenant.tenant)) known.set(tenant.tenant, tenantRow(tenant.tenant));
     const row = known.get(tenant.tenant);
     row.update(tenant, scale(live, tenant));
-    if (row.node.parentNode !== list) list.append(row.node);
-  }
-  if (!present.length) list.replaceChildren(h("li", { class: "empty" }, "There are no tenants yet: loragate tenant add."));
+    row.node.classList.toggle("idle", !isBusy(tenant));
+    if (list.children[at] !== row.node) list.insertBefore(row.node, list.children[at] ?? null);
+  });
 }
 
 function tenantRow(name) {
@@ -111,7 +140,6 @@ function tenantRow(name) {
 }
 
 function failureList(errors, session) {
-  if (!errors.length) return h("p", { class: "empty" }, "No failed requests since the server started.");
   const copy = async (id) => {
     await navigator.clipboard.writeText(id).then(() => notice(`Copied ${id}`), () => notice(id));
   };
@@ -123,7 +151,8 @@ function failureList(errors, session) {
       h("td", { "data-label": "Model" }, error.model || error.path),
       h("td", { "data-label": "Error" }, h("span", { class: "code" }, `${error.status} ${error.code}`)),
       h("td", { "data-label": "Cause" }, error.cause),
-      h("td", { "data-label": "Request" }, h("button", { type: "button", class: "id", title: "Copy", onclick: () => copy(error.request_id) }, error.request_id)),
+      h("td", { "data-label": "Request" }, h("button", { type: "button", class: "id", title: "Copy", onclick: () => copy(error.request_id) }, error.request_id),
+        " ", h("a", { href: `#activity/${encodeURIComponent(error.request_id)}`, "aria-label": `Details of request ${error.request_id}` }, "Details")),
     ))),
   );
 }

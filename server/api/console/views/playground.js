@@ -8,20 +8,27 @@ import { answerPane } from "./answer.js";
 
 export const title = "Playground";
 const MOST = 6;
+/** Models that are offered at once; a search finds the others. */
+const OFFERED = 24;
 
 export function mount(root, session) {
   const system = h("textarea", { rows: 1, name: "system", placeholder: "none" });
   const prompt = h("textarea", { rows: 4, name: "prompt", required: true });
-  const models = h("fieldset", { class: "models" }, h("legend", {}, "Answer with"));
+  const chips = h("div", { class: "chips" });
+  const search = h("input", { type: "search", placeholder: "Search models", "aria-label": "Search models", autocomplete: "off", spellcheck: "false", hidden: true });
+  const models = h("fieldset", { class: "models" }, h("legend", {}, "Answer with"), search, chips);
   const preset = h("select", { name: "preset" });
   const decoding = h("div", {});
+  const summary = h("summary", {}, "Decoding");
+  const showPreset = () => { summary.textContent = preset.value ? `Decoding: preset ${preset.value}` : "Decoding"; };
+  preset.addEventListener("change", showPreset);
   const run = h("button", { type: "submit", class: "primary" }, "Run");
   const stop = h("button", { type: "button", disabled: true }, "Stop");
   const status = h("p", { class: "hint", role: "status" });
   const panes = h("div", { class: "panes" });
   const form = h("form", { class: "card ask" },
     field("Prompt", prompt), field("System message", system), models,
-    h("details", {}, h("summary", {}, "Decoding"), field("Preset", preset), decoding),
+    h("details", {}, summary, field("Preset", preset), decoding),
     h("div", { class: "actions" }, run, stop, status));
   root.append(h("p", { class: "lead" }, usageNote(session)), form, panes);
   let read = () => ({});
@@ -30,8 +37,13 @@ export function mount(root, session) {
   const ready = load();
   async function load() {
     const [adapters, presets, list] = await Promise.all([ask("admin/v1/adapters"), ask("v1/presets"), ask("admin/v1/options")]);
-    models.append(...choices(adapters.data, session.base_model));
-    preset.replaceChildren(...options([["", "none"], ...Object.keys(presets.data).map((name) => [name, name])], ""));
+    const names = modelNames(adapters.data, session.base_model);
+    search.hidden = names.length <= OFFERED;
+    const offer = () => offerModels(chips, names, search.value);
+    search.addEventListener("input", offer);
+    offer();
+    preset.replaceChildren(...options([["", "none"], ...Object.keys(presets.data).map((name) => [name, name])], session.playground_preset));
+    showPreset();
     const made = decodingForm(list.data);
     read = made.values;
     decoding.replaceChildren(made.node);
@@ -85,14 +97,24 @@ function messages(system, prompt) {
   return system.trim() ? [{ role: "system", content: system }, ...asked] : asked;
 }
 
-function choices(adapters, base) {
+function modelNames(adapters, base) {
   const names = adapters.filter((adapter) => adapter.alias.targets.length).flatMap((adapter) => {
     const versions = adapter.versions.filter((version) => ["ready", "resident"].includes(version.state));
     const pinned = versions.length > 1 ? versions.map((version) => `${adapter.model}@${version.number}`) : [];
     return [adapter.model, ...pinned];
   });
-  return [...names, base].map((name, at) => {
-    const box = h("input", { type: "checkbox", value: name, id: `model-${at}`, checked: at === 0 });
+  return [...names, base];
+}
+
+/** Chips of the chosen models, and of the first ones that match. */
+function offerModels(chips, names, wanted) {
+  const boxes = [...chips.querySelectorAll("input")];
+  const chosen = new Set(boxes.length ? boxes.filter((box) => box.checked).map((box) => box.value) : names.slice(0, 1));
+  const matches = names.filter((name) => !chosen.has(name) && name.includes(wanted.trim().toLowerCase()));
+  const shown = [...names.filter((name) => chosen.has(name)), ...matches.slice(0, OFFERED)];
+  const rest = matches.length - OFFERED;
+  chips.replaceChildren(...shown.map((name, at) => {
+    const box = h("input", { type: "checkbox", value: name, id: `model-${at}`, checked: chosen.has(name) });
     return h("span", { class: "chip" }, box, h("label", { htmlFor: box.id }, name));
-  });
+  }), rest > 0 ? h("span", { class: "hint" }, `and ${rest} more; search for them`) : "");
 }

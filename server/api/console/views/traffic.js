@@ -30,3 +30,15 @@ export async function change(adapter, path, body, question, refresh) {
   }
   return true;
 }
+
+/** Pin, unpin or remove something, after a question if there is one, and show the result. */
+export async function act(path, method, { question = null, done }, refresh) {
+  if (question && !(await confirm(question))) return;
+  try {
+    await ask(`admin/v1/adapters/${path}`, { method });
+    notice(done);
+  } catch (error) {
+    notice(sentence(error), { bad: true });
+  }
+  await refresh().catch(() => {});
+}

@@ -3,6 +3,7 @@
 import { ask } from "../lib/api.js";
 import { chart } from "../lib/chart.js";
 import { count, field, h, options } from "../lib/dom.js";
+import { byMost, byText, listing } from "../lib/listing.js";
 
 export const title = "Usage";
 
@@ -14,9 +15,19 @@ export function mount(root, session) {
   const tenant = h("select", {}, options([["", "all tenants"]], ""));
   const picture = h("div", { class: "card chart" });
   const table = h("div", {});
+  let rows = [];
+  const controls = listing({
+    what: "adapters", size: 25, changed: draw,
+    text: (sum) => `${sum.tenant} ${sum.name}`,
+    sorts: {
+      tokens: ["tokens", byMost((sum) => sum.prompt + sum.generated)], requests: ["requests", byMost((sum) => sum.requests)],
+      cost: ["cost", byMost((sum) => sum.cost)], blocks: ["KV block-seconds", byMost((sum) => sum.blocks)],
+      name: ["name", byText((sum) => `${sum.tenant} ${sum.name}`)],
+    },
+  });
   root.append(
     h("div", { class: "filters" }, field("Range", range), session.tenant ? null : field("Tenant", tenant)),
-    picture, table);
+    picture, controls.bar, table, controls.foot);
   if (!session.tenant) {
     ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name), "")), () => {});
   }
@@ -33,7 +44,13 @@ export function mount(root, session) {
     if (signature === shown) return;
     shown = signature;
     picture.replaceChildren(chart(buckets(data, first, STEP_MS[by], steps), by));
-    table.replaceChildren(sums(data, session));
+    rows = sums(data);
+    draw();
+  }
+
+  function draw() {
+    const page = controls.pick(rows);
+    table.replaceChildren(rows.length ? sumTable(page, session) : h("p", { class: "empty" }, "No usage in this period."));
   }
 
   const again = () => refresh().catch(() => {});
@@ -54,12 +71,12 @@ function buckets(rows, first, step, steps) {
   return made;
 }
 
-function sums(rows, session) {
+function sums(rows) {
   const groups = new Map();
   for (const row of rows) {
     const name = row.adapter ? `${row.adapter}@${row.version}` : "base model";
     const key = `${row.tenant}\0${name}`;
-    const sum = groups.get(key) ?? { tenant: row.tenant || "operators", name, requests: 0, prompt: 0, cached: 0, generated: 0, blocks: 0, cost: 0 };
+    const sum = groups.get(key) ?? { tenant: row.tenant || "operators", name, requests: 0, prompt: 0, cached: 0, generated: 0, blocks: 0, cost: 0, currency: row.currency };
     sum.requests += row.requests;
     sum.prompt += row.prompt_tokens;
     sum.cached += row.cached_tokens;
@@ -68,13 +85,16 @@ function sums(rows, session) {
     sum.cost += Number(row.cost); // shown rounded; the export has the exact amounts
     groups.set(key, sum);
   }
-  if (!groups.size) return h("p", { class: "empty" }, "No usage in this period.");
-  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of which cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"], [`Cost (${rows[0].currency})`, "cost"]]
+  return [...groups.values()];
+}
+
+function sumTable(rows, session) {
+  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of which cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"], [`Cost (${rows[0]?.currency ?? ""})`, "cost"]]
     .slice(session.tenant ? 1 : 0);
   const shown = (sum, name) => name === "cost" ? sum.cost.toFixed(2) : typeof sum[name] === "number" ? count(sum[name]) : sum[name];
   const cell = (sum, [label, name]) => h("td", { "data-label": label, class: typeof sum[name] === "number" ? "number" : null }, shown(sum, name));
   return h("table", { class: "stacked" },
     h("caption", {}, "Tokens, requests and cost by adapter"),
     h("thead", {}, h("tr", {}, columns.map(([label, name]) => h("th", { scope: "col", class: ["tenant", "name"].includes(name) ? null : "number" }, label)))),
-    h("tbody", {}, [...groups.values()].sort((a, b) => b.prompt + b.generated - a.prompt - a.generated).map((sum) => h("tr", {}, columns.map((column) => cell(sum, column))))));
+    h("tbody", {}, rows.map((sum) => h("tr", {}, columns.map((column) => cell(sum, column))))));
 }

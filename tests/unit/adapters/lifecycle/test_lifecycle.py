@@ -253,10 +253,10 @@ async def test_what_vanished_from_the_store_is_told_before_the_engine_sees_it(pl
 
 async def test_pins_stay_and_have_a_limit(plant: Plant) -> None:
     numbers = [await plant.add(seed) for seed in range(4)]
-    await plant.lifecycle.pin("acme", "support", numbers[0], by=BY)
-    await plant.lifecycle.pin("acme", "support", numbers[1], by=BY)
+    await plant.lifecycle.loading.pin("acme", "support", numbers[0], by=BY)
+    await plant.lifecycle.loading.pin("acme", "support", numbers[1], by=BY)
     with pytest.raises(PinLimit):
-        await plant.lifecycle.pin("acme", "support", numbers[2], by=BY)
+        await plant.lifecycle.loading.pin("acme", "support", numbers[2], by=BY)
     await plant.lifecycle.promote("acme", "support", numbers[2], by=BY)
     await plant.lifecycle.promote("acme", "support", numbers[3], by=BY)
     pinned = [await plant.registry.versions.get("acme", "support", number) for number in numbers[:2]]
@@ -264,7 +264,7 @@ async def test_pins_stay_and_have_a_limit(plant: Plant) -> None:
     again = build_plant(plant.registry, plant.folder)  # a restart
     assert await again.lifecycle.restore_pins() == ()
     assert again.loader.ids == {version.engine_id for version in pinned}
-    await plant.lifecycle.unpin("acme", "support", numbers[0], by=BY)
+    await plant.lifecycle.loading.unpin("acme", "support", numbers[0], by=BY)
     assert not (await plant.registry.versions.get("acme", "support", numbers[0])).pinned
 
 

@@ -125,10 +125,10 @@ async def test_a_start_does_not_retire_what_another_server_drains(servers: tuple
 async def test_a_pin_holds_on_every_server(servers: tuple[Plant, Plant]) -> None:
     first, second = servers
     number = await first.add(0)
-    version = await first.lifecycle.pin("acme", "support", number, by=BY)
+    version = await first.lifecycle.loading.pin("acme", "support", number, by=BY)
     await until(lambda: second.residency.phase(version.engine_id) is Phase.RESIDENT, second)
     assert second.residency.pinned == {version.engine_id}
-    await second.lifecycle.unpin("acme", "support", number, by=BY)
+    await second.lifecycle.loading.unpin("acme", "support", number, by=BY)
     await until(lambda: not first.residency.pinned, first)
 
 
@@ -138,7 +138,7 @@ async def test_a_pin_that_cannot_be_loaded_here_is_logged(
     first, second = servers
     for seed in range(2):
         number = await first.add(seed)
-        await first.lifecycle.pin("acme", "support", number, by=BY)
+        await first.lifecycle.loading.pin("acme", "support", number, by=BY)
     second.residency.capacity = 1  # a smaller machine
     await second.lifecycle.converge()
     await asyncio.sleep(0.05)

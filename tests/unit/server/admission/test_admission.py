@@ -264,3 +264,28 @@ def test_reserving_and_settling_takes_far_less_than_a_millisecond() -> None:
         reservation.settle(prompt_tokens=10, cached_tokens=0, generated_tokens=20)
         durations.append(time.perf_counter() - start)
     assert sorted(durations)[int(len(durations) * 0.99)] < 0.001
+
+
+def test_background_work_counts_against_the_budget_and_against_no_rate() -> None:
+    admission, _ = make()
+    policy = TenantSettings(tpm=1000, rpm=1, max_concurrency=1, token_budget=5000)
+    running = [
+        admission.reserve_background("acme", policy, prompt_tokens=500, max_tokens=500) for _ in range(4)
+    ]
+    own = admission.reserve("acme", policy, prompt_tokens=500, max_tokens=500)
+    with pytest.raises(BudgetExhausted) as refused:
+        admission.reserve_background("acme", policy, prompt_tokens=1, max_tokens=0)
+    assert (refused.value.used, refused.value.allowed) == (5000, 5000)
+    own.release()
+    for reservation in running:
+        used(reservation, 500, 100)
+        reservation.release()
+    account = admission.accounts["acme"]
+    assert (account.background_tokens, account.period_used_tokens, account.sequences) == (0, 2400, 0)
+    assert account.tokens.total(1000.0) == 0, "nothing of it is in the rate's window"
+
+
+def test_background_work_that_could_never_fit_is_refused() -> None:
+    admission, _ = make()
+    with pytest.raises(NeverFits):
+        admission.reserve_background("acme", TenantSettings(), prompt_tokens=1601, max_tokens=1)

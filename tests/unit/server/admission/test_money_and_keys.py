@@ -205,3 +205,20 @@ def test_used_and_reserved_money_never_exceed_a_budget(requests: list[tuple[int,
     for reservation, prompt, _ in running:
         reservation.settle(prompt_tokens=prompt, cached_tokens=0, generated_tokens=0)
     assert all(account.reserved_nanos == 0 for account in admission.accounts.values())
+
+
+def test_background_work_is_counted_in_money_and_not_limited_by_it() -> None:
+    """What it costs is in the ledger, from which a restart takes what is used: both must be the same."""
+    admission = Admission(CAPACITY, Clock())
+    settings = TenantSettings(money_budget=Decimal(1), tpm=10)
+    for _ in range(2):
+        work = admission.reserve_background(
+            "acme", settings, prompt_tokens=1000, max_tokens=1000, price=PRICE
+        )
+        assert admission.accounts["acme"].reserved_nanos == 0
+        work.settle(prompt_tokens=1000, cached_tokens=0, generated_tokens=500)
+    assert admission.accounts["acme"].period_used_nanos == 4_000_000_000
+    with pytest.raises(BudgetExhausted, match="money_budget"):
+        admission.reserve("acme", settings, prompt_tokens=1, max_tokens=1, price=PRICE, key=key_of())
+    assert admission.accounts.keys() == {"acme", KEY_PREFIX + "k_1"}
+    assert admission.accounts[KEY_PREFIX + "k_1"].period_used_nanos == 0

@@ -76,6 +76,7 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/adapters"): Rule(MANAGER),
     ("GET", "/admin/v1/whoami"): Rule(MANAGER),
     ("GET", "/admin/v1/live"): Rule(MANAGER),
+    ("GET", "/admin/v1/state"): Rule(MANAGER),
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
@@ -93,6 +94,8 @@ RULES: dict[Route, Rule] = {
     ("POST", "/admin/v1/webhooks/{webhook_id}/test"): Rule(OPERATOR, 202),
     ("GET", "/admin/v1/webhooks/{webhook_id}/messages"): Rule(OPERATOR),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/history"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/requests/{request_id}"): Rule(TENANT),
     ("GET", "/admin/v1/feedback"): Rule(TENANT, 200, NAMED),
     ("GET", ADAPTER): Rule(TENANT),
     ("DELETE", ADAPTER): Rule(TENANT),
@@ -102,6 +105,17 @@ RULES: dict[Route, Rule] = {
     ("POST", ADAPTER + "/promote"): Rule(TENANT, 200, {"json": {"version": 1}}),
     ("POST", ADAPTER + "/split"): Rule(TENANT, 200, {"json": {"weights": {"1": 1, "2": 1}}}),
     ("POST", ADAPTER + "/rollback"): Rule(TENANT, 200, {"json": {}}),
+    ("POST", ADAPTER + "/versions/{number}/evaluations"): Rule(
+        TENANT, 202, {"content": b"{}", "headers": OCTETS}
+    ),
+    ("GET", ADAPTER + "/evaluations"): Rule(TENANT),
+    ("GET", ADAPTER + "/evaluations/{evaluation}"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/evaluations/{evaluation}"): Rule(TENANT),
+    ("PUT", ADAPTER + "/condition"): Rule(TENANT, 200, {"json": {"if": "loss < 1"}}),
+    ("DELETE", ADAPTER + "/condition"): Rule(TENANT),
+    ("PUT", ADAPTER + "/shadow"): Rule(TENANT, 200, {"json": {"version": 1, "share": 0.5}}),
+    ("GET", ADAPTER + "/shadow"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/shadow"): Rule(TENANT),
     ("POST", ADAPTER + "/uploads"): Rule(TENANT, 201),
     ("GET", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT),
     ("PATCH", ADAPTER + "/uploads/{upload_id}"): Rule(
@@ -187,8 +201,18 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
         adapter = f"/admin/v1/adapters/{tenant}/{things['name']}"
         for _ in range(versions_for(route[1])):
             await composed.make("POST", f"{adapter}/versions", json={"source": SOURCE})
+        if "{evaluation}" in asked:
+            path = f"{adapter}/versions/1/evaluations"
+            begun = await composed.make("POST", path, content=b"{}", headers=OCTETS)
+            things["evaluation"] = begun["id"]
         if "{upload_id}" in asked:
             things["upload_id"] = (await composed.make("POST", f"{adapter}/uploads"))["id"]
+    if "{request_id}" in asked:
+        things["request_id"] = f"r{next(_numbers)}"
+        issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
+        body = {"model": "loragate-demo", "messages": [{"role": "user", "content": "Hello!"}]}
+        headers = {"x-request-id": things["request_id"]}
+        await composed.ask("POST", "/v1/chat/completions", issued["secret"], json=body, headers=headers)
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]
@@ -267,7 +291,14 @@ async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(
     composed: Composed, tenants: Tenants, route: Route
 ) -> None:
     (_, keys), (foreign, _) = tenants
-    things = {"name": "a", "number": "1", "upload_id": "0" * 32}
+    things = {
+        "tenant": foreign,
+        "name": "a",
+        "number": "1",
+        "upload_id": "0" * 32,
+        "request_id": "r",
+        "evaluation": "0" * 32,
+    }
     their_key = (await composed.make("POST", "/admin/v1/keys", json={"tenant": foreign}))["id"]
     texts = []
     for name, key_id in ((foreign, their_key), ("nobody", "k_" + "0" * 16)):

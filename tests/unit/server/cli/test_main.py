@@ -61,8 +61,8 @@ def test_usage_errors_exit_with_2() -> None:
 def test_refusals_exit_with_1_and_one_sentence(tmp_path: Path) -> None:
     code, out = run("serve", "--demo", "--host", "0.0.0.0")
     assert code == 1 and "loopback" in out and "Traceback" not in out
-    code, out = run("tenant", "list", "--data-dir", str(tmp_path))
-    assert code == 1 and "loragate migrate" in out
+    code, out = run("tenant", "show", "nobody", "--data-dir", str(tmp_path))
+    assert code == 1 and "nobody" in out and "Traceback" not in out
 
 
 def test_tenants_and_keys_from_the_shell(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from server.cli.adapters import publish as module
 from server.cli.adapters.admin_client import AdminClient
-from server.cli.adapters.publish import Publication, split_off
+from server.cli.adapters.publish import Proof, Publication, split_off
 from server.cli.main import main
 
 
@@ -45,6 +47,7 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
     [
         (["--canary", "5"], "--publish-as and --canary need --publish URL"),
         (["--publish-as", "acme/support"], "need --publish URL"),
+        (["--if", "loss < 1"], "--evaluate, --if and --promote-after need --publish URL"),
         (["--publish", "http://127.0.0.1:9", "--key", "k"], "--publish needs --publish-as"),
         (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "There is no key"),
         (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot be reached"),
@@ -61,3 +64,91 @@ def test_a_training_that_could_not_be_published_or_judged_does_not_start(
     assert done.exit_code in (1, 2)
     assert message in done.output
     assert not (tmp_path / "out").exists()
+
+
+class Server:
+    """Has version 1 in traffic; the next one is 2. An evaluation has finished at once."""
+
+    def __init__(self, *, serves: bool = True) -> None:
+        targets = [{"version": 1, "weight": 1.0}] if serves else []
+        self.alias = {"generation": 1, "targets": targets}
+        self.changes: list[tuple[str, Any]] = []
+        self.evaluated: list[int] = []
+        self.taken_after = 99  # looks at the canary until somebody takes its traffic
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        if path == "/live":
+            return {"state": "ready"}
+        if path.endswith("/evaluations"):
+            number = int(path.split("/")[5])
+            self.evaluated.append(number)
+            return {
+                "id": "e", "tenant": "acme", "adapter": "support", "version": number, "state": "finished",
+                "figures": {"loss": 0.5}, "turns": 3, "done": 3,
+                "data_digest": "d" * 64, "error": None,
+            }  # fmt: skip
+        if method == "POST":
+            self.changes.append((path.rpartition("/")[2], request["json"]))
+            self.alias["generation"] = 2
+        else:
+            self.taken_after -= 1
+            if self.taken_after <= 0:
+                self.alias["generation"] = 3
+        return {"alias": self.alias, **self.alias}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "add_folder", lambda client, path, folder, options: {"number": 2} | options)
+    (tmp_path / "heldout.jsonl").write_text("{}")
+    return tmp_path
+
+
+def publication(server: Server, canary: float | None, **proof: Any) -> Publication:
+    client: Any = server
+    server.wait_for_engine = lambda: None  # type: ignore[attr-defined]
+    return Publication.parse(client, "acme/support", canary, Proof(**proof))
+
+
+def test_it_is_evaluated_beside_the_current_version_and_promoted_with_the_condition(folder: Path) -> None:
+    server = Server()
+    told = publication(server, None, chats=folder / "heldout.jsonl", condition="loss < 1").publish(folder)
+    assert server.evaluated == [2, 1]
+    assert server.changes == [("promote", {"version": 2, "if": "loss < 1", "expected_generation": None})]
+    assert told == "published acme-support@2; acme-support answers with it"
+
+
+def test_the_first_version_is_evaluated_alone(folder: Path) -> None:
+    server = Server(serves=False)
+    publication(server, 10.0, chats=folder / "heldout.jsonl").publish(folder)
+    assert server.evaluated == [2]
+    assert [change for change, _ in server.changes] == ["promote"]
+
+
+def test_a_canary_that_keeps_its_traffic_is_promoted(folder: Path) -> None:
+    server = Server()
+    proof = {"chats": folder / "heldout.jsonl", "condition": "loss < 1", "minutes": 0}
+    publication(server, 10.0, **proof).publish(folder)
+    split, promote = server.changes
+    assert split == ("split", {"weights": {"1": 90.0, "2": 10.0}, "expected_generation": 1, "if": "loss < 1"})
+    assert promote == ("promote", {"version": 2, "if": "loss < 1", "expected_generation": 2})
+
+
+def test_a_canary_that_has_lost_its_traffic_is_not_promoted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    server = Server()
+    server.taken_after = 4
+    with pytest.raises(click.ClickException, match="acme-support@2 is not promoted: its traffic was changed"):
+        publication(server, 10.0, minutes=60).publish(folder)
+    assert [change for change, _ in server.changes] == ["split"]
+
+
+@pytest.mark.parametrize(
+    ("canary", "proof", "told"),
+    [(None, {"minutes": 5}, "needs --canary"), (None, {"condition": "loss < 1"}, "needs --evaluate FILE")],
+)
+def test_what_belongs_together(canary: float | None, proof: Any, told: str) -> None:
+    with pytest.raises(click.BadParameter, match=told):
+        publication(Server(), canary, **proof)

@@ -92,3 +92,11 @@ def test_a_server_that_is_away(command: tuple[str, ...]) -> None:
 )
 def test_a_url_of_no_database(url: str) -> None:
     assert "is not the URL of a database" in fails("tenant", "list", "--database-url", url)
+
+
+def test_a_new_database_gets_its_tables(tmp_path: Path) -> None:
+    runner = CliRunner()
+    first = runner.invoke(main, ["tenant", "list", "--data-dir", str(tmp_path)])
+    assert first.exit_code == 0 and "has its tables now" in first.stderr and first.stdout == "none\n"
+    second = runner.invoke(main, ["tenant", "list", "--data-dir", str(tmp_path)])
+    assert second.exit_code == 0 and not second.stderr

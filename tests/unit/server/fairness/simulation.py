@@ -9,7 +9,7 @@ from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
 from server.fairness.lora_slots import LoraSlots
 from server.fairness.preemption import preemption_order
-from server.fairness.shares import Capacity, Share
+from server.fairness.shares import Capacity, read_stamp, stamp
 from server.fairness.waiting_queue import Entry
 
 MAX_STEPS = 20_000
@@ -53,10 +53,20 @@ class SimEngine:
         self.arbiter = Arbiter(self.capacity, self, slots, clock=lambda: self.now_s)
         self.pool = list(range(self.capacity.kv_blocks))
 
-    def add(self, tenant: str, policy: TenantSettings, prompt: int, generate: int, adapter: int = 0) -> str:
+    def add(
+        self,
+        tenant: str,
+        policy: TenantSettings,
+        prompt: int,
+        generate: int,
+        adapter: int = 0,
+        *,
+        background: bool = False,
+    ) -> str:
         name = f"{tenant}-{len(self.jobs)}"
         self.jobs[name] = Job(name, prompt, generate)
-        self.entries[name] = Entry(name, tenant, Share.of(policy), adapter, len(self.jobs), self.jobs[name])
+        known_as, share = read_stamp(stamp(tenant, policy, background=background))
+        self.entries[name] = Entry(name, known_as, share, adapter, len(self.jobs), self.jobs[name])
         self.arbiter.enqueue(self.entries[name])
         return name
 

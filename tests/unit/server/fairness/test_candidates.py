@@ -10,7 +10,7 @@ from server.fairness.shares import Capacity, Share
 from server.fairness.waiting_queue import Entry
 from tests.unit.server.fairness.fixed_engine import Engine, Item
 
-GUARANTEED, BORROWING, OVER_LIMIT = BudgetStanding
+GUARANTEED, BORROWING, BACKGROUND, OVER_LIMIT = BudgetStanding
 
 PLAIN = Share()
 OWED = Share(guarantee=0.2)  # 20 blocks

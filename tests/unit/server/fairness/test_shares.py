@@ -14,9 +14,12 @@ from server.fairness.shares import (
     GuaranteesTooLarge,
     InvalidStamp,
     Share,
+    background_name,
     check_guarantees,
+    is_background,
     read_stamp,
     stamp,
+    tenant_of,
 )
 
 SHARES = st.floats(0.0, 1.0)
@@ -32,6 +35,14 @@ def test_a_share_has_the_values_of_the_settings() -> None:
 def test_a_stamp_survives_the_way_to_the_engine(tenant: str, weight: float, shares: list[float]) -> None:
     policy = TenantSettings(weight=weight, kv_guarantee=shares[0], kv_limit=shares[1])
     assert read_stamp(json.loads(json.dumps(stamp(tenant, policy)))) == (tenant, Share.of(policy))
+
+
+def test_a_background_stamp_has_a_name_of_its_own_and_no_guarantee() -> None:
+    policy = TenantSettings(weight=2.0, kv_guarantee=0.5, kv_limit=0.6)
+    name, share = read_stamp(json.loads(json.dumps(stamp("acme", policy, background=True))))
+    assert (name, share) == (background_name("acme"), Share(2.0, 0.0, 0.6, background=True))
+    assert is_background(name) and not is_background("acme")
+    assert tenant_of(name) == tenant_of("acme") == "acme"
 
 
 def test_no_stamp_is_the_operators_and_a_bad_one_is_refused() -> None:

@@ -36,7 +36,7 @@ class Parts:
         )
         self.report: dict[str, Any] | Exception | None = {
             "counters": {"steps": 8, "limit_violations": 0, "starved_steps": 0, "preempted_for_limit": 1,
-                      "preempted_for_guarantee": 2, "preempted_for_adapter": 3},
+                      "preempted_for_guarantee": 2, "preempted_for_adapter": 3, "preempted_for_foreground": 4},
             "capacity": {"kv_blocks": 100, "block_size_tokens": 16, "max_num_seqs": 4},
             "adapters_running": 1,
             "tenants": {"acme": TENANT_ROW},
@@ -119,6 +119,7 @@ def test_budgets_of_busy_and_of_idle_tenants() -> None:
         assert scrape.value("kv_guaranteed_blocks", tenant="idle") == 20
         assert scrape.value("kv_used_blocks", tenant="idle") == 0
         assert scrape.value("preemptions_total", reason="guarantee") == 2
+        assert scrape.value("preemptions_total", reason="foreground") == 4
         assert (scrape.value("engine_stalls_total"), scrape.value("engine_silent_seconds")) == (2, 0.5)
         assert (scrape.value("engine_restarts_total"), scrape.value("failed_attempts_total")) == (3, 9)
         assert scrape.value("adapter_versions", tenant="acme", state="ready") == 2

@@ -169,6 +169,20 @@ async def test_stamps_what_the_server_knows_and_drops_what_a_caller_sent(
     assert not smuggled.keys() & call.keys()
 
 
+async def test_the_servers_own_work_is_stamped_as_background_and_takes_no_rate(
+    gate: Gate, engine: FakeEngine, admission: Admission
+) -> None:
+    busy = context(policy=TenantSettings(max_concurrency=1, rpm=1))
+    for background in (True, False, True):
+        async with gate.admit(replace(busy, background=background)):
+            stream = gate.generate({"prompt_token_ids": [1]}, params(), "r", priority=-1)
+            assert [output async for output in stream]
+    stamps = [call["params"].extra_args[STAMP_KEY].get("background", False) for call in engine.calls]
+    assert stamps == [True, False, True]
+    assert all("priority" not in call for call in engine.calls), "nothing of it can be asked for"
+    assert admission.accounts["acme"].requests.total(0) <= 1
+
+
 async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> None:
     policy = TenantSettings(max_concurrency=1)
     async with gate.admit(context(policy=policy)):

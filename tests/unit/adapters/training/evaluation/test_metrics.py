@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import demo
 from adapters.training.data.chat_template import IGNORED, Conversation, Renderer, Sample, Turn
 from adapters.training.evaluation.generate import answer_greedily
-from adapters.training.evaluation.metrics import held_out_loss, held_out_turns, parse_calls, repeats, score
+from adapters.training.evaluation.loss import held_out_loss
+from adapters.training.evaluation.metrics import held_out_turns, parse_calls, repeats, score
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapters.models import Usage
+from adapters.models import Actor, Tenant, Usage
 from adapters.registry.database import utc_now
 from tests.unit.server.app.composed import Composed, compose
 
@@ -130,3 +130,36 @@ async def test_an_expiring_key_makes_keys_that_expire_before_it(composed: Compos
     admin = await admin_of(composed, "wayne", expires_at=(utc_now() + timedelta(hours=1)).isoformat())
     soon = (utc_now() + timedelta(minutes=30)).isoformat()
     assert (await composed.ask("POST", "/admin/v1/keys", admin, json={"expires_at": soon})).status_code == 201
+
+
+async def test_a_tenants_admin_gives_no_key_more_than_its_own_has(composed: Composed) -> None:
+    soon = (utc_now() + timedelta(hours=1)).isoformat()
+    admin = await admin_of(composed, "oscorp", models=["oscorp-a"], expires_at=soon)
+    made = await composed.ask(
+        "POST", "/admin/v1/keys", admin, json={"models": ["oscorp-a"], "expires_at": soon}
+    )
+    path = f"/admin/v1/keys/{made.json()['id']}"
+    for changes in ({"models": None}, {"models": ["oscorp-b"]}, {"expires_at": None}):
+        refused = await composed.ask("PATCH", path, admin, json=changes)
+        assert refused.status_code == 403, refused.text
+    naive = await composed.ask("PATCH", path, admin, json={"expires_at": "2026-01-01T00:00:00"})
+    assert naive.status_code == 400 and "needs a time zone" in naive.text
+    fewer = await composed.ask("PATCH", path, admin, json={"models": [], "note": "Bo", "rpm": 3})
+    assert fewer.status_code == 200, fewer.text
+    assert (fewer.json()["models"], fewer.json()["note"], fewer.json()["limits"]["rpm"]) == ([], "Bo", 3)
+
+
+async def test_a_search_does_not_tell_a_tenant_who_the_operator_is(composed: Composed) -> None:
+    registry = composed.server.registry
+    await registry.tenants.add(Tenant("daily"), by=Actor("shell:root"))
+    admin = await admin_of(composed, "bugle")
+    await registry.tenants.set("bugle", {"rpm": 5}, by=Actor("shell:root"))
+
+    async def found(query: str) -> list[str]:
+        entries = (await composed.ask("GET", f"/admin/v1/audit?{query}", admin)).json()["data"]
+        return [entry["action"] for entry in entries]
+
+    assert await found("actor=shell:root") == await found("search=root") == []
+    assert await found("actor=operator") == ["tenant.set", "key.add", "tenant.add"]
+    assert await found("search=operator&action=tenant.") == ["tenant.set", "tenant.add"]
+    assert await found("subject=daily") == []

@@ -126,11 +126,13 @@ class Rig:
         generate: int = 8,
         adapter: int = 0,
         prompt_logprobs: int | None = None,
+        background: bool = False,
     ) -> Request:
         """Add a request; an integer prompt means that many tokens that no other request has."""
         if isinstance(prompt, int):
             prompt = [hash((request_id, i)) % 900 + 10 for i in range(prompt)]
-        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy or TenantSettings())}
+        policy = policy or TenantSettings()
+        extra_args = None if tenant is None else {"loragate": stamp(tenant, policy, background=background)}
         params = SamplingParams(
             max_tokens=generate, ignore_eos=True, extra_args=extra_args, prompt_logprobs=prompt_logprobs
         )
@@ -140,7 +142,7 @@ class Rig:
             sampling_params=params,
             pooling_params=None,
             lora_request=LoRARequest(f"a{adapter}", adapter, f"/nowhere/{adapter}") if adapter else None,
-            cache_salt=tenant,
+            cache_salt=f"{tenant}{background}",
             block_hasher=self.hasher,
         )
         self.requests[request_id] = request

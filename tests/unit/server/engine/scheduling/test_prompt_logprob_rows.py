@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from vllm.v1.sample import sampler
 from vllm.v1.sample.ops.logprobs import batched_count_greater_than
 
 from server.engine.process.cpu_worker import count_not_less
+from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from tests.unit.server.engine.scheduling.scheduler_rig import Rig
 
 
@@ -57,6 +60,17 @@ def test_tenants_share_the_rows_of_a_step_equally(rig: Rig) -> None:
     assert all(len(rig.tokens[name]) == 3 for name in many)
 
 
+def test_the_background_takes_no_rows_that_a_request_wants(rig: Rig) -> None:
+    rig.add("evaluated", "acme", prompt=100, generate=1, prompt_logprobs=0, background=True)
+    for _ in range(2):
+        rig.step()
+    rig.add("asked", "acme", prompt=100, generate=3, prompt_logprobs=0)
+    rig.run()
+    assert rig.finished == ["asked", "evaluated"]
+    wanted = [step.num_scheduled_tokens.get("asked", 0) for step in rig.steps]
+    assert [tokens for tokens in wanted if tokens][:6] == [16] * 6, "all rows of each step"
+
+
 def test_vllms_method_is_back_when_the_last_such_request_has_ended(rig: Rig) -> None:
     before = rig.scheduler._reserve_prefill_lookahead
     rig.add("log", prompt=64, generate=3, prompt_logprobs=1)
@@ -68,8 +82,17 @@ def test_vllms_method_is_back_when_the_last_such_request_has_ended(rig: Rig) -> 
     assert rig.scheduler._reserve_prefill_lookahead == before
 
 
-def test_a_cpu_computes_a_bounded_number_of_logits() -> None:
-    assert Rig().scheduler._prompt_rows.per_step == 2**21 // 1000
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "rows"),
+    [("cpu", 1_000, 128), ("cpu", 151_936, 13), ("cpu", 2**22, 1), ("cuda", 151_936, 1766)],
+)
+def test_rows_of_a_step(device: str, vocabulary: int, rows: int) -> None:
+    config: Any = SimpleNamespace(
+        device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(get_vocab_size=lambda: vocabulary),
+    )
+    scheduler = SimpleNamespace(_reserve_prefill_lookahead=None)
+    assert PromptLogprobRows(scheduler, config).per_step == rows
 
 
 def test_vllm_calls_the_method_for_running_and_for_waiting_requests() -> None:

@@ -1,4 +1,4 @@
-"""/admin/v1/adapters: operators manage all adapters, a tenant's admin its own."""
+"""/admin/v1/adapters: adapters and their versions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
 from starlette.responses import Response
 
-from adapters.models import AliasTarget
 from adapters.sources import ArchiveSource, Source
 from sampling.defaults import Layer
 from server.api.admin.models import (
     AdapterDetails,
     AdapterInfo,
-    ChangedAlias,
     Listing,
     VersionInfo,
 )
@@ -31,7 +29,7 @@ from server.api.admin.permissions import (
     named_source,
 )
 from server.api.admin.sliced_listing import json_listing, record_dump
-from server.api.admin.views import adapter_details, adapter_info, changed_alias, version_info
+from server.api.admin.views import adapter_details, adapter_info, version_info
 from server.api.middleware.body_limits import is_upload, read_json
 from server.errors import InvalidRequest
 from server.request.context import Caller
@@ -48,26 +46,6 @@ class VersionBody(Wire):
     sampling_defaults: dict[str, Any] = Field(default_factory=dict)
 
 
-class PromoteBody(Wire):
-    """All traffic to one version."""
-
-    version: Annotated[int, Field(ge=1)]
-    expected_generation: int | None = None
-
-
-class SplitBody(Wire):
-    """Traffic by weight: version → weight."""
-
-    weights: dict[int, Annotated[float, Field(gt=0)]]
-    expected_generation: int | None = None
-
-
-class RollbackBody(Wire):
-    """Back to the version that was served before."""
-
-    expected_generation: int | None = None
-
-
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes."""
     routes = admin_router("/adapters")
@@ -75,7 +53,6 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     _add_versions(routes, services, guard)
     _add_removal(routes, services, guard)
     _add_pins(routes, services, guard)
-    _add_traffic(routes, services, guard)
     return routes
 
 
@@ -95,7 +72,8 @@ def _add_reading(routes: APIRouter, services: AdminServices, guard: Permissions)
         history = await services.registry.aliases.history(tenant, name)
         view = await adapters.get(tenant, name)
         owner = await services.registry.tenants.get(tenant)
-        return adapter_details(services, view, owner, history)
+        evaluations = await services.registry.evaluations.list(tenant, name)
+        return adapter_details(services, view, owner, history, evaluations)
 
 
 def _add_versions(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
@@ -157,52 +135,14 @@ def _add_pins(routes: APIRouter, services: AdminServices, guard: Permissions) ->
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
     ) -> VersionInfo:
         """Keep a version loaded, also after a restart. Operators only, because it occupies a slot of all tenants."""
-        return version_info(services, await lifecycle.pin(tenant, name, number, by=actor(caller)))
+        return version_info(services, await lifecycle.loading.pin(tenant, name, number, by=actor(caller)))
 
     @routes.delete("/{tenant}/{name}/versions/{number}/pin")
     async def unpin_version(
         tenant: str, name: str, number: int, caller: Caller = Depends(guard.operator)
     ) -> VersionInfo:
         """Allow the eviction of a version again."""
-        return version_info(services, await lifecycle.unpin(tenant, name, number, by=actor(caller)))
-
-
-def _add_traffic(routes: APIRouter, services: AdminServices, guard: Permissions) -> None:
-    lifecycle = services.lifecycle
-
-    @routes.post("/{tenant}/{name}/promote")
-    async def promote(
-        tenant: str, name: str, body: PromoteBody, caller: Caller = Depends(guard.manager)
-    ) -> ChangedAlias:
-        """Send all traffic to one version, after it was loaded and probed."""
-        check_tenant(caller, tenant)
-        alias = await lifecycle.promote(
-            tenant, name, body.version, by=actor(caller), expected_generation=body.expected_generation
-        )
-        return changed_alias(alias)
-
-    @routes.post("/{tenant}/{name}/split")
-    async def split(
-        tenant: str, name: str, body: SplitBody, caller: Caller = Depends(guard.manager)
-    ) -> ChangedAlias:
-        """Split the traffic between versions by weight."""
-        check_tenant(caller, tenant)
-        targets = [AliasTarget(number, weight) for number, weight in sorted(body.weights.items())]
-        alias = await lifecycle.split(
-            tenant, name, targets, by=actor(caller), expected_generation=body.expected_generation
-        )
-        return changed_alias(alias)
-
-    @routes.post("/{tenant}/{name}/rollback")
-    async def rollback(
-        tenant: str, name: str, body: RollbackBody, caller: Caller = Depends(guard.manager)
-    ) -> ChangedAlias:
-        """Send all traffic to the version that had it before."""
-        check_tenant(caller, tenant)
-        alias = await lifecycle.rollback(
-            tenant, name, by=actor(caller), expected_generation=body.expected_generation
-        )
-        return changed_alias(alias)
+        return version_info(services, await lifecycle.loading.unpin(tenant, name, number, by=actor(caller)))
 
 
 async def _version_body(request: Request, promote: bool, sampling_defaults: str) -> VersionBody:

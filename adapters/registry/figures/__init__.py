@@ -1,0 +1,1 @@
+"""Figures of versions: evaluations, users' feedback, and their comparison with the version that serves."""

@@ -1,0 +1,144 @@
+"""Plays somebody who sees loragate for the first time: the start on a terminal, then the request that it shows.
+
+    python -m benchmarks newcomer [-- COMMAND ...]
+
+Runs the command (default: `make serve` on a free port, with a new data folder) on a pseudo-terminal, measures the
+longest time without a character of output until the banner, runs the request of the banner as it stands there, and
+stops the server with Ctrl-C. With `make serve VENV=/tmp/new` as the command, the installation is part of it.
+Prints a table, then one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.harness.errors import BenchmarkFailed
+from benchmarks.harness.report import publish
+from benchmarks.harness.servers import free_port, scratch
+
+#: Seconds of silence that a person bears, and commands until the first answer: the start, and the pasted request.
+BOUNDS = {"silence_s": ("<=", 5.0), "commands": ("<=", 2.0)}
+START_TIMEOUT_S = 1800.0
+_STOP_TIMEOUT_S = 60.0
+_BANNER_ENDS = "Ctrl-C stops"
+_REQUEST = re.compile(r"^ +curl .*?(?:[^\\\r]\r?\n)", re.MULTILINE | re.DOTALL)
+_CTRL_C = b"\x03"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start, ask and stop once; 0 if every bound holds, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks newcomer", description="The first minute.")
+    parser.add_argument("command", nargs="*", help="how to start the server (default: make serve)")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    options = parser.parse_args(argv)
+    with scratch() as home:
+        serve = ["make", "serve", f"PORT={free_port()}", f"ARGS=--data-dir {home}"]
+        figures = measure(options.command or serve)
+    return publish("newcomer", figures, BOUNDS, options.out)
+
+
+@dataclass(slots=True)
+class Terminal:
+    """A command on a pseudo-terminal, and what a person sees of it."""
+
+    pid: int
+    device: int
+    began_s: float = field(default_factory=time.monotonic)
+    seen: str = ""
+    silence_s: float = 0.0
+    _last_s: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, command: Sequence[str]) -> Terminal:
+        """Start the command."""
+        pid, device = pty.fork()
+        if pid == 0:
+            os.execvp(command[0], list(command))  # noqa: S606  # the command of the person who measures
+        return cls(pid, device)
+
+    def read(self, timeout_s: float) -> bool:
+        """Take what has been written; False: the command has ended."""
+        if select.select([self.device], [], [], timeout_s)[0]:
+            try:
+                text = os.read(self.device, 65536).decode(errors="replace")
+            except OSError:  # Linux: the other end is closed
+                return False
+            self.seen += text
+            self._last_s, before_s = time.monotonic(), self._last_s
+            self.silence_s = max(self.silence_s, self._last_s - before_s)
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        return True
+
+
+def measure(command: Sequence[str]) -> dict[str, float]:
+    """The figures of one start. Raises: BenchmarkFailed."""
+    terminal = Terminal.of(command)
+    try:
+        while _BANNER_ENDS not in terminal.seen:
+            if not terminal.read(0.2) or time.monotonic() - terminal.began_s > START_TIMEOUT_S:
+                raise BenchmarkFailed(f"{command[0]} did not start a server; its output is above.")
+        ready_s, silence_s = time.monotonic() - terminal.began_s, terminal.silence_s
+        answer_to(request_of(terminal.seen))
+        answered_s = time.monotonic() - terminal.began_s
+        stop_s = _stop(terminal)
+    finally:
+        _end(terminal)
+    return {
+        "silence_s": round(silence_s, 2),
+        "commands": 2.0,
+        "ready_s": round(ready_s, 1),
+        "first_answer_s": round(answered_s, 1),
+        "stop_s": round(stop_s, 1),
+    }
+
+
+def request_of(screen: str) -> str:
+    """The request that the banner shows. Raises: BenchmarkFailed: it shows none."""
+    found = _REQUEST.search(screen)
+    if found is None:
+        raise BenchmarkFailed("The banner shows no request.")
+    return found.group().replace("\r", "")
+
+
+def answer_to(request: str) -> str:
+    """The answer's text to a pasted request. Raises: BenchmarkFailed."""
+    done = subprocess.run(  # noqa: S602  # a person pastes it into a shell, too
+        request, shell=True, capture_output=True, text=True, timeout=120, check=False
+    )
+    try:
+        return str(json.loads(done.stdout)["choices"][0]["message"]["content"])
+    except (ValueError, LookupError) as error:
+        raise BenchmarkFailed(
+            f"The pasted request got no answer: {done.stdout or done.stderr:.300}"
+        ) from error
+
+
+def _stop(terminal: Terminal) -> float:
+    """Press Ctrl-C; returns the seconds until the command has ended."""
+    began_s = time.monotonic()
+    os.write(terminal.device, _CTRL_C)
+    while terminal.read(0.2):
+        if time.monotonic() - began_s > _STOP_TIMEOUT_S:
+            raise BenchmarkFailed(f"The server still runs {_STOP_TIMEOUT_S:g} s after Ctrl-C.")
+    return time.monotonic() - began_s
+
+
+def _end(terminal: Terminal) -> None:
+    os.close(terminal.device)
+    ended, _ = os.waitpid(terminal.pid, os.WNOHANG)
+    if not ended:
+        os.kill(terminal.pid, signal.SIGTERM)
+        os.waitpid(terminal.pid, 0)

@@ -1,0 +1,1 @@
+"""Shadow traffic: copies of real requests on another version, whose answers nobody sees and nobody stores."""

@@ -1,0 +1,185 @@
+"""What requests did in the last hour and in the last day, per tenant and adapter, in bounded memory.
+
+The memory belongs to this process; Prometheus keeps more, over more servers and restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from server.observability.scheduler_stats import SchedulerStats
+from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram
+
+Span = Literal["hour", "day"]
+#: Tenants and adapters with a history of their own; those used least recently are forgotten.
+MAX_SERIES = 300
+#: Seconds between two looks at the queue and the KV cache.
+SAMPLE_INTERVAL_S = 10.0
+
+
+class _Shape(NamedTuple):
+    step_s: int
+    steps: int
+
+
+SPANS: Mapping[Span, _Shape] = {"hour": _Shape(60, 60), "day": _Shape(900, 96)}
+
+
+@dataclass(slots=True)
+class _Step:
+    """What happened in one step of a span."""
+
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    ttft_s: LatencyHistogram | None = None
+    running: int = 0
+    waiting: int = 0
+    kv_blocks: int = 0
+
+    def point(self) -> dict[str, Any]:
+        """As the admin API shows it."""
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
+            "ttft_p50_s": quantile(self.ttft_s, 0.5),
+            "ttft_p95_s": quantile(self.ttft_s, 0.95),
+            "running": self.running,
+            "waiting": self.waiting,
+            "kv_blocks": self.kv_blocks,
+        }
+
+
+@dataclass(slots=True)
+class _Series:
+    """The steps of one tenant or adapter, by their number since 1970."""
+
+    steps: dict[Span, dict[int, _Step]] = field(default_factory=lambda: {span: {} for span in SPANS})
+
+    def now(self, span: Span, now_s: float) -> _Step:
+        """The current step; those that are too old are dropped."""
+        number = int(now_s // SPANS[span].step_s)
+        steps = self.steps[span]
+        if number not in steps:
+            for old in [n for n in steps if n <= number - SPANS[span].steps]:
+                del steps[old]
+            steps[number] = _Step()
+        return steps[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that has ended: of which tenant ("" for operators) and adapter ("" for the base model)."""
+
+    tenant: str
+    adapter: str
+    failed: bool
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    ttft_s: float | None = None
+
+
+class History:
+    """Counts per step of time. Args: clock: seconds since 1970."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._total = _Series()
+        self._series: OrderedDict[tuple[str, str | None], _Series] = OrderedDict()
+
+    def note(self, request: Finished) -> None:
+        """Count a request for all, for its tenant and for its adapter."""
+        for series in self._of(request.tenant, request.adapter):
+            for span in SPANS:
+                _count(series.now(span, self._clock()), request)
+
+    def sample(self, tenants: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep the largest `running`, `waiting` and `kv_blocks` of each step, per tenant and together."""
+        sums = dict.fromkeys(_GAUGES, 0)
+        for name, row in tenants.items():
+            gauges = {gauge: int(row.get(gauge, 0)) for gauge in _GAUGES}
+            if any(gauges.values()):
+                self._raise_to(self._one((name, None)), gauges)
+            sums = {gauge: sums[gauge] + gauges[gauge] for gauge in _GAUGES}
+        self._raise_to(self._total, sums)
+
+    def points(
+        self, span: Span, tenant: str | None = None, adapter: str | None = None
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """When the first step began (seconds since 1970), and every step, the oldest first; the last one goes on.
+
+        Args:
+            span: the last hour or the last day.
+            tenant: None for all.
+            adapter: of the tenant; "" for the base model, None for all.
+        """
+        shape = SPANS[span]
+        last = int(self._clock() // shape.step_s)
+        series = self._total if tenant is None else self._series.get((tenant, adapter), _Series())
+        numbers = range(last - shape.steps + 1, last + 1)
+        steps = series.steps[span]
+        return numbers[0] * shape.step_s, [steps.get(number, _NOTHING).point() for number in numbers]
+
+    def adapters(self, tenant: str | None = None) -> list[tuple[str, str]]:
+        """(tenant, adapter) with a history, in their order."""
+        found = [(t, a) for t, a in self._series if a is not None and tenant in (None, t)]
+        return sorted(found)
+
+    async def run(self, stats: SchedulerStats) -> None:
+        """Sample the scheduler's report until this task is cancelled."""
+        while True:
+            report = await stats.latest()
+            if report is not None:
+                self.sample(report["tenants"])
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
+
+    def _of(self, tenant: str, adapter: str) -> tuple[_Series, ...]:
+        return self._total, self._one((tenant, None)), self._one((tenant, adapter))
+
+    def _one(self, key: tuple[str, str | None]) -> _Series:
+        series = self._series.setdefault(key, _Series())
+        self._series.move_to_end(key)
+        if len(self._series) > MAX_SERIES:
+            self._series.popitem(last=False)
+        return series
+
+    def _raise_to(self, series: _Series, gauges: Mapping[str, int]) -> None:
+        for span in SPANS:
+            step = series.now(span, self._clock())
+            for gauge, value in gauges.items():
+                setattr(step, gauge, max(getattr(step, gauge), value))
+
+
+_GAUGES = ("running", "waiting", "kv_blocks")
+_NOTHING = _Step()
+
+
+def _count(step: _Step, request: Finished) -> None:
+    step.requests += 1
+    step.errors += request.failed
+    step.prompt_tokens += request.prompt_tokens
+    step.generated_tokens += request.generated_tokens
+    if request.ttft_s is not None:
+        step.ttft_s = step.ttft_s or LatencyHistogram(LATENCY_BOUNDS_S)
+        step.ttft_s.add(request.ttft_s)
+
+
+def quantile(values: LatencyHistogram | None, part: float) -> float | None:
+    """An estimate in seconds, linear within its bucket; above the last bound, that bound. None: there are none."""
+    if values is None or not (total := sum(values.counts)):
+        return None
+    wanted, below = part * total, 0
+    for at, count in enumerate(values.counts[:-1]):
+        if below + count >= wanted and count:
+            low = values.bounds[at - 1] if at else 0.0
+            return round(low + (values.bounds[at] - low) * (wanted - below) / count, 4)
+        below += count
+    return values.bounds[-1]
