@@ -141,12 +141,17 @@ async def _announce(server: Server, url: str, progress: StartProgress) -> None:
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
     """Without the INFO lines of a logger."""
+    # A filter and not a level: `dictConfig`, which vLLM calls too, resets the levels of child loggers.
     quieted = logging.getLogger(name)
-    quieted.setLevel(logging.WARNING)
+    quieted.addFilter(_above_info)
     try:
         yield
     finally:
-        quieted.setLevel(logging.NOTSET)
+        quieted.removeFilter(_above_info)
+
+
+def _above_info(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO
 
 
 def _http_config(server: Server, settings: Settings, certificate: tls.Certificate | None) -> uvicorn.Config:

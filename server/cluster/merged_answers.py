@@ -1,6 +1,7 @@
 """What a front answers for all servers together: metrics, the live view and the last failures.
 
-Every other route of /admin/v1 gives the same answer on every server, because it reads the registry.
+Most other routes of /admin/v1 give the same answer on every server, because they read the registry. `/history`,
+`/requests/{id}` and `/state` tell of the one server that is asked.
 """
 
 from __future__ import annotations

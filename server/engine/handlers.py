@@ -52,6 +52,7 @@ from server.engine.rendering.streams import direct
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking
 from server.errors import InternalError, InvalidRequest
+from server.request.body import Body
 from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
 from server.request.gate import Gate
 
@@ -179,28 +180,26 @@ class VllmHandlers:
         named = {**body, "model": self._base_model_name}
         return await _serve(self._handlers[endpoint], named, _sanitized_request("worker", Headers()))
 
-    async def tokenize(self, body: dict[str, Any], request_id: str, tenant: str = "") -> TokenizeResponse:
+    async def tokenize(self, body: Body, request_id: str, tenant: str = "") -> TokenizeResponse:
         """Token ids of a prompt or of rendered messages. Raises: LoragateError."""
-        handler = self._tokenize_chat if "messages" in body else self._tokenize_text
+        handler = self._tokenize_chat if "messages" in body.fields else self._tokenize_text
         return cast(TokenizeResponse, await self._on_tokens(handler, body, request_id, tenant))
 
-    async def detokenize(self, body: dict[str, Any], request_id: str, tenant: str = "") -> DetokenizeResponse:
+    async def detokenize(self, body: Body, request_id: str, tenant: str = "") -> DetokenizeResponse:
         """The text of token ids. Raises: LoragateError."""
         return cast(DetokenizeResponse, await self._on_tokens(self._detokenize, body, request_id, tenant))
 
     async def count_tokens(
-        self, body: dict[str, Any], request_id: str, tenant: str = ""
+        self, body: Body, request_id: str, tenant: str = ""
     ) -> AnthropicCountTokensResponse:
         """The length of the prompt of Anthropic's messages. Raises: LoragateError."""
         counted = await self._on_tokens(self._count, body, request_id, tenant)
         return cast(AnthropicCountTokensResponse, counted)
 
-    async def _on_tokens(
-        self, handler: _Handler, body: dict[str, Any], request_id: str, tenant: str
-    ) -> BaseModel:
+    async def _on_tokens(self, handler: _Handler, body: Body, request_id: str, tenant: str) -> BaseModel:
         # Every adapter uses the base model's tokenizer, so no adapter needs to be resident.
-        named = {**body, "model": self._base_model_name}
-        with rendering_for(tenant):
+        named = {**body.fields, "model": self._base_model_name}
+        with rendering_for(tenant, body):
             return cast(BaseModel, await _serve(handler, named, _sanitized_request(request_id, Headers())))
 
 

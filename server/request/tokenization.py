@@ -17,7 +17,7 @@ from sampling.endpoints import Endpoint
 from server.admission import Admission, Reservation
 from server.fairness.shares import OPERATOR_SETTINGS
 from server.request.access_log import AccessRecord
-from server.request.body import is_small, read
+from server.request.body import Body, is_small, read
 from server.request.body_memory import BodyMemory
 from server.request.context import Caller
 from server.request.request_service import Prompts
@@ -56,13 +56,13 @@ _LIKE = {
 class TokenHandlers(Protocol):
     """The part of `server.engine.handlers.VllmHandlers` that is used here."""
 
-    async def tokenize(self, body: dict[str, Any], request_id: str, tenant: str = "") -> Any:
+    async def tokenize(self, body: Body, request_id: str, tenant: str = "") -> Any:
         """vLLM's TokenizeResponse. Raises: LoragateError."""
 
-    async def detokenize(self, body: dict[str, Any], request_id: str, tenant: str = "") -> Any:
+    async def detokenize(self, body: Body, request_id: str, tenant: str = "") -> Any:
         """vLLM's DetokenizeResponse. Raises: LoragateError."""
 
-    async def count_tokens(self, body: dict[str, Any], request_id: str, tenant: str = "") -> Any:
+    async def count_tokens(self, body: Body, request_id: str, tenant: str = "") -> Any:
         """vLLM's AnthropicCountTokensResponse. Raises: LoragateError."""
 
 
@@ -132,13 +132,13 @@ class TokenizationService:
             model, content, tokens = await getattr(prompts, route.value)(tenant, raw, limits)
             await self._check_model(caller, model, record)
             return content, tokens
-        body = read(raw, limits)
-        await self._check_model(caller, body.get("model"), record)
+        body = Body(read(raw, limits), size_bytes=len(raw))
+        await self._check_model(caller, body.fields.get("model"), record)
         answer = await getattr(self.handlers(), route.value)(body, record.request_id, tenant)
         if route is TokenRoute.COUNT:
             tokens = int(answer.input_tokens)
         else:
-            tokens = len(answer.tokens if route is TokenRoute.TOKENIZE else body["tokens"])
+            tokens = len(answer.tokens if route is TokenRoute.TOKENIZE else body.fields["tokens"])
         return answer.model_dump_json().encode(), tokens
 
     async def _check_model(self, caller: Caller, model: object, record: AccessRecord) -> None:

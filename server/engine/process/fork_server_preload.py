@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import setproctitle
 
 from server.engine.process.parent_death import request_parent_death_signal
@@ -9,3 +11,4 @@ from server.engine.process.parent_death import request_parent_death_signal
 # NOTE: setproctitle finds its memory at its first use, and only while the environment is unchanged.
 setproctitle.setproctitle("loragate fork server")
 request_parent_death_signal()
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it says that there is no Triton

@@ -27,7 +27,7 @@ from server.engine.handlers import VllmHandlers
 from server.engine.rendering.prompt import RenderedPrompt
 from server.errors import InvalidRequest
 from server.request.batch import split
-from server.request.body import read, with_prompt, without_prompt
+from server.request.body import Body, read, with_prompt, without_prompt
 
 Result = TypeVar("Result")
 #: In the names of the parts of a message that are no text: `image_url`, `input_audio`, `video_url`, `input_file`, …
@@ -175,7 +175,7 @@ def tokenize(raw: bytes, limits: Limits) -> tuple[Any, bytes, int]:
     """The model asked for, the JSON of /tokenize's answer, and its number of tokens. Raises: LoragateError."""
     try:
         body = read(raw, limits)
-        answer = _worker.run(_worker.handlers.tokenize(body, "worker"))
+        answer = _worker.run(_worker.handlers.tokenize(Body(body), "worker"))
     except RequestError as error:
         _refuse(error)
     return body.get("model"), answer.model_dump_json().encode(), len(answer.tokens)
@@ -185,7 +185,7 @@ def detokenize(raw: bytes, limits: Limits) -> tuple[Any, bytes, int]:
     """The model asked for, the JSON of /detokenize's answer, and the number of tokens sent. Raises: LoragateError."""
     try:
         body = read(raw, limits)
-        answer = _worker.run(_worker.handlers.detokenize(body, "worker"))
+        answer = _worker.run(_worker.handlers.detokenize(Body(body), "worker"))
     except RequestError as error:
         _refuse(error)
     return body.get("model"), answer.model_dump_json().encode(), len(body["tokens"])
@@ -195,7 +195,7 @@ def count_tokens(raw: bytes, limits: Limits) -> tuple[Any, bytes, int]:
     """The model asked for, the JSON of the count of a prompt's tokens, and the count. Raises: LoragateError."""
     try:
         body = read(raw, limits)
-        answer = _worker.run(_worker.handlers.count_tokens(body, "worker"))
+        answer = _worker.run(_worker.handlers.count_tokens(Body(body), "worker"))
     except RequestError as error:
         _refuse(error)
     return body.get("model"), answer.model_dump_json().encode(), answer.input_tokens

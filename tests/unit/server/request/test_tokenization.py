@@ -35,6 +35,7 @@ class Parts:
         self.go = asyncio.Event()
         self.go.set()
         self.failure: Exception | None = None
+        self.size_bytes: int | None = None
 
     async def resolve(self, caller: Caller, model: object) -> None:
         if model != "m":
@@ -50,6 +51,7 @@ class Parts:
         if isinstance(arguments[0], str):  # a worker's: tenant, raw, limits
             await self._answer("worker")
             return "m", b"{}", 3
+        self.size_bytes = arguments[0].size_bytes
         await self._answer("here")
         return SimpleNamespace(tokens=[1, 2, 3], model_dump_json=lambda: '{"count":3}')
 
@@ -92,6 +94,7 @@ async def test_a_short_text_is_tokenized_here_and_a_long_one_in_a_worker(
 ) -> None:
     noted = record()
     assert await service.answer(TokenRoute.TOKENIZE, caller(), SHORT, noted) == b'{"count":3}'
+    assert parts.size_bytes == len(SHORT)  # by which the renderer knows that it is short
     assert await service.answer(TokenRoute.TOKENIZE, caller(), LONG, record()) == b"{}"
     tokens = b'{"tokens": [1, 2, 3], "model": "m"}'
     assert await service.answer(TokenRoute.DETOKENIZE, caller(), tokens, record()) == b'{"prompt":"abc"}'
