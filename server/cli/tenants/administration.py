@@ -1,4 +1,4 @@
-"""`loragate tenant`, `key`, `usage` and `audit`: on a running server with `--url`, otherwise on the database itself."""
+"""`loragate tenant`, `key`, `usage` and `audit`: on a running server with `--url`, otherwise in the database."""
 
 from __future__ import annotations
 
