@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.names import public_name
-from adapters.tenant_settings import TenantSettings
+from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits, TenantSettings
 
 
 class Role(StrEnum):
@@ -22,10 +22,7 @@ class Role(StrEnum):
 
 
 class VersionState(StrEnum):
-    """The state of a version; `adapters.registry.state_machine.TRANSITIONS` has the legal changes.
-
-    RESIDENT belongs to one running process and is never written to the database, which has READY instead.
-    """
+    """The state; `adapters.registry.state_machine` has the legal changes. The database has READY for RESIDENT."""
 
     REGISTERED = "registered"
     FETCHED = "fetched"
@@ -75,6 +72,8 @@ class Key:
     revoked_at: datetime | None
     created_at: datetime
     note: str = ""
+    limits: KeyLimits = NO_KEY_LIMITS
+    account: str = ""  # what its usage is counted under: its id, or that of the first key that it replaces
 
     def is_valid(self, now: datetime) -> bool:
         """Whether the key is valid at `now` (after a rotation its revocation lies in the future)."""
@@ -239,6 +238,7 @@ class Usage:
     kv_block_seconds: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
+    key: str = ""  # `Key.account` of the key that was used; "" in sums over all keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,17 @@
-"""The settings of a tenant: one model for the registry's record, the admin API's body and the CLI's flags."""
+"""The settings of a tenant and the limits of a key: one model for record, admin API's body and CLI's flags."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from adapters.billing.money import MONEY_RANGE, Money
 from adapters.errors import BadValue
 
 logger = logging.getLogger("loragate.registry")
@@ -24,9 +26,12 @@ _RANGES = {
     "kv_guarantee": "a share from 0 to 1",
     "kv_limit": "a share above 0 and up to 1",
     **dict.fromkeys(("max_concurrency", "rpm", "tpm", "token_budget"), _COUNT_RANGE),
+    "money_budget": f"{MONEY_RANGE}, or null for no limit",
     "budget_period": "day or month",
     **dict.fromkeys(("sampling_defaults", "limits"), "an object of names and values"),
 }
+#: What a limit becomes that a database row has out of its range.
+_STRICTEST: Mapping[str, Any] = {_COUNT_RANGE: 1, _RANGES["money_budget"]: Decimal("0.000001")}
 
 
 class BudgetPeriod(StrEnum):
@@ -54,8 +59,11 @@ class TenantSettings(BaseModel):
     rpm: _Count | None = Field(None, description="Most requests per minute.")
     tpm: _Count | None = Field(None, description="Most tokens per minute.")
     token_budget: _Count | None = Field(None, description="Most tokens per --budget-period.")
+    money_budget: Money | None = Field(
+        None, description="Most that its tokens may cost per --budget-period, such as 250.00."
+    )
     budget_period: BudgetPeriod = Field(
-        BudgetPeriod.MONTH, strict=False, description="Period of --token-budget."
+        BudgetPeriod.MONTH, strict=False, description="Period of --token-budget and --money-budget."
     )
     sampling_defaults: dict[str, Any] = Field(default_factory=dict)
     limits: dict[str, Any] = Field(default_factory=dict)
@@ -92,7 +100,7 @@ class TenantSettings(BaseModel):
                 logger.warning("The registry has a bad setting of tenant %s: %s", tenant, _sentence(fault))
                 name = str(fault["loc"][0]) if fault["loc"] else "kv_guarantee"
                 default = cls.model_fields[name].get_default(call_default_factory=True)
-                values[name] = 1 if _RANGES[name] is _COUNT_RANGE else default
+                values[name] = _STRICTEST.get(_RANGES[name], default)
         return cls.read(tenant, values)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
@@ -100,10 +108,56 @@ class TenantSettings(BaseModel):
         return self.parse({**dict(self), **changes})
 
 
-def _sentence(fault: ErrorDetails) -> str:
+class KeyLimits(BaseModel):
+    """The limits of one key, beside those of its tenant: a request must be within both. None means no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_concurrency: _Count | None = Field(None, description="Most sequences of the key at the same time.")
+    rpm: _Count | None = Field(None, description="Most requests of the key per minute.")
+    tpm: _Count | None = Field(None, description="Most tokens of the key per minute.")
+    token_budget: _Count | None = Field(None, description="Most tokens of the key per --budget-period.")
+    money_budget: Money | None = Field(
+        None, description="Most that the key's tokens may cost per --budget-period, such as 25.00."
+    )
+    budget_period: BudgetPeriod = Field(
+        BudgetPeriod.MONTH, strict=False, description="Period of --token-budget and --money-budget."
+    )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Limits from names and values. Raises: BadValue: the first fault, with value, range and next step."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise BadValue(_sentence(error.errors()[0], "A key", "limit", cls.model_fields)) from error
+
+    @classmethod
+    def read(cls, key_id: str, stored: Mapping[str, Any]) -> Self:
+        """Limits from the database; what no release has written is logged, and the key gets one request a minute."""
+        try:
+            return cls.parse(stored)
+        except BadValue as error:
+            logger.warning("The registry has a bad limit of key %s: %s", key_id, error)
+            return cls(rpm=1)
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """These limits with some changed. Raises: BadValue."""
+        return self.parse({**dict(self), **changes})
+
+
+NO_KEY_LIMITS = KeyLimits()
+
+UsageLimits = TenantSettings | KeyLimits
+"""What both have: max_concurrency, rpm, tpm, token_budget, money_budget and budget_period."""
+
+
+def _sentence(
+    fault: ErrorDetails, owner: str = "A tenant", what: str = "setting", names: Iterable[str] = _RANGES
+) -> str:
     if not fault["loc"]:
         return str(fault["ctx"]["error"])
     name = str(fault["loc"][0])
-    if name not in _RANGES:
-        return f"A tenant has no setting {name!r}; use one of {', '.join(_RANGES)}."
+    if name not in names:
+        return f"{owner} has no {what} {name!r}; use one of {', '.join(names)}."
     return f"{name} is {fault['input']!r:.80}; set it to {_RANGES[name]}."

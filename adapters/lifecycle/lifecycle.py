@@ -159,22 +159,18 @@ class Lifecycle:
         expected_generation: int | None = None,
         restored: int | None = None,
         condition: str | None = None,
+        reason: str = "",
     ) -> Alias:
-        """Distribute the traffic among versions by weight. Raises: as `promote`, and BadValue."""
+        """Distribute the traffic by weight; `reason`: of a canary's rollback. Raises: as `promote`, and BadValue."""
         began = time.perf_counter()
         view = await self._registry.adapters.get(tenant, adapter)
         if expected_generation is None:
             expected_generation = view.alias.generation
         met = None if restored else await self._checker.check(view, targets, condition, by=by)
         proven_on = await self.proving.prove(tenant, adapter, targets, elsewhere=restored is None)
+        how: Any = {"by": by, "restored": restored, "met": met, "reason": reason}
         alias = await self._registry.aliases.set(
-            tenant,
-            adapter,
-            targets,
-            expected_generation=expected_generation,
-            by=by,
-            restored=restored,
-            met=met,
+            tenant, adapter, targets, expected_generation=expected_generation, **how
         )
         await self._dismiss_unaliased(alias)
         self._observe_swap(time.perf_counter() - began)

@@ -15,9 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
+from adapters.registry.billing.prices import Prices
+from adapters.registry.billing.spending import Spending
+from adapters.registry.billing.webhooks import Webhooks
 from adapters.registry.database import Database, connect
-from adapters.registry.feedback import FeedbackStore
 from adapters.registry.figures.evaluations import Evaluations
+from adapters.registry.figures.feedback import FeedbackStore
 from adapters.registry.figures.shadows import Shadows
 from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
@@ -75,6 +78,9 @@ class Registry:
         self.answers = Answers(database)
         self.audit = Audit(database)
         self.usage = UsageLedger(database)
+        self.prices = Prices(database)
+        self.spending = Spending(database)
+        self.webhooks = Webhooks(database)
         self.feedback = FeedbackStore(database)
         self.evaluations = Evaluations(database)
         self.shadows = Shadows(database)
@@ -82,5 +88,5 @@ class Registry:
         database.known_away = lambda: self.availability.known_away
 
     def changes(self, *kinds: str) -> int:
-        """Number of changes of these kinds (`key`, `tenant`, `adapter`, `version`, `alias`) made by this object."""
+        """Number of changes by this object, by kind: `key`, `tenant`, `adapter`, `version`, `alias`, `price`."""
         return sum(self._database.changes[kind] for kind in kinds)

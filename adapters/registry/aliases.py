@@ -9,9 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.billing.webhooks import WebhookEvent
 from adapters.errors import AliasConflict, BadValue, NothingToRollBack, UnknownAdapter
 from adapters.models import Actor, Alias, AliasChange, AliasTarget, VersionState
 from adapters.names import public_name
+from adapters.registry.billing.webhooks import enqueue
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import lock_adapter, read_version
@@ -38,17 +40,19 @@ class Aliases(DatabasePart):
         by: Actor,
         restored: int | None = None,
         met: Mapping[str, Any] | None = None,
+        reason: str = "",
     ) -> Alias:
         """Point the alias at these versions if its generation is still the expected one.
 
-        `restored` marks a rollback: the generation that these targets come from. `met`: the conditions that the
-        versions met, and their figures, for the audit log.
+        `restored` marks a rollback: the generation that these targets come from; `reason` an automatic one. Webhooks
+        are told of both. `met`: the conditions that the versions met, and their figures, for the audit log.
         Raises: UnknownAdapter, UnknownVersion, BadValue; AliasConflict; IllegalTransition: a target is
             not ready.
         """
         checked = check_targets(targets)
         name = public_name(tenant, adapter)
-        details = {"targets": _plain(checked), "restored": restored} | ({"condition": met} if met else {})
+        details: dict[str, Any] = {"targets": _plain(checked), "restored": restored}
+        details |= ({"condition": met} if met else {}) | ({"reason": reason} if reason else {})
         async with self._database.change(by, "alias.set", name, details) as connection:
             locked = await lock_adapter(connection, tenant, adapter)
             if locked.removed_at is not None:
@@ -58,6 +62,8 @@ class Aliases(DatabasePart):
                 raise AliasConflict(name, expected_generation, alias.generation)
             for target in checked:
                 check_serves(await read_version(connection, tenant, adapter, target.number))
+            if restored is not None or reason:
+                await _tell(connection, alias, checked, by, reason)
             return await write_alias(connection, alias, checked, by=by, restored=restored)
 
     async def history(self, tenant: str, adapter: str, *, limit: int = 50) -> tuple[AliasChange, ...]:
@@ -150,6 +156,23 @@ async def write_alias(
     change = {"targets": values["targets"], "at": values["updated_at"], "by": by.name, "restored": restored}
     await connection.execute(sa.insert(_C).values(**key, generation=alias.generation + 1, **change))
     return await read_alias(connection, alias.tenant, alias.adapter)
+
+
+async def _tell(
+    connection: AsyncConnection, before: Alias, targets: Sequence[AliasTarget], by: Actor, reason: str
+) -> None:
+    """Tell webhooks of a rollback, in its transaction. Operators' names at a shell stay on the machine."""
+    data = {
+        "tenant": before.tenant,
+        "adapter": before.adapter,
+        "model": public_name(before.tenant, before.adapter),
+        "generation": before.generation + 1,
+        "before": _plain(before.targets),
+        "targets": _plain(targets),
+        "by": "operator" if by.name.startswith("shell:") else by.name,
+        "reason": reason or "asked for",
+    }
+    await enqueue(connection, WebhookEvent.ROLLBACK, before.tenant, data)
 
 
 async def _changes(

@@ -22,8 +22,11 @@ from adapters.models import Actor, IssuedKey, Key, Role
 from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import tables
 from adapters.registry.schema.rows import records
+from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits
 
 _PREFIX_CHARS = 9  # "lg-" and six more: enough to identify a key, and 218 random bits stay secret
+#: What `set` changes beside limits.
+_RIGHTS = ("models", "expires_at", "note")
 
 
 class Keys(DatabasePart):
@@ -39,6 +42,7 @@ class Keys(DatabasePart):
         expires_at: datetime | None = None,
         note: str = "",
         secret: str | None = None,
+        limits: KeyLimits = NO_KEY_LIMITS,
     ) -> IssuedKey:
         """Create a key with a random secret, or with the given `secret` (the demo's keys).
 
@@ -48,7 +52,7 @@ class Keys(DatabasePart):
             raise BadValue(
                 "An operator's key belongs to no tenant, and every other key to one; change the role or the tenant."
             )
-        issued = _new_key(tenant, role, secret, models, expires_at, note)
+        issued = _new_key(tenant, role, secret, models, expires_at, note, limits)
         try:
             async with self._database.change(
                 by, "key.add", issued.key.id, {"tenant": tenant, "role": role}
@@ -85,14 +89,18 @@ class Keys(DatabasePart):
             return await records((await connection.execute(query)).mappings(), key_of)
 
     async def set(self, key_id: str, changes: Mapping[str, Any], *, by: Actor) -> Key:
-        """Change `models`, `expires_at` or `note` of a key; None allows all models, or removes the expiry.
+        """Change `models`, `expires_at`, `note` or limits of a key; None allows all models, or removes the others.
 
-        Raises: UnknownKey; BadValue: the expiry has no time zone.
+        Raises: UnknownKey; BadValue: the expiry has no time zone, or a limit is out of its range or unknown.
         """
-        _check_expiry(changes.get("expires_at"))
-        values = {name: changes[name] for name in ("models", "expires_at", "note") if name in changes}
-        async with self._database.change(by, "key.set", key_id, {"changed": sorted(values)}) as connection:
-            await _get(connection, key_id)
+        check_expiry(changes.get("expires_at"))
+        values = {name: changes[name] for name in _RIGHTS if name in changes}
+        limits = {name: value for name, value in changes.items() if name not in _RIGHTS}
+        details = {"changed": sorted(values)} | limits
+        async with self._database.change(by, "key.set", key_id, details) as connection:
+            key = await _get(connection, key_id, for_update=True)
+            if limits:
+                values["limits"] = _stored_limits(key.limits.changed(limits))
             if values:
                 table = tables.keys
                 await connection.execute(sa.update(table).where(table.c.id == key_id).values(**values))
@@ -104,12 +112,17 @@ class Keys(DatabasePart):
             return await _revoke(connection, await _get(connection, key_id), in_s)
 
     async def rotate(self, key_id: str, *, by: Actor, overlap_s: float = 0.0) -> IssuedKey:
-        """Create a key with the same rights; the old one ends after `overlap_s`. Raises: UnknownKey."""
+        """Create a key with the same rights, limits and usage so far; the old one ends after `overlap_s`.
+
+        Raises: UnknownKey.
+        """
         async with self._database.change(by, "key.rotate", key_id, {"overlap_s": overlap_s}) as connection:
             old = await _get(connection, key_id)
             if not old.is_valid(utc_now()):
                 raise UnknownKey(key_id)
-            issued = _new_key(old.tenant, old.role, None, old.models, old.expires_at, old.note)
+            issued = _new_key(
+                old.tenant, old.role, None, old.models, old.expires_at, old.note, old.limits, old.account
+            )
             await _insert(connection, issued.key)
             await _revoke(connection, old, overlap_s)
         return issued
@@ -120,7 +133,8 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _check_expiry(moment: datetime | None) -> None:
+def check_expiry(moment: datetime | None) -> None:
+    """Raises: BadValue: no time zone."""
     if moment is not None and moment.tzinfo is None:
         raise BadValue("expires_at needs a time zone, for example +00:00.")
 
@@ -132,13 +146,16 @@ def _new_key(
     models: Sequence[str] | None,
     expires_at: datetime | None,
     note: str,
+    limits: KeyLimits,
+    account: str | None = None,
 ) -> IssuedKey:
     if secret is not None and not (6 <= len(secret) <= 256 and secret.isascii() and secret.isprintable()):
         raise BadValue("A fixed key must have 6 to 256 printable ASCII characters; choose another secret.")
-    _check_expiry(expires_at)
+    check_expiry(expires_at)
     secret = secret or "lg-" + secrets.token_urlsafe(32)
+    key_id = "k_" + secrets.token_hex(8)
     key = Key(
-        id="k_" + secrets.token_hex(8),
+        id=key_id,
         tenant=tenant,
         role=role,
         prefix=secret[: min(_PREFIX_CHARS, len(secret) // 2)],
@@ -148,6 +165,8 @@ def _new_key(
         revoked_at=None,
         created_at=utc_now(),
         note=note,
+        limits=limits,
+        account=account or key_id,
     )
     return IssuedKey(key, secret)
 
@@ -161,11 +180,14 @@ async def _require_tenant(connection: AsyncConnection, tenant: str | None) -> No
 async def _insert(connection: AsyncConnection, key: Key) -> None:
     values = {column.name: getattr(key, column.name) for column in tables.keys.columns}
     values["models"] = None if key.models is None else list(key.models)
+    values["limits"] = _stored_limits(key.limits)
     await connection.execute(sa.insert(tables.keys).values(**values))
 
 
-async def _get(connection: AsyncConnection, key_id: str) -> Key:
+async def _get(connection: AsyncConnection, key_id: str, *, for_update: bool = False) -> Key:
     query = sa.select(tables.keys).where(tables.keys.c.id == key_id)
+    if for_update:
+        query = query.with_for_update()
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise UnknownKey(key_id)
@@ -185,4 +207,10 @@ def key_of(row: Mapping[Any, Any]) -> Key:
     values = {column.name: row[column.name] for column in tables.keys.columns}
     values["role"] = Role(values["role"])
     values["models"] = None if values["models"] is None else tuple(values["models"])
+    values["limits"] = KeyLimits.read(values["id"], values["limits"] or {})
+    values["account"] = values["account"] or values["id"]
     return Key(**values)
+
+
+def _stored_limits(limits: KeyLimits) -> dict[str, Any] | None:
+    return limits.model_dump(mode="json", exclude_defaults=True) or None

@@ -1,12 +1,12 @@
-"""The tokens and sequences that one tenant has used and reserved."""
+"""The tokens, sequences and money that one tenant, or one key, has used and reserved."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from adapters.billing.sliding_window import SlidingWindow
 from adapters.registry.replicas.leases import LeaseKind
-from adapters.sliding_window import SlidingWindow
 from adapters.tenant_settings import BudgetPeriod
 from server.admission.leased_parts import LeasedParts
 
@@ -17,7 +17,10 @@ _FIRST_GUESS_S = 2.0
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """One tenant's counts. A token is either *reserved* (may still be used) or *used*, never both."""
+    """The counts of one tenant or key. A token is either *reserved* (may still be used) or *used*, never both.
+
+    So is money, in 1e-9 of the currency.
+    """
 
     requests: SlidingWindow = field(default_factory=SlidingWindow)
     tokens: SlidingWindow = field(default_factory=SlidingWindow)
@@ -26,6 +29,8 @@ class Account:
     """Reserved by the server's own work for the tenant, which counts against the token budget only."""
     sequences: int = 0
     period_used_tokens: int = 0
+    reserved_nanos: int = 0
+    period_used_nanos: int = 0
     mean_duration_s: float = _FIRST_GUESS_S
     leased: LeasedParts | None = None
     """What this server holds of limits that several servers share; None: it has the limits to itself."""
@@ -44,10 +49,11 @@ class Account:
         if self.leased is not None:
             self.leased.use(LeaseKind.BUDGET, used)
 
-    def enter(self, now: float, *, tokens: int, sequences: int) -> None:
+    def enter(self, now: float, *, tokens: int, nanos: int, sequences: int) -> None:
         """Count a request that was admitted."""
         self.requests.add(now, 1)
         self.reserved_tokens += tokens
+        self.reserved_nanos += nanos
         self.sequences += sequences
         if self.leased is not None:
             self.leased.use(LeaseKind.REQUESTS, 1)
@@ -63,27 +69,37 @@ class Account:
             if budgeted:
                 self.leased.use(LeaseKind.BUDGET, used)
 
-    def leave(self, *, reserved: int, sequences: int, duration_s: float) -> None:
-        """Count the end of a request and return the tokens that it reserved and did not use."""
+    def spend(self, used_nanos: int) -> None:
+        """Count what a request has cost, in the budget's period."""
+        self.period_used_nanos += used_nanos
+        if self.leased is not None:
+            self.leased.use(LeaseKind.MONEY, used_nanos)
+
+    def leave(self, *, reserved: int, nanos: int, sequences: int, duration_s: float) -> None:
+        """Count the end of a request; return the tokens that it did not use, and the money that it reserved."""
         self.reserved_tokens -= reserved
+        self.reserved_nanos -= nanos
         self.sequences -= sequences
         self.mean_duration_s += _MEAN_STEP * (duration_s - self.mean_duration_s)
 
     def roll_period(self, period: BudgetPeriod, wall_now: float) -> float:
         """Start a new budget period if the old one has ended; return the seconds to its end."""
         if self._period is not None and wall_now >= self._period_ends_at:
-            self.period_used_tokens = 0
+            self.period_used_tokens = self.period_used_nanos = 0
             self._period = None
         if period is not self._period:
             self._period = period
             self._period_ends_at = period_end(period, wall_now)
         return self._period_ends_at - wall_now
 
-    def restore_period(self, period: BudgetPeriod, wall_now: float, used_tokens: int) -> None:
-        """Set the tokens used in the present period, from the usage ledger, after a restart."""
+    def restore_period(
+        self, period: BudgetPeriod, wall_now: float, used_tokens: int, used_nanos: int
+    ) -> None:
+        """Set what was used in the present period, from the usage ledger, after a restart."""
         self._period = period
         self._period_ends_at = period_end(period, wall_now)
         self.period_used_tokens = used_tokens
+        self.period_used_nanos = used_nanos
 
 
 def period_end(period: BudgetPeriod, wall_now: float) -> float:

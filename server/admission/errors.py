@@ -4,7 +4,7 @@ AdmissionError
 ├── TryLater                 the same request can succeed later; carries `retry_after_s`
 │   ├── RateLimited          rpm or tpm is used up for now
 │   ├── TooManyConcurrent    max_concurrency sequences are running
-│   └── BudgetExhausted      the token budget of the day or month is used up
+│   └── BudgetExhausted      the budget of the day or month, in tokens or money, is used up
 └── NeverFits                larger than a limit of its tenant, or than the engine
 """
 
@@ -21,8 +21,8 @@ class AdmissionError(LoragateError):
     """The request is refused.
 
     Attributes:
-        limit: the name of the limit in `TenantSettings` (`rpm`, `tpm`, `kv_limit`, …).
-        asked: the amount that the request needs.
+        limit: the name of the limit in `TenantSettings` or `KeyLimits` (`rpm`, `tpm`, `kv_limit`, …).
+        asked: the amount that the request needs; money in 1e-9 of the currency.
         allowed: the value of the limit.
     """
 
@@ -58,7 +58,7 @@ class TooManyConcurrent(TryLater):
 
 
 class BudgetExhausted(TryLater):
-    """The tenant has used up its token budget for this period."""
+    """The tenant, or the key, has used up its budget of tokens or money for this period."""
 
 
 class NeverFits(AdmissionError):

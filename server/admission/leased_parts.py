@@ -1,4 +1,4 @@
-"""The parts of a tenant's limits that this server holds, where several servers share them."""
+"""The parts of a tenant's or key's limits that this server holds, where several servers share them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from adapters.billing.money import to_nanos
 from adapters.registry.replicas.leases import LeaseKind
-from adapters.tenant_settings import TenantSettings
+from adapters.tenant_settings import TenantSettings, UsageLimits
 from server.admission.errors import AdmissionError
 
 _MINUTE, _NONE = "minute", "none"
@@ -17,7 +18,7 @@ class LeaseShort(AdmissionError):
     """The parts that this server holds do not suffice; more may be had (`server.admission.leases`).
 
     Attributes:
-        tenant: whose limits.
+        tenant: whose limits: a tenant's name, or a key's account (`server.admission.claims`).
         missing: how much of each kind is missing.
     """
 
@@ -30,10 +31,10 @@ class LeaseShort(AdmissionError):
 
 @dataclass(slots=True)
 class LeasedParts:
-    """What is held of one tenant's limits. An amount is held, or used and not reported yet, or neither."""
+    """What is held of one tenant's or key's limits. An amount is held, or used and not reported yet, or neither."""
 
     clock: Callable[[], float] = time.monotonic
-    settings: TenantSettings = field(default_factory=TenantSettings)
+    settings: UsageLimits = field(default_factory=TenantSettings)
     """Those of the last request."""
     held: dict[LeaseKind, int] = field(default_factory=dict)
     used: dict[LeaseKind, int] = field(default_factory=dict)
@@ -55,19 +56,20 @@ class LeasedParts:
         return {kind: amount for kind, amount in short.items() if amount > 0}
 
 
-def caps(settings: TenantSettings) -> dict[LeaseKind, int]:
+def caps(settings: UsageLimits) -> dict[LeaseKind, int]:
     """The limits that are set."""
     limits = {
         LeaseKind.REQUESTS: settings.rpm,
         LeaseKind.TOKENS: settings.tpm,
         LeaseKind.BUDGET: settings.token_budget,
+        LeaseKind.MONEY: None if settings.money_budget is None else to_nanos(settings.money_budget),
         LeaseKind.SEQUENCES: settings.max_concurrency,
     }
     return {kind: limit for kind, limit in limits.items() if limit is not None}
 
 
-def period_of(kind: LeaseKind, settings: TenantSettings) -> str:
+def period_of(kind: LeaseKind, settings: UsageLimits) -> str:
     """What the limit is for, as `LeaseOrder.period`."""
-    if kind is LeaseKind.BUDGET:
+    if kind in (LeaseKind.BUDGET, LeaseKind.MONEY):
         return settings.budget_period.value
     return _NONE if kind is LeaseKind.SEQUENCES else _MINUTE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,8 @@ from adapters.errors import RegistryUnavailable
 from adapters.registry.outages.availability import PROBE_TIMEOUT_S
 from adapters.registry.replicas.leases import Granted, LeaseKind, LeaseOrder
 from server.admission.account import Account
-from server.admission.errors import BudgetExhausted, RateLimited, TooManyConcurrent, TryLater
+from server.admission.errors import TryLater
+from server.admission.lease_refusals import refusal, taken_by_others
 from server.admission.leased_parts import LeasedParts, LeaseShort, caps, period_of
 
 REPORT_INTERVAL_S = 1.0
@@ -28,13 +29,6 @@ REFUSAL_S = 1.0
 #: A request waits for a database that does not answer at most so long.
 LEASE_TIMEOUT_S = PROBE_TIMEOUT_S
 _ATTEMPTS = 8
-_LIMITS = {
-    LeaseKind.REQUESTS: ("rpm", RateLimited),
-    LeaseKind.TOKENS: ("tpm", RateLimited),
-    LeaseKind.BUDGET: ("token_budget", BudgetExhausted),
-    LeaseKind.SEQUENCES: ("max_concurrency", TooManyConcurrent),
-}
-
 Key = tuple[str, LeaseKind]
 
 
@@ -60,7 +54,7 @@ class Leases:
 
     Args:
         store: the database.
-        accounts: the accounts of all tenants, with what this server holds.
+        accounts: the accounts of all tenants and keys, with what this server holds.
         clock: monotonic seconds.
     """
 
@@ -95,7 +89,7 @@ class Leases:
             except LeaseShort as short:
                 await self._get(short)
                 last = short
-        raise _taken_by_others(last, caps(_parts(self._accounts()[last.tenant]).settings))
+        raise taken_by_others(last, caps(_parts(self._accounts()[last.tenant]).settings))
 
     async def report(self) -> None:
         """Report what was used, and give back what is idle. Raises: RegistryUnavailable: it waits."""
@@ -146,9 +140,9 @@ class Leases:
     def _raise_refusal(self, keys: Iterable[Key], asked_at: float) -> None:
         """Raises: TryLater: one of these was refused since then, or so shortly before that it still holds."""
         for key in keys:
-            refusal = self._refused.get(key)
-            if refusal is not None and refusal.until >= asked_at:
-                raise refusal.error
+            refused = self._refused.get(key)
+            if refused is not None and refused.until >= asked_at:
+                raise refused.error
 
     async def _exchange(self, *, leaving: bool = False) -> None:
         """Send what was lost, then what there is now. Raises: RegistryUnavailable."""
@@ -174,13 +168,15 @@ class Leases:
             parts.left[answer.kind] = answer.left
             if answer.granted < orders[key].need:
                 until = self._clock() + min(answer.retry_s, REFUSAL_S)
-                self._refused[key] = _Refusal(until, _refusal(orders[key], answer))
+                self._refused[key] = _Refusal(until, refusal(orders[key], answer))
 
     def _orders(self, leaving: bool) -> list[LeaseOrder]:
         wanted, self._wanted = self._wanted, {}
         orders = []
         for tenant, account in self._accounts().items():
             parts, limits = _parts(account), caps(_parts(account).settings)
+            if not (limits or parts.held or parts.used):  # most keys have no limits
+                continue
             for kind in LeaseKind:
                 cap, need = limits.get(kind), wanted.get((tenant, kind), 0)
                 used = parts.used.pop(kind, 0)
@@ -205,6 +201,7 @@ class Leases:
             LeaseKind.REQUESTS: 0,
             LeaseKind.TOKENS: account.reserved_tokens,
             LeaseKind.BUDGET: account.budget_reserved_tokens,
+            LeaseKind.MONEY: account.reserved_nanos,
         }[kind]
         return max(0, parts.held.get(kind, 0) - running)
 
@@ -212,32 +209,3 @@ class Leases:
 def _parts(account: Account) -> LeasedParts:
     assert account.leased is not None, "the registry is not shared"
     return account.leased
-
-
-def _refusal(order: LeaseOrder, answer: Granted) -> TryLater:
-    limit, error = _LIMITS[order.kind]
-    used = order.cap - answer.left
-    return error(
-        f"The request needs {order.need} more of {limit}, of which all servers together hold {used} and {order.cap} "
-        "are allowed. Wait and send it again.",
-        limit=limit,
-        asked=order.need,
-        used=used,
-        allowed=order.cap,
-        retry_after_s=answer.retry_s,
-    )
-
-
-def _taken_by_others(short: LeaseShort, limits: Mapping[LeaseKind, int]) -> TryLater:
-    """More was granted each time, and other requests of the tenant took it first."""
-    kind, amount = next(iter(short.missing.items()))
-    limit, error = _LIMITS[kind]
-    return error(
-        f"The request needs {amount} more of {limit}, and other requests of this tenant, on all servers together, "
-        "took what became free. Wait and send it again.",
-        limit=limit,
-        asked=amount,
-        used=limits[kind],
-        allowed=limits[kind],
-        retry_after_s=1.0,
-    )

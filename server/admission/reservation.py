@@ -1,21 +1,25 @@
-"""One request's part of its tenant's limits, from its entry to its exit."""
+"""One request's part of the limits of its tenant and its key, from its entry to its exit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from adapters.billing.prices import FREE, Price
 from server.admission.account import Account
 
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """One request's part of its tenant's limits. The caller of `reserve` must `settle` or `release` it."""
+    """One request's part of the limits. The caller of `reserve` must `settle` or `release` it."""
 
-    _account: Account
+    _accounts: tuple[Account, ...]
+    """The tenant's, and the key's if it has one."""
     _clock: Callable[[], float]
     _reserved_tokens: int
     _sequences: int
+    _price: Price = FREE
+    _reserved_nanos: int = 0
     _budgeted: bool = True
     _used_tokens: int = 0
     _open: bool = True
@@ -31,40 +35,51 @@ class Reservation:
         """
         if self._open and tokens > 0:
             reserved = min(tokens, self._reserved_tokens)
-            self._account.use(self._clock(), used=tokens, reserved=reserved, budgeted=self._budgeted)
+            now = self._clock()
+            for account in self._accounts:
+                account.use(now, used=tokens, reserved=reserved, budgeted=self._budgeted)
             self._reserved_tokens -= reserved
             self._used_tokens += tokens
 
     def settle(self, *, prompt_tokens: int, cached_tokens: int, generated_tokens: int) -> None:
-        """Count the tokens of the whole request and return the rest. A second call does nothing.
+        """Count the tokens of the whole request and their cost, and return the rest. A second call does nothing.
 
-        `cached_tokens` is part of `prompt_tokens` and counts like the rest of it.
+        `cached_tokens` is part of `prompt_tokens`; it counts like the rest of it, and has a price of its own.
         """
         self.consume(prompt_tokens + generated_tokens - self._used_tokens)
+        if self._open and self._budgeted:
+            nanos = self._price.cost_nanos(
+                prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, generated_tokens=generated_tokens
+            )
+            for account in self._accounts:
+                account.spend(nanos)
         self.release()
 
     def release(self) -> None:
-        """Return the tokens that were not used, when the request's usage is unknown. Idempotent."""
+        """Return what was not used, when the request's usage is unknown. Idempotent."""
         if not self._open:
             return
         self._open = False
-        self._account.leave(
-            reserved=self._reserved_tokens,
-            sequences=self._sequences,
-            duration_s=self._clock() - self._entered_at,
-        )
-        self._reserved_tokens = 0
+        for account in self._accounts:
+            account.leave(
+                reserved=self._reserved_tokens,
+                nanos=self._reserved_nanos,
+                sequences=self._sequences,
+                duration_s=self._clock() - self._entered_at,
+            )
+        self._reserved_tokens = self._reserved_nanos = 0
 
 
 @dataclass(slots=True, eq=False)
 class BackgroundReservation(Reservation):
-    """Part of a tenant's token budget for the server's own work."""
+    """Part of a tenant's token budget for the server's own work, whose cost is counted but not limited."""
 
     def consume(self, tokens: int) -> None:
         """Count `tokens` more as used."""
         if self._open and tokens > 0:
             reserved = min(tokens, self._reserved_tokens)
-            self._account.use_background(used=tokens, reserved=reserved)
+            for account in self._accounts:
+                account.use_background(used=tokens, reserved=reserved)
             self._reserved_tokens -= reserved
             self._used_tokens += tokens
 
@@ -72,5 +87,6 @@ class BackgroundReservation(Reservation):
         """Return the tokens that were not used. Idempotent."""
         if self._open:
             self._open = False
-            self._account.use_background(used=0, reserved=self._reserved_tokens)
+            for account in self._accounts:
+                account.use_background(used=0, reserved=self._reserved_tokens)
             self._reserved_tokens = 0

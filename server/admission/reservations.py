@@ -2,7 +2,8 @@
 
 Tokens are *reserved* at entry (prompt + n x max_tokens) and *settled* at exit to the tokens used, so the limits hold
 for any interleaving of requests and streams: at each moment, the reserved tokens plus those used in the last 60 s
-are at most `tpm`. Nothing here awaits; one event loop calls it; each call is O(1).
+are at most `tpm`. So is money. A request must be within the limits of its tenant and of its key. Nothing here awaits;
+one event loop calls it; each call is O(1).
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from adapters.registry.replicas.leases import LeaseKind
-from adapters.tenant_settings import TenantSettings
+from adapters.billing.money import to_nanos
+from adapters.billing.prices import FREE, Price
+from adapters.models import Key
+from adapters.tenant_settings import TenantSettings, UsageLimits
 from server.admission import checks
 from server.admission.account import Account
-from server.admission.leased_parts import LeasedParts, LeaseShort
+from server.admission.claims import KEY_PREFIX, Claim, Need, check_background, check_claim, limits_of
+from server.admission.leased_parts import LeasedParts
+from server.admission.rate_headers import rate_headers
 from server.admission.reservation import BackgroundReservation, Reservation
 from server.fairness.shares import Capacity, Share
 
 
 class Admission:
-    """Reserves against the limits of each tenant.
+    """Reserves against the limits of each tenant and key.
 
     Args:
         capacity: blocks and slots of the engine; assign a new one when another engine starts.
@@ -44,47 +49,54 @@ class Admission:
         self._accounts: dict[str, Account] = {}
 
     def reserve(
-        self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
+        self,
+        tenant: str,
+        settings: TenantSettings,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        n: int = 1,
+        price: Price = FREE,
+        key: Key | None = None,
     ) -> Reservation:
-        """Reserve the most that the request may use, or refuse it; a refusal changes no count.
+        """Reserve the most that the request may use and cost, or refuse it; a refusal changes no count.
 
         Args:
             tenant: the tenant's name; "" is the operator.
             settings: the tenant's limits as they are now; a change holds from this call on.
-            prompt_tokens: length of the prompt.
-            max_tokens: the maximum of tokens that one sequence may generate.
+            prompt_tokens, max_tokens: length of the prompt, and the most that one sequence may generate.
             n: number of generated sequences; the prompt counts once.
+            price: of the model's tokens; no discount for cached ones is expected.
+            key: whose limits hold, too.
 
         Raises:
             NeverFits: larger than a limit that waiting does not lift.
             RateLimited: rpm or tpm.
             TooManyConcurrent: max_concurrency.
-            BudgetExhausted: token_budget.
+            BudgetExhausted: token_budget or money_budget.
             LeaseShort: several servers share the limits, and this one has leased too little.
         """
         tokens = prompt_tokens + n * max_tokens
-        self.check_fits(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
-        account = self._account(tenant)
-        now = self._clock()
-        if account.leased is not None:
-            _check_leases(tenant, account, settings, tokens, n, budgeted=True)
-        else:
-            checks.check_concurrency(account, settings, n)
-            checks.check_request_rate(account, settings, now)
-            checks.check_token_rate(account, settings, tokens, now)
-            checks.check_budget(
-                account, settings, tokens, account.roll_period(settings.budget_period, self._wall_clock())
+        nanos = price.cost_nanos(
+            prompt_tokens=prompt_tokens, cached_tokens=0, generated_tokens=n * max_tokens
+        )
+        claims = self._claims(tenant, settings, key)
+        for claim in claims:
+            checks.check_size(
+                claim.limits, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n, nanos=nanos
             )
-        account.enter(now, tokens=tokens, sequences=n)
-        return Reservation(account, self._clock, tokens, n)
+        checks.check_blocks(settings, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        return self._enter(claims, Need(tokens, nanos, n, budgeted=True), price)
 
-    def reserve_tokenizing(self, tenant: str, settings: TenantSettings, *, tokens: int) -> Reservation:
+    def reserve_tokenizing(
+        self, tenant: str, settings: TenantSettings, *, tokens: int, key: Key | None = None
+    ) -> Reservation:
         """Reserve for work beside the model, or refuse it: requests, tokens and one place of max_concurrency.
 
-        It needs no KV blocks and counts in no token budget, because nothing is generated.
+        It needs no KV blocks, costs nothing and counts in no budget, because nothing is generated.
 
         Args:
-            tenant, settings: as for `reserve`.
+            tenant, settings, key: as for `reserve`.
             tokens: an estimate; more than `tpm` needs a whole minute's tokens, so that a long text is not refused
                 for ever. The caller settles the reservation to the tokens counted.
 
@@ -93,25 +105,22 @@ class Admission:
             TooManyConcurrent: max_concurrency.
             LeaseShort: as `reserve`.
         """
-        if settings.tpm is not None:
-            tokens = min(tokens, settings.tpm)
-        account = self._account(tenant)
-        now = self._clock()
-        if account.leased is not None:
-            _check_leases(tenant, account, settings, tokens, 1, budgeted=False)
-        else:
-            checks.check_concurrency(account, settings, 1)
-            checks.check_request_rate(account, settings, now)
-            checks.check_token_rate(account, settings, tokens, now)
-        account.enter(now, tokens=tokens, sequences=1)
-        return Reservation(account, self._clock, tokens, 1, _budgeted=False)
+        claims = self._claims(tenant, settings, key)
+        tokens = min(tokens, *(claim.limits.tpm or tokens for claim in claims))
+        return self._enter(claims, Need(tokens, 0, 1, budgeted=False), FREE)
 
     def reserve_background(
-        self, tenant: str, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int
+        self,
+        tenant: str,
+        settings: TenantSettings,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        price: Price = FREE,
     ) -> Reservation:
         """Reserve for the server's own work for a tenant: it counts against the token budget, and no other limit.
 
-        So it takes no place and no rate from the tenant's own requests.
+        So it takes no place and no rate from the tenant's own requests. What it costs is counted, as in the ledger.
 
         Raises:
             NeverFits, BudgetExhausted, LeaseShort: as `reserve`.
@@ -119,17 +128,10 @@ class Admission:
         only_budget = settings.model_copy(update=dict.fromkeys(("rpm", "tpm", "max_concurrency")))
         tokens = prompt_tokens + max_tokens
         self.check_fits(only_budget, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
-        account = self._account(tenant)
-        if account.leased is not None:
-            account.leased.settings = settings
-            wanted = {LeaseKind.BUDGET: account.budget_reserved_tokens + tokens}
-            if missing := account.leased.missing(wanted):
-                raise LeaseShort(tenant, missing)
-        else:
-            ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
-            checks.check_budget(account, settings, tokens, ends_in_s)
-        account.background_tokens += tokens
-        return BackgroundReservation(account, self._clock, tokens, 0)
+        claim = Claim(tenant, self._account(tenant), settings)
+        check_background(claim, tokens, self._wall_clock())
+        claim.account.background_tokens += tokens
+        return BackgroundReservation((claim.account,), self._clock, tokens, 0, price)
 
     def check_budget_left(self, tenant: str, settings: TenantSettings, part: float) -> None:
         """Refuse work that requests should not miss the tokens of.
@@ -140,12 +142,8 @@ class Admission:
         if settings.token_budget is not None:
             account = self._account(tenant)
             kept = int(part * settings.token_budget)
-            checks.check_budget(
-                account,
-                settings,
-                kept,
-                account.roll_period(settings.budget_period, self._wall_clock()),
-            )
+            ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
+            checks.check_budget(account, settings, kept, ends_in_s)
 
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1
@@ -158,40 +156,46 @@ class Admission:
         checks.check_size(settings, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=n)
         checks.check_blocks(settings, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
 
-    def fitting_max_tokens(self, settings: TenantSettings, *, prompt_tokens: int, n: int = 1) -> int:
-        """The largest max_tokens with which `check_fits` passes; below 1 when the prompt alone is too long.
+    def fitting_max_tokens(
+        self,
+        settings: TenantSettings,
+        *,
+        prompt_tokens: int,
+        n: int = 1,
+        price: Price = FREE,
+        key: Key | None = None,
+    ) -> int:
+        """The largest max_tokens with which no request is refused as too large; below 1: the prompt alone is.
 
         It replaces the default of requests without max_tokens, the rest of the model's length, which a tenant
         with a small limit could never get.
         """
         blocks = self.capacity.limit_blocks(Share.of(settings))
         rooms = [blocks * self.capacity.block_size_tokens - prompt_tokens + 1]
-        rooms += [(a - prompt_tokens) // n for a in (settings.tpm, settings.token_budget) if a is not None]
+        for limits in limits_of(settings, key):
+            rooms += [(a - prompt_tokens) // n for a in (limits.tpm, limits.token_budget) if a is not None]
+            if limits.money_budget is not None and price.generated_micros:
+                picos = to_nanos(limits.money_budget) * 1000 - prompt_tokens * price.prompt_micros
+                rooms.append(picos // (n * price.generated_micros))
         return min(rooms)
 
-    def headers(self, tenant: str, settings: TenantSettings) -> dict[str, str]:
+    def headers(self, tenant: str, settings: TenantSettings, key: Key | None = None) -> dict[str, str]:
         """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that are set."""
-        account = self._accounts.get(tenant) or Account()
-        now = self._clock()
-        headers: dict[str, str] = {}
-        for unit, limit, window, reserved in (
-            ("requests", settings.rpm, account.requests, 0),
-            ("tokens", settings.tpm, account.tokens, account.reserved_tokens),
-        ):
-            if limit is not None:
-                free = limit - window.total(now)
-                if account.leased is not None:
-                    kind = LeaseKind(unit)
-                    free = account.leased.held.get(kind, 0) + account.leased.left.get(kind, limit)
-                headers[f"x-ratelimit-limit-{unit}"] = str(limit)
-                headers[f"x-ratelimit-remaining-{unit}"] = str(max(0, free - reserved))
-                headers[f"x-ratelimit-reset-{unit}"] = _duration_text(window.reset_s(now))
-        return headers
+        names = [tenant, KEY_PREFIX + key.account] if key else [tenant]
+        accounts = [self._accounts.get(name) or Account() for name in names]
+        return rate_headers(zip(accounts, limits_of(settings, key), strict=True), self._clock())
 
-    def restore_budget(self, tenant: str, settings: TenantSettings, *, used_tokens: int) -> None:
-        """Set the tokens that the usage ledger counted in this period: after a restart, before the first request."""
-        account = self._account(tenant)
-        account.restore_period(settings.budget_period, self._wall_clock(), used_tokens)
+    def restore_budget(
+        self, name: str, limits: UsageLimits, *, used_tokens: int, used_nanos: int = 0
+    ) -> None:
+        """Set what the usage ledger counted in this period: after a restart, before the first request.
+
+        Args:
+            name: the tenant, or KEY_PREFIX and a key's account.
+            limits: its limits, which name the period.
+        """
+        account = self._account(name)
+        account.restore_period(limits.budget_period, self._wall_clock(), used_tokens, used_nanos)
 
     def reserved_tokens(self, tenant: str) -> int:
         """The tokens that the tenant's running requests may still use."""
@@ -200,35 +204,30 @@ class Admission:
 
     @property
     def accounts(self) -> dict[str, Account]:
-        """The accounts of all tenants that have sent a request, by name."""
+        """The accounts of all tenants and keys that have sent a request, by name."""
         return self._accounts
 
-    def _account(self, tenant: str) -> Account:
-        if tenant not in self._accounts:
+    def _claims(self, tenant: str, settings: TenantSettings, key: Key | None) -> list[Claim]:
+        claims = [Claim(tenant, self._account(tenant), settings)]
+        if key is not None:
+            name = KEY_PREFIX + key.account
+            claims.append(Claim(name, self._account(name), key.limits))
+        return claims
+
+    def _enter(self, claims: list[Claim], need: Need, price: Price) -> Reservation:
+        """Reserve from all, or from none. Raises: as `reserve`."""
+        now, wall_now = self._clock(), self._wall_clock()
+        for claim in claims:
+            check_claim(claim, need, now, wall_now)
+        for claim in claims:
+            claim.account.enter(now, tokens=need.tokens, nanos=need.nanos, sequences=need.sequences)
+        accounts = tuple(claim.account for claim in claims)
+        return Reservation(
+            accounts, self._clock, need.tokens, need.sequences, price, need.nanos, _budgeted=need.budgeted
+        )
+
+    def _account(self, name: str) -> Account:
+        if name not in self._accounts:
             parts = LeasedParts(self._clock) if self._shared else None
-            self._accounts[tenant] = Account(leased=parts)
-        return self._accounts[tenant]
-
-
-def _check_leases(
-    tenant: str, account: Account, settings: TenantSettings, tokens: int, n: int, *, budgeted: bool
-) -> None:
-    """Raises: LeaseShort."""
-    assert account.leased is not None
-    account.leased.settings = settings
-    wanted = {
-        LeaseKind.SEQUENCES: account.sequences + n,
-        LeaseKind.REQUESTS: 1,
-        LeaseKind.TOKENS: account.reserved_tokens + tokens,
-    }
-    if budgeted:
-        wanted[LeaseKind.BUDGET] = account.budget_reserved_tokens + tokens
-    if missing := account.leased.missing(wanted):
-        raise LeaseShort(tenant, missing)
-
-
-def _duration_text(seconds: float) -> str:
-    """A duration in OpenAI's format: `0s`, `12s`, `1m1s`."""
-    whole = -int(-seconds // 1)
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+            self._accounts[name] = Account(leased=parts)
+        return self._accounts[name]

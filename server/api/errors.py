@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from adapters import errors as adapters
+from adapters.billing import errors as billing
 from adapters.promotion import errors as promotion
 from sampling.errors import SamplingError
 from server import errors as server
@@ -68,6 +69,8 @@ RULES: dict[type[Exception], Rule] = {
     adapters.UnknownKey: Rule(404, "invalid_request_error", "key_not_found"),
     adapters.UnknownAdapter: Rule(404, "invalid_request_error", "adapter_not_found"),
     adapters.UnknownVersion: Rule(404, "invalid_request_error", "version_not_found"),
+    billing.UnknownPrice: Rule(404, "invalid_request_error", "price_not_found"),
+    billing.UnknownWebhook: Rule(404, "invalid_request_error", "webhook_not_found"),
     adapters.UnknownUpload: Rule(404, "invalid_request_error", "upload_not_found"),
     promotion.UnknownEvaluation: Rule(404, "invalid_request_error", "evaluation_not_found"),
     adapters.NameTaken: Rule(409, "invalid_request_error", "name_taken"),

@@ -12,6 +12,7 @@ from typing import Any
 from adapters.depot.depot import Depot
 from adapters.depot.shared_uploads import SharedUploads
 from adapters.registry import Registry
+from adapters.registry.database import utc_now
 from adapters.registry.replicas.shared_secrets import CACHE_SALT
 from adapters.sources import Uploads
 from adapters.store.store import Store
@@ -24,6 +25,7 @@ from server.auth import shared_throttle
 from server.auth.authenticator import Authenticator
 from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
+from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
 from server.background.evaluations.data_files import DataFiles
 from server.background.evaluations.evaluator import Evaluator
@@ -32,6 +34,8 @@ from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationS
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
 from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
+from server.background.webhook_sender import WebhookSender
+from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel, read_base_model
@@ -47,6 +51,8 @@ from server.request.request_service import RequestService
 from server.request.routing import Router
 from server.request.sampling import SamplingResolver
 from server.usage import shared_failures
+from server.usage.budgets import restore_budgets
+from server.usage.current_prices import CurrentPrices
 from server.usage.feedback import FeedbackService
 from server.usage.ledger import Ledger
 from server.usage.recent_requests import RecentAnswers, RecentFailures
@@ -75,6 +81,7 @@ class Server:
         self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)
+        self.webhook_sender = WebhookSender(registry.webhooks, networks_of(settings))
         self.router = Router(registry, base_model_name=settings.base_model_name)
         self.sampling = SamplingResolver.from_settings(settings, base.generation_config)
         self.requests = RequestService(
@@ -88,13 +95,12 @@ class Server:
             engine.prompts,
             engine.adapters.request_blends.hold,
             engine.leases.admitted,
+            CurrentPrices(registry).of,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
         self.evaluations, self.shadows = self._background_work()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
-        is_shared = registry.membership.is_shared
-        self.failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
-        self.answers = SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
+        self.failures, self.answers = _recent(registry)
         self.observer = self._observer()
         self.feedback = FeedbackService(
             self.answers,
@@ -128,6 +134,13 @@ class Server:
         return EvaluationService(self.registry, evaluator, self.settings, self.base), shadows
 
 
+def _recent(registry: Registry) -> tuple[SharedFailures, SharedAnswers]:
+    """Failures and answers: of this server, or of all servers that share the registry."""
+    is_shared = registry.membership.is_shared
+    failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
+    return failures, SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
+
+
 def _uploads(
     settings: Settings, registry: Registry, depot: Depot | None, max_bytes: int
 ) -> Uploads | SharedUploads:
@@ -142,10 +155,7 @@ def _uploads(
 async def open_server(settings: Settings, runner: Executor) -> AsyncIterator[Server]:
     """Open the database and the store, and compose the server; the engine is not started yet.
 
-    Args:
-        settings: what to serve.
-        runner: the one thread that starts engines (see `server.engine.process.parent_death`).
-
+    `runner` is the one thread that starts engines (see `server.engine.process.parent_death`).
     Raises: as `open_database`.
     """
     async with open_database(settings) as database:
@@ -165,7 +175,13 @@ def _repeated(
     server: Server, wrong_keys: SharedThrottle
 ) -> list[tuple[Callable[[], Awaitable[None]], float]]:
     """What is repeated beside the membership's own work, with the intervals in seconds."""
+    settings, registry = server.settings, server.registry
+    budgets = alerts.BudgetAlerts(registry, alert_percents(settings), settings.currency)
     return [
+        (budgets.check, alerts.BUDGET_INTERVAL_S),
+        (alerts.EngineAlerts(registry, server.engine.supervisor).look, alerts.ENGINE_INTERVAL_S),
+        (server.webhook_sender.send_due, webhook_sender.SEND_INTERVAL_S),
+        (registry.webhooks.forget, webhook_sender.FORGET_INTERVAL_S),
         (server.uploads.collect_garbage, DEPOT_GARBAGE_INTERVAL_S),
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
@@ -178,7 +194,7 @@ async def _recover(server: Server) -> None:
     """Go on with what an earlier process has left: its usage, the budgets, its evaluations."""
     await server.usage_writer.recover()
     await server.registry.usage.forget_writers()
-    await server.ledger.restore(await server.registry.tenants.list(), server.engine.admission)
+    await restore_budgets(server.registry, server.engine.admission, utc_now())
     await server.evaluations.resume()
 
 
@@ -225,7 +241,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
             task.cancel()
         await server.evaluations.aclose()
         await server.shadows.aclose()
-        await adapters.aclose()
+        await asyncio.gather(server.webhook_sender.aclose(), adapters.aclose())
         await members.leave()
         await asyncio.wait([flushing])
         await server.ledger.flush()

@@ -132,7 +132,12 @@ class CanaryRollback:
         others = [target for target in alias.targets if target.number != breach.number]
         with suppress(AliasConflict):  # another server was quicker, or an operator
             await self._lifecycle.split(
-                alias.tenant, alias.adapter, others, by=ACTOR, expected_generation=alias.generation
+                alias.tenant,
+                alias.adapter,
+                others,
+                by=ACTOR,
+                expected_generation=alias.generation,
+                reason=str(breach),
             )
             self.rollbacks += 1
 

@@ -50,9 +50,9 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     flags = [f"--{name.replace('_', '-')}"]
     if isinstance(field.json_schema_extra, dict) and "vllm_flag" in field.json_schema_extra:
         flags.append(str(field.json_schema_extra["vllm_flag"]))
-    kind = _plain(field.annotation)
+    kind = plain_type(field.annotation)
     text = f"{' '.join(str(field.description).split())}{_default_text(field)}"
-    if get_origin(kind) is tuple and _plain(get_args(kind)[0]) is Path:
+    if get_origin(kind) is tuple and plain_type(get_args(kind)[0]) is Path:
         path = click.Path(path_type=Path)
         return click.Option(flags, type=path, multiple=True, default=None, callback=_none_if_empty, help=text)
     return click.Option(flags, type=_click_type(kind), is_flag=kind is bool, default=None, help=text)
@@ -70,13 +70,13 @@ def _default_text(field: FieldInfo) -> str:
     return f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
 
 
-def _plain(annotation: Any) -> Any:
+def plain_type(annotation: Any) -> Any:
     """The type without `Annotated` and `| None`; text where several are allowed."""
     if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
+        return plain_type(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         parts = [part for part in get_args(annotation) if part is not type(None)]
-        return _plain(parts[0]) if len(parts) == 1 else str
+        return plain_type(parts[0]) if len(parts) == 1 else str
     return annotation
 
 
@@ -88,7 +88,7 @@ def _click_type(kind: Any) -> Any:
     if get_origin(kind) is list:
         return JsonListParam()
     if get_origin(kind) is tuple:
-        return numbers if _plain(get_args(kind)[0]) is float else names
+        return numbers if plain_type(get_args(kind)[0]) is float else names
     if kind is Path:
         return click.Path(path_type=Path)
     return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,3 +34,34 @@ def check_combinations(settings: Settings) -> None:
             f"--engine-stall-s {settings.engine_stall_s:g} is shorter than steps and loads of adapters may be: use "
             f"at least {MIN_ENGINE_STALL_S:g}, or 0 to never restart a silent engine."
         )
+    _check_webhooks(settings)
+
+
+def _check_webhooks(settings: Settings) -> None:
+    """Raises: ValueError."""
+    try:
+        networks_of(settings)
+    except ValueError as error:
+        raise ValueError(
+            f"--webhook-networks {settings.webhook_networks} is no list of networks ({error}): write them as "
+            "10.1.0.0/16, with commas between them."
+        ) from error
+    if any(not part.isdecimal() or not 1 <= int(part) <= 1000 for part in _parts(settings.budget_alerts)):
+        raise ValueError(
+            f"--budget-alerts {settings.budget_alerts} is no list of percents: write whole numbers from 1 to 1000, "
+            "with commas between them."
+        )
+
+
+def networks_of(settings: Settings) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks that webhooks may reach. Raises: ValueError."""
+    return tuple(ip_network(part) for part in _parts(settings.webhook_networks))
+
+
+def alert_percents(settings: Settings) -> tuple[int, ...]:
+    """The thresholds of budgets, in rising order."""
+    return tuple(sorted({int(part) for part in _parts(settings.budget_alerts)}))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -141,6 +141,12 @@ class Settings(BaseSettings):
     A smaller one needs more answers for each decision."""
     keep_feedback_messages: bool = False
     """Keep the chats that clients send with feedback, for training; otherwise such feedback is refused."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    """Currency of prices and budgets, by its ISO 4217 code; it only names them."""
+    budget_alerts: str = "80,100"
+    """Percents of budgets at which webhooks are told, with commas."""
+    webhook_networks: str = ""
+    """Networks beside the public internet that webhooks may reach, with commas: 10.1.0.0/16. Default: none."""
     max_blends: Annotated[int, Field(ge=0)] = 4
     """Maximum number of blends that one tenant's requests make with `adapters` and use at the same time, and at most
     half of the adapters that the engine holds; 0 refuses such requests."""

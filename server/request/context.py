@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapters.billing.prices import FREE, Price
 from adapters.lifecycle.blends.blending import ScaledVersion
 from adapters.models import EngineAdapter, Key, Tenant, Version
 from adapters.tenant_settings import TenantSettings
@@ -76,6 +77,8 @@ class RequestContext:
     """The body with all sampling defaults filled in, and where each value comes from."""
     tenant_settings: TenantSettings
     cache_salt: str
+    price: Price = FREE
+    """Of the target's tokens, when the request came."""
     limits: Limits = NO_LIMITS
     """The operator's limits that are checked against the tokenized prompt."""
     body: Body = field(default_factory=lambda: Body({}))

@@ -202,33 +202,33 @@ class Gate:
         return lambda: progress(engine_id)
 
     def _reserve(self, context: RequestContext, prompt: Any, sampling_params: Any) -> Reservation:
-        """Check the prompt's length and reserve the most that this generation may use.
+        """Check the prompt's length; reserve the most that this generation may use and cost.
 
-        A request without max_tokens gets vLLM's default, the rest of the model's length; that may never fit a
-        tenant's smaller limit, so such a request gets what fits.
+        Without max_tokens it gets of vLLM's default, the rest of the model's length, what fits.
         """
         prompt_tokens = len(prompt.get("prompt_token_ids") or ())
         check_prompt(context.limits, prompt_tokens)
-        n = sampling_params.n
         if context.background:
-            return self._admission.reserve_background(
-                context.caller.tenant_name,
-                context.tenant_settings,
-                prompt_tokens=prompt_tokens,
-                max_tokens=n * sampling_params.max_tokens,
-            )
+            return self._reserve_background(context, prompt_tokens, sampling_params)
         bound_logprobs(context.limits, context.sampling, prompt_tokens, sampling_params)
+        settings, n = context.tenant_settings, sampling_params.n
+        need: dict[str, Any] = {"prompt_tokens": prompt_tokens, "n": n}
+        need |= {"price": context.price, "key": context.caller.key}
         if "max_tokens" not in context.sampling.origins:
-            fitting = self._admission.fitting_max_tokens(
-                context.tenant_settings, prompt_tokens=prompt_tokens, n=n
-            )
+            fitting = self._admission.fitting_max_tokens(settings, **need)
             sampling_params.max_tokens = max(1, min(sampling_params.max_tokens, fitting))
-        return self._admission.reserve(
+        tenant, max_tokens = context.caller.tenant_name, sampling_params.max_tokens
+        return self._admission.reserve(tenant, settings, max_tokens=max_tokens, **need)
+
+    def _reserve_background(
+        self, context: RequestContext, prompt_tokens: int, sampling_params: Any
+    ) -> Reservation:
+        return self._admission.reserve_background(
             context.caller.tenant_name,
             context.tenant_settings,
             prompt_tokens=prompt_tokens,
-            max_tokens=sampling_params.max_tokens,
-            n=n,
+            max_tokens=sampling_params.n * sampling_params.max_tokens,
+            price=context.price,
         )
 
 

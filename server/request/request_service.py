@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 
+from adapters.billing.prices import FREE, Price
 from adapters.errors import EngineGone, LoadFailed, StoreDamaged
 from adapters.lifecycle.blends.blending import ScaledVersion
 from adapters.models import EngineAdapter, Version
@@ -64,6 +65,11 @@ async def once(attempt: Callable[[], Awaitable[None]]) -> None:
     await attempt()
 
 
+async def free(tenant: str, adapter: str) -> Price:
+    """The price where there is no price list."""
+    return FREE
+
+
 @dataclass(slots=True, eq=False)
 class RequestService:
     """Prepares generating requests and serves them."""
@@ -84,6 +90,8 @@ class RequestService:
     """Keeps the blend of a tenant's versions resident (`adapters.lifecycle.blends.request_blends`)."""
     admitted: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = once
     """Repeats an attempt while parts of shared limits can be leased for it (`server.admission.leases`)."""
+    price_of: Callable[[str, str], Awaitable[Price]] = free
+    """The price of a tenant's adapter ("": the base model) now (`server.usage.current_prices`)."""
     memory: BodyMemory = field(default_factory=lambda: BodyMemory(256 << 20))
     salt_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """The same on all servers of one registry: a tenant's cached blocks are its own, wherever they are shared."""
@@ -106,7 +114,10 @@ class RequestService:
     async def prepare(
         self, caller: Caller, endpoint: Endpoint, body: Body, headers: Headers, request_id: str
     ) -> RequestContext:
-        """Route the request and resolve its options. Raises: InvalidRequest, ModelNotFound, SamplingError."""
+        """Route the request, and resolve its options and its price.
+
+        Raises: InvalidRequest, ModelNotFound, SamplingError, RegistryUnavailable.
+        """
         fields = body.fields
         adapters = fields.pop(ADAPTERS, None)  # ours: vLLM's handlers do not know it
         model, sticky = fields.get("model"), sticky_part(fields, headers)
@@ -129,6 +140,7 @@ class RequestService:
             ),
             tenant_settings=caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS,
             cache_salt=self.cache_salt(caller.tenant_name),
+            price=await self.price_of(caller.tenant_name, target.version.adapter if target.version else ""),
             limits=self.sampling.limits_for(caller.limits),
             body=body,
             debug=headers.get("x-loragate-debug") == "1",
@@ -156,7 +168,8 @@ class RequestService:
 
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         """The present `x-ratelimit-*` headers."""
-        return self.admission.headers(context.caller.tenant_name, context.tenant_settings)
+        caller = context.caller
+        return self.admission.headers(caller.tenant_name, context.tenant_settings, caller.key)
 
     async def _answer(
         self, gate: contextlib.AsyncExitStack, context: RequestContext, headers: Headers

@@ -92,12 +92,12 @@ class TokenizationService:
             record: gets the number of tokens.
 
         Raises:
-            AdmissionError: a limit of the tenant is reached.
+            AdmissionError: a limit of the tenant or the key is reached.
             LoragateError, RequestError: the body is not valid, above a limit, or there is no engine.
         """
         settings = caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS
         estimate = len(raw) // _BYTES_PER_TOKEN + 1
-        reservation = await self._reserve(caller.tenant_name, settings, estimate)
+        reservation = await self._reserve(caller, settings, estimate)
         try:
             content, tokens = await self._work(route, caller, raw, record)
             record.prompt_tokens = tokens
@@ -107,11 +107,13 @@ class TokenizationService:
             reservation.settle(prompt_tokens=estimate, cached_tokens=0, generated_tokens=0)
         return content
 
-    async def _reserve(self, tenant: str, settings: TenantSettings, tokens: int) -> Reservation:
+    async def _reserve(self, caller: Caller, settings: TenantSettings, tokens: int) -> Reservation:
         made: list[Reservation] = []
 
         async def attempt() -> None:
-            made.append(self.admission.reserve_tokenizing(tenant, settings, tokens=tokens))
+            made.append(
+                self.admission.reserve_tokenizing(caller.tenant_name, settings, tokens=tokens, key=caller.key)
+            )
 
         await self.admitted(attempt)
         return made[0]
@@ -119,7 +121,7 @@ class TokenizationService:
     def rate_headers(self, caller: Caller) -> dict[str, str]:
         """The present `x-ratelimit-*` headers, for an answer of a tokenization route."""
         settings = caller.tenant.settings if caller.tenant else OPERATOR_SETTINGS
-        return self.admission.headers(caller.tenant_name, settings)
+        return self.admission.headers(caller.tenant_name, settings, caller.key)
 
     async def _work(
         self, route: TokenRoute, caller: Caller, raw: bytes, record: AccessRecord

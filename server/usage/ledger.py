@@ -19,14 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from adapters.models import Tenant, Usage
+from adapters.models import Usage
 from adapters.registry.database import utc_now
-from adapters.tenant_settings import BudgetPeriod
-from server.admission import Admission
 from server.errors import LoragateError
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.context import RequestContext
-from server.usage.aggregation import period_start
 
 FLUSH_INTERVAL_S = 0.5
 #: A scheduler in a long step answers after it; the flush does not wait for it.
@@ -41,9 +38,6 @@ class UsageStore(Protocol):
 
     async def add(self, usage: Iterable[Usage]) -> None:
         """Write usage, or keep it until it can be written."""
-
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        """Tokens per tenant since the hour of `since`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +69,7 @@ class _TrackedRequest:
             generated_tokens=usage.generated_tokens - self.generated_tokens,
             queue_s=queue_s - self.queue_s,
             run_s=run_s - self.run_s,
+            key=self.context.caller.key.account,
         )
         self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         self.generated_tokens, self.queue_s, self.run_s = usage.generated_tokens, queue_s, run_s
@@ -145,14 +140,6 @@ class Ledger:
         await self._collect_block_seconds()
         grown, self._pending = self._pending, []
         await self._store.add(grown)
-
-    async def restore(self, tenants: Iterable[Tenant], admission: Admission) -> None:
-        """Charge the usage of the current day and month to the budgets: a restart must not refill them."""
-        now = self._now()
-        used = {period: await self._store.tokens_since(period_start(period, now)) for period in BudgetPeriod}
-        for tenant in tenants:
-            spent = used[tenant.settings.budget_period].get(tenant.name, 0)
-            admission.restore_budget(tenant.name, tenant.settings, used_tokens=spent)
 
     def _collect(self, request: _TrackedRequest) -> None:
         now = self._clock()

@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Protocol, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,9 +38,6 @@ class UsageTable(Protocol):
 
     async def add(self, batch: Iterable[Usage], batch_id: BatchId | None = None) -> bool:
         """Add a batch in one transaction, unless it was added before."""
-
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        """Tokens per tenant since the hour of `since`."""
 
 
 class UsageWriter:
@@ -94,10 +90,6 @@ class UsageWriter:
             return
         await asyncio.wait({self._start_sending()}, timeout=PATIENCE_S)
         await self._keep()
-
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        """Tokens per tenant since the hour of `since`. Raises: RegistryUnavailable."""
-        return await self._table.tokens_since(since)
 
     async def aclose(self) -> None:
         """Stop sending. What the database has not confirmed lies on the disk for the next process."""

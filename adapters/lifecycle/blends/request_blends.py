@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from adapters.billing.sliding_window import SlidingWindow
 from adapters.depot.local_copies import LocalCopies
 from adapters.errors import BadValue, BlendLimit, EngineGone, LoadFailed
 from adapters.lifecycle.adding import Rules
@@ -23,7 +24,6 @@ from adapters.lifecycle.blends.blend_files import BlendFiles, BlendFolder
 from adapters.lifecycle.blends.blending import ScaledVersion, scaled_artifacts
 from adapters.models import EngineAdapter
 from adapters.residency import Residency
-from adapters.sliding_window import SlidingWindow
 from adapters.sources.fetching import BLENDING
 from adapters.sources.threads import in_thread
 

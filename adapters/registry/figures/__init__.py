@@ -1,1 +1,1 @@
-"""Figures of versions: their evaluations, and their comparison with the version that serves."""
+"""Figures of versions: evaluations, users' feedback, and their comparison with the version that serves."""

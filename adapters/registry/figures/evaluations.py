@@ -16,9 +16,9 @@ from sqlalchemy.engine import RowMapping
 from adapters.models import Actor, Version
 from adapters.promotion.errors import UnknownEvaluation
 from adapters.registry.database import DatabasePart, insert_into, record_change, utc_now
-from adapters.registry.schema import tables
+from adapters.registry.schema import evaluation_tables
 
-_E, _T = tables.evaluations, tables.evaluation_turns
+_E, _T = evaluation_tables.evaluations, evaluation_tables.evaluation_turns
 #: Ended evaluations of one adapter that are kept; older ones are removed when another begins.
 KEPT_PER_ADAPTER = 100
 

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from adapters.errors import UnknownAdapter
 from adapters.models import Actor
 from adapters.registry.database import DatabasePart, insert_into
-from adapters.registry.schema import tables
+from adapters.registry.schema import evaluation_tables, tables
 from adapters.registry.schema.rows import lock_adapter, read_version
 from adapters.registry.state_machine import check_serves
 
-_A, _S = tables.adapters, tables.shadow_sums
+_A, _S = tables.adapters, evaluation_tables.shadow_sums
 #: The sums of one metric: comparisons; of the served answers, of the shadow's, and of their difference.
 SUMS = ("count", "served", "served_squares", "shadow", "shadow_squares", "difference_squares")
 

@@ -1,4 +1,4 @@
-"""Leases in the database: servers hold parts of a tenant's limits, and the parts never exceed a limit together.
+"""Leases in the database: servers hold parts of limits, and the parts never exceed a limit together.
 
 PostgreSQL only; `adapters.registry.schema.lease_functions` has the functions, and says why the sum holds.
 """
@@ -26,6 +26,8 @@ class LeaseKind(StrEnum):
     """Of `tpm`."""
     BUDGET = "budget"
     """Tokens of `token_budget`."""
+    MONEY = "money"
+    """Of `money_budget`, in 1e-9 of the currency."""
     SEQUENCES = "sequences"
     """Of `max_concurrency`: held while they run, never used up."""
 
@@ -35,6 +37,7 @@ class LeaseOrder:
     """What one server reports and asks for."""
 
     tenant: str
+    """Whose limit: a tenant's name, or "key:" and a key's account."""
     kind: LeaseKind
     cap: int
     """The limit of all servers together."""

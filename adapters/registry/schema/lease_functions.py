@@ -24,6 +24,47 @@ CREATE OR REPLACE FUNCTION loragate_bucket(_period text) RETURNS bigint LANGUAGE
 $$
 """
 
+#: What a tenant, or a key ("key:" and its account), has used since a budget's period began: tokens, or their cost in
+#: 1e-9 of the currency, rounded up. The price of an hour is the newest one of the nearest scope that has not ended
+#: (`adapters.billing.prices.PriceList`).
+_USED: Final = """
+CREATE OR REPLACE FUNCTION loragate_used(_owner text, _kind text, _since bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    _tokens numeric;
+    _picos numeric;
+BEGIN
+    SELECT
+        coalesce(sum(used.prompt_tokens + used.generated_tokens), 0),
+        coalesce(sum(
+            (used.prompt_tokens - used.cached_tokens)::numeric * held.prompt_micros
+            + used.cached_tokens::numeric * held.cached_micros
+            + used.generated_tokens::numeric * held.generated_micros
+        ), 0)
+    INTO _tokens, _picos
+    FROM (
+        SELECT tenant, adapter, hour, prompt_tokens, cached_tokens, generated_tokens FROM usage
+        WHERE tenant = _owner AND hour >= to_timestamp(_since)
+        UNION ALL
+        SELECT tenant, adapter, hour, prompt_tokens, cached_tokens, generated_tokens FROM key_usage
+        WHERE _owner LIKE 'key:%' AND account = substr(_owner, 5) AND hour >= to_timestamp(_since)
+    ) AS used
+    LEFT JOIN LATERAL (
+        SELECT newest.* FROM (
+            SELECT DISTINCT ON (prices.tenant, prices.adapter) prices.* FROM prices
+            WHERE _kind = 'money' AND prices.valid_from <= used.hour AND (
+                (prices.tenant = '' AND prices.adapter = '')
+                OR (prices.tenant = used.tenant AND prices.adapter IN ('', used.adapter))
+            )
+            ORDER BY prices.tenant, prices.adapter, prices.valid_from DESC
+        ) AS newest
+        WHERE newest.prompt_micros IS NOT NULL
+        ORDER BY newest.tenant DESC, newest.adapter DESC LIMIT 1
+    ) AS held ON true;
+    RETURN CASE _kind WHEN 'money' THEN ceil(_picos / 1000) ELSE _tokens END;
+END $$
+"""
+
 #: One lease: reports what was used and given back, and asks for more.
 _LEASE: Final = """
 CREATE OR REPLACE FUNCTION loragate_lease(_replica text, _order jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -52,11 +93,11 @@ BEGIN
         _now := CASE _period WHEN 'minute' THEN extract(epoch FROM clock_timestamp()) ELSE _bucket END;
         _since := CASE _period WHEN 'minute' THEN _bucket - @window_s@ + 1 ELSE _bucket END;
         DELETE FROM lease_uses WHERE tenant = _tenant AND kind = _kind AND bucket < _since;
-        IF _period <> 'minute' THEN
+        IF _period <> 'minute' AND NOT EXISTS (
+            SELECT FROM lease_uses WHERE tenant = _tenant AND kind = _kind AND bucket = _bucket
+        ) THEN
             INSERT INTO lease_uses (tenant, kind, bucket, amount)
-            SELECT _tenant, _kind, _bucket, coalesce(sum(prompt_tokens + generated_tokens), 0)
-            FROM usage WHERE tenant = _tenant AND hour >= to_timestamp(_bucket)
-            ON CONFLICT DO NOTHING;
+            VALUES (_tenant, _kind, _bucket, loragate_used(_tenant, _kind, _bucket));
         END IF;
         IF _used > 0 THEN
             INSERT INTO lease_uses (tenant, kind, bucket, amount) VALUES (_tenant, _kind, _bucket, _used)
@@ -122,8 +163,8 @@ BEGIN
         WHERE tenant = _lease.tenant AND kind = _lease.kind AND replica = _lease.replica
         RETURNING held INTO _lease.held;
         CONTINUE WHEN NOT FOUND OR _lease.held = 0 OR _lease.kind = 'sequences';
-        IF _lease.kind = 'budget' THEN
-            SELECT max(bucket) INTO _bucket FROM lease_uses WHERE tenant = _lease.tenant AND kind = 'budget';
+        IF _lease.kind IN ('budget', 'money') THEN
+            SELECT max(bucket) INTO _bucket FROM lease_uses WHERE tenant = _lease.tenant AND kind = _lease.kind;
         ELSE
             _bucket := loragate_bucket('minute');
         END IF;
@@ -141,6 +182,7 @@ END $$
 #: In the order of their dependence.
 CREATE_FUNCTIONS: Final = (
     _BUCKET,
+    _USED,
     _LEASE.replace("@window_s@", str(_WINDOW_S)),
     _EXCHANGE,
     _TAKE_OVER.replace("@dead_after_s@", str(_DEAD_AFTER_S)),

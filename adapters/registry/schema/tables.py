@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
+
+from adapters.billing.money import from_micros, to_micros
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -24,6 +27,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class MoneyInMicros(TypeDecorator[Decimal]):
+    """An amount of money, stored as a whole number of 1e-6 of the currency."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else from_micros(value)
 
 
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
@@ -62,6 +78,7 @@ tenants = sa.Table(
     sa.Column("rpm", sa.Integer),
     sa.Column("tpm", sa.BigInteger),
     sa.Column("token_budget", sa.BigInteger),
+    sa.Column("money_budget", MoneyInMicros),
     column("budget_period", sa.String(8)),
     column("sampling_defaults", JSON),
     column("limits", JSON),
@@ -81,6 +98,8 @@ keys = sa.Table(
     sa.Column("revoked_at", UtcDateTime),
     column("created_at", UtcDateTime),
     column("note", sa.Text),
+    sa.Column("limits", JSON),  # null: none of its own
+    sa.Column("account", sa.String(32)),  # what its usage is counted under; null: its id
 )
 
 adapters = sa.Table(
@@ -192,52 +211,4 @@ feedback = sa.Table(
     column("comment", sa.Text),
     sa.Column("messages", JSON),
     column("at", UtcDateTime, index=True),
-)
-
-evaluations = sa.Table(
-    "evaluations",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    column("tenant", sa.String(32)),
-    column("adapter", sa.String(64)),
-    column("version", sa.Integer),
-    column("data_digest", sa.String(64)),
-    column("options", JSON),
-    column("caller", sa.String(32)),  # the tenant whose key asked for it; "" for an operator
-    column("by", sa.Text),
-    column("state", sa.String(16), index=True),
-    sa.Column("turns", sa.Integer),
-    sa.Column("figures", JSON),
-    sa.Column("error", sa.Text),
-    column("owner", sa.String(32)),  # the server that runs it
-    column("created_at", UtcDateTime),
-    sa.Column("ended_at", UtcDateTime),
-    sa.ForeignKeyConstraint(
-        ["tenant", "adapter", "version"],
-        ["versions.tenant", "versions.adapter", "versions.number"],
-        name="fk_evaluations_version",
-        ondelete="CASCADE",
-    ),
-    sa.Index("ix_evaluations_version", "tenant", "adapter", "version"),
-)
-
-evaluation_turns = sa.Table(
-    "evaluation_turns",
-    metadata,
-    sa.Column("evaluation", sa.ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
-    column("facts", JSON),
-)
-
-shadow_sums = sa.Table(
-    "shadow_sums",
-    metadata,
-    sa.Column("tenant", sa.String(32), primary_key=True),
-    sa.Column("adapter", sa.String(64), primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("against", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("metric", sa.String(24), primary_key=True),
-    *(column(name, sa.Float) for name in ("count", "served", "served_squares")),
-    *(column(name, sa.Float) for name in ("shadow", "shadow_squares", "difference_squares")),
-    sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )

@@ -11,13 +11,13 @@ from server.api.admin.adapters.traffic import router as traffic_routes
 from server.api.admin.adapters.uploads import router as upload_routes
 from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
+from server.api.admin.billing import routes as billing_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
 from server.api.admin.tenants import router as tenant_routes
-from server.api.admin.usage import router as usage_routes
 
 
 def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
@@ -31,10 +31,10 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         blend_routes,
         evaluation_routes,
         shadow_routes,
-        usage_routes,
         audit_routes,
         live_routes,
         server_routes,
         feedback_routes,
     )
-    return [route for make in makers for route in make(services, guard).routes]
+    made = [route for make in makers for route in make(services, guard).routes]
+    return [*made, *billing_routes(services, guard)]

@@ -1,4 +1,4 @@
-"""/admin/v1/audit and /admin/v1/reconcile, for operators: the log of changes, and a comparison with the engine."""
+"""/admin/v1/audit: the log of changes, for a tenant's admin of its own; and /admin/v1/reconcile, for operators."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, ConfigDict, Field
 
 from adapters.residency import Drift
+from server.api.admin.billing.usage import in_utc
 from server.api.admin.models import AuditInfo, Listing
-from server.api.admin.permissions import AdminServices, Permissions, Wire, admin_router
-from server.api.admin.usage import in_utc
+from server.api.admin.permissions import AdminServices, Permissions, Wire, admin_router, seen_tenant
 from server.request.context import Caller
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    return moment if moment is None else in_utc(moment)
 
 
 class AuditFilters(Wire):
@@ -28,8 +24,8 @@ class AuditFilters(Wire):
     actor: str | None = None
     action: str | None = None
     search: Annotated[str | None, Field(max_length=200)] = None
-    since: Annotated[datetime | None, Field(alias="from"), AfterValidator(_in_utc)] = None
-    until: Annotated[datetime | None, Field(alias="to"), AfterValidator(_in_utc)] = None
+    since: Annotated[datetime | None, Field(alias="from"), AfterValidator(in_utc)] = None
+    until: Annotated[datetime | None, Field(alias="to"), AfterValidator(in_utc)] = None
     before: Annotated[int | None, Field(ge=1)] = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
@@ -40,11 +36,15 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
     @routes.get("/audit")
     async def audit(
-        filters: Annotated[AuditFilters, Query()], caller: Caller = Depends(guard.operator)
+        filters: Annotated[AuditFilters, Query()], caller: Caller = Depends(guard.manager)
     ) -> Listing[AuditInfo]:
-        """The newest changes that match all filters; `before` continues after the last id of a page."""
-        entries = await services.registry.audit.list(**filters.model_dump())
-        return Listing(data=[AuditInfo.model_validate(entry) for entry in entries])
+        """The newest changes that match all filters; `before` continues after the last id of a page.
+
+        A tenant's admin sees the changes of its tenant, its adapters and its keys, but not with which operator's key.
+        """
+        tenant = seen_tenant(caller, None)
+        entries = await services.registry.audit.list(**filters.model_dump(), tenant=tenant)
+        return Listing(data=[_as_seen_by(tenant, AuditInfo.model_validate(entry)) for entry in entries])
 
     @routes.post("/reconcile")
     async def reconcile(caller: Caller = Depends(guard.operator)) -> Drift:
@@ -52,3 +52,10 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         return await services.lifecycle.reconcile()
 
     return routes
+
+
+def _as_seen_by(tenant: str | None, entry: AuditInfo) -> AuditInfo:
+    """For a tenant, without the operator's own: the id of its key. `Audit.list` has left out its name at a shell."""
+    if tenant is None or entry.actor == tenant:
+        return entry
+    return entry.model_copy(update={"key_id": None})

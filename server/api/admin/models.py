@@ -13,7 +13,7 @@ from adapters.lifecycle.drift_log import DriftRecord
 from adapters.lifecycle.fetch_progress import FetchProgress
 from adapters.models import AliasChange, IssuedKey, Rating, Role, Version
 from adapters.residency import SlotView
-from adapters.tenant_settings import TenantSettings
+from adapters.tenant_settings import KeyLimits, TenantSettings
 from server.api.admin.adapters.evaluation_info import EvaluationInfo
 
 Item = TypeVar("Item")
@@ -49,6 +49,9 @@ class KeyInfo(BaseModel):
     revoked_at: datetime | None
     created_at: datetime
     note: str
+    limits: KeyLimits
+    account: str
+    """What its usage is counted under: of a rotated key the id of the first one."""
 
 
 class NewKey(KeyInfo):
@@ -182,3 +185,21 @@ class UsageRow(BaseModel):
     kv_block_seconds: float
     queue_s: float
     run_s: float
+    cost: str
+    """By the prices of each hour, exact."""
+    currency: str
+
+
+class KeyUsageRow(BaseModel):
+    """The use of one key in one hour, day or month that begins at `from` (UTC)."""
+
+    begins: datetime = Field(alias="from")
+    tenant: str
+    key: str
+    adapter: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    cost: str
+    currency: str

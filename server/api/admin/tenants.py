@@ -14,7 +14,7 @@ from adapters.tenant_settings import TenantSettings
 from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
-from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router
+from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.fairness.shares import check_guarantees
 from server.request.context import Caller
@@ -47,8 +47,9 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         return _info(await tenants.add(tenant, by=actor(caller), check=check_guarantees))
 
     @routes.get("/tenants/{name}")
-    async def get_tenant(name: str, caller: Caller = Depends(guard.operator)) -> TenantInfo:
-        """One tenant."""
+    async def get_tenant(name: str, caller: Caller = Depends(guard.manager)) -> TenantInfo:
+        """One tenant; its own for a tenant's admin."""
+        check_tenant(caller, name)
         return _info(await tenants.get(name))
 
     @routes.patch("/tenants/{name}")

@@ -56,17 +56,18 @@ class BackgroundRequests:
 
         Raises: as `RequestService.serve`.
         """
-        context = self._context(asker, version, body)
+        context = await self._context(asker, version, body)
         context = replace(context, sampling=replace(context.sampling, repetition=repetition))
         async with self.service.serve(context, Headers()):
             return context.usage.finish_reasons
 
     async def _content(self, asker: Tenant | None, version: Version, body: dict[str, Any]) -> dict[str, Any]:
-        async with self.service.serve(self._context(asker, version, body), Headers()) as answer:
+        context = await self._context(asker, version, body)
+        async with self.service.serve(context, Headers()) as answer:
             assert isinstance(answer, JsonAnswer)
             return answer.content
 
-    def _context(self, asker: Tenant | None, version: Version, body: dict[str, Any]) -> RequestContext:
+    async def _context(self, asker: Tenant | None, version: Version, body: dict[str, Any]) -> RequestContext:
         """It shares no cached blocks with requests, whose blocks are counted for their tenant."""
         name = asker.name if asker else ""
         role = Role.TENANT_ADMIN if asker else Role.OPERATOR
@@ -79,5 +80,6 @@ class BackgroundRequests:
             sampling=Resolved(body, {"max_tokens": "request"}, ()),
             tenant_settings=asker.settings if asker else OPERATOR_SETTINGS,
             cache_salt=self.service.cache_salt(background_name(name)),
+            price=await self.service.price_of(name, version.adapter),
             background=True,
         )

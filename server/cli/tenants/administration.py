@@ -1,8 +1,8 @@
-"""`loragate tenant`, `key` and `audit`: on a running server with `--url`, otherwise on the database itself."""
+"""`loragate tenant`, `key`, `usage` and `audit`: on a running server with `--url`, otherwise in the database."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +47,7 @@ class Administration(Protocol):
         """Create a key; the record has its `secret`."""
 
     def set_key(self, key_id: str, changes: Mapping[str, Any]) -> None:
-        """Change the models, the expiry or the note of a key; None allows all models, or no expiry."""
+        """Change models, expiry, note or limits of a key; None allows all models, or removes expiry or limit."""
 
     def revoke_key(self, key_id: str, in_s: float) -> None:
         """Revoke a key in `in_s` seconds."""
@@ -55,8 +55,16 @@ class Administration(Protocol):
     def rotate_key(self, key_id: str, overlap_s: float) -> Row:
         """Create a key with the same rights; the old one ends in `overlap_s` seconds."""
 
-    def usage(self, tenant: str | None, since: datetime | None, until: datetime | None, by: str) -> list[Row]:
-        """Usage per period; without `since`, of this month."""
+    def usage(
+        self,
+        tenant: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        by: str,
+        *,
+        per_key: bool = False,
+    ) -> list[Row]:
+        """Usage and its cost per period, per version or per key; without `since`, of this month."""
 
     def audit(self, filters: Mapping[str, Any], limit: int) -> list[Row]:
         """The newest entries that match; `filters` are those of `Audit.list`."""
@@ -64,7 +72,15 @@ class Administration(Protocol):
 
 def admin_options(command: click.Command) -> click.Command:
     """Add `--url`, `--key` and `--ca-cert` of a running server, and the settings that find the database."""
-    command = settings_options(*STORAGE_FIELDS)(command)
+    return admin_options_with()(command)
+
+
+def admin_options_with(*fields: str) -> Callable[[click.Command], click.Command]:
+    """As `admin_options`, with more settings that are used with the database only."""
+    return lambda command: _add_options(settings_options(*STORAGE_FIELDS, *fields)(command))
+
+
+def _add_options(command: click.Command) -> click.Command:
     url = f"URL of a running server, to ask it instead of the database. [env: {CLIENT_URL_VARIABLE}]"
     command.params.append(click.Option(["--url"], default=None, help=url))
     key = f"Operator's key, with --url. [env: {CLIENT_KEY_VARIABLE}]"

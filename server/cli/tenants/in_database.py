@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from adapters.models import IssuedKey, Key, Role, Tenant
-from adapters.registry.database import utc_now
-from adapters.tenant_settings import BudgetPeriod, TenantSettings
+from adapters.billing.prices import PriceList
+from adapters.models import IssuedKey, Key, Role, Tenant, Usage
+from adapters.registry import Registry
+from adapters.tenant_settings import KeyLimits, TenantSettings
+from server.api.admin.billing.usage import in_utc, start
 from server.api.admin.models import AuditInfo, KeyInfo, NewKey, TenantInfo
-from server.api.admin.usage import in_utc
 from server.cli.storage import operator_at_shell, with_registry
 from server.cli.tenants.administration import Row
 from server.config.settings import Settings
 from server.fairness.shares import check_guarantees
-from server.usage.aggregation import period_start, summed
+from server.usage.aggregation import UsageSums
 
 
 class DatabaseAdministration:
@@ -57,6 +58,7 @@ class DatabaseAdministration:
     def add_key(self, fields: Mapping[str, Any]) -> Row:
         """Create a key; the record has its `secret`."""
         values = {**fields, "role": Role(fields["role"]), "expires_at": _moment(fields.get("expires_at"))}
+        values["limits"] = KeyLimits.parse(values.get("limits") or {})
         tenant, role = values.pop("tenant"), values.pop("role")
         return _issued(
             with_registry(
@@ -65,7 +67,7 @@ class DatabaseAdministration:
         )
 
     def set_key(self, key_id: str, changes: Mapping[str, Any]) -> None:
-        """Change the models, the expiry or the note of a key."""
+        """Change models, expiry, note or limits of a key."""
         values = dict(changes)
         if "expires_at" in values:
             values["expires_at"] = _moment(values["expires_at"])
@@ -83,12 +85,26 @@ class DatabaseAdministration:
             )
         )
 
-    def usage(self, tenant: str | None, since: datetime | None, until: datetime | None, by: str) -> list[Row]:
-        """Usage per period; without `since`, of this month."""
-        begin = in_utc(since) if since else period_start(BudgetPeriod.MONTH, utc_now())
-        end = in_utc(until) if until else None
-        entries = with_registry(self._settings, lambda r: r.usage.list(since=begin, until=end, tenant=tenant))
-        return [dict(row) for row in summed(entries, by)]
+    def usage(
+        self,
+        tenant: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        by: str,
+        *,
+        per_key: bool = False,
+    ) -> list[Row]:
+        """Usage and its cost per period, per version or per key; without `since`, of this month."""
+
+        async def read(registry: Registry) -> tuple[tuple[Usage, ...], PriceList]:
+            entries = registry.usage.of_keys if per_key else registry.usage.list
+            found = await entries(since=start(since), until=in_utc(until), tenant=tenant)
+            return found, await registry.prices.list()
+
+        entries, prices = with_registry(self._settings, read)
+        sums = UsageSums(by, prices, self._settings.currency, per_key=per_key)
+        sums.add(entries)
+        return list(sums.rows())
 
     def audit(self, filters: Mapping[str, Any], limit: int) -> list[Row]:
         """The newest entries that match."""

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from adapters.models import Role
+from adapters.tenant_settings import NO_KEY_LIMITS, KeyLimits
 from server.cli.storage import show
 from server.cli.tenants.administration import Row, admin_options, administration
+from server.cli.tenants.limit_options import changes_of, limit_options, unlimited_option
 
 _EXPIRY = click.option(
     "--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires."
@@ -35,6 +37,7 @@ def key() -> None:
 @click.option("--model", "models", multiple=True, help="Allow only this model; repeat for several models.")
 @_EXPIRY
 @click.option("--note", default="", help="Purpose of the key, for `loragate key list`.")
+@limit_options(KeyLimits.model_fields)
 def add(
     tenant: str | None,
     role: str,
@@ -45,12 +48,14 @@ def add(
     **flags: Any,
 ) -> None:
     """Create a key for TENANT, or for an operator (no tenant, --role operator), and print it once."""
+    limits = _limits_in(flags)
     fields = {
         "tenant": tenant,
         "role": role,
         "models": list(models) or None,
         "expires_at": _in_days(expires_in_days),
         "note": note,
+        "limits": {name: value for name, value in limits.items() if value is not None},
     }
     _print_issued(administration(config, **flags).add_key(fields))
 
@@ -63,6 +68,8 @@ def add(
 @_EXPIRY
 @click.option("--never-expires", is_flag=True, help="Remove the expiry.")
 @click.option("--note", help="Purpose of the key.")
+@limit_options(KeyLimits.model_fields)
+@unlimited_option
 def set_(
     key_id: str,
     models: tuple[str, ...],
@@ -70,21 +77,22 @@ def set_(
     expires_in_days: float | None,
     never_expires: bool,
     note: str | None,
+    unlimited: tuple[str, ...],
     config: Path | None,
     **flags: Any,
 ) -> None:
-    """Change what a key may call, or when it expires; running servers apply it within half a second."""
+    """Change what a key may call, when it expires, or its limits; running servers apply it within half a second."""
     if (models and all_models) or (expires_in_days and never_expires):
         raise click.UsageError("Two options contradict each other; give one of them.")
-    changes: Row = {}
+    changes: Row = {} if note is None else {"note": note}
     if models or all_models:
         changes["models"] = list(models) or None
     if expires_in_days or never_expires:
         changes["expires_at"] = _in_days(expires_in_days)
-    if note is not None:
-        changes["note"] = note
-    if not changes:
+    limits = changes_of(_limits_in(flags), unlimited)
+    if not (changes or limits):
         raise click.UsageError("Nothing to change; give at least one option, for example --never-expires.")
+    changes |= limits
     administration(config, **flags).set_key(key_id, changes)
     click.echo(f"changed key {key_id}")
 
@@ -116,7 +124,7 @@ def revoke(key_id: str, in_s: float, config: Path | None, **flags: Any) -> None:
     "--overlap-s", type=click.FloatRange(min=0), default=0.0, help="Seconds until the old key is revoked."
 )
 def rotate(key_id: str, overlap_s: float, config: Path | None, **flags: Any) -> None:
-    """Create a key with the same rights, print it once, and revoke the old key."""
+    """Create a key with the same rights and limits, print it once, and revoke the old key."""
     _print_issued(administration(config, **flags).rotate_key(key_id, overlap_s))
 
 
@@ -132,6 +140,13 @@ def _print_issued(issued: Row) -> None:
 def _row(record: Row) -> Row:
     columns = ("id", "tenant", "role", "prefix", "models", "expires_at", "revoked_at", "note")
     models = record["models"]
+    limits, unset = record["limits"], NO_KEY_LIMITS.model_dump(mode="json")
     return {name: record[name] for name in columns} | {
-        "models": ",".join(models) if models is not None else None
+        "models": ",".join(models) if models is not None else None,
+        "limits": {name: value for name, value in limits.items() if value != unset.get(name)} or None,
     }
+
+
+def _limits_in(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take the limits out of the flags."""
+    return {name: flags.pop(name) for name in KeyLimits.model_fields}

@@ -49,7 +49,7 @@ class ServerAdministration:
         return self._row("POST", "/keys", json=dict(fields))
 
     def set_key(self, key_id: str, changes: Mapping[str, Any]) -> None:
-        """Change the models, the expiry or the note of a key."""
+        """Change models, expiry, note or limits of a key."""
         self._row("PATCH", f"/keys/{quote(key_id, '')}", json=dict(changes))
 
     def revoke_key(self, key_id: str, in_s: float) -> None:
@@ -60,10 +60,18 @@ class ServerAdministration:
         """Create a key with the same rights; the old one ends in `overlap_s` seconds."""
         return self._row("POST", f"/keys/{quote(key_id, '')}/rotate", json={"overlap_s": overlap_s})
 
-    def usage(self, tenant: str | None, since: datetime | None, until: datetime | None, by: str) -> list[Row]:
-        """Usage per period; without `since`, of this month."""
+    def usage(
+        self,
+        tenant: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        by: str,
+        *,
+        per_key: bool = False,
+    ) -> list[Row]:
+        """Usage and its cost per period, per version or per key; without `since`, of this month."""
         times = {"from": since and since.isoformat(), "to": until and until.isoformat()}
-        return self._list("/usage", {"tenant": tenant, "by": by, **times})
+        return self._list("/usage/keys" if per_key else "/usage", {"tenant": tenant, "by": by, **times})
 
     def audit(self, filters: Mapping[str, Any], limit: int) -> list[Row]:
         """The newest entries that match, page by page."""

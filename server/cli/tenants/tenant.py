@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from adapters.tenant_settings import BudgetPeriod, TenantSettings
+from adapters.tenant_settings import TenantSettings
 from server.cli.storage import show
 from server.cli.tenants.administration import Administration, Row, admin_options, administration
+from server.cli.tenants.limit_options import changes_of, limit_options, unlimited_option
 from server.cli.tenants.usage import usage
 
 #: Settings that have a flag: those with a help text.
 _FLAGS = {name: field for name, field in TenantSettings.model_fields.items() if field.description}
-
-
-def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    for name, field in reversed(_FLAGS.items()):
-        flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, type=_flag_type(field.annotation), help=field.description)(command)
-    return command
-
-
-def _flag_type(annotation: Any) -> Any:
-    if annotation is BudgetPeriod:
-        return click.Choice([period.value for period in BudgetPeriod])
-    return float if annotation is float else int
 
 
 @click.group()
@@ -41,7 +28,7 @@ tenant.add_command(usage)
 @admin_options
 @tenant.command()
 @click.argument("name")
-@_setting_options
+@limit_options(_FLAGS)
 def add(name: str, config: Path | None, **flags: Any) -> None:
     """Add a tenant."""
     admin, values = _split(config, flags)
@@ -52,14 +39,12 @@ def add(name: str, config: Path | None, **flags: Any) -> None:
 @admin_options
 @tenant.command("set")
 @click.argument("name")
-@_setting_options
-@click.option(
-    "--unlimited", multiple=True, metavar="LIMIT", help="Remove a limit, for example --unlimited rpm."
-)
+@limit_options(_FLAGS)
+@unlimited_option
 def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: Any) -> None:
     """Change a tenant's shares and limits; running servers apply them within half a second."""
     admin, values = _split(config, flags)
-    changes = values | dict.fromkeys((limit.replace("-", "_") for limit in unlimited), None)
+    changes = changes_of(values, unlimited)
     if not changes:
         raise click.UsageError("Nothing to change; name at least one setting, for example --rpm 60.")
     admin.set_tenant(name, changes)

@@ -1,4 +1,4 @@
-// Usage over time: a chart of tokens, and the sums per adapter.
+// Usage over time: a chart of tokens, and the sums per adapter with their cost.
 
 import { ask } from "../lib/api.js";
 import { chart } from "../lib/chart.js";
@@ -21,7 +21,8 @@ export function mount(root, session) {
     text: (sum) => `${sum.tenant} ${sum.name}`,
     sorts: {
       tokens: ["tokens", byMost((sum) => sum.prompt + sum.generated)], requests: ["requests", byMost((sum) => sum.requests)],
-      blocks: ["KV block-seconds", byMost((sum) => sum.blocks)], name: ["name", byText((sum) => `${sum.tenant} ${sum.name}`)],
+      cost: ["cost", byMost((sum) => sum.cost)], blocks: ["KV block-seconds", byMost((sum) => sum.blocks)],
+      name: ["name", byText((sum) => `${sum.tenant} ${sum.name}`)],
     },
   });
   root.append(
@@ -75,23 +76,25 @@ function sums(rows) {
   for (const row of rows) {
     const name = row.adapter ? `${row.adapter}@${row.version}` : "base model";
     const key = `${row.tenant}\0${name}`;
-    const sum = groups.get(key) ?? { tenant: row.tenant || "operators", name, requests: 0, prompt: 0, cached: 0, generated: 0, blocks: 0 };
+    const sum = groups.get(key) ?? { tenant: row.tenant || "operators", name, requests: 0, prompt: 0, cached: 0, generated: 0, blocks: 0, cost: 0, currency: row.currency };
     sum.requests += row.requests;
     sum.prompt += row.prompt_tokens;
     sum.cached += row.cached_tokens;
     sum.generated += row.generated_tokens;
     sum.blocks += row.kv_block_seconds;
+    sum.cost += Number(row.cost); // shown rounded; the export has the exact amounts
     groups.set(key, sum);
   }
   return [...groups.values()];
 }
 
 function sumTable(rows, session) {
-  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of which cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"]]
+  const columns = [["Tenant", "tenant"], ["Adapter", "name"], ["Requests", "requests"], ["Prompt", "prompt"], ["of which cached", "cached"], ["Generated", "generated"], ["KV block-seconds", "blocks"], [`Cost (${rows[0]?.currency ?? ""})`, "cost"]]
     .slice(session.tenant ? 1 : 0);
-  const cell = (sum, [label, name]) => h("td", { "data-label": label, class: typeof sum[name] === "number" ? "number" : null }, typeof sum[name] === "number" ? count(sum[name]) : sum[name]);
+  const shown = (sum, name) => name === "cost" ? sum.cost.toFixed(2) : typeof sum[name] === "number" ? count(sum[name]) : sum[name];
+  const cell = (sum, [label, name]) => h("td", { "data-label": label, class: typeof sum[name] === "number" ? "number" : null }, shown(sum, name));
   return h("table", { class: "stacked" },
-    h("caption", {}, "Tokens and requests by adapter"),
+    h("caption", {}, "Tokens, requests and cost by adapter"),
     h("thead", {}, h("tr", {}, columns.map(([label, name]) => h("th", { scope: "col", class: ["tenant", "name"].includes(name) ? null : "number" }, label)))),
     h("tbody", {}, rows.map((sum) => h("tr", {}, columns.map((column) => cell(sum, column))))));
 }

@@ -13,6 +13,7 @@ from postgres_process import PostgresProcess, TcpProxy, postgres_process, tcp_pr
 from adapters.errors import RegistryUnavailable, RegistryUnusable
 from adapters.models import SYSTEM, BatchId, Tenant, Usage
 from adapters.registry import Registry, connect, migrate
+from adapters.registry.billing.spending import Spent
 from adapters.registry.cache import LOOK_UP_TIMEOUT_S, RegistryCache
 from adapters.registry.database import utc_now
 from adapters.registry.outages.availability import PROBE_TIMEOUT_S
@@ -85,7 +86,7 @@ async def test_cached_entries_last_and_nothing_waits_long(registry: Registry, ou
         for refused in (
             cache.get("never-seen"),
             registry.tenants.list(),
-            registry.usage.tokens_since(utc_now()),
+            registry.spending.of_tenants(utc_now()),
         ):
             with pytest.raises(RegistryUnavailable):
                 await refused
@@ -147,7 +148,7 @@ async def test_a_batch_whose_commit_got_no_answer_counts_once(url: str, proxy: T
     registry = Registry(engine)
     batch = [Usage("acme", "support", 1, utc_now(), requests=1, generated_tokens=7)]
     batch_id = BatchId(f"w{time.monotonic_ns()}", 1)
-    before = (await registry.usage.tokens_since(utc_now())).get("acme", 0)
+    before = (await registry.spending.of_tenants(utc_now())).get("acme", Spent()).tokens
 
     def lose_the_answer(connection: sa.Connection) -> None:
         proxy.set("deaf")
@@ -157,11 +158,11 @@ async def test_a_batch_whose_commit_got_no_answer_counts_once(url: str, proxy: T
         await registry.usage.add(batch, batch_id)
     sa.event.remove(engine.sync_engine, "commit", lose_the_answer)
     proxy.set("forward")
-    assert (await registry.usage.tokens_since(utc_now()))["acme"] == before + 7, "it was committed"
+    assert (await registry.spending.of_tenants(utc_now()))["acme"].tokens == before + 7, "it was committed"
     assert not await registry.usage.add(batch, batch_id)
-    assert (await registry.usage.tokens_since(utc_now()))["acme"] == before + 7
+    assert (await registry.spending.of_tenants(utc_now()))["acme"].tokens == before + 7
     assert await registry.usage.add(batch, BatchId(batch_id.writer, 2))
-    assert (await registry.usage.tokens_since(utc_now()))["acme"] == before + 14
+    assert (await registry.spending.of_tenants(utc_now()))["acme"].tokens == before + 14
     await engine.dispose()
 
 

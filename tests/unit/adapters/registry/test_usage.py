@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from adapters.models import Usage
 from adapters.registry import Registry
+from adapters.registry.billing.spending import Spent
 
 NOON = datetime(2026, 3, 1, 12, 40, tzinfo=UTC)
 
@@ -34,10 +35,10 @@ async def test_batches_add_up_per_hour(registry: Registry) -> None:
     )
     assert [entry.hour.hour for entry in acme] == [12, 13]
     assert len(await registry.usage.list(since=NOON, until=NOON + timedelta(minutes=20))) == 2
-    assert await registry.usage.tokens_since(NOON) == {"acme": 24, "globex": 1}
-    assert await registry.usage.tokens_since(NOON + timedelta(hours=2)) == {}
+    assert await registry.spending.of_tenants(NOON) == {"acme": Spent(24), "globex": Spent(1)}
+    assert await registry.spending.of_tenants(NOON + timedelta(hours=2)) == {}
 
 
 async def test_writers_at_once_lose_nothing(registry: Registry) -> None:
     await asyncio.gather(*(registry.usage.add([used(requests=1, prompt_tokens=3)]) for _ in range(30)))
-    assert await registry.usage.tokens_since(NOON) == {"acme": 90}
+    assert await registry.spending.of_tenants(NOON) == {"acme": Spent(90)}

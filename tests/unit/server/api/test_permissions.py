@@ -60,15 +60,16 @@ RULES: dict[Route, Rule] = {
     ("GET", "/metrics"): Rule(OPERATOR),
     ("GET", "/admin/v1/tenants"): Rule(OPERATOR),
     ("POST", "/admin/v1/tenants"): Rule(OPERATOR, 201, {"json": {"name": "{new}"}}),
-    ("GET", "/admin/v1/tenants/{name}"): Rule(OPERATOR),
+    ("GET", "/admin/v1/tenants/{name}"): Rule(TENANT),
     ("PATCH", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 200, {"json": {"rpm": 9}}),
     ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
-    ("GET", "/admin/v1/keys"): Rule(OPERATOR, 200, NAMED),
-    ("POST", "/admin/v1/keys"): Rule(OPERATOR, 201, {"json": {"tenant": "{tenant}"}}),
-    ("PATCH", "/admin/v1/keys/{key_id}"): Rule(OPERATOR, 200, {"json": {"note": "x"}}),
-    ("DELETE", "/admin/v1/keys/{key_id}"): Rule(OPERATOR),
-    ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(OPERATOR, 201, {"json": {}}),
-    ("GET", "/admin/v1/audit"): Rule(OPERATOR),
+    ("GET", "/admin/v1/keys"): Rule(TENANT, 200, NAMED),
+    ("POST", "/admin/v1/keys"): Rule(TENANT, 201, {"json": {"tenant": "{tenant}"}}),
+    ("PATCH", "/admin/v1/keys/{key_id}"): Rule(TENANT, 200, {"json": {"rpm": 9}}),
+    ("DELETE", "/admin/v1/keys/{key_id}"): Rule(TENANT),
+    ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(TENANT, 201, {"json": {}}),
+    ("GET", "/admin/v1/audit"): Rule(MANAGER),
+    ("GET", "/admin/v1/budgets"): Rule(TENANT, 200, NAMED),
     ("POST", "/admin/v1/reconcile"): Rule(OPERATOR),
     ("PUT", ADAPTER + "/versions/{number}/pin"): Rule(OPERATOR),
     ("DELETE", ADAPTER + "/versions/{number}/pin"): Rule(OPERATOR),
@@ -79,6 +80,19 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/usage/keys"): Rule(TENANT, 200, NAMED),
+    ("GET", "/admin/v1/prices"): Rule(TENANT, 200, NAMED),
+    ("POST", "/admin/v1/prices"): Rule(OPERATOR, 201, {"json": {"prompt": "0.5", "generated": 1.5}}),
+    ("DELETE", "/admin/v1/prices"): Rule(
+        OPERATOR, 204, {"params": {"tenant": "{tenant}", "valid_from": "{price}"}}
+    ),
+    ("GET", "/admin/v1/webhooks"): Rule(OPERATOR),
+    ("POST", "/admin/v1/webhooks"): Rule(
+        OPERATOR, 201, {"json": {"url": "https://example.com/x", "events": ["engine.failed"]}}
+    ),
+    ("DELETE", "/admin/v1/webhooks/{webhook_id}"): Rule(OPERATOR, 204),
+    ("POST", "/admin/v1/webhooks/{webhook_id}/test"): Rule(OPERATOR, 202),
+    ("GET", "/admin/v1/webhooks/{webhook_id}/messages"): Rule(OPERATOR),
     ("GET", "/admin/v1/errors"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/history"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/requests/{request_id}"): Rule(TENANT),
@@ -202,6 +216,12 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]
+    if "{webhook_id}" in asked:
+        webhook = {"url": "https://example.invalid/", "events": ["budget.threshold_reached"]}
+        things["webhook_id"] = (await composed.make("POST", "/admin/v1/webhooks", json=webhook))["id"]
+    if "{price}" in asked:
+        body = {"tenant": tenant, "prompt": 1, "generated": 1}
+        things["price"] = (await composed.make("POST", "/admin/v1/prices", json=body))["valid_from"]
     return things
 
 
@@ -279,10 +299,12 @@ async def test_a_foreign_tenant_looks_like_one_that_does_not_exist(
         "request_id": "r",
         "evaluation": "0" * 32,
     }
+    their_key = (await composed.make("POST", "/admin/v1/keys", json={"tenant": foreign}))["id"]
     texts = []
-    for name in (foreign, "nobody"):
-        answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | {"tenant": name})
-        texts.append((answer.status_code, answer.text.replace(name, "NAME")))
+    for name, key_id in ((foreign, their_key), ("nobody", "k_" + "0" * 16)):
+        named = {"tenant": name, "key_id": key_id} | ({"name": name} if "/tenants/" in route[1] else {})
+        answer = await ask(composed, route, RULES[route], keys["tenant_admin"], things | named)
+        texts.append((answer.status_code, answer.text.replace(name, "NAME").replace(key_id, "ID")))
     assert texts[0] == texts[1] and texts[0][0] == 404
 
 

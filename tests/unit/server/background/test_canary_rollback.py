@@ -42,8 +42,16 @@ class Registry:
         return self.alias
 
     async def split(
-        self, tenant: str, adapter: str, targets: list[AliasTarget], *, by: Any, expected_generation: int
+        self,
+        tenant: str,
+        adapter: str,
+        targets: list[AliasTarget],
+        *,
+        by: Any,
+        expected_generation: int,
+        reason: str,
     ) -> None:
+        assert reason, "webhooks and the audit log get it"
         assert [target.number for target in targets] == [1], "the stable version keeps the name"
         self.rolled_back.append(expected_generation)
 

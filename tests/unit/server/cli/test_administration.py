@@ -81,6 +81,28 @@ def test_the_life_of_a_key(run: Run) -> None:
     run("tenant", "remove", "umbrella", "--yes")
 
 
+def test_the_limits_of_a_key_and_a_budget_in_money(run: Run) -> None:
+    run("tenant", "add", "globo", "--money-budget", "250.00")
+    assert rows(run("tenant", "show", "globo", "--json"))[0]["money_budget"] == "250"
+    run("tenant", "set", "globo", "--unlimited", "money-budget", "--budget-period", "day")
+    (row,) = rows(run("tenant", "show", "globo", "--json"))
+    assert (row["money_budget"], row["budget_period"]) == (None, "day")
+    made = run("key", "add", "globo", "--rpm", "5", "--money-budget", "2.50")
+    key_id = made.stderr.split()[1].rstrip(";")
+    assert rows(run("key", "list", "globo", "--json"))[0]["limits"] == {"rpm": 5, "money_budget": "2.5"}
+    run("key", "set", key_id, "--tpm", "100", "--unlimited", "rpm", "--note", "Ann", "--model", "globo-x")
+    (row,) = rows(run("key", "list", "globo", "--json"))
+    assert row["limits"] == {"tpm": 100, "money_budget": "2.5"}
+    assert (row["note"], row["models"]) == ("Ann", "globo-x")
+    run("key", "set", key_id, code=2)
+    assert "money_budget is '0'" in run("key", "set", key_id, "--money-budget", "0", code=1).output
+    assert "no limit 'colour'" in run("key", "set", key_id, "--unlimited", "colour", code=1).output
+    (entry, *_) = rows(run("audit", "--subject", key_id, "--action", "key.set", "--json"))
+    assert entry["details"] == {"changed": ["models", "note"], "tpm": 100, "rpm": None}
+    assert rows(run("usage", "globo", "--keys", "--json")) == []
+    run("tenant", "remove", "globo", "--yes")
+
+
 def test_the_log_of_changes_is_searched_and_exported(run: Run) -> None:
     for name in ("hooli", "hooli_two", "100%"):
         run("tenant", "add", name, code=0 if name != "100%" else 1)

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import UnknownKey
-from adapters.models import Tenant, Usage
-from adapters.tenant_settings import BudgetPeriod, TenantSettings
+from adapters.models import Usage
 from server.observability.scheduler_stats import Report, SchedulerStats
 from server.request.metering import UsageCounters
 from server.usage import ledger as ledger_module
@@ -29,13 +28,9 @@ class Store:
 
     def __init__(self) -> None:
         self.written: list[Usage] = []
-        self.used: dict[datetime, dict[str, int]] = {}
 
     async def add(self, usage: Iterable[Usage]) -> None:
         self.written += usage
-
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        return self.used.get(since, {})
 
     def total(self, name: str, **where: Any) -> float:
         return sum(
@@ -67,7 +62,7 @@ class Clock:
 
 def context(tenant: str = "acme", adapter: str = "support", version: int = 1, at: float = 1000.0) -> Any:
     target = SimpleNamespace(version=SimpleNamespace(adapter=adapter, number=version) if adapter else None)
-    caller = SimpleNamespace(tenant_name=tenant)
+    caller = SimpleNamespace(tenant_name=tenant, key=SimpleNamespace(account=""))
     return SimpleNamespace(caller=caller, target=target, usage=UsageCounters(), started_at=at)
 
 
@@ -232,25 +227,5 @@ def test_an_idle_engine_is_left_alone_and_a_slow_one_is_not_waited_for(
             one.usage.prompt_tokens = 3
         await ledger.flush()
         assert asked == 1 and table.total("prompt_tokens") == 3
-
-    asyncio.run(scenario())
-
-
-def test_budgets_come_back_for_their_own_period() -> None:
-    async def scenario() -> None:
-        ledger, table, _, _ = make()
-        table.used = {
-            datetime(2026, 3, 17, tzinfo=UTC): {"daily": 70},
-            datetime(2026, 3, 1, tzinfo=UTC): {"daily": 700, "monthly": 900},
-        }
-        restored: dict[str, int] = {}
-        budgets: Any = SimpleNamespace(
-            restore_budget=lambda tenant, policy, *, used_tokens: restored.update({tenant: used_tokens})
-        )
-        daily = Tenant("daily", TenantSettings(token_budget=100, budget_period=BudgetPeriod.DAY))
-        await ledger.restore(
-            [daily, Tenant("monthly", TenantSettings(token_budget=1000)), Tenant("quiet")], budgets
-        )
-        assert restored == {"daily": 70, "monthly": 900, "quiet": 0}
 
     asyncio.run(scenario())

@@ -63,9 +63,6 @@ class Table:
             raise OperationalError("commit", {}, Exception("connection lost"))
         return added
 
-    async def tokens_since(self, since: datetime) -> dict[str, int]:
-        return dict(self.tokens)
-
 
 def used(tokens: int, tenant: str = "acme", hour: datetime = NOON) -> Usage:
     return Usage(tenant, "support", 1, hour, requests=1, generated_tokens=tokens)

@@ -46,9 +46,14 @@ async def test_a_tenant_is_shown_with_all_its_settings_on_one_level(client: http
     assert made.status_code == 201
     assert list(made.json()) == [
         "name", "weight", "kv_guarantee", "kv_limit", "max_concurrency", "rpm", "tpm", "token_budget",
-        "budget_period", "sampling_defaults", "limits", "created_at",
+        "money_budget", "budget_period", "sampling_defaults", "limits", "created_at",
     ]  # fmt: skip
-    changed = await client.patch("/tenants/acme", json={"rpm": None, "budget_period": "day"})
+    changed = await client.patch("/tenants/acme", json={"money_budget": 12.5})
+    assert changed.json()["money_budget"] == "12.5"
+    changed = await client.patch(
+        "/tenants/acme", json={"rpm": None, "budget_period": "day", "money_budget": "250.00"}
+    )
+    assert changed.json()["money_budget"] == "250"
     assert (changed.json()["rpm"], changed.json()["budget_period"]) == (None, "day")
     assert (await client.get("/tenants")).json() == {"data": [changed.json()]}
 
@@ -57,6 +62,12 @@ async def test_a_tenant_is_shown_with_all_its_settings_on_one_level(client: http
     ("settings", "code", "message"),
     [
         ({"weight": 0}, "adapter_error", "weight is 0; set it to a number from 0.001 to 1000."),
+        (
+            {"money_budget": "a lot"},
+            "adapter_error",
+            "money_budget is 'a lot'; set it to an amount from 0.000001",
+        ),
+        ({"money_budget": 0}, "adapter_error", "money_budget is 0; set it to an amount from 0.000001"),
         ({"rpm": True}, "adapter_error", "rpm is True; set it to a whole number"),
         ({"kv_guarantee": 0.9, "kv_limit": 0.5}, "adapter_error", "kv_guarantee 0.9 is above kv_limit 0.5"),
         ({"colour": "red"}, "adapter_error", "A tenant has no setting 'colour'"),

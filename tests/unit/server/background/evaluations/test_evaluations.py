@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,30 @@ async def test_it_runs_as_background_under_the_askers_name(composed: Composed, v
         await asyncio.sleep(0.005)
         rows = [row for row in (await composed.make("GET", "/admin/v1/usage"))["data"] if row["adapter"]]
     assert [(row["tenant"], row["version"], row["requests"]) for row in rows] == [("", 1, 6)]
+
+
+async def test_it_costs_its_asker_what_requests_cost_and_no_limit_in_money_ends_it(
+    composed: Composed,
+) -> None:
+    """What is spent is the same here as in the usage, from which a restarted server takes it."""
+    price = {"prompt": 1, "generated": 2, "valid_from": "2026-01-01T00:00:00Z", "backdate": True}
+    await composed.make("POST", "/admin/v1/prices", json=price)
+    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.000001", "rpm": 1})
+    path = f"{ADAPTER}/versions/1/evaluations"
+    body = {"tenant": "acme", "role": "tenant_admin"}
+    key = (await composed.make("POST", "/admin/v1/keys", json=body))["secret"]
+    begun = await composed.ask("POST", path, key, content=CHATS, params={"turns": 3}, headers=OCTETS)
+    assert (await ended(composed, begun.json()))["state"] == "finished"
+    await composed.server.ledger.flush()
+    rows: list[Any] = []
+    while not rows:  # the writer has a thread of its own
+        await asyncio.sleep(0.005)
+        rows = (await composed.make("GET", "/admin/v1/usage?tenant=acme"))["data"]
+    spent = composed.server.engine.admission.accounts["acme"].period_used_nanos
+    assert [Decimal(row["cost"]) for row in rows] == [Decimal(spent).scaleb(-9)] and spent > 1000
+    (budget,) = (await composed.make("GET", "/admin/v1/budgets?tenant=acme"))["data"]
+    assert (budget["budget"], budget["used"]) == ("money_budget", rows[0]["cost"])
+    assert (await composed.make("GET", "/admin/v1/usage/keys?tenant=acme"))["data"] == []
 
 
 async def test_the_same_chats_again_are_the_same_evaluation(composed: Composed, vllm: FakeVllm) -> None:

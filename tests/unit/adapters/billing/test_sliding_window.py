@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.sliding_window import SlidingWindow
+from adapters.billing.sliding_window import SlidingWindow
 
 SPAN_S = 60.0
 

@@ -1,0 +1,1 @@
+"""Money, prices, webhooks and counts of the last minute: integers and decimals, no database, no HTTP."""
