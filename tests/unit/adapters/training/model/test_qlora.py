@@ -69,7 +69,7 @@ def test_a_qlora_training_learns_and_its_adapter_fits_the_full_base(
     losses = {}
     for qlora in (False, True):
         config = configure(
-            qlora=qlora, max_steps=20, out=tmp_path / str(qlora), evaluate_every=5, learning_rate=5e-2
+            qlora=qlora, max_steps=20, out=tmp_path / str(qlora), evaluate_every=5, learning_rate=1e-2
         )
         assert train(config).document["hyperparameters"]["qlora"] is qlora
         lines = (config.out / "log.jsonl").read_text().splitlines()

@@ -78,9 +78,8 @@ def context(
     sampling = Resolved({field: SCHEMA}, {}, ())
     caller = Caller(key, Tenant(tenant))
     target = Target("base", None)
-    return RequestContext(
-        "r", Endpoint.CHAT, caller, target, sampling, TenantSettings(), "salt", limits or Limits(compile_s=10)
-    )
+    settings, bounds = TenantSettings(), limits or Limits(compile_s=10)
+    return RequestContext("r", Endpoint.CHAT, caller, target, sampling, settings, "salt", limits=bounds)
 
 
 def wants(**form: Any) -> SamplingParams:
