@@ -35,6 +35,7 @@ def test_block(server: ServerProcess, folder: Path, language: str, code: str) ->
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LORAGATE_URL": server.url,
+        "LORAGATE_KEY": "demo-admin",  # with a URL, the commands for tenants and keys ask the server, too
         "LORAGATE_DATA_DIR": str(server.data_dir),
         "LORAGATE_DEMO": "true",
     }

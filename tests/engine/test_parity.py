@@ -21,7 +21,8 @@ def test_a_served_adapter_says_what_peft_says(server: ServerProcess, client_for,
     with client_for(f"demo-{adapter.tenant}") as client:
         found = compare(client, name, wanted)
         other = compare(client, demo.SERVED_NAME, wanted)
-    assert found.difference <= 1e-4
+    # Two computations in float32, each up to 1.1e-4 from float64 at single words (docs/performance.md).
+    assert found.difference <= 2e-4
     assert (found.equal, found.prompts) == (PROMPTS, PROMPTS)
     # The comparison can fail: the bare base says something else.
     assert other.difference > 0.1 and other.equal < PROMPTS
