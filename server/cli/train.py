@@ -157,7 +157,7 @@ def _config(context: click.Context, preset: str | None, flags: Mapping[str, Any]
     """The configuration from flags and preset; a flag overrides the preset."""
     values = (PRESETS[preset].values() if preset else {}) | given(flags)
     for name in ("base", "data", "out"):
-        if name not in values:
+        if name not in values and not (name == "data" and "preferences" in values):
             raise click.UsageError(f"Missing option '--{name}'.", context)
     values["judge_key"] = values.get("judge_key") or read_variable(JUDGE_KEY_VARIABLE) or ""
     values["base"] = demo.MODEL_DIR if values["base"] == "demo" else Path(values["base"])
