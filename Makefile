@@ -34,9 +34,10 @@ $(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/cluster.txt
-	@echo "installing requirements/dev.txt, quantize.txt and cluster.txt into $(VENV)"
-	@$(INSTALL) --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/cluster.txt
+$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/preferences.txt requirements/cluster.txt
+	@echo "installing requirements/dev.txt, quantize.txt, preferences.txt and cluster.txt into $(VENV)"
+	@$(INSTALL) --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/preferences.txt \
+	  -r requirements/cluster.txt
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
@@ -131,7 +132,10 @@ lock: ## make the locks from requirements/*.in
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
 	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
 	  -o quantize.txt; } && \
-	sed -i '/-c cpu.txt/d' quantize.txt # what the server's lock has already
+	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile preferences.in --override cpu.overrides -o preferences.txt || \
+	  compile preferences.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
+	  -o preferences.txt; } && \
+	sed -i '/-c cpu.txt/d' quantize.txt preferences.txt # what the server's lock has already
 
 bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 	@$(BIN)/python -m benchmarks $(ARGS)

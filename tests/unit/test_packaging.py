@@ -97,20 +97,21 @@ def test_no_registry_host_and_no_path_of_a_machine() -> None:
             assert not any(host in text for host in hosts), file
 
 
-def test_the_extra_and_its_lock_are_one() -> None:
-    """`quantize` has a lock of its own, with nothing in it that the server's lock decides."""
+@pytest.mark.parametrize(("extra", "package"), [("quantize", "autoawq"), ("preferences", "trl")])
+def test_the_extra_and_its_lock_are_one(extra: str, package: str) -> None:
+    """An extra has a lock of its own, with nothing in it that the server's lock decides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = ROOT / "requirements"
     wanted = [
         line
-        for line in (requirements / "quantize.in").read_text(encoding="utf-8").splitlines()
+        for line in (requirements / f"{extra}.in").read_text(encoding="utf-8").splitlines()
         if not line.startswith(("#", "-c"))
     ]
-    assert project["optional-dependencies"]["quantize"] == wanted
+    assert project["optional-dependencies"][extra] == wanted
 
     def locked(name: str) -> set[str]:
         lines = (requirements / name).read_text(encoding="utf-8").splitlines()
         return {line.partition("==")[0] for line in lines}
 
-    assert "autoawq" in locked("quantize.txt")
-    assert not locked("quantize.txt") & locked("cpu.txt")
+    assert package in locked(f"{extra}.txt")
+    assert not locked(f"{extra}.txt") & locked("cpu.txt")
