@@ -70,7 +70,7 @@ class FeedbackService:
         if messages is not None and not self.keeps_messages:
             raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
         if rejected is not None and messages is None:
-            raise InvalidRequest(_NO_MESSAGES, param="rejected", code="messages_not_kept")
+            raise InvalidRequest(_NO_MESSAGES, param="rejected", code="messages_missing")
         found = await self._answers.find(caller.tenant_name, request_id)
         if found is None:
             raise UnknownRequest(request_id)
