@@ -46,7 +46,12 @@ $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
 
 setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
 
-serve: setup ## start the server (the demo, or MODEL=… on CUDA=1)
+# Before gigabytes are downloaded for nothing.
+.PHONY: gpu
+gpu:
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "CUDA=1 needs an NVIDIA GPU, and nvidia-smi lists none. Leave CUDA=1 out to serve on the CPU." >&2; exit 1; }
+
+serve: $(if $(CUDA),gpu) setup ## start the server (the demo, or MODEL=… on CUDA=1)
 	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
 
 # Tests without an engine run beside each other, one thread each. Those with one share it, and need all cores for it.

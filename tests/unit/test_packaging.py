@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -115,3 +116,14 @@ def test_the_extra_and_its_lock_are_one(extra: str, package: str) -> None:
 
     assert package in locked(f"{extra}.txt")
     assert not locked(f"{extra}.txt") & locked("cpu.txt")
+
+
+def test_cuda_without_a_gpu_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    missing = tmp_path / "nvidia-smi"
+    missing.write_text("#!/bin/sh\nexit 9\n")
+    missing.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "serve", "CUDA=1", f"VENV={tmp_path / 'venv'}"]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert made.returncode != 0 and "nvidia-smi lists none" in made.stderr
+    assert not (tmp_path / "venv").exists()
