@@ -17,6 +17,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from server.engine.decoding.grammars.watched_grammar import has_ended
@@ -26,6 +28,7 @@ from server.engine.process.heartbeat import answer_pings, beat
 from server.engine.scheduling.engine_capacity import capacity, lora_slots
 from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from server.engine.scheduling.scheduler_report import install, report
+from server.engine.scheduling.step_rows import StepRows
 from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
@@ -53,6 +56,7 @@ class TenantScheduler(AsyncScheduler):
         self._update_request_with_output = self._update
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._prompt_rows = PromptLogprobRows(self, self.vllm_config)
+        self._step_rows = StepRows(self, self.arbiter.accounting)
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
@@ -71,6 +75,7 @@ class TenantScheduler(AsyncScheduler):
         if not paused:
             self.arbiter.begin_step()
             self._cap_prefills()
+            self._step_rows.begin_step()
         self._order_victims()
         output = super().schedule(throttle_prefills)
         if not paused:
@@ -79,6 +84,14 @@ class TenantScheduler(AsyncScheduler):
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         self._kind._update_after_schedule(self, scheduler_output)
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        """vLLM's own; the step's time is noted."""
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._step_rows.note_step(scheduler_output)
+        return outputs
 
     def add_request(self, request: Request) -> None:
         """Add a request, whose tokens are checked if it is watched for loops or has a grammar.
