@@ -34,7 +34,7 @@ class RowShares:
         self._seen_s: dict[str, float] = {}
 
     def caps(self) -> dict[str, int]:
-        """The tenants that have more sequences than the next step shall compute, each with its number for the step."""
+        """The tenants that have more sequences than the next step shall compute, each with its number of them."""
         rows = self._rows()
         if len(rows) < 2 or max(rows.values()) < 2:
             return {}
@@ -54,7 +54,7 @@ class RowShares:
     def _rows(self) -> dict[str, int]:
         """Sequences of each tenant that is active or was a moment ago."""
         now_s = self._accounting.now_s()
-        for tenant, allocated in self._accounting.active():
+        for tenant, _ in self._accounting.active():
             if not is_background(tenant):
                 self._seen_s[tenant] = now_s
         self._seen_s = {tenant: at_s for tenant, at_s in self._seen_s.items() if now_s - at_s <= _ACTIVE_S}

@@ -1,7 +1,7 @@
 """vLLM's scheduler, directed by `server.fairness`: which request starts next, and which are preempted.
 
 Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
-`_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
+`update_from_output`, `_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
 KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the
 dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore process.
 """
@@ -17,8 +17,6 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from server.engine.decoding.grammars.watched_grammar import has_ended
@@ -85,10 +83,8 @@ class TenantScheduler(AsyncScheduler):
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         self._kind._update_after_schedule(self, scheduler_output)
 
-    def update_from_output(
-        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
-    ) -> dict[int, EngineCoreOutputs]:
-        """vLLM's own; the step's time is noted."""
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
+        """vLLM's own; the time of the step is noted."""
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._step_rows.note_step(scheduler_output)
         return outputs

@@ -2,7 +2,7 @@
 
 A sequence that is held back keeps its blocks and its place, and its tenant's sequences take turns.
 Leans on (vLLM 0.32): Scheduler.current_step, which `schedule` counts, and Request.next_decode_eligible_step, before
-which `schedule` passes over a running request; GPUModelRunner takes such a request out of its batch and keeps its state.
+which `schedule` passes over a running request; GPUModelRunner takes it out of its batch and keeps its state.
 """
 
 from __future__ import annotations
