@@ -1,9 +1,10 @@
 """vLLM's scheduler, directed by `server.fairness`: which request starts next, and which are preempted.
 
 Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
-`update_from_output`, `_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
-KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the
-dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore process.
+`update_from_output`, `_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`,
+`_inflight_prefills`), KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request.
+Given to vLLM as the dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore
+process.
 """
 
 from __future__ import annotations
