@@ -55,7 +55,7 @@ class TenantScheduler(AsyncScheduler):
         self._update_request_with_output = self._update
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._prompt_rows = PromptLogprobRows(self, self.vllm_config)
-        self._step_rows = StepRows(self, self.arbiter.accounting)
+        self._step_rows = StepRows(self, self.arbiter)
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from vllm.v1.core.sched.output import SchedulerOutput
 
-from server.fairness.block_accounting import BlockAccounting
-from server.fairness.row_shares import RowShares
+from server.fairness.arbiter import Arbiter
 
 #: Steps after which a tenant's next sequences take their turn: each change of the batch costs the workers time.
 _TURN_STEPS: Final = 8
@@ -21,16 +20,18 @@ _TURN_STEPS: Final = 8
 class StepRows:
     """The sequences of the next step, and how long the last ones took."""
 
-    def __init__(self, scheduler: Any, accounting: BlockAccounting) -> None:
+    def __init__(self, scheduler: Any, arbiter: Arbiter) -> None:
         self._scheduler = scheduler
-        self._accounting = accounting
-        self._shares = RowShares(accounting)
+        self._accounting = arbiter.accounting
+        self._shares = arbiter.row_shares
         self._noted_s: float | None = None  # when the last step ended, if another one followed at once
 
     def begin_step(self) -> None:
         """Hold back what is too much in the step that vLLM schedules next."""
-        for tenant, cap in self._shares.caps().items():
+        for tenant, cap in self._shares.caps.items():
             ids = list(self._accounting.of(tenant).allocations)
+            if len(ids) <= cap:
+                continue
             first = self._scheduler.current_step // _TURN_STEPS * cap % len(ids)
             turn = (ids[first:] + ids[:first])[cap:]
             for request_id in turn:

@@ -12,6 +12,7 @@ from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.row_shares import RowShares, fair_level
 from server.fairness.shares import Capacity, Share, background_name
 from server.fairness.step_times import StepTimes
+from server.fairness.waiting_queue import WaitingQueue
 
 
 def learned(*, step_s: float, row_s: float, most: int = 64) -> StepTimes:
@@ -85,44 +86,50 @@ def test_the_level_shares_out_all_and_no_more(tenants: dict[str, tuple[int, floa
     assert shared == pytest.approx(int(within)) or (math.isinf(level) and shared <= within + 1)
 
 
-def shares_of(running: dict[str, int], now_s: list[float]) -> tuple[RowShares, BlockAccounting]:
+def shares_of(
+    running: dict[str, int], now_s: list[float], **share: float
+) -> tuple[RowShares, BlockAccounting]:
     accounting = BlockAccounting(Capacity(1000, 16, 64), lambda: now_s[0])
     for tenant, count in running.items():
         for number in range(count):
-            accounting.open(Allocation(f"{tenant}{number}", tenant, Share(), number, 0))
-    shares = RowShares(accounting)
+            accounting.open(Allocation(f"{tenant}{number}", tenant, Share(**share), number, 0))
+    shares = RowShares(WaitingQueue(), accounting)
     shares.times = learned(step_s=0.010, row_s=0.010)
+    shares.begin_step()
     return shares, accounting
 
 
-def test_equal_tenants_are_left_alone() -> None:
-    shares, _ = shares_of({"acme": 20, "globex": 20}, [0.0])
-    assert shares.caps() == {}
-
-
-def test_a_tenant_alone_is_left_alone() -> None:
-    shares, _ = shares_of({"acme": 60}, [0.0])
-    assert shares.caps() == {}
+@pytest.mark.parametrize("running", [{"acme": 20, "globex": 20}, {"acme": 60}, {"acme": 1, "globex": 1}, {}])
+def test_equal_tenants_and_one_alone_are_left_alone(running: dict[str, int]) -> None:
+    shares, _ = shares_of(running, [0.0])
+    assert shares.caps == {} and not shares.is_full("acme")
 
 
 def test_only_the_tenant_with_many_is_held_back() -> None:
     shares, _ = shares_of({"acme": 50, "globex": 2, "initech": 3}, [0.0])
-    caps = shares.caps()
-    assert caps.keys() == {"acme"}
-    assert 4 <= caps["acme"] <= 12
+    assert shares.caps.keys() == {"acme"}
+    assert 4 <= shares.caps["acme"] <= 12
+    assert shares.is_full("acme") and not shares.is_full("globex")
+
+
+def test_what_a_guarantee_covers_is_never_held_back() -> None:
+    shares, _ = shares_of({"acme": 50, "globex": 2}, [0.0], guarantee=0.5)
+    assert shares.caps == {"acme": 32}
 
 
 def test_the_background_is_not_counted() -> None:
     shares, _ = shares_of({"acme": 50, background_name("globex"): 1}, [0.0])
-    assert shares.caps() == {}
+    assert shares.caps == {}
 
 
 def test_a_tenant_that_was_active_a_moment_ago_counts_as_one() -> None:
     now_s = [0.0]
     shares, accounting = shares_of({"acme": 50, "globex": 1}, now_s)
-    beside = shares.caps()
+    beside = shares.caps
     accounting.close("globex0")
     now_s[0] = 0.9
-    assert shares.caps() == beside
+    shares.begin_step()
+    assert shares.caps == beside
     now_s[0] = 2.0
-    assert shares.caps() == {}
+    shares.begin_step()
+    assert shares.caps == {}

@@ -85,6 +85,40 @@ def test_a_preempted_sequence_goes_on(depth: int) -> None:
     assert {len(tokens) for request_id, tokens in rig.tokens.items() if request_id != "alone"} == {40}
 
 
+def timed(depth: int) -> Rig:
+    """Steps of one and of 16 sequences have been timed; one sequence of globex runs."""
+    rig = Rig(depth=depth, blocks=2000, max_num_seqs=32, max_tokens_per_step=512, step_s=0.01, row_s=0.01)
+    for number in range(16):
+        rig.add(f"before{number}", generate=6)
+    rig.run()
+    rig.add("g", "globex", generate=300)
+    for _ in range(10):
+        rig.step()
+    return rig
+
+
+def test_only_so_many_start_as_may_be_computed(depth: int) -> None:
+    rig = timed(depth)
+    for number in range(40):
+        rig.add(f"a{number}", generate=2)
+    for _ in range(40):
+        rig.step()
+        assert rig.running().get("acme", 0) <= 4
+    rig.run()
+    assert {len(rig.tokens[f"a{number}"]) for number in range(40)} == {2}
+
+
+def test_a_guarantee_is_kept(depth: int) -> None:
+    rig = timed(depth)
+    for number in range(16):
+        rig.add(f"a{number}", policy=TenantSettings(kv_guarantee=0.25), generate=60)
+    for _ in range(10):
+        rig.step()
+    assert rig.running()["acme"] == 8 and rows(rig) == 8
+    assert rig.scheduler.report()["counters"]["starved_steps"] == 0
+    rig.run()
+
+
 def test_vllm_passes_over_a_running_request_until_its_step() -> None:
     source = inspect.getsource(Scheduler.schedule)
     counted = source.index("self.current_step += 1")
