@@ -159,7 +159,7 @@ class Rig:
     def step(self) -> SchedulerOutput:
         """Schedule once, and take the output of the oldest step when the pipeline is full."""
         output = self.scheduler.schedule()
-        self.now_s += self.step_s + self.row_s * len(output.num_scheduled_tokens)
+        self.now_s += self.step_s
         self.steps.append(output)
         for request_id in output.num_scheduled_tokens:
             self.started_s.setdefault(request_id, self.now_s)
@@ -209,6 +209,7 @@ class Rig:
 
     def _take(self) -> None:
         output, answer = self.in_flight.popleft()
+        self.now_s += self.row_s * len(answer)
         ids = list(answer)
         model_output = ModelRunnerOutput(
             req_ids=ids,
