@@ -7,7 +7,7 @@ expected and what helps.
 
 from __future__ import annotations
 
-from adapters.artifact.applied import explain_unapplied, modules_of
+from adapters.artifact.applied_layers import changed_layers, explain_unapplied
 from adapters.artifact.files import CONFIG, TRAINING, WANTED, WEIGHTS, require_files
 from adapters.artifact.inspection import ArtifactReport, inspect_artifact
 from adapters.artifact.shape import BaseShape

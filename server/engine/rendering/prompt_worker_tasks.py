@@ -19,9 +19,9 @@ from vllm.config import VllmConfig
 from vllm.renderers import BaseRenderer
 from vllm.renderers.registry import renderer_from_config
 
-from sampling.body_limits import PROMPT_FIELDS
 from sampling.endpoints import Endpoint
 from sampling.errors import RequestError
+from sampling.json_limits import PROMPT_FIELDS
 from sampling.limits import Limits
 from server.engine.handlers import VllmHandlers
 from server.engine.rendering.prompt import RenderedPrompt

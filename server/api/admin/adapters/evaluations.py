@@ -11,7 +11,7 @@ from adapters.promotion.condition import MAX_CHARACTERS, Condition
 from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.api.admin.models import Listing
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
-from server.api.middleware.body_limits import is_upload
+from server.api.middleware.body_reader import is_upload
 from server.background.evaluations.service import EvaluationOptions
 from server.errors import InvalidRequest
 from server.request.context import Caller

@@ -24,8 +24,8 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output.request import get_structured_output_key
 
-from sampling.body_limits import measure
 from sampling.errors import BodyLimitExceeded
+from sampling.json_limits import measure
 from sampling.limits import Limits
 from server.admission.errors import TooManyConcurrent
 from server.engine.decoding.grammars import files, worker

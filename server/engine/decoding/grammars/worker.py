@@ -26,7 +26,7 @@ from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, Str
 from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar
 
-from sampling.body_limits import measure
+from sampling.json_limits import measure
 from server.engine.decoding.grammars import files, probe
 from server.engine.decoding.grammars.endless import is_endless
 from server.engine.decoding.grammars.errors import GrammarRefused, TooComplex, reason_of
