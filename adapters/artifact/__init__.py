@@ -19,8 +19,8 @@ __all__ = [
     "WEIGHTS",
     "ArtifactReport",
     "BaseShape",
+    "changed_layers",
     "explain_unapplied",
     "inspect_artifact",
-    "modules_of",
     "require_files",
 ]

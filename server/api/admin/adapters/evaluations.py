@@ -32,7 +32,7 @@ class ConditionInfo(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of evaluations and of the condition for traffic, below /admin/v1/adapters/{tenant}/{name}."""
     routes = admin_router("/adapters/{tenant}/{name}")
     _add_evaluations(routes, services, guard)
     _add_reading(routes, services, guard)

@@ -47,7 +47,7 @@ class VersionBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of adapters and their versions: /admin/v1/adapters."""
     routes = admin_router("/adapters")
     _add_reading(routes, services, guard)
     _add_versions(routes, services, guard)

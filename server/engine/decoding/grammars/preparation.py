@@ -81,7 +81,7 @@ class Grammars:
         """For an engine with this configuration."""
         validate_only_unprepared()
         pool = WorkerPool(
-            partial(worker.set_up, config),
+            partial(worker.set_up_compiler, config),
             spare=1,
             memory_bytes=WORKER_BYTES,
             name="loragate grammar compiler",

@@ -18,7 +18,7 @@ from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
 from sampling.limits import Limits
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from sampling.resolution import Resolved
 from server.admission import Admission
 from server.admission.errors import NeverFits, TooManyConcurrent
@@ -299,12 +299,13 @@ async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate,
 async def test_steered_answers_are_counted_for_those_who_asked(
     gate: Gate, engine: FakeEngine, repetition: str, counted: int
 ) -> None:
-    made: list[LoopCount] = []
+    made: list[RepetitionCount] = []
 
-    def count() -> LoopCount:
+    def count() -> RepetitionCount:
         made.append(
-            LoopCount(
-                lambda: Detector(Thresholds(ngram_tokens=1, window_tokens=2)), lambda d: d.closeness > 0.5
+            RepetitionCount(
+                lambda: RepetitionDetector(Thresholds(ngram_tokens=1, window_tokens=2)),
+                lambda d: d.closeness > 0.5,
             )
         )
         return made[-1]

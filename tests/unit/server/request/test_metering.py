@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.request import metering
 from server.request.context import UsageCounters
 from server.request.metering import MeteredStream, Progress
@@ -80,8 +80,8 @@ def metered(
     reservation: Settled | None = None,
     n: int = 1,
     progress: Any = None,
-    steered: LoopCount | None = None,
-    looped: LoopCount | None = None,
+    steered: RepetitionCount | None = None,
+    looped: RepetitionCount | None = None,
 ) -> MeteredStream:
     settled: Any = reservation or Settled()
     return MeteredStream(
@@ -151,9 +151,11 @@ async def test_a_client_sees_an_answer_that_was_ended_for_repetition_as_cut_off(
 
 
 async def test_each_sequence_that_loops_is_counted_once_and_by_itself(clock: Clock) -> None:
-    def count() -> LoopCount:
+    def count() -> RepetitionCount:
         thresholds = Thresholds(ngram_tokens=1, window_tokens=4)
-        return LoopCount(lambda: Detector(thresholds), lambda detector: detector.verdict is not None)
+        return RepetitionCount(
+            lambda: RepetitionDetector(thresholds), lambda detector: detector.verdict is not None
+        )
 
     usage = UsageCounters()
     looping = output(sequence(*[7] * 9), sequence(*[8] * 9, index=1), sequence(*range(9), index=2))
