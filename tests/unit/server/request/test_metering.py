@@ -242,3 +242,25 @@ async def test_a_cancelled_caller_waits_for_the_engine_and_stays_cancelled(abort
         await reading
     assert ended == [True]
     assert usage.generated_tokens == 2
+
+
+class Rows:
+    """Log-probabilities of a prompt of which rows are left to read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def complete(self) -> None:
+        self.read += 1
+
+
+@pytest.mark.parametrize("rows", [None, [{1: 0.0}], Rows()], ids=["none", "read already", "left"])
+async def test_the_rest_of_a_prompts_log_probabilities_is_read_before_an_output_goes_on(
+    clock: Clock, rows: Any
+) -> None:
+    produced = output(sequence(1))
+    produced.prompt_logprobs = rows
+    (passed,) = await read(metered(streamed(clock, (1.0, produced)), UsageCounters()))
+    assert passed.prompt_logprobs is rows
+    if isinstance(rows, Rows):
+        assert rows.read == 1
