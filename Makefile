@@ -67,8 +67,8 @@ endif
 test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles, starts processes nor computes for long
 	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
 
-test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(VENV)/.dev ## the long forms: many kills, large statistics, all examples of random tests
+	@$(BIN)/python -m pytest --hypothesis-profile long -m long $(ARGS)
 
 test-real: $(VENV)/.dev ## what is served is what peft computes: a real model, in the folder LORAGATE_REAL_MODEL (10 minutes)
 ifdef LORAGATE_REAL_MODEL
