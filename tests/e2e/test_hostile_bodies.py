@@ -441,12 +441,11 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(60, marks=pytest.mark.long)])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES, "/tokenize", "/detokenize"])
-def test_no_body_is_an_error_of_the_server(server: ServerProcess, path: str, count: int) -> None:
+def test_no_body_is_an_error_of_the_server(server: ServerProcess, path: str) -> None:
     with httpx.Client(base_url=server.url, headers=ACME, timeout=60) as client:
 
-        @settings(max_examples=count)
+        @settings(max_examples=60)
         @given(st.dictionaries(st.sampled_from([*FIELDS, "tokens"]), json_values, max_size=4), st.booleans())
         def send(fields: dict[str, Any], valid: bool) -> None:
             base: dict[str, Any] = {
