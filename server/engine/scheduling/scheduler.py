@@ -20,9 +20,9 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from server.engine.decoding.grammars.prepared_backend import take_prepared
 from server.engine.decoding.grammars.watched_grammar import has_ended
-from server.engine.decoding.repetition import LoopWatch
-from server.engine.decoding.structured_output import take_prepared
+from server.engine.decoding.repetition_steering import LoopWatch
 from server.engine.process.heartbeat import answer_pings, beat
 from server.engine.scheduling.engine_capacity import capacity, lora_slots
 from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
