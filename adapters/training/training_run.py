@@ -118,10 +118,15 @@ def _run_stage(
     )
     report.document.update(fingerprint=fitted.fingerprint, memory_plan_bytes=plan.total)
     report.document.update({"stages": list(earlier_stages)} if earlier_stages else {})
+    _finish(config, report, console)
+    return report
+
+
+def _finish(config: TrainingConfig, report: TrainingReport, console: Console) -> None:
+    """Write the report, which marks the folder as finished, and delete the checkpoints."""
     write_report(config, report.document)
     shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     console.print(f"The adapter is in {config.out}.", highlight=False)
-    return report
 
 
 def finished_report(config: TrainingConfig) -> dict[str, Any] | None:

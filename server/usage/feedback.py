@@ -63,14 +63,10 @@ class FeedbackService:
 
         Raises:
             UnknownRequest: no recent request of this tenant has the id.
-            InvalidRequest: messages were sent, and this server does not store them; or a rejected answer without
-                the messages that it answers.
+            InvalidRequest: this server does not store the messages that were sent, or `rejected` has none.
             RegistryUnavailable: the database does not answer.
         """
-        if messages is not None and not self.keeps_messages:
-            raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
-        if rejected is not None and messages is None:
-            raise InvalidRequest(_NO_MESSAGES, param="rejected", code="messages_missing")
+        self._check(messages, rejected)
         found = await self._answers.find(caller.tenant_name, request_id)
         if found is None:
             raise UnknownRequest(request_id)
@@ -90,6 +86,12 @@ class FeedbackService:
         for listener in self._listeners:
             listener(feedback.tenant, version, rating)
         return feedback
+
+    def _check(self, messages: Sequence[Mapping[str, Any]] | None, rejected: str | None) -> None:
+        if messages is not None and not self.keeps_messages:
+            raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
+        if rejected is not None and messages is None:
+            raise InvalidRequest(_NO_MESSAGES, param="rejected", code="messages_missing")
 
 
 def training_lines(entries: Iterable[Feedback]) -> Iterator[str]:

@@ -57,6 +57,10 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
     """
     if config.preferences is not None:
         return _prepare_preferences(config, renderer)
+    return _prepare_chats(config, renderer)
+
+
+def _prepare_chats(config: TrainingConfig, renderer: Renderer) -> PreparedData:
     unusable: list[str] = []
     sources, held_out = _read_sources(config, unusable)
     rephrased = [augment(chats, config.seed) if config.augment else chats for chats in sources]

@@ -101,25 +101,43 @@ def quantize(
     )
     progress("measuring the full model", 0, 0)
     before = perplexity(model, texts.held_out, most_tokens=job.block_tokens)
-    digest = base_digest(job.model)
-    search = job.out.parent / (
-        f".{job.out.name}-search-{search_fingerprint(digest, texts.calibration, job.group_size)}"
-    )
+    search = _search_folder(job, texts)
     layers = model.config.num_hidden_layers
     kept = KeptResults(search, layers, lambda done, total: progress("searching scales", done, total))
     progress("searching scales", 0, layers)
     scales = _quantize_layers(quantizable, tokenizer, texts, job, kept)
-    job.out.parent.mkdir(parents=True, exist_ok=True)
     progress("writing and measuring the 4-bit model", 0, 0)
+    del model
+    report = _write_checkpoint(quantizable, scales, texts, job, before)
+    shutil.rmtree(search, ignore_errors=True)
+    return report
+
+
+def _search_folder(job: Quantization, texts: CalibrationTexts) -> Path:
+    """Where the results of finished blocks are kept until the checkpoint is written."""
+    fingerprint = search_fingerprint(base_digest(job.model), texts.calibration, job.group_size)
+    return job.out.parent / f".{job.out.name}-search-{fingerprint}"
+
+
+def _write_checkpoint(
+    quantizable: Any,
+    scales: dict[str, torch.Tensor],
+    texts: CalibrationTexts,
+    job: Quantization,
+    perplexity_before: float,
+) -> QuantizationReport:
+    """Write ``job.out``, measured, at once."""
+    job.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.out.parent, prefix=f".{job.out.name}-") as scratch:
         folder = Path(scratch) / "checkpoint"
         _write(quantizable, scales, job.model, folder)
-        del quantizable, model
-        after = perplexity(load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens)
+        quantizable.model = None  # the full model makes room for the 4-bit one
         report = QuantizationReport(
-            base_digest=digest,
-            perplexity_before=before,
-            perplexity_after=after,
+            base_digest=base_digest(job.model),
+            perplexity_before=perplexity_before,
+            perplexity_after=perplexity(
+                load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens
+            ),
             held_out_texts=len(texts.held_out),
             calibration_tokens=sum(map(len, texts.calibration)),
             bytes_before=_weight_bytes(job.model),
@@ -127,7 +145,6 @@ def quantize(
         )
         (folder / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         folder.rename(job.out)  # atomic, also onto an empty folder
-    shutil.rmtree(search, ignore_errors=True)
     return report
 
 

@@ -76,54 +76,61 @@ def search_fingerprint(model_digest: str, texts: Sequence[Sequence[int]], group_
 def create_quantizer(scales: dict[str, torch.Tensor], kept: KeptResults) -> type:
     """AutoAWQ's quantizer with our searches; the scales of the projections go to ``scales``, for adapters."""
     from awq.quantize.quantizer import AwqQuantizer
-    from awq.utils.module import get_op_name
 
-    class KeepingQuantizer(AwqQuantizer):
-        """Keeps the scales, which AutoAWQ applies and then discards."""
+    return type("KeepingQuantizer", (_Searches, AwqQuantizer), {"scales_found": scales, "kept": kept})
 
-        def _search_best_scale(
-            self, module: Any, prev_op: Any, layers: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            number = next(i for i, layer in enumerate(self.modules) if layer is module)
-            before, after = get_op_name(module, prev_op), tuple(get_op_name(module, m) for m in layers)
-            search = super()._search_best_scale
-            scale = kept.find(
-                number, f"scale {before}", lambda: search(module, prev_op, layers, *args, **kwargs)[2]
-            )
-            for name in after:
-                scales[f"model.layers.{number}.{name}.inputs"] = scale.float().reshape(-1).clone()
-            if before.endswith("_proj"):
-                scales[f"model.layers.{number}.{before}.outputs"] = 1 / scale.float().reshape(-1)
-            return before, after, scale
 
-        def _compute_best_scale(
-            self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, linears2scale: Any, fp16_output: Any,
-            kwargs: Any = None,
-        ) -> Any:  # fmt: skip
-            x, fp16_output, kwargs = some_tokens(x, fp16_output, kwargs or {})
-            return super()._compute_best_scale(
-                x, w_mean, x_mean, module2inspect, linears2scale, fp16_output, kwargs
-            )
+class _Searches:
+    """Methods in place of those of AutoAWQ's quantizer, the next class in the order of resolution."""
 
-        def _search_best_clip(self, layer: Any, named_linears: Any, input_feat: Any) -> Any:
-            number = next(i for i, module in enumerate(self.modules) if module is layer)
-            self._finding = number
-            names = {id(linear.weight): name for name, linear in named_linears.items()}
-            self._names = names
-            found = super()._search_best_clip(layer, named_linears, input_feat)
-            kept.finish(number)
-            return found
+    scales_found: dict[str, torch.Tensor]
+    kept: KeptResults
+    modules: Any
+    group_size: int
+    pseudo_quantize_tensor: Any
+    _block = 0
+    _names: dict[int, str]
 
-        def _compute_best_clip(self, w: Any, input_feat: Any, *args: Any, **kwargs: Any) -> Any:
-            name = f"clip {self._names[id(w)]}"
-            return kept.find(
-                self._finding, name, lambda: best_clip(w, input_feat, self.group_size, self._rounded)
-            )
+    def _search_best_scale(self, module: Any, prev_op: Any, layers: Any, *args: Any, **kwargs: Any) -> Any:
+        """AutoAWQ applies the scale that is returned, and then discards it."""
+        from awq.utils.module import get_op_name
 
-        def _rounded(self, weights: torch.Tensor) -> torch.Tensor:
-            return self.pseudo_quantize_tensor(weights)[0]  # type: ignore[no-any-return]
+        number = self._number_of(module)
+        before, after = get_op_name(module, prev_op), tuple(get_op_name(module, m) for m in layers)
+        search: Any = super()._search_best_scale  # type: ignore[misc]
+        scale = self.kept.find(
+            number, f"scale {before}", lambda: search(module, prev_op, layers, *args, **kwargs)[2]
+        )
+        for name in after:
+            self.scales_found[f"model.layers.{number}.{name}.inputs"] = scale.float().reshape(-1).clone()
+        if before.endswith("_proj"):
+            self.scales_found[f"model.layers.{number}.{before}.outputs"] = 1 / scale.float().reshape(-1)
+        return before, after, scale
 
-    return KeepingQuantizer
+    def _compute_best_scale(
+        self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, linears2scale: Any, fp16_output: Any,
+        kwargs: Any = None,
+    ) -> Any:  # fmt: skip
+        x, fp16_output, kwargs = some_tokens(x, fp16_output, kwargs or {})
+        search: Any = super()._compute_best_scale  # type: ignore[misc]
+        return search(x, w_mean, x_mean, module2inspect, linears2scale, fp16_output, kwargs)
+
+    def _search_best_clip(self, layer: Any, named_linears: Any, input_feat: Any) -> Any:
+        self._block = self._number_of(layer)
+        self._names = {id(linear.weight): name for name, linear in named_linears.items()}
+        found = super()._search_best_clip(layer, named_linears, input_feat)  # type: ignore[misc]
+        self.kept.finish(self._block)
+        return found
+
+    def _compute_best_clip(self, w: Any, input_feat: Any, *_: Any, **__: Any) -> Any:
+        return self.kept.find(
+            self._block,
+            f"clip {self._names[id(w)]}",
+            lambda: best_clip(w, input_feat, self.group_size, lambda v: self.pseudo_quantize_tensor(v)[0]),
+        )
+
+    def _number_of(self, module: Any) -> int:
+        return next(number for number, layer in enumerate(self.modules) if layer is module)
 
 
 def some_tokens(
