@@ -30,7 +30,7 @@ with warnings.catch_warnings():
 REFERENCE_ADAPTER = "ref"
 
 
-class PreferenceTrainer(OwnEvaluation, DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(OwnEvaluation, DPOTrainer):
     """TRL's DPO loss, a mean over the pairs of the optimizer step, against a frozen copy of the starting adapter.
 
     Args:

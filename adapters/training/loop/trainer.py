@@ -33,7 +33,7 @@ from adapters.training.loop.sampler import LongestFirst
 logger = logging.getLogger("loragate.training")
 
 
-class LoraTrainer(OwnEvaluation, Trainer):  # type: ignore[misc]
+class LoraTrainer(OwnEvaluation, Trainer):
     """Trainer whose loss covers only the trained tokens and is a mean over the whole optimizer step.
 
     Args:

@@ -73,10 +73,10 @@ def _parse(row: Any, line: int) -> PreferenceRow:
     where = f"Line {line}"
     if not isinstance(row, Mapping):
         raise DataError(f"{where} is not an object. {_FORMS}.")
-    form, chosen, rejected = _sides(row, where)
-    sides = [_read(side, line, name) for side, name in ((chosen, "chosen"), (rejected, "rejected"))]
-    _check_pair(*sides, where)
-    return PreferenceRow(*sides, line, form)
+    form, better, worse = _sides(row, where)
+    chosen, rejected = _read(better, line, "chosen"), _read(worse, line, "rejected")
+    _check_pair(chosen, rejected, where)
+    return PreferenceRow(chosen, rejected, line, form)
 
 
 def _sides(row: Mapping[str, Any], where: str) -> tuple[str, Row | None, Row | None]:
