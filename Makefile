@@ -34,9 +34,10 @@ $(VENV)/.runtime-$(notdir $(LOCK)): $(LOCK) pyproject.toml
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/cluster.txt
-	@echo "installing requirements/dev.txt, quantize.txt and cluster.txt into $(VENV)"
-	@$(INSTALL) --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/cluster.txt
+$(VENV)/.dev: $(VENV)/.runtime-$(notdir $(LOCK)) requirements/dev.txt requirements/quantize.txt requirements/preferences.txt requirements/cluster.txt
+	@echo "installing requirements/dev.txt, quantize.txt, preferences.txt and cluster.txt into $(VENV)"
+	@$(INSTALL) --no-deps -r requirements/dev.txt -r requirements/quantize.txt -r requirements/preferences.txt \
+	  -r requirements/cluster.txt
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
@@ -45,7 +46,12 @@ $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.txt
 
 setup: $(VENV)/.runtime-$(notdir $(LOCK)) ## make .venv and install what the server needs
 
-serve: setup ## start the server (the demo, or MODEL=… on CUDA=1)
+# Before gigabytes are downloaded for nothing.
+.PHONY: gpu
+gpu:
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "CUDA=1 needs an NVIDIA GPU, and nvidia-smi lists none. Leave CUDA=1 out to serve on the CPU." >&2; exit 1; }
+
+serve: $(if $(CUDA),gpu) setup ## start the server (the demo, or MODEL=… on CUDA=1)
 	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
 
 # Tests without an engine run beside each other, one thread each. Those with one share it, and need all cores for it.
@@ -138,7 +144,10 @@ lock: ## make the locks from requirements/*.in
 	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile quantize.in --override cpu.overrides -o quantize.txt || \
 	  compile quantize.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
 	  -o quantize.txt; } && \
-	sed -i '/-c cpu.txt/d' quantize.txt # what the server's lock has already
+	{ UV_FIND_LINKS="$$PIP_FIND_LINKS" compile preferences.in --override cpu.overrides -o preferences.txt || \
+	  compile preferences.in --override cpu.overrides --index $(TORCH_CPU_INDEX) --index-strategy unsafe-best-match \
+	  -o preferences.txt; } && \
+	sed -i '/-c cpu.txt/d' quantize.txt preferences.txt # what the server's lock has already
 
 bench: $(VENV)/.dev ## run a benchmark: make bench ARGS="serving --help"
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -7,34 +7,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
+from pydantic_core import ArgsKwargs
 
 from adapters.artifact.digests import file_digest
+from adapters.training.config_fields import NO_EFFECT, DataFiles, NoEffect, Share
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # A fingerprint has the digests of these files, not their paths.
 _FILES = ("held_out", "replay", "then")
-_PATHS = ("base", "out", "start_from", "data", *_FILES)
-
-T = TypeVar("T")
-_NO_EFFECT: Final = object()
-#: A field that the trained weights do not depend on; it is left out of hyperparameters and fingerprint.
-NoEffect = Annotated[T, _NO_EFFECT]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _as_files(given: Any) -> Any:
-    """One path as a tuple of one."""
-    return (given,) if isinstance(given, str | Path) else given
-
-
-#: One or several files; a single path is taken too.
-DataFiles = Annotated[tuple[Path, ...], BeforeValidator(_as_files), Field(min_length=1)]
+_PATHS = ("base", "out", "start_from", "data", "preferences", *_FILES)
+# The default with --preferences: the loss depends on sums over whole answers, so steps must be small.
+_PREFERENCE_RATE = 5e-5
+_NO_PREFERENCES = ("held_out", "replay", "augment", "then", "data_weights")
 
 
 # A dataclass and not a BaseModel: `dataclasses.replace` checks the changed copy, `model_copy` does not.
@@ -51,11 +41,16 @@ class TrainingConfig:
 
     base: Path
     """Folder of the base model that the server serves."""
-    data: DataFiles
-    """File of chats, JSONL (also .gz) or a JSON array: OpenAI messages, prompt/completion, ShareGPT, Alpaca, xLAM or
-    ToolACE rows. May be given several times."""
     out: Path
     """Folder for the adapter and the checkpoints."""
+    data: DataFiles = ()
+    """File of chats, JSONL (also .gz) or a JSON array: OpenAI messages, prompt/completion, ShareGPT, Alpaca, xLAM or
+    ToolACE rows. May be given several times."""
+    preferences: Path | None = None
+    """Instead of --data: file of better and worse answers to the same prompts (DPO); rows with `chosen` and
+    `rejected`, or what `loragate feedback export` writes."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """With --preferences: strength that keeps the adapter near the one it starts from."""
 
     # Data.
     data_weights: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
@@ -114,7 +109,7 @@ class TrainingConfig:
     packing: Literal["auto", "on", "off"] = "auto"
     """Join the samples of a forward pass into one row. auto: on a GPU only."""
     learning_rate: float = 2e-4
-    """Peak learning rate; a cosine schedule decays it to zero."""
+    """Peak learning rate; a cosine schedule decays it to zero. With --preferences the default is 5e-5."""
     warmup_share: float = 0.05
     """Share of the steps in which the learning rate rises to its peak."""
     max_grad_norm: float = 1.0
@@ -177,6 +172,13 @@ class TrainingConfig:
     judge_against: NoEffect[Path | None] = None
     """Adapter folder of the previous version to compare with. Default: the base without an adapter."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rate(cls, given: Any) -> Any:
+        if isinstance(given, ArgsKwargs) and given.kwargs and given.kwargs.get("preferences"):
+            return ArgsKwargs(given.args, {"learning_rate": _PREFERENCE_RATE} | given.kwargs)
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
         if bool(self.judge) != bool(self.judge_model):
@@ -186,6 +188,11 @@ class TrainingConfig:
                 f"batch_samples {self.batch_samples} is not a multiple of micro_batch_samples "
                 f"{self.micro_batch_samples}."
             )
+        if not self.sources or (self.preferences and self.data):
+            raise ValueError("give data (chats) or preferences (better and worse answers), one of them.")
+        wrong = [name for name in _NO_PREFERENCES if getattr(self, name)] if self.preferences else []
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} cannot be used with preferences. Leave it out.")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise ValueError(
                 f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} files; give one for each."
@@ -195,11 +202,16 @@ class TrainingConfig:
     @property
     def data_names(self) -> str:
         """The names of the data files, for people."""
-        return ", ".join(path.name for path in self.data)
+        return ", ".join(path.name for path in self.sources)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files that are trained on."""
+        return (self.preferences,) if self.preferences else self.data
 
     def data_digest(self) -> str:
         """The digest of the data; of several files, that of their digests in their order."""
-        digests = [file_digest(path) for path in self.data]
+        digests = [file_digest(path) for path in self.sources]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     @property
@@ -214,12 +226,12 @@ class TrainingConfig:
 
     def hyperparameters(self) -> dict[str, Any]:
         """The fields that change the weights, without paths."""
-        left_out = {name for name, field in FIELDS.items() if _NO_EFFECT in field.metadata} | set(_PATHS)
+        left_out = {name for name, field in FIELDS.items() if NO_EFFECT in field.metadata} | set(_PATHS)
         chosen = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        weights = chosen.pop("data_weights")
-        return (
-            chosen | {"targets": sorted(self.targets)} | ({"data_weights": list(weights)} if weights else {})
-        )
+        chosen["targets"] = sorted(self.targets)
+        chosen["data_weights"] = list(self.data_weights)
+        without_effect = {"data_weights": not self.data_weights, "beta": not self.preferences}
+        return {name: value for name, value in chosen.items() if not without_effect.get(name)}
 
     def fingerprint(self, base_digest: str) -> str:
         """A digest of everything that the trained weights depend on: hyperparameters, data and base."""

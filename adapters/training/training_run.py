@@ -16,6 +16,7 @@ from transformers import TrainerCallback, set_seed
 from adapters.artifact.digests import base_digest, template_digest
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
+from adapters.training.data.chat_template import Renderer
 from adapters.training.data.dataset import load_renderer, prepare
 from adapters.training.data.jsonl import read_steps
 from adapters.training.data.prepared import PreparedData
@@ -26,14 +27,14 @@ from adapters.training.export.adapter_folder import REPORT_NAME, check_out, writ
 from adapters.training.export.report import TrainingReport, create_report
 from adapters.training.loop.checkpoint import interruption_notice
 from adapters.training.loop.stages import first_stage, second_stage
-from adapters.training.loop.trainer import LoraTrainer, run_loop
+from adapters.training.loop.trainer import check_preference_library, create_trainer, run_loop
 from adapters.training.model.base_model import device_of, load_base, resolve_auto
 from adapters.training.model.lora import add_lora, check_servable, describe
 from adapters.training.model.memory_check import check_memory
 from adapters.training.monitoring.anomaly_report import AnomalyReport
 from adapters.training.monitoring.callbacks import create_callbacks
 from adapters.training.monitoring.progress import STEPS_LOG
-from adapters.training.training_evaluation import create_evaluation
+from adapters.training.training_evaluation import create_evaluation, start_preferences
 
 
 def train(config: TrainingConfig, console: Console | None = None) -> TrainingReport:
@@ -46,6 +47,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRep
     check_servable(config)
     check_out(config)
     check_base(config)
+    check_preference_library(config)
     config = resolve_auto(config, device_of())
     if config.then is None:
         return _train_stage(config, console)
@@ -88,11 +90,13 @@ def _run_stage(
     plan = check_memory(config, data, device_of(), console)
     anomalies = AnomalyReport(console, config)
     callbacks = create_callbacks(config, console, anomalies)
-    evaluation = create_evaluation(config, renderer, data.held_out, console)
+    evaluation = create_evaluation(config, renderer, data, console)
 
     set_seed(config.seed)
     model = add_lora(load_base(config, device_of()), config)
-    fitted = _fit(model, config, data, renderer.pad_id, evaluation.evaluator, callbacks)
+    if data.preferences is not None:
+        start_preferences(model, config, renderer, data.preferences, evaluation, console)
+    fitted = _fit(model, config, data, renderer, evaluation.evaluator, callbacks)
     anomalies.finish(fitted.steps)
     kept_step = evaluation.select_weights(model, fitted.steps)
 
@@ -114,10 +118,15 @@ def _run_stage(
     )
     report.document.update(fingerprint=fitted.fingerprint, memory_plan_bytes=plan.total)
     report.document.update({"stages": list(earlier_stages)} if earlier_stages else {})
+    _finish(config, report, console)
+    return report
+
+
+def _finish(config: TrainingConfig, report: TrainingReport, console: Console) -> None:
+    """Write the report, which marks the folder as finished, and delete the checkpoints."""
     write_report(config, report.document)
     shutil.rmtree(config.out / "checkpoints", ignore_errors=True)
     console.print(f"The adapter is in {config.out}.", highlight=False)
-    return report
 
 
 def finished_report(config: TrainingConfig) -> dict[str, Any] | None:
@@ -176,6 +185,8 @@ def _print_summary(console: Console, config: TrainingConfig, data: PreparedData)
         console.print(f"{data.replayed_samples} of the samples are replayed general ones")
     if data.rephrased_chats:
         console.print(f"{data.rephrased_chats} chats are rephrased")
+    for line in data.preferences.summary() if data.preferences else ():
+        console.print(line, highlight=False)
     for line in describe(config, BaseShape.from_config(config.base / "config.json")):
         console.print(line, highlight=False)
     for warning in data.warnings(config):
@@ -198,24 +209,19 @@ def _fit(
     model: Any,
     config: TrainingConfig,
     data: PreparedData,
-    pad_id: int,
+    renderer: Renderer,
     evaluator: Evaluator | None,
     callbacks: Sequence[TrainerCallback],
 ) -> _Fitted:
     fingerprint = config.fingerprint(base_digest(config.base))
-    trainer = LoraTrainer(
-        model=model,
-        config=config,
-        samples=data.samples,
-        pad_id=pad_id,
-        evaluator=evaluator,
-        callbacks=callbacks,
-    )
+    trainer = create_trainer(model, config, data, renderer, evaluator, callbacks)
     started = time.perf_counter()
     try:
         steps = run_loop(trainer, fingerprint)
     except DivergedError as error:
         raise DivergedError(f"{error} {_save_last_good(model, config)}") from error
+    if data.preferences is not None:
+        trainer.release_reference()
     own_s = time.perf_counter() - started
     log = read_steps(config.out / STEPS_LOG)
     earlier_s = sum(row["step_s"] for row in log if row["step"] <= trainer.resumed_step)
@@ -235,7 +241,7 @@ def _save_last_good(model: Any, config: TrainingConfig) -> str:
     """Save the weights of the step before the diverged one; returns a sentence that says where."""
     folder = config.out / "checkpoints" / "last-good"
     if PartialState().is_main_process:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     return (
         f"The weights of the step before are in {folder.parent.name}/{folder.name}; --start-from takes them."
     )

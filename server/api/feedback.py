@@ -13,6 +13,7 @@ from server.usage.feedback import FeedbackService
 
 MAX_COMMENT_CHARS = 4000
 MAX_MESSAGES = 200
+MAX_REJECTED_CHARS = 200_000
 
 
 class Message(BaseModel):
@@ -34,6 +35,8 @@ class FeedbackBody(BaseModel):
     comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARS)] = ""
     messages: Annotated[list[Message], Field(min_length=2, max_length=MAX_MESSAGES)] | None = None
     """A chat to train on; its last message is the answer as it should be."""
+    rejected: Annotated[str, Field(min_length=1, max_length=MAX_REJECTED_CHARS)] | None = None
+    """With `messages`: the answer as it was, if another one is better. Both make a pair for --preferences."""
 
 
 class FeedbackReceipt(BaseModel):
@@ -63,6 +66,7 @@ def router(feedback: FeedbackService, authenticator: Authenticator) -> APIRouter
             reason=body.reason,
             comment=body.comment,
             messages=messages,
+            rejected=body.rejected,
         )
         return FeedbackReceipt(
             request_id=stored.request_id,

@@ -32,6 +32,7 @@ _FURTHER_CODES: Final = (
     ("invalid_grammar", 400, _BAD, "The schema or grammar cannot be enforced, or accepts nothing."),
     ("invalid_json", 400, _BAD, "The body is not a JSON object."),
     ("load_failed", 400, _BAD, "The engine refused the adapter."),
+    ("messages_missing", 400, _BAD, "A `rejected` answer came without the `messages` that it answers."),
     ("messages_not_kept", 400, _BAD, "The server stores no chats of rated answers: see --keep-feedback-messages."),
     ("method_not_allowed", 405, _BAD, "The route exists, but not with this method."),
     ("rate_limit_exceeded", 429, "rate_limit_error", "The tenant's rpm or tpm is used up for now."),

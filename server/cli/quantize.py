@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import click
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--blocks",
     type=click.IntRange(min=1),
-    default=64,
+    default=16,
     show_default=True,
     help="Maximum number of calibration sequences.",
 )
@@ -64,10 +65,30 @@ def quantize(
 
     request = Quantization(_folder(model), out, calibration, int(group_size), block_tokens, blocks)
     try:
-        report = run(request)
+        report = run(request, _Progress())
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(asdict(report)) if as_json else _text(report, out))
+
+
+class _Progress:
+    """Prints what a quantization does, and with each finished block of the model the time that is left."""
+
+    def __init__(self) -> None:
+        self._began: tuple[int, float] | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Print one line."""
+        from adapters.training.monitoring.progress import time_left
+
+        if not total:
+            click.echo(f"{stage} …", err=True)
+            return
+        if self._began is None:
+            self._began = done, monotonic()
+        first, since = self._began
+        left = time_left(done - first, total - first, monotonic() - since)
+        click.echo(f"{stage}: block {done} of {total}  {left}".rstrip(), err=True)
 
 
 def _folder(model: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,19 @@ def _check(config: TrainingConfig, as_json: bool) -> None:
     from rich.progress import Progress
 
     from adapters.training.check import check
+    from adapters.training.check.preference_validation import check_preferences, holds_preferences
     from adapters.training.check.render import show
     from adapters.training.data.dataset import load_renderer
     from adapters.training.errors import TrainingError
 
     try:
         renderer = load_renderer(config)
+        look = check
+        if len(config.data) == 1 and holds_preferences(config.data[0]):
+            config, look = replace(config, data=(), preferences=config.data[0]), check_preferences
         with Progress("{task.description}", console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("reading", total=None)
-            report = check(config, renderer, lambda rows: bar.update(task, description=f"{rows:,} rows read"))
+            report = look(config, renderer, lambda rows: bar.update(task, description=f"{rows:,} rows read"))
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -157,7 +162,7 @@ def _config(context: click.Context, preset: str | None, flags: Mapping[str, Any]
     """The configuration from flags and preset; a flag overrides the preset."""
     values = (PRESETS[preset].values() if preset else {}) | given(flags)
     for name in ("base", "data", "out"):
-        if name not in values:
+        if name not in values and not (name == "data" and "preferences" in values):
             raise click.UsageError(f"Missing option '--{name}'.", context)
     values["judge_key"] = values.get("judge_key") or read_variable(JUDGE_KEY_VARIABLE) or ""
     values["base"] = demo.MODEL_DIR if values["base"] == "demo" else Path(values["base"])

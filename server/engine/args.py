@@ -66,8 +66,9 @@ def engine_args(settings: Settings, generation_config: Path | None = None) -> As
 
     Raises:
         SettingsError: --engine-args has an argument that vLLM does not know or that it must not set, or this CPU
-            cannot compute with the model's 4-bit weights.
+            cannot compute with the model's 4-bit weights; or vLLM's build is for GPUs and there is none.
     """
+    _check_platform()
     _check_passthrough(settings.engine_args)
     _check_repetition(settings.repetition_policy)
     arguments = _flag_arguments(settings) | {
@@ -185,6 +186,16 @@ def _quantization(settings: Settings) -> str | None:
     quantized = _local_config(settings.base_model).get("quantization_config")
     stored = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else None
     return settings.quantization or stored
+
+
+def _check_platform() -> None:
+    """Refuse a machine that this build of vLLM finds no device on, which it would tell as an empty device string."""
+    if current_platform.is_unspecified():
+        raise SettingsError(
+            "This vLLM is built for GPUs, and no GPU is visible to this process: `nvidia-smi` lists none, or "
+            "CUDA_VISIBLE_DEVICES is empty. Make one visible, or install the CPU build (`make setup` without CUDA=1) "
+            "to serve on the CPU."
+        )
 
 
 def _check_quantization(settings: Settings) -> None:

@@ -18,6 +18,11 @@ _NOT_KEPT = (
 )
 
 
+_NO_MESSAGES = "`rejected` needs `messages`: the chat whose last message is the better answer."
+#: Where the last message of a stored chat has the answer that it replaces.
+_REJECTED = "rejected"
+
+
 class FeedbackService:
     """Accepts feedback about recent answers.
 
@@ -50,6 +55,7 @@ class FeedbackService:
         reason: str = "",
         comment: str = "",
         messages: Sequence[Mapping[str, Any]] | None = None,
+        rejected: str | None = None,
     ) -> Feedback:
         """Store the caller's feedback about a request of its own tenant.
 
@@ -57,11 +63,10 @@ class FeedbackService:
 
         Raises:
             UnknownRequest: no recent request of this tenant has the id.
-            InvalidRequest: messages were sent, and this server does not store them.
+            InvalidRequest: this server does not store the messages that were sent, or `rejected` has none.
             RegistryUnavailable: the database does not answer.
         """
-        if messages is not None and not self.keeps_messages:
-            raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
+        self._check(messages, rejected)
         found = await self._answers.find(caller.tenant_name, request_id)
         if found is None:
             raise UnknownRequest(request_id)
@@ -75,17 +80,36 @@ class FeedbackService:
             at=utc_now(),
             reason=reason,
             comment=comment,
-            messages=tuple(messages) if messages is not None else None,
+            messages=_with_rejected(messages, rejected) if messages is not None else None,
         )
         await self._store(feedback)
         for listener in self._listeners:
             listener(feedback.tenant, version, rating)
         return feedback
 
+    def _check(self, messages: Sequence[Mapping[str, Any]] | None, rejected: str | None) -> None:
+        if messages is not None and not self.keeps_messages:
+            raise InvalidRequest(_NOT_KEPT, param="messages", code="messages_not_kept")
+        if rejected is not None and messages is None:
+            raise InvalidRequest(_NO_MESSAGES, param="rejected", code="messages_missing")
+
 
 def training_lines(entries: Iterable[Feedback]) -> Iterator[str]:
     """The stored messages, oldest first, as lines of JSON that `loragate train` reads."""
     for entry in sorted(entries, key=lambda entry: entry.at):
         if entry.messages is not None:
-            row = {"messages": list(entry.messages), "request_id": entry.request_id, "rating": entry.rating}
+            *earlier, last = entry.messages
+            answer = {name: value for name, value in last.items() if name != _REJECTED}
+            rejected = {_REJECTED: last[_REJECTED]} if _REJECTED in last else {}
+            row = {"messages": [*earlier, answer], **rejected}
+            row |= {"request_id": entry.request_id, "rating": entry.rating}
             yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _with_rejected(
+    messages: Sequence[Mapping[str, Any]], rejected: str | None
+) -> tuple[Mapping[str, Any], ...]:
+    """``messages``, whose last one remembers the answer that it replaces."""
+    *earlier, last = messages
+    own = {name: value for name, value in last.items() if name != _REJECTED}
+    return (*earlier, own if rejected is None else own | {_REJECTED: rejected})

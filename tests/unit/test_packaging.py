@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -97,20 +98,32 @@ def test_no_registry_host_and_no_path_of_a_machine() -> None:
             assert not any(host in text for host in hosts), file
 
 
-def test_the_extra_and_its_lock_are_one() -> None:
-    """`quantize` has a lock of its own, with nothing in it that the server's lock decides."""
+@pytest.mark.parametrize(("extra", "package"), [("quantize", "autoawq"), ("preferences", "trl")])
+def test_the_extra_and_its_lock_are_one(extra: str, package: str) -> None:
+    """An extra has a lock of its own, with nothing in it that the server's lock decides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = ROOT / "requirements"
     wanted = [
         line
-        for line in (requirements / "quantize.in").read_text(encoding="utf-8").splitlines()
+        for line in (requirements / f"{extra}.in").read_text(encoding="utf-8").splitlines()
         if not line.startswith(("#", "-c"))
     ]
-    assert project["optional-dependencies"]["quantize"] == wanted
+    assert project["optional-dependencies"][extra] == wanted
 
     def locked(name: str) -> set[str]:
         lines = (requirements / name).read_text(encoding="utf-8").splitlines()
         return {line.partition("==")[0] for line in lines}
 
-    assert "autoawq" in locked("quantize.txt")
-    assert not locked("quantize.txt") & locked("cpu.txt")
+    assert package in locked(f"{extra}.txt")
+    assert not locked(f"{extra}.txt") & locked("cpu.txt")
+
+
+def test_cuda_without_a_gpu_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    missing = tmp_path / "nvidia-smi"
+    missing.write_text("#!/bin/sh\nexit 9\n")
+    missing.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "serve", "CUDA=1", f"VENV={tmp_path / 'venv'}"]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert made.returncode != 0 and "nvidia-smi lists none" in made.stderr
+    assert not (tmp_path / "venv").exists()

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
+_DIGIT = re.compile(r"\d")
 _EMAIL = re.compile(r"\b[\w.+-]+@((?:[\w-]+\.)+[a-zA-Z]{2,})\b")
 _PHONE = re.compile(
     r"(?<![\w.])(?<!\d )(?:\+|00)[1-9]\d{0,2}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}(?![\w])"
@@ -47,7 +48,7 @@ def personal_data_in(text: str) -> list[str]:
     found = []
     if "@" in text and any(_is_real_address(m.group(1)) for m in _EMAIL.finditer(text)):
         found.append("e-mail address")
-    if not any(character.isdigit() for character in text):
+    if not _DIGIT.search(text):
         return found
     checks: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
         "phone number": (_PHONE, lambda _: True),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from adapters.control_tokens import ControlTokens, MarkedText
+from adapters.control_tokens.segments import SegmentEncoder
 from adapters.training.errors import TemplateError
 
 # The label of a token that is not trained, as in torch.nn.functional.cross_entropy.
@@ -80,12 +81,14 @@ class Renderer:
     end_token: str
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     _control_tokens: ControlTokens = field(init=False, repr=False, compare=False)
+    _segments: SegmentEncoder | None = field(init=False, repr=False, compare=False)
     _end_ids: list[int] = field(
         init=False, repr=False, compare=False, default_factory=list
     )  # filled on first use
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_control_tokens", ControlTokens(self.tokenizer))
+        object.__setattr__(self, "_segments", SegmentEncoder.of(self.tokenizer))
 
     @property
     def end_id(self) -> int:
@@ -129,6 +132,8 @@ class Renderer:
         """The ids of ``text``; control tokens in it are recognised where they are not marked, none are added."""
         if isinstance(text, MarkedText):
             return tuple(self._control_tokens.encode(text).ids)
+        if self._segments is not None:
+            return self._segments.encode(text)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.augment import augment
 from adapters.training.data.chat_template import Conversation, Renderer, Sample, fold
 from adapters.training.data.mixing import FileShare, replayed, weighted
+from adapters.training.data.preferences.pairs import PreferencePair, read_preferences
 from adapters.training.data.prepared import PreparedData
 from adapters.training.data.quality import calls_survive, count_control_tokens
 from adapters.training.data.reader import check_usable, first_question, read_lines, split_held_out
@@ -54,6 +55,12 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
         DataError: a line cannot be used, or nothing is left to train on.
         TemplateError: the base's template does not allow an exact mask.
     """
+    if config.preferences is not None:
+        return _prepare_preferences(config, renderer)
+    return _prepare_chats(config, renderer)
+
+
+def _prepare_chats(config: TrainingConfig, renderer: Renderer) -> PreparedData:
     unusable: list[str] = []
     sources, held_out = _read_sources(config, unusable)
     rephrased = [augment(chats, config.seed) if config.augment else chats for chats in sources]
@@ -86,6 +93,26 @@ def prepare(config: TrainingConfig, renderer: Renderer) -> PreparedData:
             FileShare(path, weight, len(source), len(samples))
             for path, weight, source, samples in zip(config.data, weights, sources, mixed, strict=True)
         ],
+    )
+
+
+def _prepare_preferences(config: TrainingConfig, renderer: Renderer) -> PreparedData:
+    """Pairs of answers; ``samples`` are both sides, and of open turns the longest that the worse one can be."""
+    unusable: list[str] = []
+    encoded = read_preferences(config, renderer, unusable)
+    found = encoded.preferences
+    sides = [sample for pair in found.pairs for sample in pair.samples()]
+    for turn in found.open:
+        longest = (renderer.end_id,) * config.max_new_tokens
+        sides += PreferencePair(turn.prompt, turn.target, longest).samples()
+    return PreparedData(
+        samples=sides,
+        held_out=encoded.held_out_chats,
+        chats=found.rows,
+        dropped_turns=0,
+        control_token_messages=0,
+        unusable=unusable,
+        preferences=found,
     )
 
 

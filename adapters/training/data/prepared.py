@@ -9,6 +9,7 @@ from typing import Any
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Conversation, Sample
 from adapters.training.data.mixing import FileShare
+from adapters.training.data.preferences.pairs import Preferences
 from adapters.training.data.quality import FEW_CHATS, size_advice
 
 
@@ -27,6 +28,7 @@ class PreparedData:
     unread_call_turns: int = 0  # the hermes parser does not read their calls back
     unusable: Sequence[str] = ()  # lines left out by --skip-unusable, and why
     files: Sequence[FileShare] = ()
+    preferences: Preferences | None = None  # with --preferences; `samples` are then both sides of its pairs
 
     @property
     def tokens(self) -> int:
@@ -52,7 +54,9 @@ class PreparedData:
             "rephrased_chats": self.rephrased_chats,
             "unread_call_turns": self.unread_call_turns,
             "unusable_lines": len(self.unusable),
-        } | ({"files": [file.as_dict() for file in self.files]} if len(self.files) > 1 else {})
+            **({"files": [file.as_dict() for file in self.files]} if len(self.files) > 1 else {}),
+            **(self.preferences.counts() if self.preferences else {}),
+        }
 
     def warnings(self, config: TrainingConfig) -> list[str]:
         """Sentences for the person who starts the training."""

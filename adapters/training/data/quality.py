@@ -17,11 +17,14 @@ FEW_CHATS, GOOD_CHATS = 100, 1000
 
 _WORD = re.compile(r"\w+")
 _BANDS, _ROWS = 16, 4  # misses one pair in 5,000 at a resemblance of 0.8
-_PRIME = (1 << 31) - 1
 _PER_BUCKET = 4
 _DRAW = np.random.default_rng(0)
-_FACTORS = _DRAW.integers(1, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
-_OFFSETS = _DRAW.integers(0, _PRIME, _BANDS * _ROWS, dtype=np.int64)[:, None]
+# Multiply-shift hashes: 64-bit products without overflow checks, of which the upper half is kept. A remainder of a
+# prime would take several times as long.
+_FACTORS = _DRAW.integers(0, 1 << 63, _BANDS * _ROWS, dtype=np.uint64)[:, None] * np.uint64(2) + np.uint64(1)
+_OFFSETS = _DRAW.integers(0, 1 << 63, _BANDS * _ROWS, dtype=np.uint64)[:, None]
+_UPPER_HALF = np.uint64(32)
+_POSITIONS = _FACTORS[:3, 0]  # of a word in its run
 
 
 def size_advice(chats: int) -> str:
@@ -61,7 +64,7 @@ def count_control_tokens(conversations: Iterable[Conversation], control_tokens: 
 class Fingerprint(NamedTuple):
     """What ``NearDuplicates`` knows of a text: its three-word runs, hashed and sorted, and its MinHash per band."""
 
-    shingles: NDArray[np.int64]
+    shingles: NDArray[np.uint64]
     keys: tuple[bytes, ...]
 
     def resembles(self, other: Fingerprint, resemblance: float) -> bool:
@@ -76,7 +79,8 @@ class Fingerprint(NamedTuple):
 def fingerprint(text: str) -> Fingerprint:
     """The fingerprint of ``text``; case and punctuation do not count."""
     shingles = _shingles(text)
-    least = ((_FACTORS * shingles[None, :] + _OFFSETS) % _PRIME).min(axis=1)
+    hashed = (_FACTORS * shingles[None, :] + _OFFSETS) >> _UPPER_HALF
+    least = hashed.min(axis=1)
     data = least.tobytes()
     size = len(data) // _BANDS
     return Fingerprint(shingles, tuple(data[band * size : (band + 1) * size] for band in range(_BANDS)))
@@ -117,8 +121,10 @@ class NearDuplicates:
         return earlier
 
 
-def _shingles(text: str) -> NDArray[np.int64]:
+def _shingles(text: str) -> NDArray[np.uint64]:
     """Hashes of all runs of three words, sorted; of the whole text if it is shorter."""
-    words = _WORD.findall(text.lower())
-    runs = {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
-    return np.unique(np.array([zlib.crc32(run.encode()) % _PRIME for run in runs], dtype=np.int64))
+    words = np.array([zlib.crc32(word.encode()) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    if len(words) < 3:
+        words = np.pad(words, (0, 3 - len(words)))
+    first, second, third = _POSITIONS
+    return np.unique(first * words[:-2] + second * words[1:-1] + third * words[2:])

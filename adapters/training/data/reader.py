@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.training.data.chat_template import Conversation
 from adapters.training.data.files import RawRow, parse_row, raw_rows
-from adapters.training.data.formats import as_messages
+from adapters.training.data.formats import Row, as_messages
 from adapters.training.data.messages import check_order, read_message
 from adapters.training.errors import DataError
 
@@ -108,8 +108,16 @@ def share_of(question: str) -> float:
 
 
 def _parse(raw: Any, line: int) -> Conversation:
+    return conversation_of(as_messages(raw, f"Line {line}"), line)
+
+
+def conversation_of(row: Row, line: int) -> Conversation:
+    """A row in OpenAI's form as a chat.
+
+    Raises:
+        DataError: a message is wrong, or the messages do not follow each other as in a chat.
+    """
     where = f"Line {line}"
-    row = as_messages(raw, where)
     notes = list(row.notes)
     messages = tuple(read_message(m, f"{where}, messages[{i}]", notes) for i, m in enumerate(row.messages))
     check_order(messages, where)

@@ -18,6 +18,7 @@ from adapters.training.data.jsonl import read_steps
 from adapters.training.errors import CheckpointError
 from adapters.training.evaluation.generate import answer_turns
 from adapters.training.evaluation.generations import Changes, Generation, Generations
+from adapters.training.evaluation.held_out_pairs import HeldOutPairs
 from adapters.training.evaluation.loss import held_out_loss
 from adapters.training.evaluation.metrics import (
     Evaluation,
@@ -117,6 +118,7 @@ class Evaluator:
         answered_turns: int,
         best_by: str,
         patience: int,
+        pairs: HeldOutPairs | None = None,
         win_rate: Callable[[Sequence[Generation], Sequence[Generation]], float | None] = lambda old, new: (
             None
         ),
@@ -129,6 +131,7 @@ class Evaluator:
         self._answered_turns = answered_turns
         self._best_by = best_by
         self._patience = patience
+        self._pairs = pairs
         self._win_rate = win_rate
         self._base: tuple[float, Score | None] | None = None
         self._previous: Sequence[Generation] = ()  # of the evaluation before, of the base at first
@@ -148,6 +151,7 @@ class Evaluator:
             base_score,
             self._compare(generations.rows) if generations else None,
             generations.rows if generations else (),
+            self._pairs.score(model) if self._pairs else None,
         )
         if self._rows is None:
             self._rows = [row for row in read_steps(self._log) if row["step"] < step]
@@ -223,7 +227,7 @@ class Evaluator:
     def _key(self, row: dict[str, Any]) -> tuple[float, float]:
         """Greater is better; the loss decides between equal shares of exact answers."""
         exact = float(row.get("exact", 0.0)) if self._best_by == "exact" else 0.0
-        return exact, -float(row["held_out_loss"])
+        return exact, -float(row.get("preference_loss", row["held_out_loss"]))
 
 
 def _step_in(path: Path) -> int:

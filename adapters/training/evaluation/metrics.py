@@ -50,11 +50,30 @@ class AnswerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PairScore:
+    """Figures over held-out pairs of answers.
+
+    ``preference_loss``: DPO's. ``preferred``: share of the pairs whose better answer the model finds more probable
+    per token. ``won``: share whose better answer gained more than the worse one since the training began.
+    ``margin``: the mean gain, beta times the difference in nats.
+    """
+
+    preference_loss: float
+    preferred: float
+    won: float
+    margin: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For logs and ``training.json``."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The evaluation after ``step``. Losses are nats per trained token, None if there was nothing to evaluate.
 
     ``base_loss`` and ``base_score`` are those of the base alone on the same turns; ``changes`` compares the
-    ``generations``, the answers themselves, with those of the evaluation before.
+    ``generations``, the answers themselves, with those of the evaluation before. ``pairs`` is None without pairs.
     """
 
     step: int
@@ -65,6 +84,12 @@ class Evaluation:
     base_score: Score | None = None
     changes: Changes | None = None
     generations: Sequence[Generation] = ()
+    pairs: PairScore | None = None
+
+    @property
+    def decisive_loss(self) -> float:
+        """The loss that decides which weights are best: of the pairs if there are any, else of the chats."""
+        return self.pairs.preference_loss if self.pairs else self.loss
 
     @property
     def perplexity(self) -> float:
@@ -79,6 +104,7 @@ class Evaluation:
             "perplexity": round(self.perplexity, 4),
             "general_loss": None if self.general_loss is None else round(self.general_loss, 6),
             **(asdict(self.score) if self.score else {}),
+            **(self.pairs.as_dict() if self.pairs else {}),
             "base": {
                 "held_out_loss": None if self.base_loss is None else round(self.base_loss, 6),
                 **(asdict(self.base_score) if self.base_score else {}),
@@ -96,7 +122,8 @@ class Evaluation:
     def summary(self) -> str:
         """In one line, the base's values in brackets."""
         beside = "" if self.base_loss is None else f" (base {self.base_loss:.4f})"
-        parts = [f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
+        won = [f"{name} {value:.3f}" for name, value in (self.pairs.as_dict() if self.pairs else {}).items()]
+        parts = [*won, f"held-out loss {self.loss:.4f}{beside}", f"perplexity {self.perplexity:.3f}"]
         if self.general_loss is not None:
             parts.append(f"general loss {self.general_loss:.4f}")
         base = asdict(self.base_score) if self.base_score else {}

@@ -14,8 +14,15 @@ METRICS = {
     "json_valid": "valid JSON where JSON is expected",
     "stops": "ended with the end token",
     "repeats": "ended in a repeated pattern",
+    "preference_loss": "loss of the pairs (DPO)",
+    "preferred": "better answer more probable per token",
+    "won": "better answer gained more than the worse one",
+    "margin": "margin of the gains",
 }
-_CHOICES = ("rank", "alpha", "rslora", "targets", "learning_rate", "batch_samples", "dtype", "seed")
+_NUMBERS = ("loss", "perplexity", "preference_loss", "margin")
+_CHOICES = (
+    "rank", "alpha", "rslora", "targets", "beta", "learning_rate", "batch_samples", "dtype", "seed",
+)  # fmt: skip
 
 _RUN = ("steps", "epochs", "kept_step", "final_loss", "total_s")
 
@@ -26,6 +33,7 @@ def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
     parts = [
         f"---\nbase_model: {base}\nlibrary_name: peft\ntags: [lora, loragate]\n---\n",
         f"# {name}\n\nA LoRA adapter for {base}, made by `loragate train` in {record['steps']} steps"
+        f"{_origin(record)}"
         f"{_epochs(record)}{_kept(record)}. "
         "`training.json` has all figures and the digests of data, base and template.\n",
         *_scores(record),
@@ -35,6 +43,16 @@ def model_card(record: Mapping[str, Any], *, name: str, base: str) -> str:
         _serving(record),
     ]
     return "\n".join(parts)
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    """How it was made, where that is not a training of chats."""
+    beta = record["hyperparameters"].get("beta")
+    start = record.get("start_from")
+    pairs = (
+        f" from {record['data']['pairs']} pairs of answers (DPO, beta {beta:g})" if beta is not None else ""
+    )
+    return pairs + (f", starting from the adapter {start}" if start else "")
 
 
 def _epochs(record: Mapping[str, Any]) -> str:
@@ -58,6 +76,8 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
             else f"\nForgotten (exact answers of the base minus those of the adapter): {forgotten:.1%}.\n"
         )
         found.append(_table("General chats", record["general"]) + told)
+    if record.get("pairs"):
+        found.append(_table("Held-out pairs of answers", record["pairs"]))
     verdict = record["judge"]
     if verdict and "error" not in verdict:
         found.append(
@@ -82,7 +102,7 @@ def format_metric(key: str, value: float | None) -> str:
     """A metric for people: losses as numbers, shares as percentages, a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.4f}" if key in ("loss", "perplexity") else f"{value:.1%}"
+    return f"{value:.4f}" if key in _NUMBERS else f"{value:.1%}"
 
 
 def _list(title: str, values: Mapping[str, Any]) -> str:

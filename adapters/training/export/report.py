@@ -56,6 +56,7 @@ def create_report(
         "end_token": config.end_token,
         "end_token_id": renderer.end_id,
         "seed": config.seed,
+        "start_from": config.start_from.name if config.start_from else None,
         "hyperparameters": config.hyperparameters(),
         "data": data.counts(),
         "steps": steps,

@@ -27,6 +27,11 @@ class TrainingStep:
     learning_rate: float
     tokens: int
     step_s: float
+    won: float | None = (
+        None  # with pairs of answers: share whose better answer gained more than the worse one
+    )
+    margin: float | None = None  # beta times the mean difference of these gains, in nats
+    chosen_reward: float | None = None  # beta times the mean gain of the better answers
 
     @classmethod
     def from_logs(cls, state: TrainerState, logs: Mapping[str, Any]) -> TrainingStep | None:
@@ -41,6 +46,9 @@ class TrainingStep:
             learning_rate=float(logs["learning_rate"]),
             tokens=int(logs["tokens"]),
             step_s=float(logs["step_s"]),
+            won=logs.get("rewards/accuracies"),
+            margin=logs.get("rewards/margins"),
+            chosen_reward=logs.get("rewards/chosen"),
         )
 
     @property
@@ -60,11 +68,14 @@ class TrainingStep:
 
     def as_dict(self) -> dict[str, Any]:
         """A line of ``log.jsonl``; values that are not finite become null."""
+        of_pairs = {"won": self.won, "margin": self.margin, "chosen_reward": self.chosen_reward}
+        of_chats = {"right_token_probability": self.right_token_probability}
+        own = of_chats if self.won is None else of_pairs
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),
             "loss": _finite(self.loss),
-            "right_token_probability": _finite(self.right_token_probability),
+            **{name: _finite(value) for name, value in own.items() if value is not None},
             "grad_norm": _finite(self.grad_norm),
             "learning_rate": _finite(self.learning_rate),
             "tokens": self.tokens,
@@ -97,8 +108,9 @@ class StepTimer(TrainerCallback):
             "tokens": tokens - self._tokens,
             "step_s": step_s,
             "tokens_per_s": (tokens - self._tokens) / step_s,
-            "right_token_probability": math.exp(-logs["loss"]),
         }
+        if "rewards/margins" not in logs:  # the loss of pairs is no mean over tokens
+            logs["right_token_probability"] = math.exp(-logs["loss"])
         self._started, self._tokens = now, tokens
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:

@@ -58,7 +58,13 @@ def resolve_auto(config: TrainingConfig, device: str) -> TrainingConfig:
             "The attention flash_attention_2 needs a CUDA GPU and the package flash-attn. Give --attention sdpa, "
             "which has its own flash kernel."
         )
-    packing = config.packing if config.packing != "auto" else ("on" if gpu else "off")
+    if config.preferences and (config.packing == "on" or is_sharded()):
+        raise HardwareError(
+            "Preferences are trained without packing and with the whole model in every process."
+        )
+    packing = (
+        config.packing if config.packing != "auto" else ("on" if gpu and not config.preferences else "off")
+    )
     attention = "sdpa" if config.attention == "auto" else config.attention
     if packing == "on" and attention == "eager":
         raise HardwareError("Packing is exact only with sdpa and flash_attention_2. Give --packing off.")

@@ -101,7 +101,7 @@ def plan_memory(
     return MemoryPlan(
         base=base,
         weights=weights,
-        adapter=trained * 4,
+        adapter=trained * 4 * (2 if config.preferences else 1),  # pairs: and its frozen copy
         gradients=trained * 4,
         optimizer=trained * _OPTIMIZER_BYTES[config.optimizer],
         activations=activations,
@@ -156,9 +156,10 @@ def activation_bytes(config: TrainingConfig, shape: BaseShape, largest: ForwardP
 
 
 def largest_pass(config: TrainingConfig, samples: Sequence[Sample]) -> ForwardPass:
-    """The largest forward pass that ``samples`` can give: the longest samples together."""
-    longest = sorted((len(s.ids) for s in samples), reverse=True)[: config.micro_batch_samples]
-    most_trained = sorted((s.trained_tokens for s in samples), reverse=True)[: config.micro_batch_samples]
+    """The largest forward pass that ``samples`` can give: the longest samples together; of a pair, both sides."""
+    rows = config.micro_batch_samples * (2 if config.preferences else 1)
+    longest = sorted((len(s.ids) for s in samples), reverse=True)[:rows]
+    most_trained = sorted((s.trained_tokens for s in samples), reverse=True)[:rows]
     padded = longest[0] * len(longest)
     tokens = sum(longest) if config.packing == "on" else padded
     return ForwardPass(tokens=tokens, longest=longest[0], trained=sum(most_trained))

@@ -89,8 +89,22 @@ def stuck(first: float, step: int, config: TrainingConfig) -> str:
     )
 
 
-def low_loss(limit: float) -> str:
+def chosen_falling(gain: float, config: TrainingConfig) -> str:
+    """Better answers of pairs that become less probable."""
+    return (
+        f"the better answers have become {-gain:.0f} nats less probable than at the start; the worse ones lose more, "
+        f"but the adapter may end at a third kind of answer. Lower the learning rate ({_lower_rate(config)}) or "
+        f"raise --beta ({3 * config.beta:g})."
+    )
+
+
+def low_loss(limit: float, config: TrainingConfig) -> str:
     """A low loss, which is a hint only."""
+    if config.preferences:
+        return (
+            f"the loss of the pairs is below {limit}: the adapter tells better and worse answers apart. More steps "
+            "move it further from where it started; compare with the held-out pairs."
+        )
     return (
         f"the training loss is below {limit}. This is not a fault by itself, because tool calls are learned that "
         "well; compare it with the held-out loss."

@@ -31,6 +31,7 @@ LOW_LOSS = 0.3
 GAP = 1.5  # held-out loss over training loss
 WORSE = 1.05  # held-out loss over the best one
 FEW_STEPS = 20
+CHOSEN_FALLEN = -10.0  # nats that the better answers of pairs have lost
 
 
 class AnomalyDetector:
@@ -47,6 +48,7 @@ class AnomalyDetector:
         self._window = max(LEAST_WINDOW, min(WINDOW, steps // 5))
         self._norms: deque[float] = deque(maxlen=NORM_WINDOW)
         self._losses: deque[float] = deque(maxlen=self._window)
+        self._rewards: deque[float] = deque(maxlen=self._window)  # of the better answers of pairs
         self._first: float | None = None  # median of the first window
         self._lowest = float("inf")  # lowest median of a window so far
         self._highest_norm = 0.0  # highest median of a window of norms so far
@@ -61,18 +63,19 @@ class AnomalyDetector:
             self._losses.append(step.loss)
             found += self._check_norms(step.step)
             found += self._check_loss(step.step)
+            found += self._check_chosen(step)
         return found
 
     def add_evaluation(self, evaluation: Evaluation) -> list[Anomaly]:
         """The anomalies of an evaluation."""
-        best, now = self._best_evaluation, evaluation.loss
-        if best is None or now < best.loss:
+        best, now = self._best_evaluation, evaluation.decisive_loss
+        if best is None or now < best.decisive_loss:
             self._best_evaluation = evaluation
         if best is None or not self._losses:
             return []
         train = median(self._losses)
-        overfit = now > WORSE * best.loss and now > GAP * train
-        text = advice.overfitting(now, best.loss, best.step, train)
+        overfit = now > WORSE * best.decisive_loss and now > GAP * train
+        text = advice.overfitting(now, best.decisive_loss, best.step, train)
         return self._report_start(overfit, Anomaly(evaluation.step, "overfitting", text))
 
     def end(self, step: int) -> list[Anomaly]:
@@ -122,7 +125,7 @@ class AnomalyDetector:
         self._lowest = min(self._lowest, now)
         still = step >= 2 * self._window and now > STUCK * self._first and now > LOW_LOSS and not rising
         swings = self._swing() > SWING
-        low = Anomaly(step, "low-loss", advice.low_loss(LOW_LOSS), alarm=False)
+        low = Anomaly(step, "low-loss", advice.low_loss(LOW_LOSS, self._config), alarm=False)
         return [
             *self._report_start(
                 rising, Anomaly(step, "loss-rising", advice.rising(now, self._lowest, self._config))
@@ -141,6 +144,16 @@ class AnomalyDetector:
             ),
             *self._report_start(now < LOW_LOSS, low),
         ]
+
+    def _check_chosen(self, step: TrainingStep) -> list[Anomaly]:
+        """Better answers that lose probability: the model only learns to avoid the worse ones."""
+        if step.chosen_reward is None:
+            return []
+        self._rewards.append(step.chosen_reward)
+        gain = median(self._rewards) / self._config.beta
+        falls = len(self._rewards) == self._window and gain < CHOSEN_FALLEN
+        text = advice.chosen_falling(gain, self._config)
+        return self._report_start(falls, Anomaly(step.step, "chosen-falling", text))
 
     def _swing(self) -> float:
         """The mean change of the loss from step to step, as a share of it."""

@@ -138,8 +138,11 @@ def time_left(done: int, total: int, elapsed_s: float) -> str:
 
 
 def summary(step: TrainingStep) -> str:
-    """A step in one line: loss, probability of the right token, gradient norm, learning rate, speed."""
+    """A step in one line: loss, probability of the right token or the pairs' figures, gradient norm, rate, speed."""
+    own = f"p {step.right_token_probability:.3f}"
+    if step.won is not None and step.margin is not None:
+        own = f"won {step.won:.2f}  margin {step.margin:.3f}"
     return (
-        f"loss {step.loss:.4f}  p {step.right_token_probability:.3f}  grad {step.grad_norm:.2f}  "
+        f"loss {step.loss:.4f}  {own}  grad {step.grad_norm:.2f}  "
         f"lr {step.learning_rate:.1e}  {step.tokens_per_s:.0f} tok/s"
     )

@@ -5,8 +5,7 @@ of the preceding layer by s. That changes the input and output of a projection: 
 full model expects x and gets x/s. So the scales are saved beside the weights, and the server applies them to each
 adapter when it loads it (`server.engine.awq_adapters`). docs/decisions/0005 has the measurements.
 
-Uses autoawq 0.2.9 (extra `quantize`): AutoAWQForCausalLM.from_pretrained, .quantize, .save_quantized, and
-AwqQuantizer._search_best_scale.
+Uses autoawq 0.2.9 (extra `quantize`): AutoAWQForCausalLM.from_pretrained, .quantize, .save_quantized.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from adapters.training.quantization.calibration import (
     read_texts,
     split_texts,
 )
+from adapters.training.quantization.search import KeptResults, create_quantizer, search_fingerprint
 
 #: All files of the model's folder except these are copied; config.json is changed.
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -53,7 +54,7 @@ class Quantization:
     group_size: int = 128
     block_tokens: int = 512
     """Length of a calibration sequence."""
-    blocks: int = 64
+    blocks: int = 16
     """Number of calibration sequences, at most."""
 
 
@@ -71,8 +72,13 @@ class QuantizationReport:
     bytes_after: int
 
 
-def quantize(job: Quantization) -> QuantizationReport:
+def quantize(
+    job: Quantization, progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+) -> QuantizationReport:
     """Write ``job.model`` in 4 bits to ``job.out``, which must be empty or not exist.
+
+    An interrupted run goes on after the last finished block of the model. ``progress`` gets what is done now, and
+    the number of finished blocks and of all.
 
     Raises:
         TrainingError: model, texts or folder cannot be used, or autoawq is not installed.
@@ -81,28 +87,57 @@ def quantize(job: Quantization) -> QuantizationReport:
     loader = _autoawq()
     from transformers import AutoTokenizer
 
+    progress("reading the model", 0, 0)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     quantizable = loader.from_pretrained(
         str(job.model), device_map={"": "cpu"}, torch_dtype=torch.float32, trust_remote_code=False
     )
     model = quantizable.model
+    progress("reading the texts" if job.calibration else "the model writes calibration texts", 0, 0)
     texts = split_texts(
         read_texts(job.calibration, tokenizer) if job.calibration else generate_texts(model, tokenizer),
         block_tokens=job.block_tokens,
         blocks=job.blocks,
     )
+    progress("measuring the full model", 0, 0)
     before = perplexity(model, texts.held_out, most_tokens=job.block_tokens)
-    scales = _quantize_layers(quantizable, tokenizer, texts, job)
+    search = _search_folder(job, texts)
+    layers = model.config.num_hidden_layers
+    kept = KeptResults(search, layers, lambda done, total: progress("searching scales", done, total))
+    progress("searching scales", 0, layers)
+    scales = _quantize_layers(quantizable, tokenizer, texts, job, kept)
+    progress("writing and measuring the 4-bit model", 0, 0)
+    del model
+    report = _write_checkpoint(quantizable, scales, texts, job, before)
+    shutil.rmtree(search, ignore_errors=True)
+    return report
+
+
+def _search_folder(job: Quantization, texts: CalibrationTexts) -> Path:
+    """Where the results of finished blocks are kept until the checkpoint is written."""
+    fingerprint = search_fingerprint(base_digest(job.model), texts.calibration, job.group_size)
+    return job.out.parent / f".{job.out.name}-search-{fingerprint}"
+
+
+def _write_checkpoint(
+    quantizable: Any,
+    scales: dict[str, torch.Tensor],
+    texts: CalibrationTexts,
+    job: Quantization,
+    perplexity_before: float,
+) -> QuantizationReport:
+    """Write ``job.out``, measured, at once."""
     job.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.out.parent, prefix=f".{job.out.name}-") as scratch:
         folder = Path(scratch) / "checkpoint"
         _write(quantizable, scales, job.model, folder)
-        del quantizable, model
-        after = perplexity(load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens)
+        quantizable.model = None  # the full model makes room for the 4-bit one
         report = QuantizationReport(
             base_digest=base_digest(job.model),
-            perplexity_before=before,
-            perplexity_after=after,
+            perplexity_before=perplexity_before,
+            perplexity_after=perplexity(
+                load_dequantized(folder), texts.held_out, most_tokens=job.block_tokens
+            ),
             held_out_texts=len(texts.held_out),
             calibration_tokens=sum(map(len, texts.calibration)),
             bytes_before=_weight_bytes(job.model),
@@ -157,29 +192,13 @@ def _autoawq() -> Any:
 
 
 def _quantize_layers(
-    quantizable: Any, tokenizer: Any, texts: CalibrationTexts, job: Quantization
+    quantizable: Any, tokenizer: Any, texts: CalibrationTexts, job: Quantization, kept: KeptResults
 ) -> dict[str, torch.Tensor]:
     """Replace the projections by 4-bit ones, layer by layer.
 
     Returns the scales for adapters: ``<projection>.inputs`` [in] and ``<projection>.outputs`` [out].
     """
-    from awq.quantize.quantizer import AwqQuantizer
-
     scales: dict[str, torch.Tensor] = {}
-
-    class ScaleKeepingQuantizer(AwqQuantizer):
-        """Keeps the scales, which AutoAWQ applies and then discards."""
-
-        def _search_best_scale(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-            found = super()._search_best_scale(module, *args, **kwargs)
-            before, after, scale = found
-            number = next(i for i, layer in enumerate(self.modules) if layer is module)
-            for name in after:
-                scales[f"model.layers.{number}.{name}.inputs"] = scale.float().reshape(-1).clone()
-            if before.endswith("_proj"):
-                scales[f"model.layers.{number}.{before}.outputs"] = 1 / scale.float().reshape(-1)
-            return found
-
     quantizable.quantize(
         tokenizer,
         quant_config={"zero_point": True, "q_group_size": job.group_size, "w_bit": BITS, "version": "GEMM"},
@@ -189,7 +208,7 @@ def _quantize_layers(
         # The paper's own s = mean|x|^ratio. AutoAWQ's default also divides by the weights; its search then never
         # tries s = 1, and the result can be worse than plain rounding (docs/decisions/0005).
         duo_scaling=False,
-        quantizer_cls=ScaleKeepingQuantizer,
+        quantizer_cls=create_quantizer(scales, kept),
     )
     return scales
 

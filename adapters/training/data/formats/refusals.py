@@ -40,8 +40,8 @@ def refuse_dislike(row: Mapping[str, Any], where: str) -> None:
     """
     if row.get("label") is False:
         raise DataError(
-            f"{where}: `label` is false, so the answer is a bad one, and training would teach it. Remove such rows: "
-            "jq -c 'select(.label != false)' FILE > chats.jsonl"
+            f"{where}: `label` is false, so the answer is a bad one, and training would teach it. Train the "
+            "file with --preferences, or remove such rows: jq -c 'select(.label != false)' FILE > chats.jsonl"
         )
 
 
@@ -56,7 +56,8 @@ def _advice(row: Mapping[str, Any]) -> str:
         if "chosen" in row:
             chosen = "{prompt, completion: .chosen}" if "prompt" in row else "{messages: .chosen}"
         return (
-            "It is a preference row: a better and a worse answer. To train the better ones as chats, convert it: "
+            "It is a preference row: a better and a worse answer. Train it with --preferences FILE; to train the "
+            "better ones as chats, convert it: "
             f"jq -c '{chosen}' FILE > chats.jsonl"
         )
     for name, value in row.items():

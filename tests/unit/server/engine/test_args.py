@@ -11,15 +11,23 @@ import pytest
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms.cpu import CpuPlatform
+from vllm.platforms.interface import UnspecifiedPlatform
 
 import demo
 from server.config.settings import load
+from server.engine import args as engine_arguments
 from server.engine.args import engine_args
 from server.errors import SettingsError
 
 
 def made(arguments: dict[str, Any]) -> AsyncEngineArgs:
     return engine_args(load({"model": str(demo.MODEL_DIR), "engine_args": json.dumps(arguments)}))
+
+
+def test_a_build_for_gpus_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_arguments, "current_platform", UnspecifiedPlatform())
+    with pytest.raises(SettingsError, match="no GPU is visible to this process"):
+        made({})
 
 
 def test_plain_values_and_objects_without_a_class_go_through() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.models import Feedback, Key, Rating, Role, Tenant, Version, VersionState
+from adapters.training.data.preferences.rows import PreferenceRow, read_preference_rows
 from adapters.training.data.reader import read_conversations
 from server.errors import InvalidRequest, UnknownRequest
 from server.request.context import Caller
@@ -99,3 +100,24 @@ async def test_the_export_is_what_the_trainer_reads(
     file = tmp_path / "chats.jsonl"
     file.write_text("".join(lines), encoding="utf-8")
     assert [list(chat.messages) for chat in read_conversations(file)] == [CHAT]
+
+
+async def test_the_replaced_answer_makes_a_pair_of_answers(service: FeedbackService, tmp_path: Path) -> None:
+    said = await service.submit(
+        caller("acme"), "r1", Rating.DOWN, messages=CHAT, rejected="It was never ordered."
+    )
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(training_lines([said])))
+    [row] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert row["messages"] == CHAT and row["rejected"] == "It was never ordered."
+    [pair] = read_preference_rows(path)
+    assert isinstance(pair, PreferenceRow) and pair.chosen is not None and pair.rejected is not None
+    assert pair.chosen.messages[-1]["content"] == "On its way."
+    assert pair.rejected.messages[-1]["content"] == "It was never ordered."
+    assert read_conversations(path)[0].messages[-1]["content"] == "On its way."
+
+
+async def test_a_replaced_answer_needs_its_chat(service: FeedbackService, heard: Heard) -> None:
+    with pytest.raises(InvalidRequest, match="needs `messages`"):
+        await service.submit(caller("acme"), "r1", Rating.DOWN, rejected="No.")
+    assert not heard.kept

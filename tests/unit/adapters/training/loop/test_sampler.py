@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Sample
-from adapters.training.data.sampler import LongestFirst
+from adapters.training.loop.sampler import LongestFirst
 from adapters.training.loop.trainer import LoraTrainer
 from adapters.training.model.lora import add_lora
 
