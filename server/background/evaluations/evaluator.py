@@ -34,6 +34,8 @@ _TURNS_AT_ONCE = 16
 _MAX_TOKENS = 2_000_000
 #: How long it waits after a refusal that passes, at first and at most.
 _WAIT_S, _MAX_WAIT_S = 1.0, 30.0
+#: How long it waits for a part of a budget: what running work has reserved, or other servers hold, comes back.
+_BUDGET_WAIT_S = 60.0
 _PASSING = (EngineUnavailable, EngineGone, ResidencyBusy, RegistryUnavailable, TryLater, TooManyLargeRequests)
 
 Result = TypeVar("Result")
@@ -184,7 +186,9 @@ class _Job:
         async with places:
             try:
                 return await self._ask(turn, max_tokens)
-            except NeverFits:
+            except NeverFits as error:
+                if error.limit != "kv_limit":
+                    raise
                 return None, None
 
     async def _ask(self, turn: HeldOutTurn, max_tokens: int) -> tuple[list[int], float]:
@@ -201,13 +205,15 @@ class _Job:
 
 
 async def persistently(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeat an attempt that is refused for a reason that passes; a used-up token budget does not pass soon."""
-    wait_s = _WAIT_S
+    """Repeat an attempt that is refused for a reason that passes; a budget that stays used up is none."""
+    wait_s, without_budget_s = _WAIT_S, 0.0
     while True:
         try:
             return await attempt()
         except BudgetExhausted:
-            raise
+            without_budget_s += wait_s
+            if without_budget_s > _BUDGET_WAIT_S:
+                raise
         except _PASSING as error:
             logger.info("An evaluation waits %g s: %s", wait_s, error)
         await asyncio.sleep(wait_s)

@@ -163,13 +163,13 @@ async def test_it_runs_as_background_under_the_askers_name(composed: Composed, v
     assert [(row["tenant"], row["version"], row["requests"]) for row in rows] == [("", 1, 6)]
 
 
-async def test_it_costs_its_asker_what_requests_cost_and_no_limit_in_money_ends_it(
-    composed: Composed,
+async def test_it_costs_its_asker_what_requests_cost_and_a_used_up_budget_ends_it(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is spent is the same here as in the usage, from which a restarted server takes it."""
     price = {"prompt": 1, "generated": 2, "valid_from": "2026-01-01T00:00:00Z", "backdate": True}
     await composed.make("POST", "/admin/v1/prices", json=price)
-    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.000001", "rpm": 1})
+    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.002", "rpm": 1})
     path = f"{ADAPTER}/versions/1/evaluations"
     body = {"tenant": "acme", "role": "tenant_admin"}
     key = (await composed.make("POST", "/admin/v1/keys", json=body))["secret"]
@@ -185,6 +185,12 @@ async def test_it_costs_its_asker_what_requests_cost_and_no_limit_in_money_ends_
     (budget,) = (await composed.make("GET", "/admin/v1/budgets?tenant=acme"))["data"]
     assert (budget["budget"], budget["used"]) == ("money_budget", rows[0]["cost"])
     assert (await composed.make("GET", "/admin/v1/usage/keys?tenant=acme"))["data"] == []
+    monkeypatch.setattr(evaluator, "_BUDGET_WAIT_S", 0.0)
+    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.001"})
+    begun = await composed.ask("POST", path, key, content=CHATS, params={"turns": 20}, headers=OCTETS)
+    failed = await ended(composed, begun.json())
+    assert failed["state"] == "failed" and "money_budget" in failed["error"]
+    assert composed.server.engine.admission.accounts["acme"].period_used_nanos <= 1_000_000
 
 
 async def test_the_same_chats_again_are_the_same_evaluation(composed: Composed, vllm: FakeVllm) -> None:
