@@ -426,10 +426,12 @@ async def test_three_servers_on_a_real_database_never_exceed_a_limit_together(
 async def test_background_work_of_two_servers_never_spends_more_than_the_shared_budget(
     registries: list[Registry],
 ) -> None:
-    """Evaluations on both servers beside requests: what is spent and reserved together is within the money's budget."""
+    """Evaluations on both servers beside requests: what they spend together is within the budget in money."""
     price = Price(1_000_000, 1_000_000, 2_000_000)  # 1e-6 and 2e-6 for a token
     settings = TenantSettings(money_budget=Decimal("0.02"))
-    servers = [Server(registry.leases, asyncio.get_running_loop().time, settings) for registry in registries[:2]]
+    servers = [
+        Server(registry.leases, asyncio.get_running_loop().time, settings) for registry in registries[:2]
+    ]
     draw, spent, done = random.Random(5), 0, {True: 0, False: 0}
 
     async def call(server: Server, background: bool) -> None:
@@ -452,7 +454,9 @@ async def test_background_work_of_two_servers_never_spends_more_than_the_shared_
         await server.leases.report()
         account = server.admission.accounts["acme"]
         assert account.reserved_nanos == account.background_tokens == 0
-    query = sa.text("SELECT (SELECT sum(amount) FROM lease_uses WHERE kind = 'money'), (SELECT sum(held) FROM leases)")
+    query = sa.text(
+        "SELECT (SELECT sum(amount) FROM lease_uses WHERE kind = 'money'), (SELECT sum(held) FROM leases)"
+    )
     async with registries[0].leases._database.read() as connection:
         used, held = (await connection.execute(query)).one()
     assert used == spent, "the database knows what was spent"
