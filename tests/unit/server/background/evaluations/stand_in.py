@@ -44,6 +44,7 @@ class FakeVllm:
     asked: list[Any] = field(default_factory=list)
     known: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
     pause: asyncio.Event = field(default_factory=asyncio.Event)
+    pauses_after: int = 0  # requests; 0: never
 
     def __post_init__(self) -> None:
         self.pause.set()
@@ -58,6 +59,8 @@ class FakeVllm:
         self, prompt: Any, params: Any, request_id: str, lora_request: Any = None
     ) -> AsyncGenerator[Any]:
         self.asked.append((prompt, params, lora_request))
+        if self.pauses_after and len(self.asked) > self.pauses_after:
+            self.pause.clear()
         await self.pause.wait()
         ids = prompt["prompt_token_ids"]
         answer, rows = self.known.get(tuple(ids), (7,)), None
