@@ -12,6 +12,7 @@ from server.background.evaluations.evaluator import Evaluator
 from server.background.evaluations.judges import Judges
 from server.background.evaluations.requests import BackgroundRequests
 from server.background.evaluations.service import EvaluationService
+from server.background.shadows.texts import TextKeeper
 from server.background.shadows.traffic import ShadowTraffic
 from server.config.judges import judge_keys, judges_of
 from server.config.settings import Settings
@@ -32,7 +33,8 @@ def create(
     Raises: SettingsError: a judge's key cannot be read.
     """
     own_requests = BackgroundRequests(replace(requests, handle=engine.generate_tokens))
-    shadows = ShadowTraffic(registry, own_requests, engine.admission)
+    texts = TextKeeper(registry.shadow_texts, engine.prompts, base.rules.base_folder, limits)
+    shadows = ShadowTraffic(registry, own_requests, engine.admission, texts)
     engine.gate.shadow = shadows.begin
     files = DataFiles(settings.home / "evaluations")
     files.drop_parts()

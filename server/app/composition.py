@@ -29,6 +29,7 @@ from server.background.canary_rollback import CanaryRollback, limits_of
 from server.background.evaluations.service import RESUME_INTERVAL_S
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.shadows import texts
 from server.background.shadows.traffic import FLUSH_INTERVAL_S
 from server.background.webhook_sender import WebhookSender
 from server.config.combinations import alert_percents, networks_of
@@ -168,6 +169,7 @@ def _repeated(
         (server.evaluations.resume, RESUME_INTERVAL_S),
         (server.evaluations.end_lost, RESUME_INTERVAL_S),
         (server.shadows.flush, FLUSH_INTERVAL_S),
+        (registry.shadow_texts.forget, texts.FORGET_INTERVAL_S),
     ]
 
 

@@ -128,7 +128,7 @@ def _conversations(raw: bytes, first_line: int) -> Iterator[Conversation]:
 
 
 def _renderer(rendering: Rendering) -> Renderer:
-    tokenizer = _tokenizer(rendering.base)
+    tokenizer = tokenizer_of(rendering.base)
     # NOTE: they come from a file that a tenant brings: none may stand for an argument of the tokenizer itself.
     own = signature(tokenizer.apply_chat_template).parameters
     kwargs = {name: value for name, value in rendering.template_kwargs.items() if name not in own}
@@ -137,7 +137,8 @@ def _renderer(rendering: Rendering) -> Renderer:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(base: Path) -> Any:
+def tokenizer_of(base: Path) -> Any:
+    """The base's tokenizer; a worker has one base."""
     from transformers import AutoTokenizer  # slow to import: only the workers need it
 
     return AutoTokenizer.from_pretrained(base, local_files_only=True)
