@@ -26,11 +26,11 @@ from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
 from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
-from server.background.evaluations.service import RESUME_INTERVAL_S
+from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
 from server.background.shadows import texts
-from server.background.shadows.traffic import FLUSH_INTERVAL_S
+from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.background.webhook_sender import WebhookSender
 from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
@@ -95,9 +95,7 @@ class Server:
             CurrentPrices(registry).of,
             BodyMemory(_LARGE_BODIES * settings.max_body_bytes),
         )
-        self.evaluations, self.shadows = background_work.create(
-            settings, registry, base, engine, self.requests, self.sampling.limits_for(NO_LIMITS)
-        )
+        self.evaluations, self.shadows = self._background_work()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
         self.failures, self.answers = _recent(registry)
         self.observer = self._observer()
@@ -112,6 +110,12 @@ class Server:
         """What looks at each finished request."""
         return RequestObserver(
             self.metrics, self.canaries, self.answers, self.failures, History(), RequestLog()
+        )
+
+    def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
+        limits = self.sampling.limits_for(NO_LIMITS)
+        return background_work.create(
+            self.settings, self.registry, self.base, self.engine, self.requests, limits
         )
 
 
