@@ -26,7 +26,7 @@ from benchmarks.harness.servers import scratch, start_ours
 from benchmarks.training.versions import ADAPTER, train_better, train_first, train_worse
 
 BOUNDS = {"wrong_decisions": ("<=", 0.0)}
-CONDITION = "exact >= @current - 0.05 and loss < @current"
+CONDITION = "loss < @current and exact >= @current - 0.1"
 _NAME = "gate"
 
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--seeds", type=int, default=20, help="better and worse versions (default: %(default)s each)")
-    add("--turns", type=int, default=100, help="held-out answers of each evaluation (default: %(default)s)")
+    add("--turns", type=int, default=200, help="held-out answers of each evaluation (default: %(default)s)")
     add("--home", type=Path, help="folder for the trained adapters (default: a temporary one)")
     add("--url", help="a server with the demo's tenants (default: start one)")
     add("--operator-key", default=OPERATOR_KEY, help="(default: the demo's key)")
