@@ -89,7 +89,7 @@ def test_a_version_that_was_blended_answers_as_pefts(client: httpx.Client, refer
     others = reference.unlike("left", answers)
     print(json.dumps({"blend": "version", "equal": ASKED - different, "of": ASKED, "unlike_one": others}))
     assert different == 0
-    assert others > ASKED / 2, "the second adapter must matter"
+    assert others >= 5, "the second adapter must matter"
 
 
 def test_the_blend_of_a_request_answers_as_pefts(client: httpx.Client, reference: Reference) -> None:
