@@ -21,6 +21,7 @@ from adapters.registry.billing.webhooks import Webhooks
 from adapters.registry.database import Database, connect
 from adapters.registry.figures.evaluations import Evaluations
 from adapters.registry.figures.feedback import FeedbackStore
+from adapters.registry.figures.shadow_texts import ShadowTexts
 from adapters.registry.figures.shadows import Shadows
 from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
@@ -84,6 +85,7 @@ class Registry:
         self.feedback = FeedbackStore(database)
         self.evaluations = Evaluations(database)
         self.shadows = Shadows(database)
+        self.shadow_texts = ShadowTexts(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any
 
 from adapters.depot.depot import Depot
@@ -18,7 +17,7 @@ from adapters.sources import Uploads
 from adapters.store.store import Store
 from sampling.limits import NO_LIMITS
 from server.api.request_observer import RequestObserver
-from server.app import demo_seed, garbage_collection
+from server.app import background_work, demo_seed, garbage_collection
 from server.app.database import open_database, registry_of
 from server.app.engine_lifecycle import EngineLifecycle
 from server.auth import shared_throttle
@@ -27,12 +26,10 @@ from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
 from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
-from server.background.evaluations.data_files import DataFiles
-from server.background.evaluations.evaluator import Evaluator
-from server.background.evaluations.requests import BackgroundRequests
 from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.shadows import texts
 from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.background.webhook_sender import WebhookSender
 from server.config.combinations import alert_percents, networks_of
@@ -116,22 +113,10 @@ class Server:
         )
 
     def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
-        """What generates on the engine that serves, through the gate and into the ledger as requests do."""
-        engine = self.engine
-        own_requests = BackgroundRequests(replace(self.requests, handle=engine.generate_tokens))
-        shadows = ShadowTraffic(self.registry, own_requests, engine.admission)
-        engine.gate.shadow = shadows.begin
-        files = DataFiles(self.settings.home / "evaluations")
-        files.drop_parts()
-        evaluator = Evaluator(
-            self.registry.evaluations,
-            own_requests,
-            files,
-            engine.prompts,
-            self.sampling.limits_for(NO_LIMITS),
-            engine.max_model_len,
+        limits = self.sampling.limits_for(NO_LIMITS)
+        return background_work.create(
+            self.settings, self.registry, self.base, self.engine, self.requests, limits
         )
-        return EvaluationService(self.registry, evaluator, self.settings, self.base), shadows
 
 
 def _recent(registry: Registry) -> tuple[SharedFailures, SharedAnswers]:
@@ -186,7 +171,9 @@ def _repeated(
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
         (server.evaluations.resume, RESUME_INTERVAL_S),
+        (server.evaluations.end_lost, RESUME_INTERVAL_S),
         (server.shadows.flush, FLUSH_INTERVAL_S),
+        (registry.shadow_texts.forget, texts.FORGET_INTERVAL_S),
     ]
 
 

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     canary_false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Largest probability that a split loses a canary that is not above a limit or not worse than the stable version.
     A smaller one needs more answers for each decision."""
+    judges: Annotated[JsonObject, Field(repr=False)] = {}
+    """Models that may judge evaluations, as a JSON object: '{"large": {"url": …, "model": …, "key_file": …}}'."""
     keep_feedback_messages: bool = False
     """Keep the chats that clients send with feedback, for training; otherwise such feedback is refused."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"

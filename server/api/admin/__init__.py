@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from server.api.admin.adapters.blends import router as blend_routes
 from server.api.admin.adapters.evaluations import router as evaluation_routes
+from server.api.admin.adapters.shadow_texts import router as shadow_text_routes
 from server.api.admin.adapters.shadows import router as shadow_routes
 from server.api.admin.adapters.traffic import router as traffic_routes
 from server.api.admin.adapters.uploads import router as upload_routes
@@ -31,6 +32,7 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         blend_routes,
         evaluation_routes,
         shadow_routes,
+        shadow_text_routes,
         audit_routes,
         live_routes,
         server_routes,

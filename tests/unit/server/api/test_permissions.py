@@ -32,6 +32,8 @@ class Access(enum.Enum):
     """Operators and every tenant's admin; what the answer shows depends on the key."""
     TENANT = enum.auto()
     """Operators, and the admin of the tenant that the request names."""
+    TENANT_ALONE = enum.auto()
+    """The admin of the tenant that the request names, and no operator."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ RULES: dict[Route, Rule] = {
     ("PUT", ADAPTER + "/shadow"): Rule(TENANT, 200, {"json": {"version": 1, "share": 0.5}}),
     ("GET", ADAPTER + "/shadow"): Rule(TENANT),
     ("DELETE", ADAPTER + "/shadow"): Rule(TENANT),
+    ("PUT", ADAPTER + "/shadow/texts"): Rule(Access.TENANT_ALONE),
+    ("GET", ADAPTER + "/shadow/texts"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/shadow/texts"): Rule(TENANT),
     ("POST", ADAPTER + "/uploads"): Rule(TENANT, 201),
     ("GET", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT),
     ("PATCH", ADAPTER + "/uploads/{upload_id}"): Rule(
@@ -243,8 +248,9 @@ async def ask(
 def expected(rule: Rule) -> dict[tuple[str, str], int]:
     """(role, whose things) -> status."""
     own_admin = 403 if rule.access is OPERATOR else rule.status
-    foreign_admin = 404 if rule.access is TENANT else own_admin
-    outcomes = {("operator", whose): rule.status for whose in ("own", "foreign")}
+    foreign_admin = 404 if rule.access in (TENANT, Access.TENANT_ALONE) else own_admin
+    operator = 403 if rule.access is Access.TENANT_ALONE else rule.status
+    outcomes = {("operator", whose): operator for whose in ("own", "foreign")}
     outcomes |= {("tenant_admin", "own"): own_admin, ("tenant_admin", "foreign"): foreign_admin}
     for role, refusal in (("no key", 401), ("wrong key", 401), ("inference", 403)):
         outcomes |= {(role, whose): refusal for whose in ("own", "foreign")}
