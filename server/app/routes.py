@@ -78,6 +78,7 @@ def _generating(server: Server, path: str, endpoint: Endpoint, batches: BatchSer
         server.observer,
         server.tracing,
         server.settings.log_prompts,
+        server.records,
         batches,
     )
     return Route(path, route, methods=["POST"])
@@ -108,6 +109,7 @@ def _state_collector(server: Server) -> StateCollector:
         server.throttle,
         server.canaries,
         server.usage_writer,
+        server.records.counts,
         settings.max_loras,
         settings.metrics_label_sets,
     )
