@@ -33,6 +33,7 @@ from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
 from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.background.webhook_sender import WebhookSender
+from server.cluster.peers import Peers
 from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
 from server.config.settings import Settings
@@ -74,6 +75,7 @@ class Server:
         self.engine = engine = EngineLifecycle(settings, registry, store, base, self.metrics, runner)
         self.uploads = uploads_of(settings, registry, engine.depot, base.rules.max_bytes)
         self.readiness = Readiness(engine.supervisor, registry)
+        self.peers = Peers(registry.membership, registry.secrets, settings.tls_cert)
         self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)

@@ -53,6 +53,7 @@ def _routes(server: Server) -> list[BaseRoute]:
         *vllm_lora.router(services, permissions).routes,
         *feedback.router(server.feedback, authenticator).routes,
         *replica.router(_replica_reporter(server), server.settings.replica_token).routes,
+        *replica.peer_router(server.peers, server.observer.history, server.observer.log).routes,
         *pages.router().routes,
     ]
 
@@ -143,4 +144,5 @@ def _admin_services(server: Server) -> AdminServices:
         evaluations=server.evaluations,
         history=server.observer.history,
         request_log=server.observer.log,
+        peers=server.peers,
     )
