@@ -53,7 +53,7 @@ def ask(server: ServerProcess) -> None:
     globex = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEYS["globex"], max_retries=0)
     question = {"role": "user", "content": f"What is the price of the Storm Fan? {MAIL} KD-1234"}
     chat = {"model": "acme-support", "messages": [question], "temperature": 0}
-    acme.chat.completions.create(**chat, n=2)
+    acme.chat.completions.create(**chat | {"temperature": 1.0}, n=2, extra_body={"top_k": 1})
     assert list(acme.chat.completions.create(**chat, stream=True))
     acme.responses.create(model="acme-support", input=question["content"], temperature=0)
     claude = anthropic.Anthropic(base_url=server.url, api_key=KEYS["acme"], max_retries=0)
