@@ -168,7 +168,7 @@ def test_ship_an_adapter(tab: Console) -> None:
 def test_find_out_why_it_was_slow(tab: Console) -> None:
     tab.enter(OPERATOR, "activity")
     page = tab.page
-    page.get_by_label("Time").select_option("day")
+    page.get_by_label("Time", exact=True).select_option("day")
     expect(page.locator(".line-chart").first).to_be_visible()
     picture("job-slow-charts", tab, page.locator(".charts"))
     page.get_by_label("Request", exact=True).fill(SLOW.request_id)
@@ -183,7 +183,7 @@ def test_hand_the_months_bill_over(tab: Console) -> None:
     page.locator("select").first.select_option(index=2)
     expect(page.locator("table").first).to_contain_text("acme")
     expect(page.locator("table").first).to_contain_text("USD")
-    picture("job-bill-usage", tab, page.locator("table").first)
+    picture("job-bill-usage", tab, page.locator("table").first.locator(".."))
 
 
 def test_look_at_it_on_a_phone(open_console: Callable[..., Console], office: str) -> None:
