@@ -103,6 +103,7 @@ def opened(open_console: Callable[..., Console], url: str, **look: object) -> Co
 
 def picture(name: str, tab: Console, of: Locator | None = None) -> None:
     """Take a picture of a page's visible part, or of one element with a margin; keep it where it is asked for."""
+    tab.page.evaluate("document.getElementById('notice').style.visibility = 'hidden'")
     clip = None
     if of is not None:
         box = of.bounding_box()
