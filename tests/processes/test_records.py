@@ -57,7 +57,9 @@ def ask(server: ServerProcess) -> None:
     assert list(acme.chat.completions.create(**chat, stream=True))
     acme.responses.create(model="acme-support", input=question["content"], temperature=0)
     claude = anthropic.Anthropic(base_url=server.url, api_key=KEYS["acme"], max_retries=0)
-    claude.messages.create(model="acme-support", max_tokens=100, messages=[question], temperature=0)
+    claude.messages.create(
+        model="acme-support", max_tokens=100, messages=[question], extra_body={"temperature": 0}
+    )
     row = json.loads(demo.ADAPTERS["globex-tools"].held_out.read_text().splitlines()[0])
     called = {
         "model": "globex-tools",
@@ -71,7 +73,7 @@ def ask(server: ServerProcess) -> None:
     # No records: cut off, refused, left by its client, and no chat.
     acme.chat.completions.create(**chat, max_tokens=2)
     with pytest.raises(openai.BadRequestError):
-        acme.chat.completions.create(**chat, max_tokens=10**9)
+        acme.chat.completions.create(**chat | {"temperature": 99})
     with acme.chat.completions.create(
         **chat, stream=True, max_tokens=3000, extra_body={"ignore_eos": True}
     ) as left:
@@ -134,6 +136,6 @@ def check(server: ServerProcess, place: Path) -> None:
             checked.stdout + checked.stderr
         )
         figures = json.loads(
-            shell(server, "demo-admin", "adapter", "evaluate", model, "--data", str(file), "--json")
+            shell(server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json")
         )
         assert figures[0]["figures"]["turns"] == len(rows(place, tenant)), figures
