@@ -125,13 +125,13 @@ class Peers:
             self._key = await self._secrets.get(KEY_NAME)
         return self._key
 
-    def _trust(self) -> ssl.SSLContext | bool:
-        """With HTTPS: the certificate that all servers share, whatever its name."""
-        if self._tls_cert is None:
-            return True
-        context = ssl.create_default_context(cafile=str(self._tls_cert))
-        context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    def _trust(self) -> ssl.SSLContext:
+        """With HTTPS: the certificate that all servers share, whatever its name; the machine's are not read."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self._tls_cert is not None:
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(self._tls_cert)
         return context
 
 

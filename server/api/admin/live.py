@@ -35,7 +35,7 @@ _DEMO_PRESET = "factual"
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of the live view: /admin/v1/live, /state, /whoami, /options, /errors and /requests."""
     routes = admin_router()
     _add_server(routes, services, guard)
     _add_requests(routes, services, guard)

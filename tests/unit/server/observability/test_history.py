@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.observability.history import MAX_SERIES, SPANS, Finished, History, quantile
-from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram
+from server.observability.history import MAX_SERIES, SPANS, Finished, History
+from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram, quantile
 
 
 def points(history: History, span: Any, *who: str | None) -> tuple[int, list[dict[str, Any]]]:
