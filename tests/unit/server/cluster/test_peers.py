@@ -6,12 +6,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from certificates import Pair, write_pair
 from fastapi import FastAPI
 
 from adapters.errors import RegistryUnavailable
@@ -50,12 +52,12 @@ class Registry:
 class Server:
     """One server's memory and its internal routes, on a socket."""
 
-    def __init__(self, registry: Registry, name: str, port: int) -> None:
+    def __init__(self, registry: Registry, name: str, port: int, pair: Pair | None) -> None:
         self.history, self.log = History(lambda: NOW_S), RequestLog()
-        own = Replica(name, f"http://127.0.0.1:{port}", "1")
+        own = Replica(name, f"{'https' if pair else 'http'}://127.0.0.1:{port}", "1")
         registry.servers.append(own)
         membership: Any = registry.membership_of(own)
-        self.peers = Peers(membership, registry, clock=lambda: NOW_S)  # type: ignore[arg-type]
+        self.peers = Peers(membership, registry, pair and pair.cert, lambda: NOW_S)  # type: ignore[arg-type]
         self.app = FastAPI()
         self.app.include_router(peer_router(self.peers, self.history, self.log))
 
@@ -69,12 +71,13 @@ class Server:
 
 
 @contextmanager
-def serving(registry: Registry, name: str) -> Iterator[Server]:
+def serving(registry: Registry, name: str, pair: Pair | None = None) -> Iterator[Server]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        server = Server(registry, name, listener.getsockname()[1])
-        http = uvicorn.Server(uvicorn.Config(server.app, lifespan="off", log_config=None, ws="none"))
+        server = Server(registry, name, listener.getsockname()[1], pair)
+        files: Any = {"ssl_certfile": pair.cert, "ssl_keyfile": pair.key} if pair else {}
+        http = uvicorn.Server(uvicorn.Config(server.app, lifespan="off", log_config=None, ws="none", **files))
         thread = threading.Thread(target=http.run, args=([listener],), daemon=True)
         thread.start()
         yield server
@@ -169,3 +172,16 @@ async def test_nobody_else_is_answered(three: tuple[Registry, list[Server]]) -> 
         assert (
             await client.get(url + target, headers={"authorization": "Bearer demo-admin"})
         ).status_code == 404
+
+
+async def test_with_https_the_servers_have_the_same_certificate(tmp_path: Path) -> None:
+    registry = Registry()
+    same, other = (write_pair(tmp_path / name) for name in ("same", "other"))
+    with ExitStack() as stack:
+        pairs = {"a": same, "b": same, "other": other, "plain": None}
+        servers = {name: stack.enter_context(serving(registry, name, pair)) for name, pair in pairs.items()}
+        servers["b"].answer("r-b", "acme", 0.1)
+        seen = await history_of(servers["a"].services, "hour", None, None)
+        assert (seen.points[-1].requests, seen.missing) == (1, ["other"])
+        seen = await history_of(servers["plain"].services, "hour", None, None)
+        assert sorted(seen.missing) == ["a", "b", "other"], "no certificate is trusted without one"
