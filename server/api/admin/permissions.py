@@ -17,6 +17,7 @@ from adapters.sources import Source, Uploads, parse_source
 from server.admission import Admission
 from server.auth.authenticator import Authenticator
 from server.background.evaluations.service import EvaluationService
+from server.cluster.peers import Peers
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel as ServedBase
 from server.errors import Forbidden
@@ -47,6 +48,7 @@ class AdminServices:
     evaluations: EvaluationService
     history: History
     request_log: RequestLog
+    peers: Peers
 
 
 def admin_router(prefix: str = "") -> APIRouter:

@@ -37,6 +37,9 @@ class Administration(Protocol):
     def set_tenant(self, name: str, changes: Mapping[str, Any]) -> None:
         """Change settings; None removes a limit."""
 
+    def set_records(self, tenant: str, records: Mapping[str, Any] | None) -> None:
+        """Keep records of a tenant (`share` and `patterns`); None: keep none."""
+
     def remove_tenant(self, name: str) -> None:
         """Remove a tenant and its keys."""
 

@@ -65,6 +65,8 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/tenants/{name}"): Rule(TENANT),
     ("PATCH", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 200, {"json": {"rpm": 9}}),
     ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
+    ("PUT", "/admin/v1/tenants/{name}/records"): Rule(TENANT, 200, {"json": {"share": 0.5}}),
+    ("DELETE", "/admin/v1/tenants/{name}/records"): Rule(TENANT),
     ("GET", "/admin/v1/keys"): Rule(TENANT, 200, NAMED),
     ("POST", "/admin/v1/keys"): Rule(TENANT, 201, {"json": {"tenant": "{tenant}"}}),
     ("PATCH", "/admin/v1/keys/{key_id}"): Rule(TENANT, 200, {"json": {"rpm": 9}}),
@@ -157,8 +159,12 @@ OPEN: set[Route] = {
     ("GET", "/console/"),
     ("GET", "/console/{name:path}"),
 }
-#: Routes for fronts, which know `--replica-token`; nobody else may know that they exist.
-FRONTS: set[Route] = {("GET", "/internal/replica")}
+#: Routes for fronts, which know `--replica-token`, and for other servers; nobody else may know that they exist.
+FRONTS: set[Route] = {
+    ("GET", "/internal/replica"),
+    ("GET", "/internal/history"),
+    ("GET", "/internal/request"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +172,7 @@ async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Co
     folder: Path = tmp_path_factory.mktemp("permissions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)  # no machine is switched off here
-        async with compose(folder, protect_metrics=True) as composed:
+        async with compose(folder, protect_metrics=True, records=str(folder / "records")) as composed:
             yield composed
 
 

@@ -21,7 +21,8 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(tmp_path_factory.mktemp("served")) as url:
+    folder = tmp_path_factory.mktemp("served")
+    with serve(folder, records=str(folder / "records")) as url:
         yield url
 
 
@@ -56,6 +57,19 @@ def test_the_life_of_a_tenant(run: Run) -> None:
     assert rows(run("tenant", "usage", "initech", "--json")) == []
     run("tenant", "remove", "initech", "--yes")
     assert "initech" in run("tenant", "show", "initech", code=1).output
+
+
+def test_records_are_turned_on_and_off(run: Run) -> None:
+    run("tenant", "add", "stark")
+    told = run("tenant", "records", "stark", "--share", "0.1", "--pattern", r"KD-\d+").stdout
+    assert told == "0.1 of the requests of tenant stark are kept.\n"
+    (row,) = rows(run("tenant", "show", "stark", "--json"))
+    assert row["records"] == {"share": 0.1, "patterns": [r"KD-\d+"]}
+    assert "no regular expression" in run("tenant", "records", "stark", "--pattern", "(", code=1).output
+    assert "--off" in run("tenant", "records", "stark", "--off", "--share", "1", code=2).output
+    assert "No more" in run("tenant", "records", "stark", "--off").stdout
+    assert rows(run("tenant", "show", "stark", "--json"))[0]["records"] is None
+    run("tenant", "remove", "stark", "--yes")
 
 
 def test_the_life_of_a_key(run: Run) -> None:

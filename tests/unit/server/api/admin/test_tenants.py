@@ -46,7 +46,7 @@ async def test_a_tenant_is_shown_with_all_its_settings_on_one_level(client: http
     assert made.status_code == 201
     assert list(made.json()) == [
         "name", "weight", "kv_guarantee", "kv_limit", "max_concurrency", "rpm", "tpm", "token_budget",
-        "money_budget", "budget_period", "sampling_defaults", "limits", "created_at",
+        "money_budget", "budget_period", "sampling_defaults", "limits", "records", "created_at",
     ]  # fmt: skip
     changed = await client.patch("/tenants/acme", json={"money_budget": 12.5})
     assert changed.json()["money_budget"] == "12.5"
