@@ -14,9 +14,9 @@ from playwright.sync_api import ConsoleMessage, Page, expect
 ARTEFACTS = Path(__file__).parents[1] / "artefacts" / "console"
 #: What shows when a script prints what is not there.
 HOLES = re.compile(r"\b(null|undefined|NaN)\b|\[object")
-VIEWS = ("overview", "activity", "adapters", "playground", "usage", "feedback")
+VIEWS = ("overview", "activity", "adapters", "playground", "usage", "prices", "budgets", "feedback")
 #: Views that only an operator has.
-OPERATORS_VIEWS = ("tenants", "audit")
+OPERATORS_VIEWS = ("tenants", "webhooks", "audit")
 OPERATOR = "demo-admin"
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
