@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,10 +16,9 @@ from tests.unit.server.app.served import serve
 
 
 @pytest.fixture(scope="module")
-def money() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        with serve(Path(folder), fill, webhook_networks="127.0.0.0/8") as url:
-            yield url
+def money(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(tmp_path_factory.mktemp("money"), fill, webhook_networks="127.0.0.0/8") as url:
+        yield url
 
 
 @pytest.fixture
@@ -97,8 +94,8 @@ def test_budgets_of_a_tenant_and_a_key_are_set_and_removed(tab: Console, operato
     page.get_by_role("button", name="Set the budget").click()
     of_key = rows.filter(has_text="their shop (key of acme)")
     expect(of_key).to_contain_text("day, until today")
-    limits = [key["limits"] for key in operator.get("/keys?tenant=acme").json()["data"] if key["note"]]
-    assert (limits[0]["money_budget"], limits[0]["budget_period"]) == ("25.5", "day")
+    keys = {key["id"]: key["limits"] for key in operator.get("/keys?tenant=acme").json()["data"]}
+    assert (keys[made["id"]]["money_budget"], keys[made["id"]]["budget_period"]) == ("25.5", "day")
 
     of_key.get_by_role("button", name="Change the budget of their shop").click()
     page.get_by_label("Budget in money").fill("0")
