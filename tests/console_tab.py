@@ -55,6 +55,8 @@ class Console:
         self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
 
     def on_console(self, message: ConsoleMessage) -> None:
+        if not self.page.url.startswith(self.url):
+            return  # a provider's page, at which people sign in
         expected = any(message.text.startswith(f"{_REFUSED}{status}") for status in self.expected_statuses)
         if message.type in ("error", "warning") and not expected:
             self.complaints.append(message.text)

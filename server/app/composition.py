@@ -78,7 +78,7 @@ class Server:
         self.engine = engine = EngineLifecycle(settings, registry, store, base, self.metrics, runner)
         self.uploads = _uploads(settings, registry, engine.depot, base.rules.max_bytes)
         self.readiness = Readiness(engine.supervisor, registry)
-        self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
+        self.authenticator, self.throttle = Authenticator(registry, settings), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)
         self.webhook_sender = WebhookSender(registry.webhooks, networks_of(settings))
