@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, expect
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts" / "console"
@@ -53,6 +54,12 @@ class Console:
     def shoot(self, name: str) -> None:
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong for people who see, hear or point otherwise; once nothing moves any more."""
+        self.page.evaluate("Promise.all(document.getAnimations().map((each) => each.finished))")
+        found = Axe().run(self.page).response["violations"]
+        return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
 
     def on_console(self, message: ConsoleMessage) -> None:
         if not self.page.url.startswith(self.url):

@@ -70,7 +70,9 @@ class SignIn:
         """The provider has sent the browser back: begin a session."""
         query = request.query_params
         key = await self._registry.secrets.get(ATTEMPT_KEY)
-        attempt = attempts.resume(key, cookie_in(request.headers, self._names.attempt), query.get("state", ""))
+        attempt = attempts.resume(
+            key, cookie_in(request.headers, self._names.attempt), query.get("state", "")
+        )
         if "code" not in query:
             raise SignInFailed("The provider did not sign you in. Sign in again, or ask its operator.")
         if query.get("iss", self._settings.sign_in_issuer) != self._settings.sign_in_issuer:
@@ -161,7 +163,9 @@ def _redirect(url: str) -> RedirectResponse:
     return RedirectResponse(url, status_code=303, headers=headers)
 
 
-def _shown(step: Callable[[Request], Awaitable[Response]], console: str) -> Callable[..., Awaitable[Response]]:
+def _shown(
+    step: Callable[[Request], Awaitable[Response]], console: str
+) -> Callable[..., Awaitable[Response]]:
     """The step; its refusal is a page for a browser, and JSON for a program."""
 
     async def route(request: Request) -> Response:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from server.config.settings import Settings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_FORM = 'Write a JSON list of rules, for example \'[{"claim": "groups", "value": "llm-operators", "role": "operator"}]\'.'
+_FORM = (
+    "Write a JSON list of rules, for example "
+    '\'[{"claim": "groups", "value": "llm-operators", "role": "operator"}]\'.'
+)
 _NEEDED = ("public_url", "sign_in_client_id", "sign_in_client_secret", "sign_in_roles")
 
 
@@ -40,7 +43,9 @@ class SignInRule(BaseModel):
         if self.tenant and self.tenant_claim:
             raise ValueError("A rule has `tenant` or `tenant_claim`, not both.")
         if self.role == "operator" and (self.tenant or self.tenant_claim):
-            raise ValueError("An operator belongs to no tenant: remove `tenant`, or use the role tenant_admin.")
+            raise ValueError(
+                "An operator belongs to no tenant: remove `tenant`, or use the role tenant_admin."
+            )
         if self.role == "tenant_admin" and not (self.tenant or self.tenant_claim):
             raise ValueError("A tenant_admin needs a tenant: add `tenant`, or `tenant_claim`.")
         return self
@@ -87,10 +92,14 @@ def check_secure(name: str, url: str) -> str:
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise ValueError(f"{name} {url!r} is no URL of a server: write it as https://host or https://host/path.")
+        raise ValueError(
+            f"{name} {url!r} is no URL of a server: write it as https://host or https://host/path."
+        )
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         return url
-    raise ValueError(f"{name} {url!r} is not https, so others could read along: use https (http on loopback only).")
+    raise ValueError(
+        f"{name} {url!r} is not https, so others could read along: use https (http on loopback only)."
+    )
 
 
 def digest_of(settings: Settings) -> str:

@@ -53,6 +53,7 @@ def test_every_page_is_short_and_fits(
         assert nodes <= MOST_NODES, (view, nodes)
         over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert over <= 0, (view, over)
+        assert console.violations() == [], view
         console.shoot(f"many-{view}-{viewport['width']}-{scheme}")
 
 

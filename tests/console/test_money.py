@@ -37,6 +37,7 @@ def test_a_price_is_set_changed_ended_and_removed(tab: Console) -> None:
     tab.enter(OPERATOR, "prices")
     page = tab.page
     page.get_by_text("Set a price", exact=True).click()
+    assert tab.violations() == []
     page.get_by_label("Tenant").select_option("globex")
     page.get_by_label("Adapter").select_option("tools")
     page.get_by_label("Prompt").fill("a lot")
@@ -82,6 +83,7 @@ def test_budgets_of_a_tenant_and_a_key_are_set_and_removed(tab: Console, operato
     expect(page.locator(".lead")).to_contain_text(re.compile(r"^\d+\.\d\d USD spent since the month began"))
 
     page.get_by_text("Set a budget", exact=True).click()
+    assert tab.violations() == []
     page.get_by_label("Tenant").select_option("acme")
     page.get_by_label("Budget in money").fill("250")
     page.get_by_role("button", name="Set the budget").click()
@@ -97,6 +99,8 @@ def test_budgets_of_a_tenant_and_a_key_are_set_and_removed(tab: Console, operato
     keys = {key["id"]: key["limits"] for key in operator.get("/keys?tenant=acme").json()["data"]}
     assert (keys[made["id"]]["money_budget"], keys[made["id"]]["budget_period"]) == ("25.5", "day")
 
+    expect(page.locator("main")).not_to_contain_text(HOLES)
+
     of_key.get_by_role("button", name="Change the budget of their shop").click()
     page.get_by_label("Budget in money").fill("0")
     tab.expected_statuses = {400}
@@ -105,7 +109,6 @@ def test_budgets_of_a_tenant_and_a_key_are_set_and_removed(tab: Console, operato
     of_key.get_by_role("button", name="Remove the budget of their shop").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(of_key).to_have_count(0)
-    expect(page.locator("main")).not_to_contain_text(HOLES)
 
 
 def test_a_webhook_is_added_tested_and_removed(tab: Console) -> None:
@@ -132,6 +135,7 @@ def test_a_webhook_is_added_tested_and_removed(tab: Console) -> None:
         expect(hook.locator("tbody tr")).to_contain_text("webhook.test")
         expect(hook.locator("tbody tr")).to_contain_text("taken today")
         assert [body["type"] for body in receiver.bodies] == ["webhook.test"]
+        assert tab.violations() == []
         tab.shoot("money-webhook-test")
     expect(page.locator("main")).not_to_contain_text(HOLES)
     hook.get_by_role("button", name="Remove").click()

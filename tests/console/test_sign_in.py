@@ -43,6 +43,7 @@ def test_an_operator_signs_in_and_out(open_console: Callable[..., Console], url:
     console.open()
     page = console.page
     expect(page.get_by_role("button", name="Sign in with the key")).to_be_visible()
+    assert console.violations() == []
     console.shoot("sign-in-person")
     sign_in(console, "ann")
     expect(page.locator("#who")).to_have_text("operator ann@example.org")
@@ -80,13 +81,17 @@ def test_who_may_only_read_has_nothing_to_change(open_console: Callable[..., Con
             expect(page.locator("main").get_by_role("button", name=name, exact=True)).to_have_count(0)
 
 
-def test_somebody_without_a_role_reads_why(open_console: Callable[..., Console], url: str) -> None:
-    console = open_console(url=url)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_somebody_without_a_role_reads_why(
+    open_console: Callable[..., Console], url: str, scheme: str
+) -> None:
+    console = open_console(PHONE, scheme, url)
     console.expected_statuses = {403}
     console.open()
     sign_in(console, "eve")
     page = console.page
     expect(page.get_by_role("alert")).to_contain_text("nothing there gives you a role here")
+    assert console.violations() == []
     console.shoot("sign-in-no-role")
     page.get_by_role("link", name="Back to the console").click()
     expect(page.get_by_role("link", name="Sign in", exact=True)).to_be_visible()

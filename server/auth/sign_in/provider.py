@@ -24,7 +24,7 @@ from server.errors import ProviderUnavailable, SignInFailed
 logger = logging.getLogger("loragate.sign_in")
 
 _TIMEOUT_S = 10.0
-#: Addresses and keys are read again after this time, and at once, but not more often than _PAUSE_S, for an unknown key.
+#: Addresses and keys are read again after this time; for an unknown key at once, but not within _PAUSE_S.
 _FRESH_S = 3600.0
 #: After a failure nobody waits for the provider again for this long.
 _PAUSE_S = 5.0
@@ -33,7 +33,19 @@ _LEEWAY_S = 60
 #: Codes that are exchanged at the same time: callers without a key must not keep the server busy.
 _MAX_EXCHANGES = 16
 #: Signatures with the provider's private key only: never `none`, nor a secret that others know.
-_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+_ALGORITHMS = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+)
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
@@ -79,7 +91,9 @@ class Provider:
             except (JoseError, ValueError, TypeError, KeyError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 logger.warning("An ID token was refused: %s", reason)
-                raise SignInFailed(f"The provider's ID token is not valid ({_said(error)}). Sign in again.") from error
+                raise SignInFailed(
+                    f"The provider's ID token is not valid ({_said(error)}). Sign in again."
+                ) from error
 
     def _client(self) -> AsyncOAuth2Client:
         offered = self._metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])

@@ -131,22 +131,25 @@ function budgetForm(session, refresh) {
     ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name))), () => {});
   }
 
-  async function offerOwners(chosen = "") {
+  async function offerOwners(chosen = "", name = "") {
     const own = session.tenant ? [["", "choose a key"]] : [["", "the whole tenant"]];
-    owner.replaceChildren(...options(own, ""));
-    if (!tenant.value) return;
-    const { data } = await ask(`admin/v1/keys?${new URLSearchParams({ tenant: tenant.value })}`);
+    const of = tenant.value;
+    owner.replaceChildren(...options([...own, ...(chosen ? [[chosen, name]] : [])], chosen));
+    if (!of) return;
+    const { data } = await ask(`admin/v1/keys?${new URLSearchParams({ tenant: of })}`);
+    if (tenant.value !== of) return; // another one was chosen meanwhile
     const valid = data.filter((key) => [key.expires_at, key.revoked_at].every((end) => end === null || Date.parse(end) > Date.now()));
-    owner.append(...options([...new Map(valid.map((key) => [key.account, `${key.note || "key"} ${key.prefix}…`]))], chosen));
-    owner.value = chosen;
+    const offered = new Map(valid.filter((key) => key.account !== chosen).map((key) => [key.account, `${key.note || "key"} ${key.prefix}…`]));
+    owner.append(...options([...offered], null));
   }
 
   async function fill(budget) {
     node.open = true;
+    status.textContent = "";
     tenant.value = budget.tenant;
     money.value = budget.allowed;
     period.value = budget.period;
-    await offerOwners(budget.key).catch(() => {});
+    await offerOwners(budget.key, budget.name).catch(() => {});
     money.focus();
   }
 

@@ -118,15 +118,17 @@ function priceForm(refresh) {
   ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name))), () => {});
 
   async function offerAdapters(chosen = "") {
-    adapter.replaceChildren(...options([["", "all models"]], ""));
-    if (!tenant.value) return;
-    const { data } = await ask(`admin/v1/adapters?${new URLSearchParams({ tenant: tenant.value })}`);
-    adapter.append(...options(data.map((row) => row.name), chosen));
-    adapter.value = chosen;
+    const of = tenant.value;
+    adapter.replaceChildren(...options([["", "all models"], ...(chosen ? [chosen] : [])], chosen));
+    if (!of) return;
+    const { data } = await ask(`admin/v1/adapters?${new URLSearchParams({ tenant: of })}`);
+    if (tenant.value !== of) return; // another one was chosen meanwhile
+    adapter.append(...options(data.map((row) => row.name).filter((name) => name !== chosen), null));
   }
 
   async function fill(price) {
     node.open = true;
+    status.textContent = "";
     tenant.value = price.tenant;
     for (const name of AMOUNTS) amounts[name].value = price[name];
     from.value = price.state === "later" ? new Date(price.valid_from).toISOString().slice(0, 16) : "";

@@ -100,7 +100,9 @@ def test_an_operator_signs_in_changes_something_and_signs_out(
     assert "loragate-session" not in browser.cookies
     with Browser(base_url=url, cookies=stolen) as thief:
         assert thief.session()["csrf_token"] is None
-        answer = thief.get("/admin/v1/whoami", headers={"x-csrf-token": csrf_token(stolen["loragate-session"])})
+        answer = thief.get(
+            "/admin/v1/whoami", headers={"x-csrf-token": csrf_token(stolen["loragate-session"])}
+        )
         assert code(answer) == (401, "invalid_api_key")
 
 
