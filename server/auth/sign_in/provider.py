@@ -57,7 +57,7 @@ class Provider:
         self._settings = settings
         self._redirect_uri = f"{settings.public_url.rstrip('/')}/console/sign-in/callback"
         self._metadata: Mapping[str, Any] = {}
-        self._keys: KeySet | None = None
+        self._keys = KeySet([])
         self._read_at_s = self._failed_at_s = -_FRESH_S
         self._reading = asyncio.Lock()
         self._exchanges = asyncio.Semaphore(_MAX_EXCHANGES)

@@ -12,7 +12,8 @@ from adapters.registry.access.sessions import Session
 from adapters.registry.cache import RegistryCache
 from adapters.registry.database import utc_now
 from sampling.defaults import Layer
-from sampling.limits import Limits
+from sampling.limits import NO_LIMITS, Limits
+from sampling.resolution import NO_DEFAULTS
 from server.auth.sign_in.cookies import CookieNames, check_csrf, cookie_in
 from server.config.settings import Settings
 from server.config.sign_in import digest_of
@@ -83,14 +84,8 @@ def _caller(session: Session, tenant: Tenant | None) -> Caller:
         note=session.name,
         account=session.account,
     )
-    person = {"person": session.actor.name, "read_only": session.read_only}
-    if tenant is None:
-        return Caller(key, None, **person)
-    settings = tenant.settings
-    return Caller(
-        key,
-        tenant,
-        defaults=Layer("tenant", settings.sampling_defaults),
-        limits=Limits(**settings.limits),
-        **person,
-    )
+    defaults, limits = NO_DEFAULTS, NO_LIMITS
+    if tenant is not None:
+        defaults = Layer("tenant", tenant.settings.sampling_defaults)
+        limits = Limits(**tenant.settings.limits)
+    return Caller(key, tenant, defaults, limits, person=session.actor.name, read_only=session.read_only)

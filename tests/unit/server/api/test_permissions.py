@@ -149,6 +149,7 @@ OPEN: set[Route] = {
     ("GET", "/version"),
     ("GET", "/openapi.json"),
     ("GET", "/console"),
+    ("GET", "/console/session"),
     ("GET", "/console/"),
     ("GET", "/console/{name:path}"),
 }

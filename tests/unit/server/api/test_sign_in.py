@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
@@ -169,6 +170,23 @@ def test_who_may_only_read_changes_nothing_and_asks_no_model(
         answer = browser.ask(method, path, **({} if method == "DELETE" else {"json": {"role": "inference"}}))
         assert code(answer) == (403, "forbidden"), path
         assert "change nothing" in answer.json()["error"]["message"]
+
+
+def test_no_route_forgets_the_token_or_who_may_only_read(browser: Browser, provider: OidcProvider) -> None:
+    """Of all routes: a cookie alone is refused, and so is what changes something to who may only read."""
+    browser.sign_in(provider, "rita")
+    paths = browser.get("/openapi.json").json()["paths"]
+    routes = [(method.upper(), re.sub("{.*?}", "x", path)) for path in paths for method in paths[path]]
+    open_to_all = {
+        ("GET", path) for path in ("/health", "/ready", "/metrics", "/version", "/internal/replica")
+    }
+    asked = [route for route in routes if route not in open_to_all]
+    assert len(asked) > 60
+    for method, path in asked:
+        assert code(browser.request(method, path)) == (403, "forbidden"), (method, path)
+        if method != "GET":
+            answer = browser.ask(method, path)
+            assert code(answer) == (403, "forbidden") and "change nothing" in answer.text, (method, path)
 
 
 def test_nobody_without_a_role_gets_in(browser: Browser, provider: OidcProvider) -> None:
