@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy import RowMapping
 
 from adapters.errors import UnknownKey, UnknownTenant
 from adapters.models import Actor, Role
@@ -16,6 +17,8 @@ from adapters.registry.database import DatabasePart, utc_now
 from adapters.registry.schema import session_tables, tables
 
 _S = session_tables.sessions
+#: Browsers in which one person is signed in at the same time.
+MAX_PER_PERSON = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Sessions(DatabasePart):
     """The registry's sessions."""
 
     async def add(self, session: Session) -> str:
-        """Begin a session, and delete those that are over; returns the secret, which is stored nowhere.
+        """Begin a session; returns its secret, which is stored nowhere. Sessions that are over are deleted, and of
+        the person's others the oldest above MAX_PER_PERSON.
 
         Raises: UnknownTenant: there is no such tenant (any more).
         """
@@ -56,6 +60,11 @@ class Sessions(DatabasePart):
             session.actor, "session.add", session.account, details
         ) as connection:
             await connection.execute(sa.delete(_S).where(_S.c.expires_at <= utc_now()))
+            newest = sa.select(_S.c.id).where(_S.c.account == session.account)
+            kept = newest.order_by(_S.c.created_at.desc()).limit(MAX_PER_PERSON - 1)
+            await connection.execute(
+                sa.delete(_S).where(_S.c.account == session.account, _S.c.id.not_in(kept))
+            )
             known = sa.select(tables.tenants.c.name).where(tables.tenants.c.name == session.tenant)
             if session.tenant and (await connection.execute(known)).scalar_one_or_none() is None:
                 raise UnknownTenant(session.tenant)
@@ -71,10 +80,30 @@ class Sessions(DatabasePart):
         # As for keys: the index compares hashes, whose timing does not help to find a secret.
         if row is None or not hmac.compare_digest(row["sha256"], digest) or row["expires_at"] <= utc_now():
             raise UnknownKey
-        values = {field.name: row[field.name] for field in fields(Session)}
-        return Session(**values | {"role": Role(row["role"])})
+        return _session(row)
+
+    async def list(self, tenant: str | None = None) -> tuple[Session, ...]:
+        """The sessions that are not over, of one tenant's people or of all, oldest first."""
+        query = sa.select(_S).where(_S.c.expires_at > utc_now()).order_by(_S.c.created_at, _S.c.id)
+        if tenant is not None:
+            query = query.where(_S.c.tenant == tenant)
+        async with self._database.read() as connection:
+            return tuple(_session(row) for row in (await connection.execute(query)).mappings())
+
+    async def end_all(self, account: str, *, by: Actor, tenant: str | None = None) -> int:
+        """End all sessions of a person, of a tenant's people only if one is given; returns how many they were."""
+        of_person = sa.delete(_S).where(_S.c.account == account)
+        if tenant is not None:
+            of_person = of_person.where(_S.c.tenant == tenant)
+        async with self._database.change(by, "session.end", account) as connection:
+            return (await connection.execute(of_person)).rowcount
 
     async def end(self, session: Session) -> None:
         """End a session; nothing happens if it is over."""
         async with self._database.change(session.actor, "session.end", session.account) as connection:
             await connection.execute(sa.delete(_S).where(_S.c.id == session.id))
+
+
+def _session(row: RowMapping) -> Session:
+    values = {field.name: row[field.name] for field in fields(Session)}
+    return Session(**values | {"role": Role(row["role"])})

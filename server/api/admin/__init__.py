@@ -17,6 +17,7 @@ from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
+from server.api.admin.sessions import router as session_routes
 from server.api.admin.tenants import router as tenant_routes
 
 
@@ -25,6 +26,7 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
     makers = (
         tenant_routes,
         key_routes,
+        session_routes,
         upload_routes,
         adapter_routes,
         traffic_routes,

@@ -293,6 +293,24 @@ def test_a_session_ends_with_its_time(
     assert code(browser.get("/admin/v1/whoami", headers=token)) == (401, "invalid_api_key")
 
 
+def test_an_operator_ends_the_sessions_of_a_person(
+    browser: Browser, provider: OidcProvider, url: str
+) -> None:
+    browser.sign_in(provider, "glo")
+    assert browser.session()["csrf_token"]
+    operator = {"authorization": "Bearer demo-admin"}
+    rows = httpx.get(f"{url}/admin/v1/sessions", headers=operator).json()["data"]
+    (account,) = {row["account"] for row in rows if row["name"] == "glo@globex.example"}
+    with Browser(base_url=url) as other:
+        other.sign_in(provider, "bob")  # another tenant's admin
+        seen = other.ask("GET", "/admin/v1/sessions").json()["data"]
+        assert {row["tenant"] for row in seen} == {"acme"}
+        assert other.ask("DELETE", f"/admin/v1/sessions?account={account}").json() == {"ended": 0}
+    assert browser.session()["csrf_token"]
+    ended = httpx.delete(f"{url}/admin/v1/sessions?account={account}", headers=operator).json()
+    assert ended["ended"] >= 1 and browser.session()["csrf_token"] is None
+
+
 def test_without_its_provider_the_server_works_by_key(tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = SETTINGS | {"sign_in_issuer": "http://127.0.0.1:9"}
     with serve(tmp_path_factory.mktemp("away"), **settings) as url, Browser(base_url=url) as browser:
