@@ -20,7 +20,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-fast test-long test-real test-clients conformance mutants lint format lock bench soak docs clean
+.PHONY: help setup serve test test-unit test-served test-processes test-fast test-long test-real test-clients conformance mutants lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -58,17 +58,24 @@ test: $(VENV)/.dev ## run the whole suite; with ARGS="…" what pytest is told
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
+	@$(MAKE) --no-print-directory test-unit test-served test-processes
+endif
+
+test-unit: $(VENV)/.dev ## everything without an engine, with its coverage
 	@$(UNIT) $(PARALLEL) --cov --cov-report=
 	@$(BIN)/coverage report
+
+test-served: $(VENV)/.dev ## what one server or one engine is asked
 	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/processes --ignore tests/cluster --ignore tests/real
+
+test-processes: $(VENV)/.dev ## servers that are started, stopped and killed
 	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadfile
-endif
 
 test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles, starts processes nor computes for long
 	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
 
-test-long: $(VENV)/.dev ## the long forms: many kills, large statistics
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(VENV)/.dev ## the long forms: many kills, large statistics, all examples of random tests
+	@$(BIN)/python -m pytest --hypothesis-profile long -m long $(ARGS)
 
 test-real: $(VENV)/.dev ## what is served is what peft computes: a real model, in the folder LORAGATE_REAL_MODEL (10 minutes)
 ifdef LORAGATE_REAL_MODEL

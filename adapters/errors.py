@@ -158,14 +158,11 @@ class BadValue(AdapterError):
 
 
 class TooManyFetches(AdapterError):
-    """A tenant adds more versions at the same time than it may."""
+    """A tenant adds more versions at the same time than it may, or has more unfinished uploads."""
 
-    def __init__(self, tenant: str, limit: int) -> None:
-        super().__init__(
-            f"Tenant {tenant!r} already adds {limit} versions, the most at the same time; "
-            "try again when one of them has ended."
-        )
-        self.retry_after_s = 5.0
+    def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BlendLimit(AdapterError):

@@ -132,7 +132,7 @@ class Version:
     pinned: bool = False
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None  # the content of training.json, if there is one
-    brought: Mapping[str, Any] | None = None  # facts about its other files; `adapters.artifact.brought`
+    brought: Mapping[str, Any] | None = None  # facts about its other files; `adapters.artifact.provenance`
     owner: str | None = None  # the server that adds it, or has added it
     recipe: Mapping[str, Any] | None = None  # of a blend: `adapters.lifecycle.blends.blending.Recipe.as_dict`
 

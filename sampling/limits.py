@@ -10,7 +10,7 @@
 
 The others bound what a request costs before and beside the model. The server has defaults for them
 (`DEFAULT_LIMITS`), which an operator can raise, or lift with null. A request above one is refused
-(`sampling.body_limits`).
+(`sampling.json_limits`).
 
 | limit                | what it bounds                                                                     |
 |----------------------|------------------------------------------------------------------------------------|

@@ -21,10 +21,12 @@ from xdist.scheduler import LoadFileScheduling
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
 # How long an example takes to draw depends on what else the machine does.
 BUSY: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("local", **BUSY)
-settings.register_profile("ci", derandomize=True, **BUSY)
+settings.register_profile("local", max_examples=50, **BUSY)
+settings.register_profile("ci", derandomize=True, max_examples=50, **BUSY)
 # `make test-fast` uses this one: no database of examples, fewer of them where a test does not say how many.
 settings.register_profile("fast", derandomize=True, max_examples=15, **BUSY)
+# `make test-long` uses this one: new examples, all that a test asks for.
+settings.register_profile("long", max_examples=100, **BUSY)
 # `make mutants` uses this one: which example fails first is enough, a smaller one is not looked for.
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 settings.register_profile("mutants", derandomize=True, max_examples=25, phases=NO_SHRINKING, **BUSY)
@@ -46,6 +48,15 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With the profile `long`, the random tests are long ones, too."""
+    if settings.get_current_profile_name() == "long":
+        for item in items:
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker(pytest.mark.long)
 
 
 class OneProcessPerFile(LoadFileScheduling):

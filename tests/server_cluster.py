@@ -72,8 +72,10 @@ class Cluster:
 
     def weights(self, server: ServerProcess, name: str) -> dict[str, float]:
         """How the traffic of acme's adapter is split: version → weight."""
-        alias = self.admin(server, "GET", f"/adapters/acme/{name}").json()["alias"]
-        return {str(target["version"]): target["weight"] for target in alias["targets"]}
+        answer = self.admin(server, "GET", f"/adapters/acme/{name}")
+        assert answer.status_code == 200, answer.text
+        targets = answer.json()["alias"]["targets"]
+        return {str(target["version"]): target["weight"] for target in targets}
 
     def unfinished(self, server: ServerProcess) -> list[dict[str, Any]]:
         """All versions for which a server still has something to do."""

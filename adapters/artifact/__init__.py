@@ -7,7 +7,7 @@ expected and what helps.
 
 from __future__ import annotations
 
-from adapters.artifact.applied import explain_unapplied, modules_of
+from adapters.artifact.applied_layers import changed_layers, explain_unapplied
 from adapters.artifact.files import CONFIG, TRAINING, WANTED, WEIGHTS, require_files
 from adapters.artifact.inspection import ArtifactReport, inspect_artifact
 from adapters.artifact.shape import BaseShape
@@ -19,8 +19,8 @@ __all__ = [
     "WEIGHTS",
     "ArtifactReport",
     "BaseShape",
+    "changed_layers",
     "explain_unapplied",
     "inspect_artifact",
-    "modules_of",
     "require_files",
 ]

@@ -18,7 +18,7 @@ TRAINING = "training.json"
 WANTED = frozenset({CONFIG, WEIGHTS, TRAINING})
 """The files that are taken from a source; README, optimizer state and others are ignored."""
 BESIDE = frozenset({"added_tokens.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"})
-"""Files of which the beginning is read, to say that they are not used (`adapters.artifact.brought`)."""
+"""Files of which the beginning is read, to say that they are not used (`adapters.artifact.provenance`)."""
 BESIDE_MAX_BYTES = 512 << 10
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

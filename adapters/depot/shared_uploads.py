@@ -32,7 +32,7 @@ from adapters.registry.replicas.upload_records import Piece, UploadRecords
 from adapters.sources.byte_limit import ByteLimit
 from adapters.sources.models import ArchiveSource
 from adapters.sources.threads import in_thread
-from adapters.sources.uploads import KEPT_S, MAX_UPLOADS, Upload
+from adapters.sources.uploads import GIVES_WAY_S, KEPT_S, MAX_UPLOADS, Upload, too_many_uploads
 from adapters.store.fsync import raising_store_full
 
 logger = logging.getLogger("loragate.depot")
@@ -61,7 +61,9 @@ class SharedUploads:
     async def begin(self, tenant: str) -> Upload:
         """As `Uploads.begin`. Raises: TooManyFetches, RegistryUnavailable."""
         upload_id = secrets.token_hex(16)
-        await self._records.begin(tenant, upload_id, most=MAX_UPLOADS, kept_s=KEPT_S)
+        wait_s = await self._records.begin(tenant, upload_id, most=MAX_UPLOADS, gives_way_s=GIVES_WAY_S)
+        if wait_s is not None:
+            raise too_many_uploads(tenant, wait_s)
         return Upload(upload_id, 0)
 
     async def get(self, tenant: str, upload_id: str) -> Upload:

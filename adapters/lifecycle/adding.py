@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.artifact import ArtifactReport, BaseShape, explain_unapplied, inspect_artifact
-from adapters.artifact.brought import read_brought
+from adapters.artifact.provenance import read_provenance
 from adapters.depot.local_copies import LocalCopies
 from adapters.errors import AdapterError, ArtifactRefused, IllegalTransition, UnknownVersion
 from adapters.models import Actor, Version, VersionState
@@ -77,7 +77,7 @@ class VersionAdder:
             )
             self._check_applied(report)
             brought = await in_thread(
-                lambda: read_brought(
+                lambda: read_provenance(
                     staging.files, report.hints, base_tokens=rules.base_tokens, base_folder=rules.base_folder
                 )
             )

@@ -50,7 +50,10 @@ class RunningFetches:
     def check_limit(self, tenant: str) -> None:
         """Raises: TooManyFetches: MAX_FETCHES of the tenant's versions are being fetched."""
         if self.count(tenant) >= MAX_FETCHES:
-            raise TooManyFetches(tenant, MAX_FETCHES)
+            raise TooManyFetches(
+                f"Tenant {tenant!r} already adds {MAX_FETCHES} versions, the most at the same time; "
+                "try again when one of them has ended."
+            )
 
     def progress_of(self, version: Version) -> FetchProgress | None:
         """The progress of a version's fetch; None if it is not being fetched."""

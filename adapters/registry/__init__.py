@@ -37,7 +37,7 @@ from adapters.registry.replicas.upload_records import UploadRecords
 from adapters.registry.replicas.wrong_keys import WrongKeys
 from adapters.registry.schema.migration import check_schema, migrate
 from adapters.registry.tenants import Tenants
-from adapters.registry.usage import UsageLedger
+from adapters.registry.usage import UsageStore
 from adapters.registry.versions import Versions
 
 __all__ = ["Registry", "check_schema", "connect", "migrate"]
@@ -79,7 +79,7 @@ class Registry:
         self.outcomes = Outcomes(database)
         self.answers = Answers(database)
         self.audit = Audit(database)
-        self.usage = UsageLedger(database)
+        self.usage = UsageStore(database)
         self.prices = Prices(database)
         self.spending = Spending(database)
         self.webhooks = Webhooks(database)

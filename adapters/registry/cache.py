@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 from adapters.errors import AdapterError, RegistryUnavailable
-from adapters.registry.outages.availability import Availability, within
+from adapters.registry.outages.availability import Availability, wait_within
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -61,7 +61,7 @@ class RegistryCache(Generic[K, V]):
         if entry is not None and entry[1] == state:
             return entry[0]
         try:
-            value = await within(LOOK_UP_TIMEOUT_S, self._look_up(key))
+            value = await wait_within(LOOK_UP_TIMEOUT_S, self._look_up(key))
         except RegistryUnavailable as error:
             entry = self._entries.get(key)
             if entry is None or not self._availability.in_grace(entry[1]):

@@ -29,7 +29,7 @@ _Rows = list[dict[str, Any]]
 WRITERS_KEPT = timedelta(days=366)
 
 
-class UsageLedger(DatabasePart):
+class UsageStore(DatabasePart):
     """Adds and reads usage. It writes no audit rows, because nobody decides these changes."""
 
     async def add(self, batch: Iterable[Usage], batch_id: BatchId | None = None) -> bool:
@@ -115,7 +115,7 @@ def key_of(entry: Usage) -> tuple[object, ...]:
     return (entry.tenant, entry.adapter, entry.version, hour_of(entry.hour), entry.key)
 
 
-def add_up(total: Usage | None, entry: Usage) -> Usage:
+def add_up_usage(total: Usage | None, entry: Usage) -> Usage:
     """The sum of two entries with the same `key_of`, at the start of their hour; None counts nothing."""
     old = total or Usage(entry.tenant, entry.adapter, entry.version, hour_of(entry.hour), key=entry.key)
     added = {name: getattr(old, name) + getattr(entry, name) for name in _SUMS}

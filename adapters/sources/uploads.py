@@ -30,6 +30,8 @@ from adapters.store.fsync import CHUNK_BYTES, raising_store_full
 
 MAX_UPLOADS = 4  # of one tenant at the same time
 KEPT_S = 24 * 3600.0
+GIVES_WAY_S = 600.0
+"""Without a new piece for so long, an upload is removed when its tenant begins one too many."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -55,8 +57,13 @@ class Uploads:
         """Begin an upload. Raises: TooManyFetches: the tenant has too many unfinished ones; StoreFull."""
         await self.collect_garbage()
         folder = self._root / tenant
-        if folder.is_dir() and len(list(folder.iterdir())) >= MAX_UPLOADS:
-            raise TooManyFetches(tenant, MAX_UPLOADS)
+        unfinished = {path: path.stat().st_mtime for path in folder.glob("*")}
+        if len(unfinished) >= MAX_UPLOADS:
+            oldest = min(unfinished, key=lambda path: unfinished[path])
+            idle_s = time.time() - unfinished[oldest]
+            if idle_s < GIVES_WAY_S:
+                raise too_many_uploads(tenant, GIVES_WAY_S - idle_s)
+            oldest.unlink(missing_ok=True)
         upload_id = secrets.token_hex(16)
         with raising_store_full():
             folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +125,15 @@ class Uploads:
         if not _ID.fullmatch(upload_id) or not path.is_file():
             raise UnknownUpload
         return path
+
+
+def too_many_uploads(tenant: str, wait_s: float) -> TooManyFetches:
+    """The refusal of one more upload; after `wait_s` the oldest one gives way."""
+    message = (
+        f"Tenant {tenant!r} has {MAX_UPLOADS} unfinished uploads, the most; finish or remove one of them, or wait "
+        f"{max(1, round(wait_s))} s, when the oldest gives way to a new one."
+    )
+    return TooManyFetches(message, retry_after_s=max(1.0, wait_s))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from server.admission.admission import Admission
 from server.admission.reservation import Reservation
-from server.admission.reservations import Admission
 
 __all__ = ["Admission", "Reservation"]

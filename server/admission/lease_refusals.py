@@ -19,8 +19,8 @@ _LIMITS: Final[Mapping[LeaseKind, tuple[str, type[TryLater]]]] = {
 }
 
 
-def refusal(order: LeaseOrder, answer: Granted) -> TryLater:
-    """The database had less than the request needs."""
+def lease_refusal(order: LeaseOrder, answer: Granted) -> TryLater:
+    """The error where the database had less of a lease than the request needs."""
     limit, error = _LIMITS[order.kind]
     used = order.cap - answer.left
     need, held, cap = (_shown(order.kind, amount) for amount in (order.need, used, order.cap))
@@ -36,8 +36,8 @@ def refusal(order: LeaseOrder, answer: Granted) -> TryLater:
     )
 
 
-def taken_by_others(short: LeaseShort, limits: Mapping[LeaseKind, int]) -> TryLater:
-    """More was granted each time, and other requests took it first."""
+def lease_taken_by_others(short: LeaseShort, limits: Mapping[LeaseKind, int]) -> TryLater:
+    """The error where more was leased each time, and other requests took it first."""
     kind, amount = next(iter(short.missing.items()))
     limit, error = _LIMITS[kind]
     return error(

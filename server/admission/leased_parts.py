@@ -45,19 +45,19 @@ class LeasedParts:
     def use(self, kind: LeaseKind, amount: int) -> None:
         """Use some of what is held; where there is no limit, nothing is held and nothing counted."""
         self.used_at = self.clock()
-        if amount > 0 and kind in caps(self.settings):
+        if amount > 0 and kind in limits_by_kind(self.settings):
             self.held[kind] = max(0, self.held.get(kind, 0) - amount)
             self.used[kind] = self.used.get(kind, 0) + amount
 
     def missing(self, wanted: Mapping[LeaseKind, int]) -> dict[LeaseKind, int]:
         """How much more of each kind would have to be held for this in all, for the limits that are set."""
-        limited = caps(self.settings)
+        limited = limits_by_kind(self.settings)
         short = {kind: amount - self.held.get(kind, 0) for kind, amount in wanted.items() if kind in limited}
         return {kind: amount for kind, amount in short.items() if amount > 0}
 
 
-def caps(settings: UsageLimits) -> dict[LeaseKind, int]:
-    """The limits that are set."""
+def limits_by_kind(settings: UsageLimits) -> dict[LeaseKind, int]:
+    """The limits that are set, each by the kind of its lease."""
     limits = {
         LeaseKind.REQUESTS: settings.rpm,
         LeaseKind.TOKENS: settings.tpm,
@@ -68,8 +68,8 @@ def caps(settings: UsageLimits) -> dict[LeaseKind, int]:
     return {kind: limit for kind, limit in limits.items() if limit is not None}
 
 
-def period_of(kind: LeaseKind, settings: UsageLimits) -> str:
-    """What the limit is for, as `LeaseOrder.period`."""
+def limit_period(kind: LeaseKind, settings: UsageLimits) -> str:
+    """The period of a leased limit, as `LeaseOrder.period`."""
     if kind in (LeaseKind.BUDGET, LeaseKind.MONEY):
         return settings.budget_period.value
     return _NONE if kind is LeaseKind.SEQUENCES else _MINUTE

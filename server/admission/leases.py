@@ -18,8 +18,8 @@ from adapters.registry.outages.availability import PROBE_TIMEOUT_S
 from adapters.registry.replicas.leases import Granted, LeaseKind, LeaseOrder
 from server.admission.account import Account
 from server.admission.errors import TryLater
-from server.admission.lease_refusals import refusal, taken_by_others
-from server.admission.leased_parts import LeasedParts, LeaseShort, caps, period_of
+from server.admission.lease_refusals import lease_refusal, lease_taken_by_others
+from server.admission.leased_parts import LeasedParts, LeaseShort, limit_period, limits_by_kind
 
 REPORT_INTERVAL_S = 1.0
 #: What was not used for so long is given back.
@@ -89,7 +89,7 @@ class Leases:
             except LeaseShort as short:
                 await self._get(short)
                 last = short
-        raise taken_by_others(last, caps(_parts(self._accounts()[last.tenant]).settings))
+        raise lease_taken_by_others(last, limits_by_kind(_parts(self._accounts()[last.tenant]).settings))
 
     async def report(self) -> None:
         """Report what was used, and give back what is idle. Raises: RegistryUnavailable: it waits."""
@@ -168,13 +168,13 @@ class Leases:
             parts.left[answer.kind] = answer.left
             if answer.granted < orders[key].need:
                 until = self._clock() + min(answer.retry_s, REFUSAL_S)
-                self._refused[key] = _Refusal(until, refusal(orders[key], answer))
+                self._refused[key] = _Refusal(until, lease_refusal(orders[key], answer))
 
     def _orders(self, leaving: bool) -> list[LeaseOrder]:
         wanted, self._wanted = self._wanted, {}
         orders = []
         for tenant, account in self._accounts().items():
-            parts, limits = _parts(account), caps(_parts(account).settings)
+            parts, limits = _parts(account), limits_by_kind(_parts(account).settings)
             if not (limits or parts.held or parts.used):  # most keys have no limits
                 continue
             for kind in LeaseKind:
@@ -186,7 +186,7 @@ class Leases:
                 # Places are told each time: the database gives those of a server that it has not heard to others.
                 running = kind is LeaseKind.SEQUENCES and cap is not None and account.sequences > 0
                 if used or back or need or running:
-                    period, want = period_of(kind, parts.settings), (cap or 0) if need else 0
+                    period, want = limit_period(kind, parts.settings), (cap or 0) if need else 0
                     held = parts.held.get(kind, 0)
                     orders.append(LeaseOrder(tenant, kind, cap or 0, period, used, back, held, need, want))
         return orders

@@ -48,7 +48,7 @@ class FeedbackReceipt(BaseModel):
 
 
 def router(feedback: FeedbackService, authenticator: Authenticator) -> APIRouter:
-    """The route."""
+    """The route /v1/feedback, by which clients send feedback."""
     routes = APIRouter(tags=["feedback"])
 
     @routes.post("/v1/feedback", status_code=201)

@@ -23,7 +23,7 @@ from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header
-from server.api.middleware.body_limits import announced_bytes, read_body
+from server.api.middleware.body_reader import announced_bytes, read_body
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver

@@ -60,7 +60,7 @@ class ReplicaReporter:
 
 
 def router(reporter: ReplicaReporter, token: str) -> APIRouter:
-    """The route, for who knows the token (`--replica-token`); without a token it answers 404 to everybody."""
+    """The route of a replica's report, for who knows `--replica-token`; without a token it is a 404 for everybody."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get(PATH)

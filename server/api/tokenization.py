@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_response
-from server.api.middleware.body_limits import announced_bytes, read_body
+from server.api.middleware.body_reader import announced_bytes, read_body
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver

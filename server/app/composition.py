@@ -209,7 +209,7 @@ def _loops(
         "canaries": server.canaries.run(),
         "loop-lag": loop_lag.watch(server.metrics.loop_lag_s.observe),
         "history": server.observer.history.run(server.engine.scheduler_stats),
-        "garbage-collection": garbage_collection.run(lambda: not server.requests.in_flight),
+        "garbage-collection": garbage_collection.run_collections(lambda: not server.requests.in_flight),
     }
 
 

@@ -172,4 +172,4 @@ class EngineLifecycle:
     async def _add_demo_adapters(self) -> None:
         if self._settings.demo:
             await demo_seed.add_adapters(self._registry, self.adapters)
-        garbage_collection.freeze()
+        garbage_collection.freeze_living()

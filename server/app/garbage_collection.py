@@ -20,14 +20,14 @@ _BUSY_S: Final = 600.0
 _INTERVAL_S: Final = 1.0
 
 
-def freeze() -> None:
-    """Exempt what lives now."""
+def freeze_living() -> None:
+    """Exempt the objects that live now from garbage collection."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
 
 
-async def run(
+async def run_collections(
     is_idle: Callable[[], bool],
     *,
     interval_s: float = _INTERVAL_S,

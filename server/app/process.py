@@ -34,8 +34,8 @@ from server.app.listening import (
 )
 from server.app.routes import make_app
 from server.app.start_progress import StartProgress
-from server.config.environment import ignored_service_links
 from server.config.logs import configure
+from server.config.service_links import ignored_service_links
 from server.config.settings import Settings
 from server.engine.supervisor import EngineStartFailed, State
 from server.errors import LoragateError

@@ -66,7 +66,7 @@ def _facts(model: str, shape: ModelShape, rank: int) -> dict[str, Any]:
 def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
     """The report of the server's check, with warnings about the training; a refusal ends the command."""
     from adapters.artifact import inspect_artifact
-    from adapters.artifact.brought import read_brought
+    from adapters.artifact.provenance import read_provenance
     from adapters.errors import ArtifactRefused
     from server.engine.base_model import adapter_warnings
 
@@ -81,7 +81,7 @@ def _adapter(model: str, folder: Path, rank: int) -> dict[str, Any]:
     warnings = list(report.hints)
     if served is not None:
         rules = served.rules
-        brought = read_brought(
+        brought = read_provenance(
             folder, report.hints, base_tokens=rules.base_tokens, base_folder=rules.base_folder
         )
         warnings = adapter_warnings(report.training, brought, served)

@@ -26,7 +26,7 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from server.app.start_progress import StartProgress
-    from server.config.environment import cores_to_bind, export_engine_environment
+    from server.config.engine_environment import cores_to_bind, export_engine_environment
     from server.config.logs import configure
     from server.config.settings import load
     from server.engine.process import fork_server
@@ -37,7 +37,9 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
         from server.cluster import local_cluster
 
         raise SystemExit(
-            local_cluster.run(given(flags) | ({"config": config} if config else {}), settings, replicas)
+            local_cluster.run_cluster(
+                given(flags) | ({"config": config} if config else {}), settings, replicas
+            )
         )
     if settings.replica_token:
         request_parent_death_signal()

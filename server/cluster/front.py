@@ -23,7 +23,7 @@ from yarl import URL
 from adapters.errors import NotFound
 from sampling.endpoints import Endpoint
 from server.api.errors import error_response
-from server.api.middleware.body_limits import is_upload
+from server.api.middleware.body_reader import is_upload
 from server.cluster.merged_answers import MERGED
 from server.cluster.relay import AskedServer, NoReplica, ServerFailed, forwarded_headers, send_answer
 from server.errors import BodyTooLarge

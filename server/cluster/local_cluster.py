@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.cluster.replica_process import ReplicaOptions, serve_flags
-from server.config.environment import export_ray_environment
+from server.config.cluster_environment import export_ray_environment
 from server.config.settings import Settings
 from server.errors import SettingsError
 
@@ -26,7 +26,7 @@ _OBJECT_STORE_BYTES = 80 << 20
 _CPUS_PER_ACTOR = 0.1
 
 
-def check(settings: Settings, replicas: int) -> None:
+def check_cluster(settings: Settings, replicas: int) -> None:
     """Whether several servers can run with these settings. Raises: SettingsError."""
     if not settings.database_url.startswith("postgresql"):
         raise SettingsError(
@@ -38,9 +38,9 @@ def check(settings: Settings, replicas: int) -> None:
         raise SettingsError(f"--replicas {replicas} needs Ray Serve: pip install 'loragate[cluster]'.")
 
 
-def run(given: Mapping[str, Any], settings: Settings, replicas: int) -> int:
-    """Serve until a signal; returns the exit code. Raises: SettingsError."""
-    check(settings, replicas)
+def run_cluster(given: Mapping[str, Any], settings: Settings, replicas: int) -> int:
+    """Serve with several servers on this machine until a signal; returns the exit code. Raises: SettingsError."""
+    check_cluster(settings, replicas)
     export_ray_environment()
     import uvloop
 

@@ -17,6 +17,7 @@ container links".
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Mapping
 
@@ -32,6 +33,11 @@ def service_links(environment: Mapping[str, str]) -> frozenset[str]:
     """The names of the variables that are service links of services called `loragate` or `loragate-…`."""
     links = {name for name, value in environment.items() if _has_the_form(name, value)}
     return frozenset(links | _docker_extras(environment, links))
+
+
+def ignored_service_links() -> list[str]:
+    """The service links in this process's environment, which `settings.load` ignores, by name."""
+    return sorted(service_links(os.environ))
 
 
 def _has_the_form(name: str, value: str) -> bool:

@@ -23,8 +23,8 @@ from vllm.platforms import current_platform
 from sampling.errors import InvalidRepetitionPolicy
 from server.config.settings import Settings
 from server.engine.base_model import read_json
-from server.engine.decoding.repetition import POLICY_KEY, PROCESSOR, RepetitionPolicy
-from server.engine.decoding.structured_output import FOLDER_KEY
+from server.engine.decoding.grammars.prepared_backend import FOLDER_KEY
+from server.engine.decoding.repetition_steering import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.engine.decoding.tool_schemas import vllm_level
 from server.engine.process.lora_layers import EXTENSION
 from server.errors import SettingsError

@@ -17,8 +17,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from adapters.artifact import BaseShape
-from adapters.artifact.brought import added_tokens, brought_warnings, model_name
 from adapters.artifact.digests import base_digest, template_digest
+from adapters.artifact.provenance import added_tokens, model_name, provenance_warnings
 from adapters.lifecycle import Rules
 from sampling.errors import NoEndToken
 from sampling.stop import end_tokens
@@ -79,7 +79,7 @@ def adapter_warnings(
 
     Args:
         training: the adapter's training.json; None when it has none.
-        brought: the facts about its other files (`adapters.artifact.brought.read_brought`).
+        brought: the facts about its other files (`adapters.artifact.provenance.read_provenance`).
         base: the served base model.
     """
     told = dict(brought or {})
@@ -87,7 +87,7 @@ def adapter_warnings(
         known = {"template_digest", "base_digest", "end_token"} & training.keys()
         for fact in {"base_model" if name == "base_digest" else name for name in known}:
             told.pop(fact, None)
-    return _training_warnings(training, base) + brought_warnings(
+    return _training_warnings(training, base) + provenance_warnings(
         told, base_name=base.name, template=base.template_digest, end_tokens=base.end_tokens
     )
 

@@ -16,7 +16,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.tenant_settings import TenantSettings
 from server.engine.args import SCHEDULER
-from server.engine.scheduling import scheduler_report
+from server.engine.scheduling import engine_capacity, scheduler_report
 from server.fairness.shares import STAMP_KEY, Capacity, stamp
 
 
@@ -40,7 +40,7 @@ class BenchEngine:
     @property
     def capacity(self) -> Capacity:
         """The KV blocks and sequence slots that requests can use."""
-        return scheduler_report.capacity_of(self._client)
+        return engine_capacity.capacity_of(self._client)
 
     async def generate(
         self,

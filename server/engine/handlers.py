@@ -47,7 +47,7 @@ from server.engine.rendering import choices, logprobs
 from server.engine.rendering.first_validation_error import check_lists
 from server.engine.rendering.json_pieces import dump
 from server.engine.rendering.messages import Messages
-from server.engine.rendering.renderer import rendering_for
+from server.engine.rendering.prompt_turns import rendering_for
 from server.engine.rendering.streams import direct
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking

@@ -22,7 +22,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.errors import EngineGone, LoadFailed
 from adapters.models import EngineAdapter
-from sampling.repetition import Detector, LoopCount
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector
 from server.config.settings import Settings
 from server.engine.args import engine_args, frontend_args, grammar_folder
 from server.engine.awq_adapters import AwqAdapters
@@ -30,18 +30,18 @@ from server.engine.base_model import model_folder, write_generation_config
 from server.engine.decoding import tool_schemas
 from server.engine.decoding.control_tokens import keep_as_text
 from server.engine.decoding.grammars.preparation import Grammars
-from server.engine.decoding.repetition import RepetitionPolicy, newline_ids
+from server.engine.decoding.repetition_steering import RepetitionPolicy, newline_ids
 from server.engine.handlers import VllmHandlers
 from server.engine.process import fork_server, lora_layers
 from server.engine.process.engine_processes import EngineProcesses
 from server.engine.process.heartbeat import LifeSigns
-from server.engine.rendering import output_slices, prompt_logprobs, renderer
+from server.engine.rendering import output_collector, prompt_logprobs, prompt_turns
 from server.engine.rendering.logprobs import check_finite
 from server.engine.rendering.prompt_workers import PromptWorkers
 from server.engine.scheduling import scheduler_report
+from server.engine.scheduling.engine_capacity import capacity_of
 from server.engine.scheduling.generation_progress import progress
 from server.engine.scheduling.lora_series import turn_off_lora_series
-from server.engine.scheduling.scheduler_report import capacity_of
 from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
@@ -223,18 +223,18 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
 
 def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
     """Replace what vLLM's handlers call in this process."""
-    renderer.install(client.renderer)
+    prompt_turns.install(client.renderer)
     prompt_logprobs.install()
-    output_slices.install()
+    output_collector.install()
     tool_schemas.follow(settings.tool_strict_level)
     envs.enable_envs_cache()  # vLLM reads a variable for each token of each stream; EngineCore does the same itself
 
 
-def _steered_counter(settings: Settings, client: AsyncLLM) -> Callable[[], LoopCount]:
+def _steered_counter(settings: Settings, client: AsyncLLM) -> Callable[[], RepetitionCount]:
     """Creates counters of steered answers, with the same thresholds as the engine's steering."""
     policy = RepetitionPolicy.of(settings.repetition_policy)
-    newlines, start = newline_ids(client.model_config), policy.adjustment.start
-    return lambda: LoopCount(lambda: Detector(policy.thresholds, newlines), lambda d: d.closeness > start)
+    new = partial(RepetitionDetector, policy.thresholds, newline_ids(client.model_config))
+    return lambda: RepetitionCount(new, lambda detector: detector.closeness > policy.adjustment.start)
 
 
 def _launch(arguments: Any, signs: LifeSigns) -> AsyncLLM:

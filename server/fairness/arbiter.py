@@ -27,7 +27,7 @@ class Arbiter:
     """Weighted fair queueing under guarantees and limits.
 
     Args:
-        capacity: blocks and sequence slots of the engine.
+        capacity: of the engine.
         engine: the scheduler that asks.
         lora_slots: the LoRA slots; None when the engine serves no adapters.
         clock: monotonic seconds.
@@ -47,6 +47,7 @@ class Arbiter:
         self.charges = TokenCharges(engine.generated_tokens)
         self._lora_slots = lora_slots
         self._candidates = candidates = Candidates(self.queue, self.accounting, engine, lora_slots)
+        self.row_shares = candidates.row_shares
         self.background = Background(self.queue, self.accounting, candidates, self.charges, engine)
         self._clock = clock
         self._next: Entry | None = None
@@ -169,9 +170,8 @@ class Arbiter:
     def begin_step(self) -> None:
         """Preempt requests, before vLLM schedules the step: for limits, foreground, LoRA turns and guarantees."""
         self._candidates.begin_step()
-        self._started_borrowing = False
+        self._started_borrowing, self._next = False, None
         self._fitting_guaranteed.clear()
-        self._next = None
         self._enforce_limits()
         for allocation in self.background.begin_step():
             self.counters.preempted_for_foreground += 1

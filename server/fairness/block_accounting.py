@@ -95,6 +95,10 @@ class BlockAccounting:
         self._active: dict[str, TenantAllocations] = {}
         self._allocations: dict[str, Allocation] = {}
 
+    def now_s(self) -> float:
+        """Monotonic seconds, by the clock of the block-seconds."""
+        return self._clock()
+
     def set_share(self, tenant: str, share: Share) -> None:
         """Set the tenant's share from now on."""
         self.of(tenant, share).share = share

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from server.fairness.block_accounting import BlockAccounting
 from server.fairness.interfaces import BudgetStanding, EngineInterface
 from server.fairness.lora_slots import LoraSlots
+from server.fairness.row_shares import RowShares
 from server.fairness.waiting_queue import Entry, WaitingQueue
 
 
@@ -24,6 +25,7 @@ class Candidates:
         self._accounting = accounting
         self._engine = engine
         self._lora_slots = lora_slots
+        self.row_shares = RowShares(queue, accounting)
         #: What was preempted in this step: a request starts again in the next step at the earliest, and a tenant
         #: that lost one to a limit or a guarantee starts nothing in this step.
         self.preempted_requests: set[str] = set()
@@ -32,6 +34,7 @@ class Candidates:
 
     def begin_step(self) -> None:
         """Forget the last step."""
+        self.row_shares.begin_step()
         self.preempted_requests.clear()
         self.preempted_tenants.clear()
         self.exact_blocks.clear()
@@ -42,13 +45,15 @@ class Candidates:
 
     def of(self, tenant: str) -> Iterator[Entry]:
         """The tenant's requests that could start now, in order of arrival."""
-        if tenant in self.preempted_tenants:
+        if tenant in self.preempted_tenants or self.row_shares.is_full(tenant):
             return iter(())
         return filter(self.is_ready, self._queue.in_order(tenant, self._may_start))
 
     def is_ready(self, entry: Entry) -> bool:
         """Whether the request could start if it had room and a LoRA slot."""
-        return entry.request_id not in self.preempted_requests and self._engine.is_ready(entry.item)
+        if entry.request_id in self.preempted_requests or self.row_shares.is_full(entry.tenant):
+            return False
+        return self._engine.is_ready(entry.item)
 
     def was_passed_over(self, entry: Entry) -> bool:
         """Whether the request still waits although it is its tenant's first and within the guarantee."""

@@ -97,7 +97,7 @@ def is_background(name: str) -> bool:
 
 
 def stamp(tenant: str, settings: TenantSettings, *, background: bool = False) -> dict[str, Any]:
-    """What a request carries to the engine under STAMP_KEY in `sampling_params.extra_args`.
+    """The tenant's share, as a request carries it to the engine under STAMP_KEY in `sampling_params.extra_args`.
 
     `background`: it is the server's own work for this tenant. NOTE: never of what a caller sends.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from server.observability.scheduler_stats import SchedulerStats
-from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram
+from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram, quantile
 
 Span = Literal["hour", "day"]
 #: Tenants and adapters with a history of their own; those used least recently are forgotten.
@@ -170,16 +170,3 @@ def _count(step: _Step, request: Finished) -> None:
     if request.ttft_s is not None:
         step.ttft_s = step.ttft_s or LatencyHistogram(LATENCY_BOUNDS_S)
         step.ttft_s.add(request.ttft_s)
-
-
-def quantile(values: LatencyHistogram | None, part: float) -> float | None:
-    """An estimate in seconds, linear within its bucket; above the last bound, that bound. None: there are none."""
-    if values is None or not (total := sum(values.counts)):
-        return None
-    wanted, below = part * total, 0
-    for at, count in enumerate(values.counts[:-1]):
-        if below + count >= wanted and count:
-            low = values.bounds[at - 1] if at else 0.0
-            return round(low + (values.bounds[at] - low) * (wanted - below) / count, 4)
-        below += count
-    return values.bounds[-1]

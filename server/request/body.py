@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from sampling.body_limits import PROMPT_FIELDS, check_body
 from sampling.endpoints import Endpoint
+from sampling.json_limits import PROMPT_FIELDS, check_body
 from sampling.limits import Limits
 from server.errors import InvalidRequest
 

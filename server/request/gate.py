@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from sampling.limits import check_prompt
-from sampling.repetition import LoopCount
+from sampling.repetition_detector import RepetitionCount
 from server.admission import Admission, Reservation
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, stamp
@@ -26,7 +26,7 @@ from server.request.context import RequestContext
 from server.request.log_probabilities import bound_logprobs
 from server.request.metering import MeteredStream, Progress, Shadowed, canary_loops
 
-#: Key of the action against repetition loops; `server.engine.decoding.repetition` reads it.
+#: Key of the action against repetition loops; `server.engine.decoding.repetition_steering` reads it.
 REPETITION_KEY = "loragate_repetition"
 #: Generations of one request that start in one turn of the event loop; each takes up to a millisecond there.
 _STARTED_PER_TURN = 8
@@ -54,7 +54,7 @@ class Gate:
         self._admission = admission
         self._engine: Any = None
         self._progress: Callable[[str], Progress | None] | None = None
-        self._count_steered: Callable[[], LoopCount] | None = None
+        self._count_steered: Callable[[], RepetitionCount] | None = None
         self._prepared: grammar_preparation.Prepare | None = None
         #: Whether a copy of a generation goes to another version; notes the answer to it.
         self.shadow: Callable[[RequestContext, Any, Any], Shadowed | None] = lambda *request: None
@@ -64,7 +64,7 @@ class Gate:
         engine: Any,
         *,
         progress: Callable[[str], Progress | None] | None = None,
-        count_steered: Callable[[], LoopCount] | None = None,
+        count_steered: Callable[[], RepetitionCount] | None = None,
         prepared: grammar_preparation.Prepare | None = None,
     ) -> None:
         """Serve from this engine from now on.
@@ -189,7 +189,7 @@ class Gate:
         if context.sampling.repetition != "off":
             sampling_params.extra_args[REPETITION_KEY] = context.sampling.repetition
 
-    def _steered_counter(self, context: RequestContext) -> LoopCount | None:
+    def _steered_counter(self, context: RequestContext) -> RepetitionCount | None:
         if self._count_steered is None or context.sampling.repetition != "adjust":
             return None
         return self._count_steered()

@@ -48,3 +48,16 @@ class LatencyHistogram:
             running += count
             buckets.append((bound, float(running)))
         return buckets
+
+
+def quantile(values: LatencyHistogram | None, part: float) -> float | None:
+    """An estimate in seconds, linear within its bucket; above the last bound, that bound. None: there are none."""
+    if values is None or not (total := sum(values.counts)):
+        return None
+    wanted, below = part * total, 0
+    for at, count in enumerate(values.counts[:-1]):
+        if below + count >= wanted and count:
+            low = values.bounds[at - 1] if at else 0.0
+            return round(low + (values.bounds[at] - low) * (wanted - below) / count, 4)
+        below += count
+    return values.bounds[-1]

@@ -12,11 +12,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.admission import Reservation
 from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
-#: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition`, has ended because it loops.
+#: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition_steering`, has ended because it loops.
 REPETITION = "repetition"
 #: The client gets this reason instead, because the answer was cut off: OpenAI's API has no other one, and "stop"
 #: would mean that the answer is complete.
@@ -97,9 +97,9 @@ class MeteredStream:
     """Sequences of this generation."""
     progress: Callable[[], Progress | None] | None
     """For an unstreamed answer, whose tokens appear only in its last output; None for a stream."""
-    steered: LoopCount | None
+    steered: RepetitionCount | None
     """Counts answers that were steered out of a loop."""
-    looped: LoopCount | None
+    looped: RepetitionCount | None
     """Counts answers that repeat themselves."""
     shadowed: Shadowed | None = None
     starts_after: int = 0
@@ -227,9 +227,11 @@ class MeteredStream:
         )
 
 
-def canary_loops() -> LoopCount:
+def canary_loops() -> RepetitionCount:
     """Counts the answers that repeat themselves."""
-    return LoopCount(lambda: Detector(_CANARY_THRESHOLDS), lambda detector: detector.verdict is not None)
+    return RepetitionCount(
+        lambda: RepetitionDetector(_CANARY_THRESHOLDS), lambda detector: detector.verdict is not None
+    )
 
 
 async def _next(stream: AsyncGenerator[Any]) -> Any:

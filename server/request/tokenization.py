@@ -83,7 +83,7 @@ class TokenizationService:
     """As `RequestService.admitted`."""
 
     async def answer(self, route: TokenRoute, caller: Caller, raw: bytes, record: AccessRecord) -> bytes:
-        """The JSON of the answer.
+        """The JSON of the answer of a tokenization route.
 
         Args:
             route: what is asked.

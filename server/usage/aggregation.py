@@ -41,7 +41,7 @@ class UsageSums:
         by: hour, day or month; `from` in a row is the start of its hour, day or month (UTC).
         prices: the price list.
         currency: its currency.
-        per_key: sum per key; the entries are then those of `UsageLedger.of_keys`.
+        per_key: sum per key; the entries are then those of `UsageStore.of_keys`.
     """
 
     def __init__(self, by: str, prices: PriceList, currency: str, *, per_key: bool = False) -> None:

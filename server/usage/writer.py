@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError, RegistryUnavailable
 from adapters.models import BatchId, Usage
-from adapters.registry.usage import add_up, key_of
+from adapters.registry.usage import add_up_usage, key_of
 from server.usage.spool import Batch, UsageSpool
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class UsageWriter:
                 )
             self.lost_tokens += row.prompt_tokens + row.generated_tokens
             return
-        self._next[key] = add_up(self._next.get(key), row)
+        self._next[key] = add_up_usage(self._next.get(key), row)
         self._next_grew = True
 
     def _start_sending(self) -> asyncio.Task[None]:

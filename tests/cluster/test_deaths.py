@@ -42,6 +42,8 @@ class Work:
     removed: set[str] = field(default_factory=set)
     weights: list[dict[str, float]] = field(default_factory=list)
     """The split that was answered last, then what was asked for without an answer."""
+    upload: tuple[str, str] | None = None
+    """The name and the id of an adapter whose upload has begun and whose version was not answered."""
     streamed: int = 0
     done: dict[str, int] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
@@ -78,18 +80,37 @@ class Work:
         """Upload in pieces, and promote."""
         path = f"/adapters/acme/{name}/uploads"
         upload = self.cluster.admin(self.server, "POST", path).raise_for_status().json()["id"]
-        body, sent = pack(self.folder), 0
+        self.upload = (name, upload)
+        self._send(self.server, 0)
+
+    def _send(self, server: ServerProcess, sent: int) -> None:
+        """Send the rest of the upload, and make a version of it."""
+        assert self.upload is not None
+        name, upload = self.upload
+        body = pack(self.folder)
         while sent < len(body):
             headers = {"upload-offset": str(sent), "content-type": "application/octet-stream"}
             piece = body[sent : sent + _PIECE_BYTES]
-            answer = self.cluster.admin(
-                self.server, "PATCH", f"{path}/{upload}", content=piece, headers=headers
-            )
+            path = f"/adapters/acme/{name}/uploads/{upload}"
+            answer = self.cluster.admin(server, "PATCH", path, content=piece, headers=headers)
             sent = answer.raise_for_status().json()["received_bytes"]
         order = {"source": f"upload:{upload}", "promote": True}
         versions = f"/adapters/acme/{name}/versions"
-        self.cluster.admin(self.server, "POST", versions, json=order).raise_for_status()
+        self.cluster.admin(server, "POST", versions, json=order).raise_for_status()
         self.added.add(name)
+        self.upload = None
+
+    def _go_on(self, server: ServerProcess) -> None:
+        """Another server takes the rest of the upload that the death has interrupted; 404: it was already used."""
+        if self.upload is None:
+            return
+        name, upload = self.upload
+        answer = self.cluster.admin(server, "GET", f"/adapters/acme/{name}/uploads/{upload}")
+        if answer.status_code == 404:
+            assert self.cluster.version(server, name)["state"] in ("ready", "resident"), name
+            self.added.add(name)
+        else:
+            self._send(server, answer.raise_for_status().json()["received_bytes"])
 
     def _drain(self, name: str) -> None:
         """Add, and remove while a stream still uses it."""
@@ -130,6 +151,7 @@ class Work:
 
     def check(self, others: list[ServerProcess]) -> None:
         """Every promise is kept by the others."""
+        self._go_on(others[-1])
         for server in others:
             for name in self.added - self.removing:
                 answer = self.cluster.ask(server, f"acme-{name}")

@@ -9,11 +9,19 @@ import subprocess
 from pathlib import Path
 
 import httpx
+from click.testing import CliRunner, Result
 from server_process import LORAGATE, ServerProcess
+
+from server.cli.main import main
 
 
 def shell(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([LORAGATE, *args], capture_output=True, text=True, timeout=240, cwd="/")
+
+
+def inspect(*args: str) -> Result:
+    """In this process: its imports take a second each time."""
+    return CliRunner().invoke(main, ["inspect", *args])
 
 
 def test_the_blocks_that_are_predicted_are_those_the_engine_reports(
@@ -43,10 +51,10 @@ def test_inspect(tmp_path: Path) -> None:
     import demo
 
     adapter = demo.ADAPTERS["acme-support"].path
-    facts = json.loads(shell("inspect", "demo", "--adapter", str(adapter), "--json").stdout)
+    facts = json.loads(inspect("demo", "--adapter", str(adapter), "--json").stdout)
     assert facts["lora_parameters"] == facts["adapter"]["parameters"]
     assert [row["name"] for row in facts["projections"]][:2] == ["q_proj", "k_proj"]
-    text = shell("inspect", "Qwen/Qwen2.5-3B", "--rank", "8").stdout
+    text = inspect("Qwen/Qwen2.5-3B", "--rank", "8").stdout
     assert "3,085,938,688 parameters" in text and "KV heads 2" in text and "256 x 2048" in text
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
@@ -54,11 +62,11 @@ def test_inspect(tmp_path: Path) -> None:
     assert training["template_digest"] and training["end_token"]
     changed = {"template_digest": "0" * 64, "end_token": "</s>", "end_token_id": 99_999}
     (other / "training.json").write_text(json.dumps(training | changed))
-    text = shell("inspect", "demo", "--adapter", str(other)).stdout
+    text = inspect("demo", "--adapter", str(other)).stdout
     assert "warning: It was trained with another chat template" in text
     assert "warning: It was trained to end its answers with </s>" in text
     (other / "training.json").write_text(json.dumps(training | {"base_digest": "0" * 64}))
-    refused = shell("inspect", "demo", "--adapter", str(other))
-    assert refused.returncode == 1 and "base" in refused.stderr
-    refused = shell("inspect", "Qwen/Qwen2.5-3B", "--adapter", str(adapter))
-    assert refused.returncode == 1 and "cannot be served" in refused.stderr
+    refused = inspect("demo", "--adapter", str(other))
+    assert refused.exit_code == 1 and "base" in refused.stderr
+    refused = inspect("Qwen/Qwen2.5-3B", "--adapter", str(adapter))
+    assert refused.exit_code == 1 and "cannot be served" in refused.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +12,7 @@ import httpx
 import openai
 import pytest
 from click.testing import CliRunner, Result
-from server_process import LORAGATE, ServerProcess
+from server_process import ServerProcess
 
 import demo
 from server.cli.main import main
@@ -75,10 +74,8 @@ def run(*args: str) -> Result:
 
 
 def test_a_trained_version_serves_and_the_next_is_its_canary(team: Team, data: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [LORAGATE, *team.flags(data, tmp_path / "one")], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(*team.flags(data, tmp_path / "one"))
+    assert done.exit_code == 0, done.output
     model = f"{team.name}-support"
     assert f"published {model}@1; {model} answers with it" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["steps"] == 2

@@ -12,7 +12,12 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
 from sampling.errors import InvalidRepetitionPolicy
-from server.engine.decoding.repetition import STOP_REASON, LoopWatch, RepetitionPolicy, SteeringProcessor
+from server.engine.decoding.repetition_steering import (
+    STOP_REASON,
+    LoopWatch,
+    RepetitionPolicy,
+    SteeringProcessor,
+)
 from server.fairness.shares import STAMP_KEY
 from server.request.gate import REPETITION_KEY
 

@@ -72,6 +72,10 @@ def test_what_github_looks_for_is_there() -> None:
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert any(".ci/run" in step.get("run", "") for step in workflow["jobs"]["ci"]["steps"])
+    on_github = " ".join(workflow["jobs"]["ci"]["strategy"]["matrix"]["targets"]).split()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (parts,) = re.findall(r"\$\(MAKE\) --no-print-directory (.*)", makefile)
+    assert set(on_github) == {"lint", "docs", *parts.split()}, "together they are what `.ci/run` runs"
     for template in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
         assert yaml.safe_load(template.read_text(encoding="utf-8"))
 

@@ -128,7 +128,7 @@ class Availability:
     async def _read(self) -> None:
         asked_at = self._clock()
         try:
-            revision = await within(PROBE_TIMEOUT_S, self._read_revision())
+            revision = await wait_within(PROBE_TIMEOUT_S, self._read_revision())
         except RegistryUnavailable as error:
             self._failed(error)
             raise
@@ -162,8 +162,8 @@ class Availability:
         return f"the grace of {self.grace_s:g} s is over, and no key can be checked. Try again shortly."
 
 
-async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled after the timeout.
+async def wait_within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the database does not answer within the timeout.
 
     The caller does not wait for the end of a cancelled `work`: the connection of a database that does not answer
     takes seconds to close.

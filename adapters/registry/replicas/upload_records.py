@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import SourceRefused, TooManyFetches, UnknownUpload, UploadBusy, UploadConflict
+from adapters.errors import SourceRefused, UnknownUpload, UploadBusy, UploadConflict
 from adapters.registry.database import Database
 from adapters.registry.replicas.membership import Membership, seconds_since
 from adapters.registry.schema import replica_tables, tables
@@ -37,18 +37,25 @@ class UploadRecords:
         self._database = database
         self._membership = membership
 
-    async def begin(self, tenant: str, upload_id: str, *, most: int, kept_s: float) -> None:
-        """Begin an upload. Raises: TooManyFetches: the tenant has `most` that changed within `kept_s`."""
-        count = sa.select(sa.func.count()).where(
-            _U.c.tenant == tenant, seconds_since(_U.c.changed_at) < kept_s
-        )
+    async def begin(self, tenant: str, upload_id: str, *, most: int, gives_way_s: float) -> float | None:
+        """Begin an upload; returns None, or after how many seconds it can begin.
+
+        With `most` of the tenant's already there, it takes the place of the one that has not changed for the longest
+        time, if that is at least `gives_way_s`. Raises: RegistryUnavailable.
+        """
+        idle_s = seconds_since(_U.c.changed_at).label("idle_s")
+        unfinished = sa.select(_U.c.id, idle_s).where(_U.c.tenant == tenant).order_by(_U.c.changed_at)
         row = {"id": upload_id, "tenant": tenant, "changed_at": sa.func.now()}
         async with self._database.write() as connection:
             # The lock: two servers that begin one at the same time count one after the other.
             await connection.execute(sa.select(_T.c.name).where(_T.c.name == tenant).with_for_update())
-            if (await connection.execute(count)).scalar_one() >= most:
-                raise TooManyFetches(tenant, most)
+            found = (await connection.execute(unfinished)).all()
+            if len(found) >= most:
+                if found[0].idle_s < gives_way_s:
+                    return gives_way_s - float(found[0].idle_s)
+                await _delete(connection, [found[0].id])
             await connection.execute(sa.insert(_U).values(**row))
+        return None
 
     async def received_bytes(self, tenant: str, upload_id: str) -> int:
         """The bytes that have arrived. Raises: UnknownUpload, RegistryUnavailable."""

@@ -31,7 +31,7 @@ class AuditFilters(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes /admin/v1/audit and /admin/v1/reconcile."""
     routes = admin_router()
 
     @routes.get("/audit")

@@ -17,7 +17,7 @@ from server.usage.feedback import training_lines
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The route."""
+    """The route /admin/v1/feedback, which lists feedback."""
     routes = admin_router()
 
     @routes.get(

@@ -61,7 +61,7 @@ class RotateBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of keys: /admin/v1/keys."""
     routes = admin_router()
     _add_making(routes, services, guard)
     _add_changes(routes, services, guard)

@@ -38,7 +38,7 @@ _KEPT = f"each server keeps the last {MAX_PER_TENANT:,} requests of each tenant 
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of the live view: /admin/v1/live, /state, /whoami, /options, /errors and /requests."""
     routes = admin_router()
     _add_server(routes, services, guard)
     _add_requests(routes, services, guard)

@@ -13,7 +13,7 @@ from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The route."""
+    """The route /admin/v1/servers, which lists the servers."""
     routes = admin_router("/servers")
 
     @routes.get("")

@@ -28,7 +28,7 @@ class TenantBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of tenants: /admin/v1/tenants."""
     routes = admin_router()
     tenants = services.registry.tenants
 

@@ -31,7 +31,7 @@ class UnloadBody(BaseModel):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The two routes."""
+    """vLLM's two routes for LoRA: /v1/load_lora_adapter and /v1/unload_lora_adapter."""
     routes = APIRouter(prefix="/v1", tags=["lora"])
 
     @routes.post("/load_lora_adapter", response_class=PlainTextResponse)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import error_response
-from server.api.middleware.body_limits import limited
+from server.api.middleware.body_reader import limited
 from server.errors import InternalError, InvalidRequest
 from server.request.access_log import AccessRecord
 

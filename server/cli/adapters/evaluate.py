@@ -69,8 +69,8 @@ def evaluate(
     client = AdminClient(url, key)
     client.wait_for_engine()
     params = {"turns": turns, "max_tokens": max_tokens}
-    begun = [begin(client, f"/adapters/{tenant}/{name}", each, data, params) for each in numbers]
-    ended = begun if no_wait else [wait(client, each, quiet=as_json) for each in begun]
+    begun = [begin_evaluation(client, f"/adapters/{tenant}/{name}", each, data, params) for each in numbers]
+    ended = begun if no_wait else [wait_for_evaluation(client, each, quiet=as_json) for each in begun]
     if as_json:
         click.echo(json.dumps(ended if against else ended[0]))
     else:
@@ -117,7 +117,7 @@ def condition_(
         click.echo(f"{tenant}-{name} promotes a version only if {found['condition']}")
 
 
-def begin(
+def begin_evaluation(
     client: AdminClient, path: str, number: int, data: Path, params: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Begin an evaluation, or go on with it. Raises: click.ClickException."""
@@ -132,8 +132,10 @@ def begin(
     return begun
 
 
-def wait(client: AdminClient, evaluation: dict[str, Any], *, quiet: bool = False) -> dict[str, Any]:
-    """Wait until it has ended, with its progress on stderr. Raises: click.ClickException."""
+def wait_for_evaluation(
+    client: AdminClient, evaluation: dict[str, Any], *, quiet: bool = False
+) -> dict[str, Any]:
+    """Wait until the evaluation has ended, with its progress on stderr. Raises: click.ClickException."""
     path = f"/adapters/{evaluation['tenant']}/{evaluation['adapter']}/evaluations/{evaluation['id']}"
     told = -1
     while evaluation["state"] == "running":

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from server.cli.adapters.admin_client import AdminClient, Refusal
-from server.cli.adapters.evaluate import begin, evaluation_row, wait
+from server.cli.adapters.evaluate import begin_evaluation, evaluation_row, wait_for_evaluation
 from server.cli.adapters.upload import add_folder
 
 _POLL_S = 2.0
@@ -106,8 +106,8 @@ class Publication:
         current = max(alias["targets"], key=lambda t: (t["weight"], -t["version"])) if alias else None
         numbers = [version["number"], *([current["version"]] if current else [])]
         for number in numbers:
-            begun = begin(self.client, self._path, number, self.proof.chats, {})
-            ended = wait(self.client, begun)
+            begun = begin_evaluation(self.client, self._path, number, self.proof.chats, {})
+            ended = wait_for_evaluation(self.client, begun)
             if ended["state"] != "finished":
                 raise click.ClickException(f"The evaluation of @{number} {ended['state']}: {ended['error']}")
             shown = {name: value for name, value in evaluation_row(ended).items() if value is not None}

@@ -17,7 +17,7 @@ from vllm.lora.worker_manager import WorkerLoRAManager
 
 
 def install() -> None:
-    """Transpose every adapter that vLLM loads from now on. Idempotent."""
+    """Transpose every adapter that vLLM takes into its cache on the CPU from now on. Idempotent."""
     load: Callable[..., Any] = WorkerLoRAManager._load_adapter
     if hasattr(load, "__wrapped__"):
         return

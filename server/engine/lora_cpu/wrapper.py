@@ -27,7 +27,7 @@ from server.engine.lora_cpu.batch import (
     plan_batch,
 )
 from server.engine.lora_cpu.fused_kernel import can_multiply, multiply, prepare
-from server.engine.lora_cpu.products import clear, expand, gather, scatter, shrink
+from server.engine.lora_cpu.segment_operations import clear, expand, gather, scatter, shrink
 from server.engine.lora_cpu.weights import PackedA, PackedB, Stacked, pack_a, pack_b
 
 

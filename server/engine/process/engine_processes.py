@@ -49,7 +49,7 @@ class EngineProcesses:
             logger.error("The stacks of the stalled engine are saved.", extra={"report": str(file)})
         except OSError as error:
             logger.error("The stacks of the stalled engine cannot be saved: %s", error)
-        if left := await asyncio.to_thread(stall_report.kill, pids):
+        if left := await asyncio.to_thread(stall_report.kill_stalled, pids):
             logger.error("Processes of the stalled engine do not end.", extra={"pids": left})
 
     def end_waits(self) -> None:

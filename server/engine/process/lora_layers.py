@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from adapters.artifact import explain_unapplied, modules_of
+from adapters.artifact import changed_layers, explain_unapplied
 from adapters.models import EngineAdapter
 
 EXTENSION = "server.engine.process.lora_layers.LoraLayers"
@@ -57,7 +57,7 @@ async def lora_layers(client: Any) -> frozenset[str]:
 async def explain_left_out(client: Any, adapter: EngineAdapter) -> str | None:
     """Why a running `AsyncLLM` serves only a part of an adapter that it has loaded; None if it serves all of it."""
     answers = await client.collective_rpc("loragate_applied_layers", args=(adapter.engine_id,))
-    return explain_unapplied(await asyncio.to_thread(modules_of, adapter.path), _joined(answers))
+    return explain_unapplied(await asyncio.to_thread(changed_layers, adapter.path), _joined(answers))
 
 
 def _joined(answers: list[list[str]]) -> frozenset[str]:

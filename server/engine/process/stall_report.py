@@ -64,7 +64,7 @@ def save_report(pids: list[int], stacks: Callable[[], str], folder: Path) -> Pat
     return file
 
 
-def kill(pids: list[int]) -> list[int]:
+def kill_stalled(pids: list[int]) -> list[int]:
     """End the processes and their children with SIGKILL; returns those that still exist after KILL_TIMEOUT_S."""
     processes = _tree(pids)
     for process in processes:

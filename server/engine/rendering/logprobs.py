@@ -122,7 +122,7 @@ async def filled_events(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
 
 
 def install(state: State) -> None:
-    """Replace the three functions of vLLM's handlers; see the module."""
+    """Defer log-probabilities in vLLM's handlers: replace three functions of theirs; see the module."""
     for chat in (state.openai_serving_chat, state.anthropic_serving_messages):
         create = with_bytes(chat._create_chat_logprobs, "top_logprobs")
         chat._create_chat_logprobs = _deferrable(create, "top_logprobs", _chat_part)

@@ -19,9 +19,9 @@ from vllm.config import VllmConfig
 from vllm.renderers import BaseRenderer
 from vllm.renderers.registry import renderer_from_config
 
-from sampling.body_limits import PROMPT_FIELDS
 from sampling.endpoints import Endpoint
 from sampling.errors import RequestError
+from sampling.json_limits import PROMPT_FIELDS
 from sampling.limits import Limits
 from server.engine.handlers import VllmHandlers
 from server.engine.rendering.prompt import RenderedPrompt
@@ -124,7 +124,7 @@ def setup(config: VllmConfig, arguments: argparse.Namespace, wrap: Wrap | None =
 
 
 def read_body(raw: bytes, endpoint: Endpoint, limits: Limits) -> dict[str, Any]:
-    """Check a body; returns it without its prompt. Raises: InvalidRequest."""
+    """In a worker: check a body; returns it without its prompt. Raises: InvalidRequest."""
     try:
         return without_prompt(read(raw, limits), endpoint)
     except RequestError as error:
@@ -156,7 +156,7 @@ def _has_media(value: Any) -> bool:
 
 
 def render(raw: bytes, endpoint: Endpoint, lean: dict[str, Any], limits: Limits) -> RenderedPrompt:
-    """Render the prompt of a body, with the options of `lean`. Raises: LoragateError."""
+    """In a worker: render the prompt of a body, with the options of `lean`. Raises: LoragateError."""
     try:
         return _worker.render(endpoint, with_prompt(lean, read(raw, limits)))
     except RequestError as error:
@@ -164,7 +164,7 @@ def render(raw: bytes, endpoint: Endpoint, lean: dict[str, Any], limits: Limits)
 
 
 def split_batch(raw: bytes, limits: Limits) -> list[bytes]:
-    """The bodies of the chats of a batch. Raises: InvalidRequest."""
+    """In a worker: the bodies of the chats of a batch. Raises: InvalidRequest."""
     try:
         return split(raw, limits)
     except RequestError as error:

@@ -32,7 +32,7 @@ class _ShownToken(str):
         return self.text_chars
 
 
-class Pieces:
+class TokenPieces:
     """Which tokens of a vocabulary are pieces of characters; each is looked up once."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -118,11 +118,11 @@ def with_shown_pieces(create: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(_KEPT_TOKENIZERS)
-def _pieces_of(tokenizer: Any) -> Pieces:
-    return Pieces(tokenizer)
+def _pieces_of(tokenizer: Any) -> TokenPieces:
+    return TokenPieces(tokenizer)
 
 
-def _spell(entry: Any, token_id: int, logprob: Any, pieces: Pieces) -> None:
+def _spell(entry: Any, token_id: int, logprob: Any, pieces: TokenPieces) -> None:
     """Give an entry the bytes of its token, and its text unless that is the token's id."""
     raw = pieces.bytes_of(token_id)
     if entry.token == f"token_id:{token_id}":

@@ -1,9 +1,10 @@
 """vLLM's scheduler, directed by `server.fairness`: which request starts next, and which are preempted.
 
 Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
-`_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`, `_inflight_prefills`),
-KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request. Given to vLLM as the
-dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore process.
+`update_from_output`, `_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`,
+`_inflight_prefills`), KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request.
+Given to vLLM as the dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore
+process.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from server.engine.decoding.grammars.prepared_backend import take_prepared
 from server.engine.decoding.grammars.watched_grammar import has_ended
-from server.engine.decoding.repetition import LoopWatch
-from server.engine.decoding.structured_output import take_prepared
+from server.engine.decoding.repetition_steering import LoopWatch
 from server.engine.process.heartbeat import answer_pings, beat
 from server.engine.scheduling.engine_capacity import capacity, lora_slots
 from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from server.engine.scheduling.scheduler_report import install, report
+from server.engine.scheduling.step_rows import StepRows
 from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
 from server.fairness.block_accounting import Allocation
@@ -53,6 +55,7 @@ class TenantScheduler(AsyncScheduler):
         self._update_request_with_output = self._update
         self._configured_cap_tokens = self.scheduler_config.long_prefill_token_threshold
         self._prompt_rows = PromptLogprobRows(self, self.vllm_config)
+        self._step_rows = StepRows(self, self.arbiter)
         self._groups = len(self.kv_cache_config.kv_cache_groups)
         self._allocate_slots = self.kv_cache_manager.allocate_slots
         self._no_blocks = self.kv_cache_manager.empty_kv_cache_blocks
@@ -71,6 +74,7 @@ class TenantScheduler(AsyncScheduler):
         if not paused:
             self.arbiter.begin_step()
             self._cap_prefills()
+            self._step_rows.begin_step()
         self._order_victims()
         output = super().schedule(throttle_prefills)
         if not paused:
@@ -79,6 +83,12 @@ class TenantScheduler(AsyncScheduler):
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         self._kind._update_after_schedule(self, scheduler_output)
+
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
+        """vLLM's own; the time of the step is noted."""
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._step_rows.note_step(scheduler_output)
+        return outputs
 
     def add_request(self, request: Request) -> None:
         """Add a request, whose tokens are checked if it is watched for loops or has a grammar.

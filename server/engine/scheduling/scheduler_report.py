@@ -12,11 +12,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
 
 from server.fairness.arbiter import Arbiter
-from server.fairness.shares import Capacity, is_background, tenant_of
+from server.fairness.shares import is_background, tenant_of
 
 _METHOD = "loragate_scheduler_report"
 
@@ -80,16 +79,6 @@ def _tenant_report(arbiter: Arbiter, tenant: str) -> dict[str, Any]:
 def install() -> None:
     """Add the method that `read` calls to EngineCore, in its process. Idempotent."""
     setattr(EngineCore, _METHOD, lambda core: core.scheduler.report())
-
-
-def capacity_of(engine: AsyncLLM) -> Capacity:
-    """The KV blocks and sequence slots of a running engine that requests can use."""
-    config = engine.vllm_config
-    return Capacity(
-        kv_blocks=max(1, int(config.cache_config.num_gpu_blocks or 0) - 1),  # vLLM keeps one null block
-        block_size_tokens=int(config.cache_config.block_size),
-        max_num_seqs=int(config.scheduler_config.max_num_seqs),
-    )
 
 
 async def read(engine: Any) -> dict[str, Any]:

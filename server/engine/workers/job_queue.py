@@ -10,7 +10,7 @@ from server.engine.workers.errors import WorkRefused
 Job = TypeVar("Job")
 
 
-class Turns(Generic[Job]):
+class JobQueue(Generic[Job]):
     """The jobs that wait, by tenant. Pure: no clock, no processes."""
 
     def __init__(self, *, per_tenant: int, waiting_per_tenant: int) -> None:

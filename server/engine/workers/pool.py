@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from server.engine.workers.errors import WorkerDied, WorkTimedOut
-from server.engine.workers.job_queue import Turns
+from server.engine.workers.job_queue import JobQueue
 from server.engine.workers.process import Worker, WorkerSettings
 
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class WorkerPool:
         self._settings = WorkerSettings(name, setup, memory_bytes, frozenset(os.sched_getaffinity(0)))
         self._workers = workers
         self._spare = spare
-        self._turns: Turns[_Job] = Turns(per_tenant=per_tenant, waiting_per_tenant=waiting_per_tenant)
+        self._turns: JobQueue[_Job] = JobQueue(per_tenant=per_tenant, waiting_per_tenant=waiting_per_tenant)
         self._idle: list[Worker] = []
         self._places_taken = 0
         self._busy_workers: set[Worker] = set()

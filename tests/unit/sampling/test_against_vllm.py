@@ -17,7 +17,7 @@ from sampling.errors import InvalidParameter
 from sampling.limits import NO_LIMITS
 from sampling.options import MAX_LOGPROB_TOKEN_IDS, MAX_N, MAX_STOP_STRINGS, OPTIONS
 from sampling.presets import Presets
-from sampling.repetition import Detector, Thresholds
+from sampling.repetition_detector import RepetitionDetector, Thresholds
 from sampling.resolution import NO_DEFAULTS, resolve
 from sampling.validation import LENGTH_NAMES, effective_name, options_on, validate
 from sampling.value_types import INT64_MAX, INT64_MIN, Integer, Number
@@ -287,8 +287,8 @@ def drawn_by_vllm(vllm, logits, prompt, answer, params):
     return row.softmax(dim=-1)[0].double().numpy()
 
 
-def watched(stream) -> Detector:
-    detector = Detector(Thresholds())
+def watched(stream) -> RepetitionDetector:
+    detector = RepetitionDetector(Thresholds())
     for token in stream:
         detector.push(token)
     return detector

@@ -33,7 +33,7 @@ class BlendBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The route."""
+    """The route of blends: /admin/v1/adapters/{tenant}/{name}/blend."""
     routes = admin_router("/adapters")
 
     @routes.post("/{tenant}/{name}/blend", status_code=201)

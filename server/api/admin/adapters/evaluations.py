@@ -11,7 +11,7 @@ from adapters.promotion.condition import MAX_CHARACTERS, Condition
 from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.api.admin.models import Listing
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
-from server.api.middleware.body_limits import is_upload
+from server.api.middleware.body_reader import is_upload
 from server.background.evaluations.service import EvaluationOptions
 from server.errors import InvalidRequest
 from server.request.context import Caller
@@ -32,7 +32,7 @@ class ConditionInfo(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of evaluations and of the condition for traffic, below /admin/v1/adapters/{tenant}/{name}."""
     routes = admin_router("/adapters/{tenant}/{name}")
     _add_evaluations(routes, services, guard)
     _add_reading(routes, services, guard)

@@ -33,7 +33,7 @@ class ShadowInfo(BaseModel):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of shadow traffic: /admin/v1/adapters/{tenant}/{name}/shadow."""
     routes = admin_router("/adapters/{tenant}/{name}/shadow")
     shadows = services.registry.shadows
 

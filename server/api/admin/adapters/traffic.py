@@ -41,7 +41,7 @@ class RollbackBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes that move an adapter's traffic: /admin/v1/adapters/{tenant}/{name}/promote, /split and /rollback."""
     routes = admin_router("/adapters")
     _add_promotion(routes, services, guard)
     _add_split(routes, services, guard)

@@ -16,7 +16,7 @@ from server.request.context import Caller
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of uploads in pieces: /admin/v1/adapters/{tenant}/{name}/uploads."""
     routes = admin_router("/adapters/{tenant}/{name}/uploads")
     uploads = services.uploads
 

@@ -30,7 +30,7 @@ from server.api.admin.permissions import (
 )
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.api.admin.views import adapter_details, adapter_info, version_info
-from server.api.middleware.body_limits import is_upload, read_json
+from server.api.middleware.body_reader import is_upload, read_json
 from server.errors import InvalidRequest
 from server.request.context import Caller
 
@@ -47,7 +47,7 @@ class VersionBody(Wire):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of adapters and their versions: /admin/v1/adapters."""
     routes = admin_router("/adapters")
     _add_reading(routes, services, guard)
     _add_versions(routes, services, guard)

@@ -34,7 +34,7 @@ class BudgetInfo(BaseModel):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The route."""
+    """The route /admin/v1/budgets."""
     routes = admin_router()
 
     @routes.get("/budgets")

@@ -48,7 +48,7 @@ class PriceInfo(BaseModel):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of prices: /admin/v1/prices."""
     routes = admin_router()
     prices, currency = services.registry.prices, services.settings.currency
 

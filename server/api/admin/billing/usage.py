@@ -29,7 +29,7 @@ _Shape = Annotated[Literal["json", "csv"], Query(alias="format")]
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of usage: /admin/v1/usage and /admin/v1/usage/keys."""
     routes = admin_router()
     ledger = services.registry.usage
 
@@ -94,7 +94,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) 
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One line per row."""
+    """Rows of usage as CSV, one line each."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerows(row.values() for row in rows)

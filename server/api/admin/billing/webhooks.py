@@ -58,7 +58,7 @@ class MessageInfo(BaseModel):
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
-    """The routes."""
+    """The routes of webhooks: /admin/v1/webhooks."""
     routes = admin_router()
     webhooks, settings = services.registry.webhooks, services.settings
 

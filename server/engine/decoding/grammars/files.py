@@ -26,8 +26,8 @@ class Prepared:
     content: bytes
 
 
-def write(path: Path, scratch: Path, prepared: Prepared) -> int:
-    """Write the file at once, by way of `scratch` in the same folder; returns its bytes."""
+def write_grammar(path: Path, scratch: Path, prepared: Prepared) -> int:
+    """Write the file of a grammar at once, by way of `scratch` in the same folder; returns its bytes."""
     head = asdict(prepared)
     del head["content"]
     scratch.write_bytes(json.dumps(head).encode() + b"\n" + prepared.content)

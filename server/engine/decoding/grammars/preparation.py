@@ -24,8 +24,8 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output.request import get_structured_output_key
 
-from sampling.body_limits import measure
 from sampling.errors import BodyLimitExceeded
+from sampling.json_limits import measure
 from sampling.limits import Limits
 from server.admission.errors import TooManyConcurrent
 from server.engine.decoding.grammars import files, worker
@@ -81,7 +81,7 @@ class Grammars:
         """For an engine with this configuration."""
         validate_only_unprepared()
         pool = WorkerPool(
-            partial(worker.set_up, config),
+            partial(worker.set_up_compiler, config),
             spare=1,
             memory_bytes=WORKER_BYTES,
             name="loragate grammar compiler",

@@ -20,7 +20,9 @@ MAX_STEPS = 48
 MAX_WALKS = 16
 
 
-def check(start: Callable[[], StructuredOutputGrammar], vocab_size: int, seed: str, end_token: int) -> None:
+def probe_grammar(
+    start: Callable[[], StructuredOutputGrammar], vocab_size: int, seed: str, end_token: int
+) -> None:
     """Walk through a grammar.
 
     Args:

@@ -26,7 +26,7 @@ from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, Str
 from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar
 
-from sampling.body_limits import measure
+from sampling.json_limits import measure
 from server.engine.decoding.grammars import files, probe
 from server.engine.decoding.grammars.endless import is_endless
 from server.engine.decoding.grammars.errors import GrammarRefused, TooComplex, reason_of
@@ -171,7 +171,7 @@ class Compiler:
         grammar = backend.compile_grammar(kind, spec)
         compile_s = time.process_time() - began
         seed = hashlib.sha256(spec.encode("utf-8", "replace")).hexdigest()
-        probe.check(
+        probe.probe_grammar(
             _starter(grammar, lambda: backend.compile_grammar(kind, spec)),
             self.libraries.vocab_size,
             seed,
@@ -186,7 +186,7 @@ class Compiler:
             )
         is_compiled = engine_s != compile_s
         prepared = files.Prepared(name, kind.name, is_compiled, content)
-        size = files.write(Path(order.path), Path(order.scratch), prepared)
+        size = files.write_grammar(Path(order.path), Path(order.scratch), prepared)
         return Outcome(name, is_compiled, size, engine_s)
 
     def _cheaper(self, grammar: Any, source: bytes, compile_s: float) -> tuple[bytes, float]:
@@ -207,8 +207,8 @@ class Compiler:
 _compiler: Compiler | None = None
 
 
-def set_up(config: VllmConfig) -> None:
-    """Make this process's compiler; each worker calls it once."""
+def set_up_compiler(config: VllmConfig) -> None:
+    """Make this worker's compiler of grammars; each worker calls it once."""
     global _compiler
     _compiler = Compiler(config)
     # The libraries' C++ code writes warnings with tenants' texts to the standard error.

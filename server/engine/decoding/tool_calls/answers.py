@@ -39,7 +39,7 @@ _PER_TURN: Final = 8
 
 
 def install(state: State) -> None:
-    """Make the handlers read answers in one way; see the module."""
+    """Make vLLM's handlers read the tool calls of answers in one way; see the module."""
     turns = LoopTurns(_PER_TURN)
     for name in ("openai_serving_chat", "openai_serving_chat_batch", "anthropic_serving_messages"):
         handler: Any = getattr(state, name)

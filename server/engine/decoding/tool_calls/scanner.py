@@ -12,7 +12,7 @@ from typing import Final
 from server.engine.decoding.tool_calls.calls import Call, Found, read_arguments, read_call
 from server.engine.decoding.tool_calls.forms import CLOSE, HERMES, Body, Form
 from server.engine.decoding.tool_calls.json_object import JsonObject, State
-from server.engine.decoding.tool_calls.thoughts import beginning, stretches
+from server.engine.decoding.tool_calls.thoughts import stretches, tag_beginning
 
 #: The last character of a tag, however often it stands there: without it, what stays is none.
 _TAG_END = re.compile("(</?tool_call)>+")
@@ -95,7 +95,7 @@ class TaggedScanner:
             self._add(text[: tag.start()])
             self._object = None if tag[0] == CLOSE else self._form.body()
             return text[tag.end() :]
-        end = len(text) - beginning(text, self._form.tags)
+        end = len(text) - tag_beginning(text, self._form.tags)
         self._add(text[:end])
         self._held = text[end:]
         return ""

@@ -16,7 +16,7 @@ def stretches(text: str) -> Iterator[str]:
         yield text[at : at + _STRETCH]
 
 
-def beginning(text: str, tags: Sequence[str]) -> int:
+def tag_beginning(text: str, tags: Sequence[str]) -> int:
     """Length of the end of `text` that may be the beginning of a tag; a tag has one "<", at its beginning."""
     at = text.rfind("<", -max(map(len, tags)))
     end = text[at:] if at >= 0 else ""
@@ -60,7 +60,7 @@ class ThoughtScanner:
             text = text[tag.start() if self.ended and tag[0] != self._end else tag.end() :]
             if self.ended:
                 return "".join(thoughts), text
-        length = beginning(text, self._tags)
+        length = tag_beginning(text, self._tags)
         self._held = text[len(text) - length :]
         return "".join([*thoughts, text[: len(text) - length]]), ""
 

@@ -26,7 +26,7 @@ from adapters.errors import (
 )
 from adapters.registry import Registry
 from adapters.registry.replicas import upload_records
-from adapters.sources.uploads import MAX_UPLOADS
+from adapters.sources.uploads import GIVES_WAY_S, MAX_UPLOADS
 from tests.unit.adapters.lifecycle.support import another
 from tests.unit.adapters.sources.support import pieces
 
@@ -207,6 +207,25 @@ async def test_the_limits_hold_for_all_servers_together(
     monkeypatch.setattr(upload_records, "MAX_PIECES", 1)
     with pytest.raises(SourceRefused, match="1 pieces, the most"):
         await servers[1].append("acme", ids[0], 90, pieces(b"x"))
+
+
+async def test_one_that_its_sender_has_left_gives_way_to_a_new_one(
+    servers: tuple[SharedUploads, SharedUploads], registries: tuple[Registry, Registry]
+) -> None:
+    begun = [(await servers[number % 2].begin("acme")).id for number in range(MAX_UPLOADS)]
+    with pytest.raises(TooManyFetches, match="4 unfinished uploads") as refused:
+        await servers[0].begin("acme")
+    assert 0 < refused.value.retry_after_s <= GIVES_WAY_S
+    async with registries[0].uploads._database.write() as connection:
+        text = "UPDATE uploads SET changed_at = now() - make_interval(secs => :s) WHERE id = :id"
+        await connection.execute(sa.text(text), {"id": begun[1], "s": GIVES_WAY_S + 1})
+    begun.append((await servers[1].begin("acme")).id)
+    with pytest.raises(UnknownUpload):
+        await servers[0].get("acme", begun.pop(1))
+    with pytest.raises(TooManyFetches):
+        await servers[0].begin("acme")
+    for upload_id in begun:
+        await servers[0].get("acme", upload_id)
 
 
 async def test_what_is_left_over_is_removed(

@@ -19,7 +19,7 @@ from adapters.errors import (
     UploadConflict,
 )
 from adapters.sources import Uploads
-from adapters.sources.uploads import MAX_UPLOADS
+from adapters.sources.uploads import GIVES_WAY_S, MAX_UPLOADS
 from tests.unit.adapters.sources.support import pieces
 
 
@@ -75,14 +75,21 @@ async def test_too_large(uploads: Uploads) -> None:
 
 async def test_a_tenant_has_few_at_once_and_old_ones_end(uploads: Uploads, tmp_path: Path) -> None:
     begun = [await uploads.begin("acme") for _ in range(MAX_UPLOADS)]
+    with pytest.raises(TooManyFetches, match="4 unfinished uploads") as refused:
+        await uploads.begin("acme")
+    assert 0 < refused.value.retry_after_s <= GIVES_WAY_S
+    await uploads.begin("globex")
+    for age_s in (GIVES_WAY_S + 1, 25 * 3600):
+        old_s = time.time() - age_s
+        oldest = begun.pop(1).id
+        os.utime(tmp_path / "uploads" / "acme" / oldest, (old_s, old_s))
+        begun.append(await uploads.begin("acme"))
+        with pytest.raises(UnknownUpload):
+            await uploads.get("acme", oldest)
     with pytest.raises(TooManyFetches):
         await uploads.begin("acme")
-    await uploads.begin("globex")
-    old_s = time.time() - 25 * 3600
-    os.utime(tmp_path / "uploads" / "acme" / begun[0].id, (old_s, old_s))
-    await uploads.begin("acme")
-    with pytest.raises(UnknownUpload):
-        await uploads.get("acme", begun[0].id)
+    for upload in begun:
+        await uploads.get("acme", upload.id)
 
 
 @pytest.mark.parametrize(

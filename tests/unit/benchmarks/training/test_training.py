@@ -67,6 +67,7 @@ def test_the_random_base_has_all_weights(base: Path) -> None:
     assert model.config.num_hidden_layers == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="requirements/bench-trl.txt is not installed"
 )

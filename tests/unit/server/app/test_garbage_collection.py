@@ -32,7 +32,7 @@ async def world() -> AsyncIterator[World]:
     before = gc.get_threshold()
     world = World()
     running = asyncio.create_task(
-        garbage_collection.run(lambda: world.idle, interval_s=0, clock=lambda: world.now_s)
+        garbage_collection.run_collections(lambda: world.idle, interval_s=0, clock=lambda: world.now_s)
     )
     await world.passes(0)
     assert gc.get_threshold()[:2] == before[:2] and gc.get_threshold()[2] > 1_000_000

@@ -19,7 +19,7 @@ from server.api.middleware.request_middleware import RequestMiddleware
 from server.app.http_protocol import MAX_HEAD_BYTES, bounded
 from server.errors import LoragateError
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 0.3
 SLACK_S = 5.0
 
 

@@ -90,6 +90,16 @@ async def test_a_key_that_this_process_revokes_is_refused_at_once(
         await auth.authenticate(bearer(issued.secret))
 
 
+async def test_settings_that_this_process_changes_hold_for_a_cached_key_at_once(
+    registry: Registry, auth: Authenticator
+) -> None:
+    await registry.tenants.add(Tenant("initech", TenantSettings(rpm=1)), by=BY)
+    secret = (await registry.keys.issue("initech", Role.INFERENCE, by=BY)).secret
+    assert (await auth.authenticate(bearer(secret))).tenant.settings.rpm == 1
+    await registry.tenants.set("initech", {"rpm": 2}, by=BY)
+    assert (await auth.authenticate(bearer(secret))).tenant.settings.rpm == 2
+
+
 async def test_a_rotated_key_ends_with_its_overlap(
     registry: Registry, auth: Authenticator, clock: Clock
 ) -> None:

@@ -130,3 +130,14 @@ async def test_right_keys_never_wait_behind_wrong_ones(monkeypatch: pytest.Monke
         waited = len(slept)
         right = await client.get("/", headers={"authorization": "Bearer right"})
         assert right.status_code == 200 and len(slept) == waited, "the same address, a right key: at once"
+
+
+def test_failures_that_could_not_be_reported_are_told_with_the_later_ones() -> None:
+    throttle = AuthThrottle(Clock())
+    for _ in range(5):
+        throttle.fail("192.0.2.1")
+    taken = throttle.take_unreported(9)
+    for _ in range(2):
+        throttle.fail("192.0.2.1")
+    throttle.put_back(taken)
+    assert list(taken.values()) == [5] and list(throttle.take_unreported(9).values()) == [7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["database", "server"])
-def run(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Run:
+def run(request: pytest.FixtureRequest, url: str, tmp_path: Path, migrated_sqlite: Path) -> Run:
     """The command line on an empty database, or on a running server."""
+    shutil.copy(migrated_sqlite, tmp_path / "loragate.db")
     on_server = request.param == "server"
     where = ("--url", url, "--key", "demo-admin") if on_server else ("--data-dir", str(tmp_path))
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.config.environment import ignored_service_links
-from server.config.service_links import service_links
+from server.config.service_links import ignored_service_links, service_links
 from server.config.settings import Settings, load
 from server.errors import SettingsError
 

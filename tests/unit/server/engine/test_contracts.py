@@ -204,7 +204,7 @@ def test_streams_are_written_where_handlers_call_their_generators() -> None:
 
 
 def test_the_renderer_works_in_an_executor_of_its_own() -> None:
-    """server/engine/rendering/renderer.py: `submit` is looked up at each call."""
+    """server/engine/rendering/prompt_turns.py: `submit` is looked up at each call."""
     assert "executor=self._executor" in inspect.getsource(BaseRenderer.__init__)
     assert "loop.run_in_executor(executor=executor" in inspect.getsource(make_async)
 

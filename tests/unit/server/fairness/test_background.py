@@ -90,6 +90,89 @@ def test_blocks_that_a_foreground_request_lacks_are_taken_from_it() -> None:
     assert counts(engine) == (1, 0)
 
 
+def slots_beside(engine: SimEngine) -> int:
+    """How many slots the background may hold in the step that begins now: two, or none where others lack room."""
+    add(engine, 1, background=True)
+    engine.arbiter.begin_step()
+    assert not engine.arbiter.background.is_alone
+    return engine.arbiter.background.slots
+
+
+def held_blocks(engine: SimEngine) -> int:
+    return engine.capacity.kv_blocks - engine.free_blocks()
+
+
+@pytest.mark.parametrize(("waiting", "slots"), [(2, 2), (3, 0)])
+def test_it_holds_nothing_only_while_more_wait_than_there_are_free_slots(waiting: int, slots: int) -> None:
+    engine = SimEngine(CAPACITY)
+    add(engine, 30)
+    engine.step()
+    add(engine, waiting)
+    assert slots_beside(engine) == slots
+
+
+@pytest.mark.parametrize(("spare_blocks", "slots"), [(0, 2), (-1, 0)])
+def test_it_holds_nothing_only_while_those_that_wait_need_more_blocks_than_are_free(
+    spare_blocks: int, slots: int
+) -> None:
+    """Two tenants need 5 blocks each; what a running request still takes is not free."""
+    engine = SimEngine(Capacity(kv_blocks=22 + spare_blocks, block_size_tokens=4, max_num_seqs=32))
+    engine.add("globex", PLAIN, 44, LONG)
+    engine.step()
+    assert held_blocks(engine) == 11 and [engine.growth(a) for a in engine.running()] == [1]
+    for tenant in ("acme", "initech"):
+        engine.add(tenant, PLAIN, 20, LONG)
+    assert slots_beside(engine) == slots
+
+
+def test_a_tenant_above_its_limit_does_not_hide_another_that_lacks_room() -> None:
+    engine = SimEngine(Capacity(kv_blocks=40, block_size_tokens=4, max_num_seqs=32))
+    limited = TenantSettings(kv_limit=0.25)
+    for _ in range(2):
+        engine.add("acme", limited, 36, LONG)
+    engine.step()
+    assert len(engine.running()) == 1, "the second would exceed the limit"
+    engine.add("globex", PLAIN, 36 * 4, LONG)
+    assert slots_beside(engine) == 0
+
+
+def test_a_tenant_above_its_limit_lacks_no_room() -> None:
+    engine = SimEngine(Capacity(kv_blocks=40, block_size_tokens=4, max_num_seqs=32))
+    for _ in range(2):
+        engine.add("acme", TenantSettings(kv_limit=0.25), 36, LONG)
+    engine.step()
+    assert slots_beside(engine) == 2
+
+
+def test_a_request_that_is_not_ready_lacks_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SimEngine(CAPACITY)
+    add(engine, 32)
+    engine.step()
+    add(engine, 1)
+    monkeypatch.setattr(engine, "is_ready", lambda item: False)
+    assert slots_beside(engine) == 2
+
+
+def test_it_holds_nothing_while_one_of_a_tenants_adapters_lacks_a_slot() -> None:
+    engine = SimEngine(CAPACITY, max_loras=1)
+    add(engine, 1, adapter=1)
+    engine.step()
+    add(engine, 1, adapter=1)
+    assert slots_beside(engine) == 2
+    add(engine, 1, adapter=2)
+    engine.arbiter.begin_step()
+    assert engine.arbiter.background.slots == 0
+
+
+def test_a_request_is_in_its_prompt_until_it_has_a_token() -> None:
+    engine = SimEngine(CAPACITY)
+    add(engine, 1, background=True)
+    (started,) = engine.schedule()
+    assert engine.arbiter.charges.is_in_prompt(started)
+    engine.compute()
+    assert not engine.arbiter.charges.is_in_prompt(started)
+
+
 def test_where_blocks_run_out_it_is_preempted_first() -> None:
     engine = SimEngine(CAPACITY)
     add(engine, 1, prompt=200)

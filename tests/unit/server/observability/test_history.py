@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.observability.history import MAX_SERIES, SPANS, Finished, History, quantile
-from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram
+from server.observability.history import MAX_SERIES, SPANS, Finished, History
+from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram, quantile
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -13,18 +14,19 @@ from typing import Any
 
 import pytest
 
+from adapters.billing.prices import Price
 from adapters.models import EngineAdapter, Key, Role, Tenant, Version, VersionState
 from adapters.tenant_settings import TenantSettings
 from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
 from sampling.limits import Limits
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from sampling.resolution import Resolved
 from server.admission import Admission
 from server.admission.errors import NeverFits, TooManyConcurrent
 from server.errors import EngineUnavailable, LoragateError
 from server.fairness.shares import STAMP_KEY, Capacity
-from server.request.context import Caller, RequestContext, Target
+from server.request.context import Caller, RequestContext, ShadowTarget, Target
 from server.request.gate import REPETITION_KEY, Gate
 from server.request.metering import Progress
 
@@ -183,6 +185,57 @@ async def test_the_servers_own_work_is_stamped_as_background_and_takes_no_rate(
     assert admission.accounts["acme"].requests.total(0) <= 1
 
 
+async def test_the_servers_own_work_reserves_for_its_tenant_every_token_at_its_price(
+    gate: Gate, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[Any] = []
+    true_reserve = admission.reserve_background
+
+    def reserve(tenant: str, settings: TenantSettings, **need: Any) -> Any:
+        reserved.append((tenant, settings, need))
+        return true_reserve(tenant, settings, **need)
+
+    monkeypatch.setattr(admission, "reserve_background", reserve)
+    price = Price(3, 2, 1)
+    own = replace(context(policy=TenantSettings(rpm=1)), background=True, price=price)
+    await read(gate, own, params=params(max_tokens=3, n=2))
+    assert reserved == [
+        ("acme", own.tenant_settings, {"prompt_tokens": 4, "max_tokens": 6, "price": price}),
+    ]
+
+
+class Copied:
+    """Remembers the outputs of an answer that is compared with a copy's."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+        self.times: list[float] = []
+        self.ended = 0
+
+    def add(self, output: Any, now: float) -> None:
+        self.outputs.append(output)
+        self.times.append(now)
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("has_shadow", [True, False])
+async def test_an_answer_is_compared_with_a_copy_only_where_its_target_has_a_shadow(
+    gate: Gate, has_shadow: bool
+) -> None:
+    copied, asked = Copied(), []
+    gate.shadow = lambda *request: asked.append(request) or copied  # type: ignore[func-returns-value]
+    shadow = ShadowTarget(VERSION, 1.0, "")
+    at, wanted = context(replace(BASE, shadow=shadow if has_shadow else None)), params()
+    began = time.monotonic()
+    await read(gate, at, params=wanted)
+    assert asked == ([(at, PROMPT, wanted)] if has_shadow else [])
+    assert len(copied.outputs) == (3 if has_shadow else 0) and copied.ended == has_shadow
+    assert all(output.outputs for output in copied.outputs)
+    assert all(began <= at_s <= time.monotonic() for at_s in copied.times)
+
+
 async def test_refuses_before_the_first_byte(gate: Gate, engine: FakeEngine) -> None:
     policy = TenantSettings(max_concurrency=1)
     async with gate.admit(context(policy=policy)):
@@ -299,12 +352,13 @@ async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate,
 async def test_steered_answers_are_counted_for_those_who_asked(
     gate: Gate, engine: FakeEngine, repetition: str, counted: int
 ) -> None:
-    made: list[LoopCount] = []
+    made: list[RepetitionCount] = []
 
-    def count() -> LoopCount:
+    def count() -> RepetitionCount:
         made.append(
-            LoopCount(
-                lambda: Detector(Thresholds(ngram_tokens=1, window_tokens=2)), lambda d: d.closeness > 0.5
+            RepetitionCount(
+                lambda: RepetitionDetector(Thresholds(ngram_tokens=1, window_tokens=2)),
+                lambda d: d.closeness > 0.5,
             )
         )
         return made[-1]

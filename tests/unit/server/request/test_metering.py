@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sampling.repetition import Detector, LoopCount, Thresholds
+from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.request import metering
 from server.request.context import UsageCounters
 from server.request.metering import MeteredStream, Progress
@@ -80,8 +80,8 @@ def metered(
     reservation: Settled | None = None,
     n: int = 1,
     progress: Any = None,
-    steered: LoopCount | None = None,
-    looped: LoopCount | None = None,
+    steered: RepetitionCount | None = None,
+    looped: RepetitionCount | None = None,
 ) -> MeteredStream:
     settled: Any = reservation or Settled()
     return MeteredStream(
@@ -151,9 +151,11 @@ async def test_a_client_sees_an_answer_that_was_ended_for_repetition_as_cut_off(
 
 
 async def test_each_sequence_that_loops_is_counted_once_and_by_itself(clock: Clock) -> None:
-    def count() -> LoopCount:
+    def count() -> RepetitionCount:
         thresholds = Thresholds(ngram_tokens=1, window_tokens=4)
-        return LoopCount(lambda: Detector(thresholds), lambda detector: detector.verdict is not None)
+        return RepetitionCount(
+            lambda: RepetitionDetector(thresholds), lambda detector: detector.verdict is not None
+        )
 
     usage = UsageCounters()
     looping = output(sequence(*[7] * 9), sequence(*[8] * 9, index=1), sequence(*range(9), index=2))
@@ -240,3 +242,25 @@ async def test_a_cancelled_caller_waits_for_the_engine_and_stays_cancelled(abort
         await reading
     assert ended == [True]
     assert usage.generated_tokens == 2
+
+
+class Rows:
+    """Log-probabilities of a prompt of which rows are left to read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def complete(self) -> None:
+        self.read += 1
+
+
+@pytest.mark.parametrize("rows", [None, [{1: 0.0}], Rows()], ids=["none", "read already", "left"])
+async def test_the_rest_of_a_prompts_log_probabilities_is_read_before_an_output_goes_on(
+    clock: Clock, rows: Any
+) -> None:
+    produced = output(sequence(1))
+    produced.prompt_logprobs = rows
+    (passed,) = await read(metered(streamed(clock, (1.0, produced)), UsageCounters()))
+    assert passed.prompt_logprobs is rows
+    if isinstance(rows, Rows):
+        assert rows.read == 1

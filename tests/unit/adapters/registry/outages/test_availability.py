@@ -10,7 +10,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from adapters.errors import RegistryUnavailable
 from adapters.registry.outages import availability as module
-from adapters.registry.outages.availability import MAX_STALENESS_S, Availability, within
+from adapters.registry.outages.availability import MAX_STALENESS_S, Availability, wait_within
 
 
 class Database:
@@ -167,6 +167,6 @@ async def test_within_does_not_wait_for_the_end_of_what_it_cancels() -> None:
 
     async with asyncio.timeout(0.15):
         with pytest.raises(RegistryUnavailable):
-            await within(0.01, stubborn())
+            await wait_within(0.01, stubborn())
     assert not ended.is_set()
     await asyncio.wait_for(ended.wait(), 5)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.ccallback import CFunc
@@ -130,7 +131,7 @@ def cases(draw: st.DrawFn) -> tuple[Layer, list[int], torch.dtype]:
     return layer, draw(row_slots(slots)), dtype
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(cases(), st.sampled_from([1.0, 0.5, -2.0]), st.integers(0, 3), st.booleans())
 def test_linear_is_exact_for_any_mix(
     case: tuple[Layer, list[int], torch.dtype], scale: float, padding: int, loops: bool
@@ -188,7 +189,7 @@ def test_loops_are_compiled_also_where_nothing_may_be_written(monkeypatch: pytes
     assert fused_kernel._layer.__wrapped__(torch.float32).value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(cases())
 def test_shrink_then_expand_is_the_same_product(case: tuple[Layer, list[int], torch.dtype]) -> None:
     layer, rows, dtype = case
@@ -202,7 +203,7 @@ def test_shrink_then_expand_is_the_same_product(case: tuple[Layer, list[int], to
     assert_close(y, want, error)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(cases())
 def test_expand_replaces_adapter_rows_only(case: tuple[Layer, list[int], torch.dtype]) -> None:
     layer, rows, dtype = case
@@ -215,7 +216,7 @@ def test_expand_replaces_adapter_rows_only(case: tuple[Layer, list[int], torch.d
     assert_close(y, want, error)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data(), DTYPES, st.sampled_from([-3, 0, 2]))
 def test_logits_use_the_sampled_rows_and_drop_padding(
     data: st.DataObject, dtype: torch.dtype, extra: int
@@ -235,7 +236,7 @@ def test_logits_use_the_sampled_rows_and_drop_padding(
     assert torch.equal(logits[:, common:].double(), want[:, common:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data(), DTYPES)
 def test_embedding_expands_each_row_by_its_own_adapter(data: st.DataObject, dtype: torch.dtype) -> None:
     rows = data.draw(row_slots(4))

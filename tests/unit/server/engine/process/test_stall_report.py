@@ -203,7 +203,7 @@ def test_kill_ends_a_stopped_process_and_its_children(tmp_path: Path) -> None:
     parent = psutil.Popen([sys.executable, "-c", script], stdout=-1)
     child = psutil.Process(int(parent.stdout.readline()))
     os.kill(parent.pid, signal.SIGSTOP)
-    assert stall_report.kill([parent.pid]) == []
+    assert stall_report.kill_stalled([parent.pid]) == []
     parent.wait(10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert stall_report.kill([parent.pid]) == []
+    assert stall_report.kill_stalled([parent.pid]) == []

@@ -15,7 +15,7 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 import demo
-from server.engine.rendering.token_bytes import Pieces, with_bytes, with_shown_pieces
+from server.engine.rendering.token_bytes import TokenPieces, with_bytes, with_shown_pieces
 
 TEXT = "aß😀 日本\ufffd!"
 
@@ -97,9 +97,9 @@ def test_completions_show_pieces_and_count_the_texts_characters(tokenizer: Any) 
 
 
 def test_other_tokens_are_left_alone(tokenizer: Any) -> None:
-    pieces = Pieces(tokenizer)
+    pieces = TokenPieces(tokenizer)
     for token_id in range(len(tokenizer)):
         raw = pieces.bytes_of(token_id)
         text = tokenizer.decode([token_id])
         assert (raw is None) == ("\ufffd" not in text), (token_id, text, raw)
-    assert pieces.bytes_of(10**6) is None and Pieces(None).bytes_of(1) is None
+    assert pieces.bytes_of(10**6) is None and TokenPieces(None).bytes_of(1) is None

@@ -58,6 +58,7 @@ class Rig:
         depth: steps that are scheduled before the output of the first one is known: 2 in vLLM's asynchronous
             engine, 1 in the synchronous one (on a CPU).
         step_s: what a step takes on the clock that the arbiter sees.
+        row_s: what each of its sequences adds to that.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class Rig:
         lora_slot_wait_s: float = 2.0,
         depth: int = 2,
         step_s: float = 0.02,
+        row_s: float = 0.0,
         scheduler_cls: type[AsyncScheduler] = TenantScheduler,
     ) -> None:
         self.depth = depth
         self.step_s = step_s
+        self.row_s = row_s
         self.now_s = 0.0
         self.started_s: dict[str, float] = {}
         self.in_flight: deque[tuple[SchedulerOutput, dict[str, list[int]]]] = deque()
@@ -206,6 +209,7 @@ class Rig:
 
     def _take(self) -> None:
         output, answer = self.in_flight.popleft()
+        self.now_s += self.row_s * len(answer)
         ids = list(answer)
         model_output = ModelRunnerOutput(
             req_ids=ids,

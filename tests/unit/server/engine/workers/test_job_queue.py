@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.workers.errors import WorkRefused
-from server.engine.workers.job_queue import Turns
+from server.engine.workers.job_queue import JobQueue
 
 
 def test_tenants_take_turns() -> None:
-    turns: Turns[str] = Turns(per_tenant=9, waiting_per_tenant=9)
+    turns: JobQueue[str] = JobQueue(per_tenant=9, waiting_per_tenant=9)
     for job in ("a1", "a2", "a3", "b1", "c1", "b2"):
         turns.add(job[0], job)
     assert [turns.next() for _ in range(7)] == ["a1", "b1", "c1", "a2", "b2", "a3", None]
 
 
 def test_a_tenant_at_its_bound_is_passed_over() -> None:
-    turns: Turns[str] = Turns(per_tenant=1, waiting_per_tenant=9)
+    turns: JobQueue[str] = JobQueue(per_tenant=1, waiting_per_tenant=9)
     for job in ("a1", "a2", "b1"):
         turns.add(job[0], job)
     assert [turns.next(), turns.next(), turns.next()] == ["a1", "b1", None]
@@ -27,7 +27,7 @@ def test_a_tenant_at_its_bound_is_passed_over() -> None:
 
 
 def test_a_full_tenant_is_refused_and_others_are_not() -> None:
-    turns: Turns[str] = Turns(per_tenant=1, waiting_per_tenant=2)
+    turns: JobQueue[str] = JobQueue(per_tenant=1, waiting_per_tenant=2)
     turns.add("a", "a1")
     turns.add("a", "a2")
     with pytest.raises(WorkRefused) as refused:
@@ -38,7 +38,7 @@ def test_a_full_tenant_is_refused_and_others_are_not() -> None:
 
 
 def test_a_dropped_job_never_runs() -> None:
-    turns: Turns[str] = Turns(per_tenant=2, waiting_per_tenant=2)
+    turns: JobQueue[str] = JobQueue(per_tenant=2, waiting_per_tenant=2)
     turns.add("a", "a1")
     turns.add("a", "a2")
     turns.drop("a", "a1")
@@ -49,7 +49,7 @@ def test_a_dropped_job_never_runs() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "next", "done"]))))
 def test_no_tenant_exceeds_its_bounds_and_no_job_is_lost(steps: list[tuple[str, str]]) -> None:
-    turns: Turns[tuple[str, int]] = Turns(per_tenant=2, waiting_per_tenant=3)
+    turns: JobQueue[tuple[str, int]] = JobQueue(per_tenant=2, waiting_per_tenant=3)
     running: list[tuple[str, int]] = []
     added = ended = 0
     for number, (tenant, step) in enumerate(steps):

@@ -18,8 +18,8 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from server.engine.decoding.grammars import files, worker
+from server.engine.decoding.grammars.prepared_backend import PreparedBackend
 from server.engine.decoding.grammars.watched_grammar import WatchedGrammar
-from server.engine.decoding.structured_output import PreparedBackend
 
 MODEL = Path(__file__).parents[6] / "demo" / "model"
 #: Of a walk: a longer answer is left unfinished.

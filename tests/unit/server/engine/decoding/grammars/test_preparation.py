@@ -57,7 +57,7 @@ class Pool:
         if self.outcomes:
             raise self.outcomes.pop(0)
         prepared = files.Prepared("xgrammar", "JSON", False, b"{}")
-        size = files.write(Path(order.path), Path(order.scratch), prepared)
+        size = files.write_grammar(Path(order.path), Path(order.scratch), prepared)
         return Outcome("xgrammar", False, size, 0.0)
 
 

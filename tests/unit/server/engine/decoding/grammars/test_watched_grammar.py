@@ -102,15 +102,15 @@ def test_a_request_without_a_grammar_goes_on() -> None:
 
 @pytest.mark.parametrize("allowed", [{END}, {3}])
 def test_a_trial_takes_what_can_go_on_or_end(allowed: set[int]) -> None:
-    probe.check(lambda: Grammar(allowed), 32, "seed", END)
+    probe.probe_grammar(lambda: Grammar(allowed), 32, "seed", END)
 
 
 def test_a_trial_refuses_what_leaves_no_token() -> None:
     with pytest.raises(GrammarRefused, match="no answer"):
-        probe.check(lambda: Grammar(set()), 32, "seed", END)
+        probe.probe_grammar(lambda: Grammar(set()), 32, "seed", END)
 
 
 def test_a_trial_refuses_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watched, "GRACE_S", 0.02)
     with pytest.raises(TooComplex):
-        probe.check(lambda: Grammar({3}, seconds=0.03), 32, "seed", END)
+        probe.probe_grammar(lambda: Grammar({3}, seconds=0.03), 32, "seed", END)

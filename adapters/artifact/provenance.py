@@ -22,7 +22,7 @@ _ADDED_TOKENS = '"added_tokens":'
 _QUANTIZED = re.compile(r"([-_.](unsloth|bnb|awq|gptq|int[48]|[48]bit|fp8|w4a16|gguf|q[48]\w*))+$")
 
 
-def read_brought(
+def read_provenance(
     folder: Path,
     hints: Sequence[str] = (),
     *,
@@ -77,7 +77,7 @@ def model_name(name_or_path: str) -> str:
     return cached.rpartition("--")[2] if cached else parts[-1]
 
 
-def brought_warnings(
+def provenance_warnings(
     brought: Mapping[str, Any] | None,
     *,
     base_name: str,
@@ -87,7 +87,7 @@ def brought_warnings(
     """What the server will not use of an adapter, and what may be wrong with it, one sentence each.
 
     Args:
-        brought: the facts of `read_brought`.
+        brought: the facts of `read_provenance`.
         base_name: name of the served base model.
         template: SHA-256 of the served chat template.
         end_tokens: the tokens that end an answer.

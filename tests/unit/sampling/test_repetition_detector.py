@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.errors import InvalidRepetitionPolicy
-from sampling.repetition import (
+from sampling.repetition_detector import (
     Adjustment,
-    Detector,
-    LoopCount,
+    RepetitionCount,
+    RepetitionDetector,
     SteeredOptions,
     Thresholds,
     adjust,
@@ -25,8 +25,8 @@ SMALL = Thresholds(
 )
 
 
-def watched(tokens, thresholds=SMALL) -> Detector:
-    detector = Detector(thresholds, frozenset({NEWLINE}))
+def watched(tokens, thresholds=SMALL) -> RepetitionDetector:
+    detector = RepetitionDetector(thresholds, frozenset({NEWLINE}))
     for token in tokens:
         detector.push(token)
     return detector
@@ -90,7 +90,7 @@ def test_short_lines_are_not_looked_at():
 
 
 def test_lines_are_not_looked_at_without_newlines():
-    detector = Detector(SMALL)
+    detector = RepetitionDetector(SMALL)
     for token in [1, 2, 3, NEWLINE] * 10:
         detector.push(token)
     assert detector.line_copies == 0
@@ -182,7 +182,7 @@ def test_bounds_out_of_range(wrong):
 @given(st.lists(st.integers(0, 4), max_size=60), st.integers(1, 7))
 def test_an_answer_is_counted_once_and_only_when_it_was_steered(tokens, step):
     """Whatever the pieces it comes in, and whatever another answer does."""
-    count = LoopCount(lambda: Detector(SMALL), lambda d: d.closeness > Adjustment().start)
+    count = RepetitionCount(lambda: RepetitionDetector(SMALL), lambda d: d.closeness > Adjustment().start)
     pieces = [tokens[at : at + step] for at in range(0, len(tokens), step)]
     told = []
     for piece in pieces:

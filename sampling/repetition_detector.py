@@ -1,7 +1,7 @@
 """Detects repetition loops in an answer, and computes how far to adjust penalty and temperature.
 
-`Detector` reads the tokens of one answer and measures how close it is to a loop; `Adjustment` defines how far
-repetition penalty and temperature rise meanwhile. An answer that requests neither has no cost.
+`RepetitionDetector` reads the tokens of one answer and measures how close it is to a loop; `Adjustment` defines how
+far repetition penalty and temperature rise meanwhile. An answer that requests neither has no cost.
 
 Differences to vLLM's `repetition_detection` (`vllm.v1.core.sched.utils.check_sequence_repetition`):
 - vLLM's ends an answer whose tail is `min_count` exact copies of one pattern in a row. It is exact and runs in the
@@ -79,7 +79,7 @@ class _Window:
                 del self.counts[gone]
 
 
-class Detector:
+class RepetitionDetector:
     """Reads one answer token by token and keeps at most one window. Each answer needs its own detector.
 
     `newline_ids` are the tokens whose text ends with a line break; without them lines are ignored.
@@ -198,17 +198,19 @@ def adjust(policy: Adjustment, requested: SteeredOptions, strength: float) -> St
     )
 
 
-class LoopCount:
+class RepetitionCount:
     """Reports which answers of one generation reached a given closeness to a loop.
 
     The engine steers and ends answers in another process and does not report their closeness; the same detector
     computes the same closeness from the same tokens here.
     """
 
-    def __init__(self, new_detector: Callable[[], Detector], reached: Callable[[Detector], bool]) -> None:
+    def __init__(
+        self, new_detector: Callable[[], RepetitionDetector], reached: Callable[[RepetitionDetector], bool]
+    ) -> None:
         self._new_detector = new_detector
         self._reached = reached
-        self._detectors: dict[int, Detector | None] = {}
+        self._detectors: dict[int, RepetitionDetector | None] = {}
 
     def push(self, answer: int, token_ids: Sequence[int]) -> bool:
         """Record an answer's new tokens; returns True once per answer, when it reaches the closeness."""

@@ -25,7 +25,7 @@ _SEQUENCES: Final = 16
 MERGED: Final = 256
 
 
-class BoundedCollector(RequestOutputCollector):
+class BoundedOutputCollector(RequestOutputCollector):
     """vLLM's queue of a generation, whose merged outputs have a bounded size."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -65,7 +65,7 @@ class BoundedCollector(RequestOutputCollector):
 
 def install() -> None:
     """Let vLLM process and merge less at once; an operator's own VLLM_V1_OUTPUT_PROC_CHUNK_SIZE holds. Idempotent."""
-    vars(async_llm).update(RequestOutputCollector=BoundedCollector)
+    vars(async_llm).update(RequestOutputCollector=BoundedOutputCollector)
     if not envs.is_set(_CHUNK):
         vars(envs)[_CHUNK] = _SEQUENCES
 

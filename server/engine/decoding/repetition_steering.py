@@ -1,6 +1,6 @@
 """Handles repetition loops in vLLM: ends a looping answer, or steers it out of the loop while it is generated.
 
-`sampling.repetition` defines loops and the bounds of the adjustment; this module connects it to vLLM:
+`sampling.repetition_detector` defines loops and the bounds of the adjustment; this module connects it to vLLM:
 - `LoopWatch` ends an answer. The scheduler calls it after each token, as vLLM calls `check_stop`.
 - `SteeringProcessor` raises penalty and temperature. It exists only with `--repetition-adjustment`, because a
   custom logits processor makes vLLM wait on the host for each token before it samples the next one.
@@ -26,7 +26,14 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
-from sampling.repetition import Adjustment, Detector, SteeredOptions, Thresholds, adjust, next_strength
+from sampling.repetition_detector import (
+    Adjustment,
+    RepetitionDetector,
+    SteeredOptions,
+    Thresholds,
+    adjust,
+    next_strength,
+)
 from server.fairness.shares import STAMP_KEY
 from server.request.gate import REPETITION_KEY
 
@@ -34,7 +41,7 @@ from server.request.gate import REPETITION_KEY
 POLICY_KEY = "repetition"
 #: A choice's `stop_reason` in the answer; vLLM's own detection uses the same value.
 STOP_REASON = "repetition_detected"
-PROCESSOR = "server.engine.decoding.repetition:SteeringProcessor"
+PROCESSOR = "server.engine.decoding.repetition_steering:SteeringProcessor"
 """The form that vLLM's engine argument `logits_processors` needs; the worker resolves it."""
 
 _LINE_BREAKS = ("\n", "Ċ")  # byte-level vocabularies write a line feed as "Ċ"
@@ -80,9 +87,9 @@ class LoopWatch:
         The detector is an attribute of vLLM's request and ends with it. `min_tokens` is respected, as in vLLM's
         detection.
         """
-        detector: Detector | None = getattr(request, "loragate_detector", None)
+        detector: RepetitionDetector | None = getattr(request, "loragate_detector", None)
         if detector is None:
-            detector = request.loragate_detector = Detector(self._thresholds, self._newlines)
+            detector = request.loragate_detector = RepetitionDetector(self._thresholds, self._newlines)
         for token_id in new_token_ids:
             detector.push(token_id)
         if detector.verdict is None or request.num_output_tokens < request.sampling_params.min_tokens:
@@ -108,7 +115,7 @@ class _Steered:
     ) -> None:
         self._policy = policy.adjustment
         self._requested = SteeredOptions(params.repetition_penalty, params.temperature)
-        self._detector = Detector(policy.thresholds, newlines)
+        self._detector = RepetitionDetector(policy.thresholds, newlines)
         self._output_ids = output_ids
         self._read = 0
         self._strength = 0.0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampling.body_limits import Size, check_body, measure
 from sampling.errors import BodyLimitExceeded
+from sampling.json_limits import Size, check_body, measure
 from sampling.limits import DEFAULT_LIMITS, NO_LIMITS, Limits
 
 DEFAULTS = Limits(**DEFAULT_LIMITS)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from server_process import ServerProcess, start
 
-from tests.engine.faulty_worker import FAULT_VARIABLE
+from tests.processes.faulty_worker import FAULT_VARIABLE
 
 #: More than the first step of an engine takes, in which torch compiles.
 STALL_S = 12.0

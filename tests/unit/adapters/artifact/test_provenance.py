@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import demo
-from adapters.artifact.brought import added_tokens, brought_warnings, model_name, read_brought
 from adapters.artifact.digests import template_digest
+from adapters.artifact.provenance import added_tokens, model_name, provenance_warnings, read_provenance
 from tests.unit.adapters.building import make_config, write_adapter
 
 BASE_TOKENS = added_tokens(demo.MODEL_DIR)
@@ -23,7 +23,7 @@ SERVED: dict[str, Any] = {
 
 
 def told(folder: Path) -> list[str]:
-    return brought_warnings(read_brought(folder, base_tokens=BASE_TOKENS), **SERVED)
+    return provenance_warnings(read_provenance(folder, base_tokens=BASE_TOKENS), **SERVED)
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def test_the_bases_own_tokenizer_and_template_are_no_news(folder: Path) -> None:
 
 def test_a_bare_adapter_says_nothing(tmp_path: Path) -> None:
     write_adapter(tmp_path, config=make_config(base_model_name_or_path=None))
-    assert read_brought(tmp_path, base_tokens=BASE_TOKENS) == {} and brought_warnings(None, **SERVED) == []
+    assert (
+        read_provenance(tmp_path, base_tokens=BASE_TOKENS) == {} and provenance_warnings(None, **SERVED) == []
+    )
 
 
 def test_an_own_template_is_told_wherever_it_is(folder: Path) -> None:
@@ -70,7 +72,7 @@ def test_added_tokens_are_told_with_their_number(tmp_path: Path) -> None:
     decoder = {"7": {"content": "<old>"}, "8": "no entry"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
     assert "14 tokens" in told(tmp_path)[0]
-    assert read_brought(tmp_path).get("added_tokens") is None  # the base's tokenizer is unknown
+    assert read_provenance(tmp_path).get("added_tokens") is None  # the base's tokenizer is unknown
 
 
 @pytest.mark.parametrize(
@@ -114,5 +116,5 @@ def test_another_end_of_answers_is_told(folder: Path) -> None:
 def test_files_that_cannot_be_read_say_nothing(tmp_path: Path, name: str, content: bytes) -> None:
     write_adapter(tmp_path)
     (tmp_path / name).write_bytes(content)
-    found = read_brought(tmp_path, base_tokens=BASE_TOKENS)
+    found = read_provenance(tmp_path, base_tokens=BASE_TOKENS)
     assert found.keys() <= {"base_model", "template_digest"}

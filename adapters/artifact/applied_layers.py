@@ -12,7 +12,7 @@ from adapters.artifact.shape import PROJECTIONS
 from adapters.artifact.tensors import module_of
 
 
-def modules_of(folder: Path) -> frozenset[str]:
+def changed_layers(folder: Path) -> frozenset[str]:
     """Full paths of the layers that an adapter in the store changes. Raises: ArtifactRefused: it is damaged."""
     with open_plain(folder / WEIGHTS) as file:
         names = read_header(file, os.fstat(file.fileno()).st_size)

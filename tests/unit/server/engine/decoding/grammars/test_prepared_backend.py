@@ -16,11 +16,10 @@ from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
 from server.config.settings import Settings
 from server.engine.args import engine_args
-from server.engine.decoding import structured_output
-from server.engine.decoding.grammars import files
+from server.engine.decoding.grammars import files, prepared_backend
 from server.engine.decoding.grammars.files import Prepared
+from server.engine.decoding.grammars.prepared_backend import FOLDER_KEY, PreparedBackend, take_prepared
 from server.engine.decoding.grammars.watched_grammar import WatchedGrammar
-from server.engine.decoding.structured_output import FOLDER_KEY, PreparedBackend, take_prepared
 from server.fairness.shares import STAMP_KEY
 
 INTEGER = b'{"type": "integer"}'
@@ -47,7 +46,9 @@ def write(tmp_path: Path) -> Callable[..., str]:
     def write(
         name: str, library: str = "xgrammar", content: bytes = INTEGER, *, compiled: bool = False
     ) -> str:
-        files.write(tmp_path / name, tmp_path / "scratch", Prepared(library, "JSON", compiled, content))
+        files.write_grammar(
+            tmp_path / name, tmp_path / "scratch", Prepared(library, "JSON", compiled, content)
+        )
         return files.PREFIX + name
 
     return write
@@ -124,6 +125,6 @@ def test_without_a_tokenizer_vllm_enforces_nothing(config: Any, monkeypatch: pyt
 
 def test_the_threads_of_grammars_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int, int]] = []
-    monkeypatch.setattr(structured_output.os, "setpriority", lambda *arguments: asked.append(arguments))
-    structured_output._give_way()
+    monkeypatch.setattr(prepared_backend.os, "setpriority", lambda *arguments: asked.append(arguments))
+    prepared_backend._give_way()
     assert [each[2] for each in asked] == [10]

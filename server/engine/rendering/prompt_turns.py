@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from server.engine.rendering.prompt import RenderedPrompt
-from server.engine.workers.job_queue import Turns
+from server.engine.workers.job_queue import JobQueue
 from server.request.body import Body
 
 #: Small prompts that are rendered at once, and of one tenant. More than one, so that the thread is never idle.
@@ -49,7 +49,7 @@ def rendering_for(tenant: str, body: Body | None = None) -> Iterator[None]:
         _is_short.reset(tokens[2])
 
 
-class ShortJobs:
+class ShortPrompts:
     """Runs the jobs of short prompts at once, and all others in the renderer's thread.
 
     NOTE: only while that thread is idle: a tokenizer that two threads use fails with "Already borrowed".
@@ -71,12 +71,12 @@ class ShortJobs:
         return done
 
 
-class FairTurns:
+class PromptTurns:
     """At most `at_once` callers inside, `per_tenant` of one tenant; those that wait take turns by tenant."""
 
     def __init__(self, at_once: int = _AT_ONCE, per_tenant: int = _PER_TENANT) -> None:
         self._at_once = self._free = at_once
-        self._turns: Turns[asyncio.Event] = Turns(
+        self._turns: JobQueue[asyncio.Event] = JobQueue(
             per_tenant=per_tenant, waiting_per_tenant=_WAITING_PER_TENANT
         )
 
@@ -107,11 +107,11 @@ class FairTurns:
 
 
 def install(renderer: Any) -> None:
-    """Replace the renderer's two coroutines; see the module."""
-    turns = FairTurns()
+    """Let tenants take turns at vLLM's renderer: replace its two coroutines; see the module."""
+    turns = PromptTurns()
     chat, completion = renderer.render_chat_async, renderer.render_cmpl_async
     executor = renderer._executor
-    executor.submit = ShortJobs(executor.submit).submit
+    executor.submit = ShortPrompts(executor.submit).submit
 
     async def render_chat_async(*arguments: Any, **named: Any) -> Any:
         rendered = _rendered.get()

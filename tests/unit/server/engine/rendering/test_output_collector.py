@@ -14,8 +14,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import async_llm
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from server.engine.rendering import output_slices
-from server.engine.rendering.output_slices import MERGED, BoundedCollector
+from server.engine.rendering import output_collector
+from server.engine.rendering.output_collector import MERGED, BoundedOutputCollector
 
 
 def output(token: int, *, index: int = 0, logprobs: int = 0, finished: bool = False) -> RequestOutput:
@@ -24,11 +24,11 @@ def output(token: int, *, index: int = 0, logprobs: int = 0, finished: bool = Fa
     return RequestOutput("r", None, [1], None, [part], finished)
 
 
-def collector(kind: RequestOutputKind = RequestOutputKind.DELTA) -> BoundedCollector:
-    return BoundedCollector(kind, "r")
+def collector(kind: RequestOutputKind = RequestOutputKind.DELTA) -> BoundedOutputCollector:
+    return BoundedOutputCollector(kind, "r")
 
 
-async def taken(queue: BoundedCollector) -> list[RequestOutput]:
+async def taken(queue: BoundedOutputCollector) -> list[RequestOutput]:
     outputs = [await queue.get()]
     while not outputs[-1].finished:
         outputs.append(queue.get_nowait() or await queue.get())
@@ -94,10 +94,10 @@ def untouched() -> Iterator[None]:
 def test_vllm_uses_them(untouched: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names that are looked up, and what the subclass overrides."""
     monkeypatch.setenv("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "99")
-    output_slices.install()
+    output_collector.install()
     assert envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE == 99  # the operator's
     monkeypatch.delenv("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE")
-    output_slices.install()
+    output_collector.install()
     assert envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE == 16
     source = inspect.getsource(async_llm.AsyncLLM)
     assert (

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from server.engine.rendering.prompt import RenderedPrompt
-from server.engine.rendering.renderer import SHORT_BYTES, FairTurns, ShortJobs, install, rendering_for
+from server.engine.rendering.prompt_turns import (
+    SHORT_BYTES,
+    PromptTurns,
+    ShortPrompts,
+    install,
+    rendering_for,
+)
 from server.request.body import Body
 
 INPUT = {"type": "token", "prompt_token_ids": [1, 70_000, 3], "prompt": "abc", "arrival_time": 1.5}
@@ -75,7 +81,7 @@ async def test_many_prompts_of_one_tenant_do_not_queue_before_anothers() -> None
 
 
 async def test_a_caller_that_leaves_gives_its_turn_back() -> None:
-    turns = FairTurns(at_once=1, per_tenant=1)
+    turns = PromptTurns(at_once=1, per_tenant=1)
     entered: list[str] = []
 
     async def enter(tenant: str) -> None:
@@ -114,7 +120,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_a_short_prompt_is_rendered_at_once_and_any_other_in_the_thread(thread: ThreadPoolExecutor) -> None:
-    jobs, here = ShortJobs(thread.submit), threading.get_ident()
+    jobs, here = ShortPrompts(thread.submit), threading.get_ident()
     for size_bytes, is_here in ((SHORT_BYTES, True), (SHORT_BYTES + 1, False), (None, False)):
         with rendering_for("acme", Body({}, size_bytes=size_bytes)):
             assert (jobs.submit(threading.get_ident).result() == here) is is_here
@@ -122,7 +128,7 @@ def test_a_short_prompt_is_rendered_at_once_and_any_other_in_the_thread(thread: 
 
 
 def test_a_short_prompt_waits_for_the_thread_that_uses_the_tokenizer(thread: ThreadPoolExecutor) -> None:
-    jobs, go = ShortJobs(thread.submit), threading.Event()
+    jobs, go = ShortPrompts(thread.submit), threading.Event()
     long = jobs.submit(go.wait)
     with rendering_for("acme", Body({}, size_bytes=1)):
         short = jobs.submit(threading.get_ident)
@@ -133,4 +139,4 @@ def test_a_short_prompt_waits_for_the_thread_that_uses_the_tokenizer(thread: Thr
 
 def test_the_error_of_a_short_prompt_is_that_of_its_job(thread: ThreadPoolExecutor) -> None:
     with rendering_for("acme", Body({}, size_bytes=1)), pytest.raises(ValueError, match="invalid literal"):
-        ShortJobs(thread.submit).submit(int, "x")
+        ShortPrompts(thread.submit).submit(int, "x")

@@ -1,0 +1,97 @@
+"""How many sequences of each tenant one step computes.
+
+All sequences of a step wait for the whole step, and on a CPU a step lasts longer the more of them it has. So a tenant
+with many sequences would make every token of another tenant's few wait. While several tenants are active, a step
+lasts at most twice as long as one in which each tenant has as many sequences, by its weight, as the tenant with the
+fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held back, nor is what a guarantee covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from server.fairness.block_accounting import BlockAccounting
+from server.fairness.shares import is_background
+from server.fairness.step_times import StepTimes
+from server.fairness.waiting_queue import WaitingQueue
+
+#: How much longer than with equal sequences a step may last.
+_STRETCH: Final = 2.0
+#: A tenant counts with one sequence for so long after its last: its next request finds short steps.
+_ACTIVE_S: Final = 1.0
+
+
+class RowShares:
+    """The largest number of sequences of each tenant in the present step. The background has bounds of its own.
+
+    Args:
+        queue: the waiting requests of all tenants.
+        accounting: their running requests.
+    """
+
+    __slots__ = ("_accounting", "_queue", "_seen_s", "caps", "times")
+
+    def __init__(self, queue: WaitingQueue, accounting: BlockAccounting) -> None:
+        self.times = StepTimes()
+        self.caps: dict[str, int] = {}
+        """Of tenants that have more sequences, running and waiting, than their part of the step."""
+        self._queue = queue
+        self._accounting = accounting
+        self._seen_s: dict[str, float] = {}
+
+    def begin_step(self) -> None:
+        """Set `caps` for this step."""
+        rows = self._rows()
+        self.caps = self._caps_of(rows) if len(rows) > 1 and max(rows.values()) > 1 else {}
+
+    def is_full(self, tenant: str) -> bool:
+        """Whether no more of the tenant's requests may start in this step."""
+        cap = self.caps.get(tenant)
+        return cap is not None and self._accounting.of(tenant).slots >= cap
+
+    def _rows(self) -> dict[str, int]:
+        """Sequences, running and waiting, of each tenant that is active or was a moment ago."""
+        now_s = self._accounting.now_s()
+        active = {tenant for tenant, _ in self._accounting.active()}.union(self._queue.tenants())
+        for tenant in active:
+            if not is_background(tenant):
+                self._seen_s[tenant] = now_s
+        self._seen_s = {tenant: at_s for tenant, at_s in self._seen_s.items() if now_s - at_s <= _ACTIVE_S}
+        of, waiting = self._accounting.of, self._queue.count
+        return {tenant: max(1, of(tenant).slots + waiting(tenant)) for tenant in self._seen_s}
+
+    def _caps_of(self, rows: dict[str, int]) -> dict[str, int]:
+        shares = {tenant: self._accounting.of(tenant).share for tenant in rows}
+        fewest = min(count / shares[tenant].weight for tenant, count in rows.items())
+        equal = sum(_part(count, fewest * shares[tenant].weight) for tenant, count in rows.items())
+        most = min(sum(rows.values()), self._accounting.capacity.max_num_seqs)
+        equal_s = self.times.expected_s(equal)
+        if equal >= most or equal_s is None:
+            return {}
+        within = max(equal, self.times.rows_within(_STRETCH * equal_s, most))
+        if within >= most:
+            return {}
+        level = fair_level(rows, {tenant: share.weight for tenant, share in shares.items()}, within)
+        guaranteed = self._accounting.capacity.guaranteed_slots
+        caps = {
+            t: max(_part(rows[t], level * share.weight), guaranteed(share)) for t, share in shares.items()
+        }
+        return {tenant: cap for tenant, cap in caps.items() if cap < rows[tenant]}
+
+
+def fair_level(rows: Mapping[str, int], weights: Mapping[str, float], within: int) -> float:
+    """The level with which `sum(min(rows, level * weight))` is `within` (weighted max-min fairness)."""
+    left, weight_left = float(within), sum(weights.values())
+    for tenant in sorted(rows, key=lambda name: rows[name] / weights[name]):
+        level = left / weight_left
+        if rows[tenant] > level * weights[tenant]:
+            return level
+        left -= rows[tenant]
+        weight_left -= weights[tenant]
+    return float("inf")
+
+
+def _part(rows: int, fair: float) -> int:
+    """So many of a tenant's sequences, at least one."""
+    return max(1, int(min(rows, fair)))
