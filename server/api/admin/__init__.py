@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from server.api.admin.access.keys import router as key_routes
+from server.api.admin.access.sessions import router as session_routes
 from server.api.admin.adapters.blends import router as blend_routes
 from server.api.admin.adapters.evaluations import router as evaluation_routes
 from server.api.admin.adapters.shadows import router as shadow_routes
@@ -13,11 +15,9 @@ from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
 from server.api.admin.billing import routes as billing_routes
 from server.api.admin.feedback import router as feedback_routes
-from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.servers import router as server_routes
-from server.api.admin.sessions import router as session_routes
 from server.api.admin.tenants import router as tenant_routes
 
 
