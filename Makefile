@@ -20,7 +20,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-unit test-served test-processes test-fast test-long test-real test-clients conformance mutants lint format lock bench soak docs clean
+.PHONY: help setup serve test test-unit test-served test-processes test-fast test-long test-real test-clients test-accessibility screenshots conformance mutants lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -109,6 +109,16 @@ CLIENTS := clients clients-openai3
 test-clients: $(VENV)/.dev $(CLIENTS:%=$(VENV)-%/.installed) tests/clients/node/node_modules ## the clients people use, against a running demo (Node 20 or later)
 	@PYTHONPATH=.:tests $(BIN)/python tests/clients/run.py "openai 2=$(VENV)-clients" "openai 3=$(VENV)-clients-openai3" $(ARGS)
 
+tests/console/node_modules: tests/console/package-lock.json
+	@cd $(@D) && npm ci --ignore-scripts --no-progress --loglevel=error
+	@touch $@
+
+test-accessibility: $(VENV)/.dev tests/console/node_modules ## axe-core looks at every view of the console (Node, Chromium)
+	@$(BIN)/python -m pytest tests/console/test_accessibility.py $(ARGS)
+
+screenshots: $(VENV)/.dev ## make the console's pictures in docs/images again (Chromium)
+	@CONSOLE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/console/test_screenshots.py
+
 # `make mutants MODULE=server.auth` for one of them.
 mutants: $(VENV)/.mutants ## change the code that decides, and see that a test fails; at most 5 % survive
 	@rm -rf mutants
@@ -166,4 +176,4 @@ docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) $(VENV)-* .conformance tests/clients/node/node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants
+	rm -rf $(VENV) $(VENV)-* .conformance tests/clients/node/node_modules tests/console/node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants

@@ -29,6 +29,7 @@ _RANGES = {
     "money_budget": f"{MONEY_RANGE}, or null for no limit",
     "budget_period": "day or month",
     **dict.fromkeys(("sampling_defaults", "limits"), "an object of names and values"),
+    "records": "an object with share (above 0, up to 1) and patterns, or null to keep no records",
 }
 #: What a limit becomes that a database row has out of its range.
 _STRICTEST: Mapping[str, Any] = {_COUNT_RANGE: 1, _RANGES["money_budget"]: Decimal("0.000001")}
@@ -39,6 +40,21 @@ class BudgetPeriod(StrEnum):
 
     DAY = "day"
     MONTH = "month"
+
+
+_MAX_PATTERNS, _MAX_PATTERN_CHARS = 20, 200
+_Pattern = Annotated[str, Field(strict=True, min_length=1, max_length=_MAX_PATTERN_CHARS)]
+
+
+class RecordSettings(BaseModel):
+    """Which part of a tenant's requests is kept with its answers, and what is removed from them beside the usual."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    share: float = Field(1.0, gt=0, le=1, strict=True)
+    """The part of the requests that the server chooses by chance."""
+    patterns: Annotated[tuple[_Pattern, ...], Field(max_length=_MAX_PATTERNS)] = ()
+    """Regular expressions of what is replaced; `server.usage.records.redaction.check_patterns` checks them."""
 
 
 class TenantSettings(BaseModel):
@@ -67,6 +83,7 @@ class TenantSettings(BaseModel):
     )
     sampling_defaults: dict[str, Any] = Field(default_factory=dict)
     limits: dict[str, Any] = Field(default_factory=dict)
+    records: RecordSettings | None = Field(None, strict=False)
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

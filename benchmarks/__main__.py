@@ -25,6 +25,10 @@ BENCHMARKS = {
         "Versions swapped under load: failed and mixed answers, delays of others.",
     ),
     "training": ("training.benchmark", "The trainer against TRL, and the scores of the demo adapters."),
+    "gate": (
+        "training.promotion_gate",
+        "Worse versions refused and better ones promoted: trained, evaluated and decided on a server.",
+    ),
     "soak": (
         "soak.benchmark",
         "Swaps, rate limits and disconnects for minutes: errors, memory growth, leaks.",

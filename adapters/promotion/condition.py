@@ -27,6 +27,7 @@ FIGURES: Mapping[str, str] = {
     "loss": "nats per token of the expected answers",
     "perplexity": "exp(loss)",
     "answer_tokens": "mean length of the answers",
+    "win_rate": "share of answers that the judge prefers to the expected ones; a tie is half of one",
     "turns": "number of answers",
 }
 MAX_CHARACTERS = 500
@@ -157,7 +158,7 @@ def _compare(node: ast.Compare, figures: _Figures) -> tuple[bool, list[str]]:
     value = figures.new.get(name)
     current = None if figures.current is None else figures.current.get(name)
     if value is None:
-        return False, [f"{name} was not measured, because the chats have no turn for it"]
+        return False, [f"{name} was not measured: {_why_not(name, figures.new)}"]
     if current is None and _names_current(node):
         return False, [f"{name} of @current is not known"]
     sides = [node.left, *node.comparators]
@@ -175,6 +176,12 @@ def _compare(node: ast.Compare, figures: _Figures) -> tuple[bool, list[str]]:
     ]
     told = f", and {', '.join(limits)}" if limits else ""
     return False, [f"{name} is {value:g}{told}: {_text(node)} does not hold"]
+
+
+def _why_not(name: str, figures: Mapping[str, Any]) -> str:
+    if name != "win_rate":
+        return "the chats have no turn for it"
+    return str(figures.get("not_judged") or "the evaluation had no judge").rstrip(".")
 
 
 def _value(node: ast.expr, new: float, current: float) -> float:

@@ -12,6 +12,8 @@ from collections.abc import Collection
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.registry.access.keys import Keys
+from adapters.registry.access.sessions import Sessions
 from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
@@ -21,8 +23,8 @@ from adapters.registry.billing.webhooks import Webhooks
 from adapters.registry.database import Database, connect
 from adapters.registry.figures.evaluations import Evaluations
 from adapters.registry.figures.feedback import FeedbackStore
+from adapters.registry.figures.shadow_texts import ShadowTexts
 from adapters.registry.figures.shadows import Shadows
-from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
 from adapters.registry.replicas.answers import Answers
 from adapters.registry.replicas.drains import Drains
@@ -63,6 +65,7 @@ class Registry:
         self._database = database = Database(engine)
         self.tenants = Tenants(database)
         self.keys = Keys(database)
+        self.sessions = Sessions(database)
         self.adapters = Adapters(database)
         self.versions = Versions(database, reserved_names)
         self.aliases = Aliases(database)
@@ -84,6 +87,7 @@ class Registry:
         self.feedback = FeedbackStore(database)
         self.evaluations = Evaluations(database)
         self.shadows = Shadows(database)
+        self.shadow_texts = ShadowTexts(database)
         self.availability = Availability(lambda: self.audit.revision(probing=True), grace_s=grace_s)
         database.known_away = lambda: self.availability.known_away
 

@@ -14,11 +14,12 @@ from adapters.models import Actor, Adapter, AdapterView, Alias, Version, Version
 from adapters.names import public_name
 from adapters.registry.aliases import read_alias, targets_of, write_alias
 from adapters.registry.database import DatabasePart, utc_now
-from adapters.registry.schema import tables
+from adapters.registry.schema import evaluation_tables, tables
 from adapters.registry.schema.rows import adapter_of, lock_adapter, records, version_of
 from adapters.registry.state_machine import ENDED, UNFINISHED
 
 _A, _L, _V = tables.adapters, tables.aliases, tables.versions
+_C = evaluation_tables.shadow_consents
 
 
 class Adapters(DatabasePart):
@@ -69,7 +70,8 @@ class Adapters(DatabasePart):
     async def begin_removal(self, tenant: str, name: str, *, by: Actor) -> tuple[Version, ...]:
         """Take the adapter out of service; returns its versions, which now drain.
 
-        Versions that are being fetched fail. Raises: UnknownAdapter: it does not exist or is removed already.
+        Versions that are being fetched fail; texts of its shadow traffic are deleted.
+        Raises: UnknownAdapter: it does not exist or is removed already.
         """
         mine = sa.and_(_V.c.tenant == tenant, _V.c.adapter == name)
         async with self._database.change(by, "adapter.remove", public_name(tenant, name)) as connection:
@@ -85,6 +87,7 @@ class Adapters(DatabasePart):
             )
             drained = sa.update(_V).where(mine, _V.c.state == VersionState.READY)
             await connection.execute(drained.values(state=VersionState.DRAINING, pinned=False))
+            await connection.execute(sa.delete(_C).where(_C.c.tenant == tenant, _C.c.adapter == name))
             gone = sa.update(_A).where(_A.c.tenant == tenant, _A.c.name == name)
             await connection.execute(gone.values(removed_at=utc_now()))
             rows = await connection.execute(sa.select(_V).where(mine, _V.c.state == VersionState.DRAINING))

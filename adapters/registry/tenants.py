@@ -71,7 +71,8 @@ class Tenants(DatabasePart):
                 raise UnknownTenant(name)
             tenant = tenant_of(row)
             tenant = replace(tenant, settings=tenant.settings.changed(changes))
-            values = {key: getattr(tenant.settings, key) for key in changes}
+            stored = tenant.settings.model_dump()
+            values = {key: stored[key] for key in changes}
             if values:
                 await connection.execute(sa.update(table).where(table.c.name == name).values(**values))
             await _check_all(connection, check)

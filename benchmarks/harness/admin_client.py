@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from benchmarks.harness.errors import BenchmarkFailed
+
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TIMEOUT_S = 300
+_POLL_S = 0.1
+#: The longest answer of an evaluation; the demo's expected ones are shorter.
+_ANSWER_TOKENS = 64
 
 
 class AdapterAdmin:
@@ -51,6 +58,36 @@ class AdapterAdmin:
     async def promote(self, version: int) -> None:
         """Send all traffic to a version."""
         await self._call("POST", "/promote", json={"version": version})
+
+    async def promote_if(self, version: int, condition: str) -> bool:
+        """Send all traffic to a version if its figures meet a condition; False if they do not."""
+        body = {"version": version, "if": condition}
+        answer = await self._http.post(self._path + "/promote", json=body)
+        if (
+            answer.status_code == HTTPStatus.CONFLICT
+            and answer.json()["error"]["code"] == "condition_not_met"
+        ):
+            return False
+        answer.raise_for_status()
+        return True
+
+    async def evaluate(self, version: int, chats: bytes, *, turns: int) -> dict[str, Any]:
+        """Evaluate a version on held-out chats; its figures. Raises: BenchmarkFailed: it did not finish."""
+        found = await self._call(
+            "POST",
+            f"/versions/{version}/evaluations",
+            params={"turns": turns, "max_tokens": _ANSWER_TOKENS},
+            content=chats,
+            headers={"content-type": "application/octet-stream"},
+        )
+        while found["state"] == "running":
+            await asyncio.sleep(_POLL_S)
+            found = await self._call("GET", f"/evaluations/{found['id']}")
+        if found["state"] != "finished":
+            raise BenchmarkFailed(
+                f"The evaluation of version {version} has {found['state']}: {found['error']}"
+            )
+        return dict(found["figures"])
 
     async def restore(self, first: int, second: int) -> None:
         """Promote `first` and remove `second`, as it was before `second` was added."""

@@ -26,7 +26,7 @@ class Account:
     tokens: SlidingWindow = field(default_factory=SlidingWindow)
     reserved_tokens: int = 0
     background_tokens: int = 0
-    """Reserved by the server's own work for the tenant, which counts against the token budget only."""
+    """Reserved by the server's own work for the tenant, which counts against its budgets only."""
     sequences: int = 0
     period_used_tokens: int = 0
     reserved_nanos: int = 0
@@ -42,9 +42,10 @@ class Account:
         """The tokens of the budget that running requests may still use."""
         return self.reserved_tokens + self.background_tokens
 
-    def use_background(self, *, used: int, reserved: int) -> None:
-        """Count tokens that the server's own work used or returned: `used` of `reserved` ones."""
+    def use_background(self, *, used: int, reserved: int, nanos: int = 0) -> None:
+        """Count what the server's own work used or returned: `used` of `reserved` tokens, and reserved money."""
         self.background_tokens -= reserved
+        self.reserved_nanos -= nanos
         self.period_used_tokens += used
         if self.leased is not None:
             self.leased.use(LeaseKind.BUDGET, used)

@@ -118,32 +118,36 @@ class Admission:
         max_tokens: int,
         price: Price = FREE,
     ) -> Reservation:
-        """Reserve for the server's own work for a tenant: it counts against the token budget, and no other limit.
+        """Reserve for the server's own work for a tenant: it counts against the tenant's budgets, and no other limit.
 
-        So it takes no place and no rate from the tenant's own requests. What it costs is counted, as in the ledger.
+        So it takes no place and no rate from the tenant's own requests.
 
         Raises:
             NeverFits, BudgetExhausted, LeaseShort: as `reserve`.
         """
         only_budget = settings.model_copy(update=dict.fromkeys(("rpm", "tpm", "max_concurrency")))
         tokens = prompt_tokens + max_tokens
-        self.check_fits(only_budget, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        nanos = price.cost_nanos(prompt_tokens=prompt_tokens, cached_tokens=0, generated_tokens=max_tokens)
+        checks.check_size(only_budget, prompt_tokens=prompt_tokens, max_tokens=max_tokens, n=1, nanos=nanos)
+        checks.check_blocks(settings, self.capacity, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
         claim = Claim(tenant, self._account(tenant), settings)
-        check_background(claim, tokens, self._wall_clock())
+        check_background(claim, tokens, nanos, self._wall_clock())
         claim.account.background_tokens += tokens
-        return BackgroundReservation((claim.account,), self._clock, tokens, 0, price)
+        claim.account.reserved_nanos += nanos
+        return BackgroundReservation((claim.account,), self._clock, tokens, 0, price, nanos)
 
     def check_budget_left(self, tenant: str, settings: TenantSettings, part: float) -> None:
-        """Refuse work that requests should not miss the tokens of.
+        """Refuse work that requests should not miss the tokens or the money of.
 
         Raises:
-            BudgetExhausted: at most this part of the token budget is left, as far as this server knows.
+            BudgetExhausted: at most this part of a budget is left, as far as this server knows.
         """
+        account = self._account(tenant)
+        ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
         if settings.token_budget is not None:
-            account = self._account(tenant)
-            kept = int(part * settings.token_budget)
-            ends_in_s = account.roll_period(settings.budget_period, self._wall_clock())
-            checks.check_budget(account, settings, kept, ends_in_s)
+            checks.check_budget(account, settings, int(part * settings.token_budget), ends_in_s)
+        if settings.money_budget is not None:
+            checks.check_money(account, settings, int(part * to_nanos(settings.money_budget)), ends_in_s)
 
     def check_fits(
         self, settings: TenantSettings, *, prompt_tokens: int, max_tokens: int, n: int = 1

@@ -74,14 +74,20 @@ def _check_leases(claim: Claim, need: Need) -> None:
     _check_held(claim, wanted)
 
 
-def check_background(claim: Claim, tokens: int, wall_now: float) -> None:
-    """The server's own work needs tokens of the budget only. Raises: BudgetExhausted; LeaseShort."""
+def check_background(claim: Claim, tokens: int, nanos: int, wall_now: float) -> None:
+    """The server's own work needs parts of the budgets only. Raises: BudgetExhausted; LeaseShort."""
     account, limits = claim.account, claim.limits
     if account.leased is not None:
         account.leased.settings = limits
-        _check_held(claim, {LeaseKind.BUDGET: account.budget_reserved_tokens + tokens})
-    else:
-        checks.check_budget(account, limits, tokens, account.roll_period(limits.budget_period, wall_now))
+        wanted = {
+            LeaseKind.BUDGET: account.budget_reserved_tokens + tokens,
+            LeaseKind.MONEY: account.reserved_nanos + nanos,
+        }
+        _check_held(claim, wanted)
+        return
+    ends_in_s = account.roll_period(limits.budget_period, wall_now)
+    checks.check_budget(account, limits, tokens, ends_in_s)
+    checks.check_money(account, limits, nanos, ends_in_s)
 
 
 def _check_held(claim: Claim, wanted: Mapping[LeaseKind, int]) -> None:

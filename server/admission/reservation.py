@@ -72,7 +72,7 @@ class Reservation:
 
 @dataclass(slots=True, eq=False)
 class BackgroundReservation(Reservation):
-    """Part of a tenant's token budget for the server's own work, whose cost is counted but not limited."""
+    """Part of a tenant's budgets, in tokens and in money, for the server's own work."""
 
     def consume(self, tokens: int) -> None:
         """Count `tokens` more as used."""
@@ -84,9 +84,9 @@ class BackgroundReservation(Reservation):
             self._used_tokens += tokens
 
     def release(self) -> None:
-        """Return the tokens that were not used. Idempotent."""
+        """Return the tokens that were not used, and the money that was reserved. Idempotent."""
         if self._open:
             self._open = False
             for account in self._accounts:
-                account.use_background(used=0, reserved=self._reserved_tokens)
-            self._reserved_tokens = 0
+                account.use_background(used=0, reserved=self._reserved_tokens, nanos=self._reserved_nanos)
+            self._reserved_tokens = self._reserved_nanos = 0

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
-from server.api.headers import debug_header, ignored_header
+from server.api.headers import debug_header, ignored_header, stream_head
 from server.api.middleware.body_reader import announced_bytes, read_body
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
@@ -34,16 +34,13 @@ from server.request.access_log import AccessRecord
 from server.request.batch import BatchService
 from server.request.context import Caller, JsonAnswer, RequestContext
 from server.request.request_service import RequestService
+from server.usage.records.recorder import Recorder
+from server.usage.records.recording import Recording
 
 #: A stream is silent for at most twice as long; proxies wait for 30 to 60 seconds.
 SILENCE_S = 10.0
 #: Characters of events between two pauses for the event loop; they take up to 5 ms.
 _PAUSE_CHARACTERS = 16 << 10
-_SSE_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +54,7 @@ class GenerateRoute:
     observer: RequestObserver
     tracing: Tracing
     log_prompts: bool
+    records: Recorder
     batches: BatchService | None = None
     """Where the route takes several chats in one request."""
 
@@ -78,10 +76,11 @@ class GenerateRoute:
 
                 async def serve() -> None:
                     nonlocal contexts
-                    contexts = await self._prepare(caller, read.pop(), request.headers, record)
-                    if self.batches is None:  # the chats of a batch wait for their turn with their bytes
-                        reading.close()
-                    await self._answer(contexts, trace.headers, response)
+                    with self.records.recording(caller, self.endpoint, read[0]) as recording:
+                        contexts = await self._prepare(caller, read.pop(), request.headers, record)
+                        if self.batches is None:  # the chats of a batch wait for their turn with their bytes
+                            reading.close()
+                        await self._answer(contexts, trace.headers, response, recording)
 
                 await run_while_connected(receive, self.requests.ending, serve())
         except ClientDisconnect:
@@ -118,7 +117,11 @@ class GenerateRoute:
         return contexts
 
     async def _answer(
-        self, contexts: tuple[RequestContext, ...], headers: Headers, response: ResponseSender
+        self,
+        contexts: tuple[RequestContext, ...],
+        headers: Headers,
+        response: ResponseSender,
+        recording: Recording | None,
     ) -> None:
         context = contexts[0]
         serving = (
@@ -126,7 +129,8 @@ class GenerateRoute:
             if self.batches is None
             else self.batches.serve(contexts, headers)
         )
-        async with serving as answer:
+        async with serving as served:
+            answer = served if recording is None else recording.noting(served)
             own_headers = self._headers(context)
             if answer.ignored:
                 own_headers["x-loragate-ignored"] = ignored_header(answer.ignored)
@@ -134,6 +138,8 @@ class GenerateRoute:
                 await response.json(answer, own_headers)
             else:
                 await response.stream(answer.events, own_headers)
+        if recording is not None:
+            recording.answered(context)
 
     def _headers(self, context: RequestContext) -> dict[str, str]:
         headers = self.requests.rate_headers(context)
@@ -188,7 +194,7 @@ class ResponseSender:
                         unpaused = 0
                         await asyncio.sleep(0)
                     if not self._started:
-                        await self._send(_head(headers))
+                        await self._send(stream_head(headers))
                     await self._send_part(event)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -236,10 +242,3 @@ class ResponseSender:
             timer.cancel()
             if comment is not None:
                 comment.cancel()
-
-
-def _head(headers: dict[str, str]) -> Message:
-    """The head of a stream."""
-    start: Message = {"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)}
-    MutableHeaders(scope=start).update(headers)
-    return start

@@ -7,12 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message
+
 from adapters.lifecycle.blends.blending import ScaledVersion
 
 #: Longer values, such as a JSON schema, are cut off.
 MAX_SHOWN_CHARS = 200
 MAX_IGNORED_NAMES = 20
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SSE_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 def ignored_header(names: Sequence[str]) -> str:
@@ -42,3 +50,10 @@ def debug_header(effective: Mapping[str, Mapping[str, Any]], blend: Sequence[Sca
         ]
         shown["adapters"] = {"value": versions, "from": "request"}
     return json.dumps(shown, separators=(",", ":"))
+
+
+def stream_head(headers: Mapping[str, str]) -> Message:
+    """The head of a stream."""
+    start: Message = {"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)}
+    MutableHeaders(scope=start).update(headers)
+    return start

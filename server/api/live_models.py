@@ -26,6 +26,9 @@ class WhoamiInfo(BaseModel):
     role: Role
     tenant: str | None
     key: KeySummary
+    person: str | None
+    """Who signed in at the provider; null for a key."""
+    read_only: bool
     base_model: str
     keeps_feedback_messages: bool
     playground_preset: str
@@ -100,13 +103,17 @@ class HistoryPoint(BaseModel):
 
 
 class HistoryInfo(BaseModel):
-    """The last hour or day of this server process; `begins` is that of the first step."""
+    """The last hour or day of all servers since each one's start; `begins` is that of the first step."""
 
     begins: datetime
     step_s: int
     points: list[HistoryPoint]
     adapters: list[tuple[str, str]]
     """(tenant, adapter) pairs that can be asked for."""
+    servers: int
+    """How many servers' requests are in it."""
+    missing: list[str]
+    """Ids of servers that did not answer in time; `registry`: it is not known which others there are."""
 
 
 class RequestInfo(BaseModel):
@@ -115,3 +122,5 @@ class RequestInfo(BaseModel):
     at: datetime
     options: dict[str, Any]
     request: dict[str, Any]
+    server: str
+    """Id of the server that answered it."""

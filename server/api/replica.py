@@ -1,19 +1,22 @@
-"""GET /internal/replica: what the front of several servers asks one of them; see `server.cluster`."""
+"""GET /internal/…: what the front of several servers, and the other servers, ask this one; see `server.cluster`."""
 
 from __future__ import annotations
 
 import hmac
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.exceptions import HTTPException
 
 from adapters.residency import Residency
+from server.cluster.peers import HISTORY, REQUEST, Peers
 from server.cluster.replica_views import PATH, ReplicaReport
+from server.observability.history import History, Span
 from server.observability.readiness import Readiness
 from server.observability.router_series import names_in_use, names_loaded
 from server.observability.scheduler_stats import SchedulerStats
 from server.request.request_service import RequestService
+from server.usage.request_log import RequestLog
 
 
 class ReplicaReporter:
@@ -69,5 +72,33 @@ def router(reporter: ReplicaReporter, token: str) -> APIRouter:
         if not token or not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(404)
         return await reporter.report()
+
+    return routes
+
+
+def peer_router(peers: Peers, history: History, log: RequestLog) -> APIRouter:
+    """The routes for the other servers on the registry, which have checked who may see what; a 404 for all others."""
+    routes = APIRouter(include_in_schema=False)
+
+    async def peer(request: Request, x_loragate_peer: Annotated[str, Header()] = "") -> None:
+        if not x_loragate_peer or not await peers.accepts(
+            request.url.path, request.url.query, x_loragate_peer
+        ):
+            raise HTTPException(404)
+
+    @routes.get(HISTORY, dependencies=[Depends(peer)])
+    async def own_history(
+        span: Span, tenant: str | None = None, adapter: str | None = None
+    ) -> dict[str, Any]:
+        """The steps of this server; null: nothing happened."""
+        begins_s, steps = history.steps(span, tenant, adapter)
+        told = [step.told() if step.is_used else None for step in steps]
+        return {"begins_s": begins_s, "steps": told, "adapters": history.adapters(tenant)}
+
+    @routes.get(REQUEST, dependencies=[Depends(peer)])
+    async def own_request(wanted: str, tenant: str | None = None) -> dict[str, Any] | None:
+        """One of the last requests of this server; null: it has none with this id."""
+        found = log.find(wanted, tenant)
+        return None if found is None else {"at": found.at, "options": found.options, "request": found.fields}
 
     return routes

@@ -6,35 +6,31 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any
 
-from adapters.depot.depot import Depot
-from adapters.depot.shared_uploads import SharedUploads
 from adapters.registry import Registry
 from adapters.registry.database import utc_now
 from adapters.registry.replicas.shared_secrets import CACHE_SALT
-from adapters.sources import Uploads
 from adapters.store.store import Store
 from sampling.limits import NO_LIMITS
 from server.api.request_observer import RequestObserver
-from server.app import demo_seed, garbage_collection
+from server.app import background_work, demo_seed, garbage_collection
 from server.app.database import open_database, registry_of
 from server.app.engine_lifecycle import EngineLifecycle
+from server.app.stores import recent, recorder_of, uploads_of
 from server.auth import shared_throttle
 from server.auth.authenticator import Authenticator
 from server.auth.shared_throttle import SharedThrottle
 from server.auth.throttle import AuthThrottle
 from server.background import alerts, webhook_sender
 from server.background.canary_rollback import CanaryRollback, limits_of
-from server.background.evaluations.data_files import DataFiles
-from server.background.evaluations.evaluator import Evaluator
-from server.background.evaluations.requests import BackgroundRequests
 from server.background.evaluations.service import RESUME_INTERVAL_S, EvaluationService
 from server.background.maintenance import MaintenanceLoop
 from server.background.membership import DEPOT_GARBAGE_INTERVAL_S, MembershipLoop
+from server.background.shadows import texts
 from server.background.shadows.traffic import FLUSH_INTERVAL_S, ShadowTraffic
 from server.background.webhook_sender import WebhookSender
+from server.cluster.peers import Peers
 from server.config.combinations import alert_percents, networks_of
 from server.config.environment import otlp_protocol
 from server.config.settings import Settings
@@ -55,10 +51,8 @@ from server.usage.budgets import restore_budgets
 from server.usage.current_prices import CurrentPrices
 from server.usage.feedback import FeedbackService
 from server.usage.ledger import Ledger
-from server.usage.recent_requests import RecentAnswers, RecentFailures
+from server.usage.records import record_writer
 from server.usage.request_log import RequestLog
-from server.usage.shared_answers import SharedAnswers
-from server.usage.shared_failures import SharedFailures
 from server.usage.spool import UsageSpool
 from server.usage.writer import UsageWriter
 
@@ -76,9 +70,10 @@ class Server:
         self.metrics = MetricsRecorder(settings.metrics_label_sets)
         self.tracing = Tracing(settings.otlp_traces_endpoint, otlp_protocol())
         self.engine = engine = EngineLifecycle(settings, registry, store, base, self.metrics, runner)
-        self.uploads = _uploads(settings, registry, engine.depot, base.rules.max_bytes)
+        self.uploads = uploads_of(settings, registry, engine.depot, base.rules.max_bytes)
         self.readiness = Readiness(engine.supervisor, registry)
-        self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
+        self.peers = Peers(registry.membership, registry.secrets, settings.tls_cert)
+        self.authenticator, self.throttle = Authenticator(registry, settings), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)
         self.webhook_sender = WebhookSender(registry.webhooks, networks_of(settings))
@@ -100,8 +95,8 @@ class Server:
         )
         self.evaluations, self.shadows = self._background_work()
         self.canaries = CanaryRollback(registry, engine.adapters, limits_of(settings))
-        self.failures, self.answers = _recent(registry)
-        self.observer = self._observer()
+        self.failures, self.answers = recent(registry)
+        self.observer, self.records = self._observer(), recorder_of(settings)
         self.feedback = FeedbackService(
             self.answers,
             registry.feedback.put,
@@ -116,39 +111,10 @@ class Server:
         )
 
     def _background_work(self) -> tuple[EvaluationService, ShadowTraffic]:
-        """What generates on the engine that serves, through the gate and into the ledger as requests do."""
-        engine = self.engine
-        own_requests = BackgroundRequests(replace(self.requests, handle=engine.generate_tokens))
-        shadows = ShadowTraffic(self.registry, own_requests, engine.admission)
-        engine.gate.shadow = shadows.begin
-        files = DataFiles(self.settings.home / "evaluations")
-        files.drop_parts()
-        evaluator = Evaluator(
-            self.registry.evaluations,
-            own_requests,
-            files,
-            engine.prompts,
-            self.sampling.limits_for(NO_LIMITS),
-            engine.max_model_len,
+        limits = self.sampling.limits_for(NO_LIMITS)
+        return background_work.create(
+            self.settings, self.registry, self.base, self.engine, self.requests, limits
         )
-        return EvaluationService(self.registry, evaluator, self.settings, self.base), shadows
-
-
-def _recent(registry: Registry) -> tuple[SharedFailures, SharedAnswers]:
-    """Failures and answers: of this server, or of all servers that share the registry."""
-    is_shared = registry.membership.is_shared
-    failures = SharedFailures(RecentFailures(), registry.failures if is_shared else None)
-    return failures, SharedAnswers(RecentAnswers(), registry.answers if is_shared else None)
-
-
-def _uploads(
-    settings: Settings, registry: Registry, depot: Depot | None, max_bytes: int
-) -> Uploads | SharedUploads:
-    """Uploads in pieces: of this server, or of all servers that share registry and depot."""
-    folder = settings.home / "uploads"
-    if depot is None or not registry.membership.is_shared:
-        return Uploads(folder, max_bytes)
-    return SharedUploads(registry.uploads, depot, folder, max_bytes)
 
 
 @contextlib.asynccontextmanager
@@ -186,7 +152,11 @@ def _repeated(
         (wrong_keys.report, shared_throttle.REPORT_INTERVAL_S),
         (server.failures.flush, shared_failures.FLUSH_INTERVAL_S),
         (server.evaluations.resume, RESUME_INTERVAL_S),
+        (server.evaluations.end_lost, RESUME_INTERVAL_S),
         (server.shadows.flush, FLUSH_INTERVAL_S),
+        (registry.shadow_texts.forget, texts.FORGET_INTERVAL_S),
+        (server.records.flush, record_writer.FLUSH_INTERVAL_S),
+        (server.records.publish, record_writer.PUBLISH_INTERVAL_S),
     ]
 
 
@@ -241,6 +211,7 @@ async def _background(server: Server) -> AsyncIterator[None]:
             task.cancel()
         await server.evaluations.aclose()
         await server.shadows.aclose()
+        await server.records.aclose()
         await asyncio.gather(server.webhook_sender.aclose(), adapters.aclose())
         await members.leave()
         await asyncio.wait([flushing])

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 
 from sampling.endpoints import Endpoint
-from server.api import admin, errors, feedback, health, models, openapi, replica, tokenization
+from server.api import admin, errors, feedback, health, models, openapi, replica, sign_in, tokenization
 from server.api.admin import vllm_lora
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.console import pages
@@ -53,6 +53,8 @@ def _routes(server: Server) -> list[BaseRoute]:
         *vllm_lora.router(services, permissions).routes,
         *feedback.router(server.feedback, authenticator).routes,
         *replica.router(_replica_reporter(server), server.settings.replica_token).routes,
+        *replica.peer_router(server.peers, server.observer.history, server.observer.log).routes,
+        *sign_in.router(server.settings, server.registry, authenticator.sessions).routes,
         *pages.router().routes,
     ]
 
@@ -78,6 +80,7 @@ def _generating(server: Server, path: str, endpoint: Endpoint, batches: BatchSer
         server.observer,
         server.tracing,
         server.settings.log_prompts,
+        server.records,
         batches,
     )
     return Route(path, route, methods=["POST"])
@@ -108,6 +111,7 @@ def _state_collector(server: Server) -> StateCollector:
         server.throttle,
         server.canaries,
         server.usage_writer,
+        server.records.counts,
         settings.max_loras,
         settings.metrics_label_sets,
     )
@@ -141,4 +145,5 @@ def _admin_services(server: Server) -> AdminServices:
         evaluations=server.evaluations,
         history=server.observer.history,
         request_log=server.observer.log,
+        peers=server.peers,
     )

@@ -49,6 +49,9 @@ from server.engine.process.openmp import set_wait_policy
     metavar="FILE",
     help="Evaluate the published version, and the current one, on these held-out chats before it gets traffic.",
 )
+@click.option(
+    "--evaluate-judge", metavar="NAME", help="With --evaluate: the judge of that server that scores, too."
+)
 @click.option("--if", "condition", help="With --evaluate: what its figures must meet: 'loss < @current'.")
 @click.option(
     "--promote-after",
@@ -72,6 +75,7 @@ def train(
     publish_as: str | None,
     canary: float | None,
     evaluate: Path | None,
+    evaluate_judge: str | None,
     condition: str | None,
     promote_after: float | None,
     key: str | None,
@@ -83,7 +87,8 @@ def train(
         _check(_config(context, preset, flags), as_json)
         return
     config = _config(context, preset, flags)
-    publication = _publication(publish, publish_as, canary, key, Proof(evaluate, condition, promote_after))
+    proof = Proof(evaluate, condition, promote_after, evaluate_judge)
+    publication = _publication(publish, publish_as, canary, key, proof)
     set_wait_policy()  # before torch is imported
     from adapters.training.errors import TrainingError
     from adapters.training.training_run import train as run_training
@@ -119,7 +124,9 @@ def _publication(
         if target or canary is not None:
             raise click.UsageError("--publish-as and --canary need --publish URL.")
         if proof != Proof():
-            raise click.UsageError("--evaluate, --if and --promote-after need --publish URL.")
+            raise click.UsageError(
+                "--evaluate, --evaluate-judge, --if and --promote-after need --publish URL."
+            )
         return None
     if not target:
         raise click.UsageError("--publish needs --publish-as TENANT/NAME.")

@@ -1,7 +1,7 @@
-"""What a front answers for all servers together: metrics, the live view and the last failures.
+"""What a front answers for all servers together: metrics and the live view.
 
-Most other routes of /admin/v1 give the same answer on every server, because they read the registry. `/history`,
-`/requests/{id}` and `/state` tell of the one server that is asked.
+Most other routes of /admin/v1 give the same answer on every server, because they read the registry, or because the
+server asks the others (`server.cluster.peers`). `/state` tells of the one server that is asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 _TIMEOUT = aiohttp.ClientTimeout(10)
-_MAX_FAILURES = 1_000
 #: As `server.api.health` answers.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -79,12 +78,6 @@ def merged_live(lives: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def merged_failures(listings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last failures of all servers, newest first."""
-    rows = [row for listing in listings for row in listing["data"]]
-    return {"data": sorted(rows, key=lambda row: str(row["at"]), reverse=True)[:_MAX_FAILURES]}
-
-
 async def _metrics(
     http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
 ) -> Response:
@@ -97,14 +90,6 @@ async def _metrics(
 
 async def _live(http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]) -> Response:
     return await _merged_json(http, servers, headers, "/admin/v1/live", merged_live)
-
-
-async def _failures(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
-) -> Response:
-    return await _merged_json(
-        http, servers, headers, "/admin/v1/errors", lambda answers: merged_failures(answers.values())
-    )
 
 
 async def _merged_json(
@@ -176,5 +161,4 @@ Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str]], Awai
 MERGED: dict[str, Merge] = {
     "/metrics": _metrics,
     "/admin/v1/live": _live,
-    "/admin/v1/errors": _failures,
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
+from server.config.judges import judges_of
+from server.config.sign_in import check_sign_in
+
 if TYPE_CHECKING:
     from server.config.settings import Settings
 
@@ -35,6 +38,8 @@ def check_combinations(settings: Settings) -> None:
             f"at least {MIN_ENGINE_STALL_S:g}, or 0 to never restart a silent engine."
         )
     _check_webhooks(settings)
+    judges_of(settings)
+    check_sign_in(settings)
 
 
 def _check_webhooks(settings: Settings) -> None:

@@ -31,22 +31,25 @@ def read_variable_or_file(environment: Mapping[str, str], name: str) -> str | No
         return environment.get(name)
     if name in environment:
         raise SettingsError(f"{name} and {name}{SUFFIX} are both set: keep one of them.")
+    return read_secret(f"{name}{SUFFIX}", Path(path))
+
+
+def read_secret(name: str, path: Path) -> str:
+    """The content of a file that the setting `name` names. Raises: SettingsError; see `read_variable_or_file`."""
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with path.expanduser().open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise SettingsError(f"{name}{SUFFIX} {path} cannot be read: {error.strerror}.") from error
+        raise SettingsError(f"{name} {path} cannot be read: {error.strerror}.") from error
     if len(content) > MAX_FILE_BYTES:
-        raise SettingsError(
-            f"{name}{SUFFIX} {path} has more than {MAX_FILE_BYTES} bytes: it is the wrong file."
-        )
+        raise SettingsError(f"{name} {path} has more than {MAX_FILE_BYTES} bytes: it is the wrong file.")
     try:
         value = content.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{name}{SUFFIX} {path} is not text in UTF-8: it is the wrong file.") from error
+        raise SettingsError(f"{name} {path} is not text in UTF-8: it is the wrong file.") from error
     if not value or "\0" in value:
         what = "has a null character" if value else "is empty"
-        raise SettingsError(f"{name}{SUFFIX} {path} {what}: write the value into the file.")
+        raise SettingsError(f"{name} {path} {what}: write the value into the file.")
     return value
 
 

@@ -19,19 +19,20 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 import demo
 from server.config.combinations import check_combinations
 from server.config.config_file import ConfigFile, fault_sentences
+from server.config.engine_settings import EngineSettings
 from server.config.json_settings import JsonObject
 from server.config.logs import LogFormat
 from server.config.origins import Origins
 from server.config.secret_files import FileVariables
 from server.config.service_links import service_links
+from server.config.sign_in import SignInRules
 from server.config.variables import ENV_PREFIX, environment_without, refuse_unknown
 from server.errors import SettingsError
 
 DEFAULT_DATA_DIR = Path("~/.local/share/loragate")
-ToolStrictLevel = Literal["forced", "auto", "function", "parameter"]
 
 
-class Settings(BaseSettings):
+class Settings(EngineSettings, BaseSettings):
     """The settings of `loragate serve`. Names and meanings are vLLM's wherever vLLM has the flag."""
 
     model_config = SettingsConfigDict(
@@ -41,54 +42,6 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
-
-    model: str = ""
-    """The base model: a local folder or a Hugging Face id. Not needed with --demo."""
-    served_model_name: str = ""
-    """The public name of the base model. Default: the value of --model."""
-    host: str = "127.0.0.1"
-    """The address to listen on."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """The port to listen on; 0 chooses a free port and prints it."""
-    tls_cert: Annotated[Path | None, Field(json_schema_extra={"vllm_flag": "--ssl-certfile"})] = None
-    """File with the server's certificate and its chain (PEM), for HTTPS. Read again when it changes."""
-    tls_key: Annotated[Path | None, Field(json_schema_extra={"vllm_flag": "--ssl-keyfile"})] = None
-    """File with the certificate's private key (PEM, not encrypted)."""
-    demo: bool = False
-    """Serve the embedded model with tenants acme and globex and well-known keys. Loopback only."""
-
-    max_model_len: Annotated[int, Field(ge=1)] | None = None
-    """Maximum length of prompt plus answer, in tokens. Default: the value in the model's config."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the device's memory that the engine may use; on a CPU, share of the memory that is free at start."""
-    kv_cache_memory_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Size of the KV cache in bytes. Default: what --gpu-memory-utilization leaves (on a CPU at most 4 GiB)."""
-    max_num_seqs: Annotated[int, Field(ge=1)] = 64
-    """Maximum number of sequences in one batch."""
-    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of tokens in one step. Default: vLLM's."""
-    max_loras: Annotated[int, Field(ge=1)] = 8
-    """Maximum number of different adapters in one batch (LoRA slots on the device)."""
-    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
-    """Maximum rank of an adapter. Every LoRA slot has the size for this rank."""
-    max_cpu_loras: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of adapters in main memory, in addition to the LoRA slots. Default: 4 times --max-loras."""
-    dtype: str = "auto"
-    """Data type of weights and activations. auto: float32 on a CPU without AMX or AVX512-BF16."""
-    quantization: str | None = None
-    """Quantization method of the base model's weights, for example awq. Default: the value in the model's config."""
-    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
-    """Number of devices that share the model."""
-    tool_call_parser: str = "auto"
-    """Parser for tool calls, by vLLM's name. auto: hermes for Qwen models, none for others."""
-    tool_strict_level: ToolStrictLevel = "forced"
-    """Which tool calls match their tool's schema; forced: those that tool_choice forces. The rest: vLLM's levels."""
-    chat_template: Path | None = None
-    """File with a chat template to use instead of the tokenizer's own."""
-    allow_control_tokens: bool = False
-    """Read control tokens in callers' messages, such as <|im_end|>, as control tokens. Default: they are text."""
-    engine_args: JsonObject = {}
-    """Further engine arguments of vLLM, as a JSON object: '{"block_size": 32}'."""
 
     sampling_defaults: JsonObject = {}
     """Default decoding options, as a JSON object; adapter, tenant, preset and request override them."""
@@ -139,8 +92,16 @@ class Settings(BaseSettings):
     canary_false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Largest probability that a split loses a canary that is not above a limit or not worse than the stable version.
     A smaller one needs more answers for each decision."""
+    judges: Annotated[JsonObject, Field(repr=False)] = {}
+    """Models that may judge evaluations, as a JSON object: '{"large": {"url": …, "model": …, "key_file": …}}'."""
     keep_feedback_messages: bool = False
     """Keep the chats that clients send with feedback, for training; otherwise such feedback is refused."""
+    records: str = ""
+    """Where tenants' records (redacted requests and answers) go: a folder, 's3://bucket/folder'. Default: nowhere."""
+    records_keep_days: Annotated[int, Field(ge=1)] = 30
+    """How long records are kept, in days."""
+    records_max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """Maximum size of one tenant's records, in bytes; the oldest ones are removed."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     """Currency of prices and budgets, by its ISO 4217 code; it only names them."""
     budget_alerts: str = "80,100"
@@ -174,6 +135,23 @@ class Settings(BaseSettings):
     """Write prompts to the access log; of a large one only its size. Default: never."""
     metrics_label_sets: Annotated[int, Field(ge=1)] = 100
     """Maximum number of tenants, and of adapter versions, with their own series on /metrics; others share `other`."""
+    public_url: str = ""
+    """URL at which browsers reach this server, for example https://models.example.org; sign-in needs it."""
+    sign_in_issuer: str = ""
+    """Issuer URL of the OpenID Connect provider at which people sign in to the console. Default: keys only."""
+    sign_in_client_id: str = ""
+    """Client id of this server at the provider."""
+    sign_in_client_secret: Annotated[str, Field(repr=False)] = ""
+    """Client secret of this server at the provider; keep it in a file (LORAGATE_SIGN_IN_CLIENT_SECRET_FILE)."""
+    sign_in_scopes: str = "openid profile email"
+    """Scopes that the provider is asked for, with spaces; they decide which claims it sends."""
+    sign_in_roles: SignInRules = []
+    """Who may do what, as a JSON list of rules, of which the first that a person's claims match holds:
+    '[{"claim": "groups", "value": "llm-operators", "role": "operator"}]'."""
+    sign_in_name_claim: str = "email"
+    """Claim that names a person in the log of changes; without it, and for an unverified email, the claim sub."""
+    sign_in_hours: Annotated[float, Field(gt=0, le=168)] = 8.0
+    """Hours after which a person must sign in again."""
     protect_metrics: bool = False
     """Require an operator's key for /metrics, which names all tenants and adapters."""
     replica_token: Annotated[str, Field(repr=False)] = ""

@@ -1,6 +1,6 @@
 """What requests did in the last hour and in the last day, per tenant and adapter, in bounded memory.
 
-The memory belongs to this process; Prometheus keeps more, over more servers and restarts.
+The memory belongs to this process. `merged` adds up what several servers tell; Prometheus keeps more, over restarts.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from server.observability.scheduler_stats import SchedulerStats
@@ -31,7 +31,7 @@ SPANS: Mapping[Span, _Shape] = {"hour": _Shape(60, 60), "day": _Shape(900, 96)}
 
 
 @dataclass(slots=True)
-class _Step:
+class Step:
     """What happened in one step of a span."""
 
     requests: int = 0
@@ -42,6 +42,27 @@ class _Step:
     running: int = 0
     waiting: int = 0
     kv_blocks: int = 0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything happened."""
+        return any(getattr(self, name) for name in _SUMS)
+
+    def told(self) -> dict[str, Any]:
+        """For another server: `add` reads it."""
+        told = {name: getattr(self, name) for name in _SUMS}
+        return told | {"ttft_counts": None if self.ttft_s is None else self.ttft_s.counts}
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """Add what another server tells of the same step. Raises: ValueError, KeyError, TypeError."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + int(told[name]))
+        if told["ttft_counts"] is not None:
+            theirs = LatencyHistogram(LATENCY_BOUNDS_S)
+            theirs.counts = [int(count) for count in told["ttft_counts"]]
+            mine = LatencyHistogram(LATENCY_BOUNDS_S) if self.ttft_s is None else self.ttft_s.copy()
+            mine.merge(theirs)
+            self.ttft_s = mine
 
     def point(self) -> dict[str, Any]:
         """As the admin API shows it."""
@@ -62,16 +83,16 @@ class _Step:
 class _Series:
     """The steps of one tenant or adapter, by their number since 1970."""
 
-    steps: dict[Span, dict[int, _Step]] = field(default_factory=lambda: {span: {} for span in SPANS})
+    steps: dict[Span, dict[int, Step]] = field(default_factory=lambda: {span: {} for span in SPANS})
 
-    def now(self, span: Span, now_s: float) -> _Step:
+    def now(self, span: Span, now_s: float) -> Step:
         """The current step; those that are too old are dropped."""
         number = int(now_s // SPANS[span].step_s)
         steps = self.steps[span]
         if number not in steps:
             for old in [n for n in steps if n <= number - SPANS[span].steps]:
                 del steps[old]
-            steps[number] = _Step()
+            steps[number] = Step()
         return steps[number]
 
 
@@ -111,9 +132,9 @@ class History:
             sums = {gauge: sums[gauge] + gauges[gauge] for gauge in _GAUGES}
         self._raise_to(self._total, sums)
 
-    def points(
+    def steps(
         self, span: Span, tenant: str | None = None, adapter: str | None = None
-    ) -> tuple[int, list[dict[str, Any]]]:
+    ) -> tuple[int, list[Step]]:
         """When the first step began (seconds since 1970), and every step, the oldest first; the last one goes on.
 
         Args:
@@ -126,7 +147,7 @@ class History:
         series = self._total if tenant is None else self._series.get((tenant, adapter), _Series())
         numbers = range(last - shape.steps + 1, last + 1)
         steps = series.steps[span]
-        return numbers[0] * shape.step_s, [steps.get(number, _NOTHING).point() for number in numbers]
+        return numbers[0] * shape.step_s, [replace(steps.get(number, _NOTHING)) for number in numbers]
 
     def adapters(self, tenant: str | None = None) -> list[tuple[str, str]]:
         """(tenant, adapter) with a history, in their order."""
@@ -159,10 +180,23 @@ class History:
 
 
 _GAUGES = ("running", "waiting", "kv_blocks")
-_NOTHING = _Step()
+_SUMS = ("requests", "errors", "prompt_tokens", "generated_tokens", *_GAUGES)
+_NOTHING = Step()
 
 
-def _count(step: _Step, request: Finished) -> None:
+def merged(span: Span, begins_s: int, steps: Sequence[Step], others: Iterable[Mapping[str, Any]]) -> None:
+    """Add to each step what other servers tell of the same time; the most of a gauge becomes the sum of the most.
+
+    Raises: ValueError, KeyError, TypeError: an answer is none.
+    """
+    for other in others:
+        first = (int(other["begins_s"]) - begins_s) // SPANS[span].step_s
+        for at, told in enumerate(other["steps"], first):
+            if 0 <= at < len(steps) and told is not None:
+                steps[at].add(told)
+
+
+def _count(step: Step, request: Finished) -> None:
     step.requests += 1
     step.errors += request.failed
     step.prompt_tokens += request.prompt_tokens

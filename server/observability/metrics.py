@@ -109,6 +109,7 @@ SERIES = {
         Series("registry_outage_seconds", "counter", "Time in which the registry's database did not answer."),
         Series("usage_waiting_rows", "gauge", "Rows of usage that wait for the registry's database."),
         Series("usage_lost_tokens", "counter", "Tokens missing in the usage: too much waited for the database."),
+        Series("records", "counter", "Requests chosen to be recorded, by what became of them.", ("outcome",)),
         Series("build_info", "gauge", "1; the labels are the versions in use.", ("version", "vllm", "python")),
     )
 }  # fmt: skip

@@ -29,6 +29,7 @@ from server.observability.request_collector import OTHER
 from server.observability.router_series import router_series
 from server.observability.scheduler_stats import REPORT_TIMEOUT_S, Report, SchedulerStats
 from server.request.request_service import RequestService
+from server.usage.records.recording import Outcome
 from server.usage.writer import UsageWriter
 
 logger = logging.getLogger("loragate.metrics")
@@ -63,6 +64,8 @@ class StateCollector:
     throttle: AuthThrottle
     canaries: CanaryRollback
     usage_writer: UsageWriter
+    records: Mapping[Outcome, int]
+    """Requests that were chosen to be recorded, by what became of them."""
     max_loras: int
     label_sets: int
     """The most tenants with series of their own."""
@@ -110,6 +113,7 @@ class StateCollector:
         yield family("engine_restarts", [((), self.readiness.engine_restarts)])
         yield family("engine_stalls", [((), self.readiness.engine_stalls)])
         yield family("engine_silent_seconds", [((), self.readiness.engine_silent_s)])
+        yield family("records", [((outcome,), self.records.get(outcome, 0)) for outcome in Outcome])
         yield family("failed_attempts", [((), self.throttle.failures)])
         yield family("build_info", [((version("loragate"), vllm_version(), platform.python_version()), 1)])
 

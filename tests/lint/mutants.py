@@ -11,13 +11,14 @@ from collections import Counter
 from pathlib import Path
 
 MAX_SURVIVORS_SHARE = 0.05
+MAX_TIMEOUTS_SHARE = 0.05  # on a busy machine tests time out that would have passed
 CAUGHT = {1, 3}  # pytest's codes: a test failed; an error stopped pytest
 TIMED_OUT = {-24, 24, 36, 152, 255}  # mutmut's codes: it ran for 15 times as long as without the change
 UNCAUGHT = {0: "all tests passed", 5: "no test reaches it", 33: "no test reaches it", None: "not tried"}
 
 
 def report(codes_by_file: dict[str, dict[str, int | None]]) -> tuple[list[str], bool]:
-    """The lines to print, and whether the bar is met: at most 5 % survive, and all mutants of a file were tried."""
+    """The lines to print, and whether the bar is met: at most 5 % survive, and all of a file were tried in time."""
     lines, totals = [], Counter[str]()
     for file, codes in codes_by_file.items():
         if all(code is None for code in codes.values()):
@@ -35,7 +36,10 @@ def report(codes_by_file: dict[str, dict[str, int | None]]) -> tuple[list[str], 
     )
     if not totals["mutants"]:
         lines.append("No mutant was tried: `mutmut run` shows why.")
-    met = totals["mutants"] > 0 and not totals["not tried"] and share <= MAX_SURVIVORS_SHARE
+    is_busy = totals["timeouts"] > MAX_TIMEOUTS_SHARE * totals["mutants"]
+    if is_busy:
+        lines.append("So many timed out that the machine was too busy: there may be survivors among them.")
+    met = totals["mutants"] > 0 and not totals["not tried"] and share <= MAX_SURVIVORS_SHARE and not is_busy
     return lines, met
 
 

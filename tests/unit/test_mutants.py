@@ -38,3 +38,9 @@ def test_a_run_that_tried_nothing_proves_nothing() -> None:
     lines, met = report({"b.py": NOT_ASKED})
     assert not met
     assert lines[-1] == "No mutant was tried: `mutmut run` shows why."
+
+
+def test_timeouts_of_a_busy_machine_prove_nothing() -> None:
+    lines, met = report({"a.py": {**CAUGHT, "x": -24, "y": 36}})
+    assert not met
+    assert "2 timed out" in lines[-2] and "too busy" in lines[-1]

@@ -21,6 +21,8 @@ from adapters.registry.schema import evaluation_tables
 _E, _T = evaluation_tables.evaluations, evaluation_tables.evaluation_turns
 #: Ended evaluations of one adapter that are kept; older ones are removed when another begins.
 KEPT_PER_ADAPTER = 100
+#: The error of an evaluation whose server ended; that server goes on with it if it comes back.
+LOST = "Its server ended, and the chats with it. Begin it again to go on where it was left."
 
 
 class EvaluationState(StrEnum):
@@ -54,6 +56,11 @@ class Evaluation:
     ended_at: datetime | None = None
 
     @property
+    def lacks_judge(self) -> bool:
+        """Whether it has finished without the score of its judge, who did not answer."""
+        return self.state is EvaluationState.FINISHED and "not_judged" in (self.figures or {})
+
+    @property
     def is_comparable_by(self) -> tuple[str, str]:
         """Two evaluations with the same value have figures of the same turns."""
         return self.data_digest, json.dumps(self.options, sort_keys=True)
@@ -68,21 +75,24 @@ def evaluation_id(version: Version, data_digest: str, options: Mapping[str, Any]
 class Evaluations(DatabasePart):
     """The registry's evaluations."""
 
-    async def begin(self, evaluation: Evaluation, *, by: Actor) -> None:
-        """Store a new evaluation, or let one that did not finish go on under this owner; its turns are kept."""
+    async def begin(self, evaluation: Evaluation, *, by: Actor, seen: Evaluation | None = None) -> bool:
+        """Store a new evaluation, or let the one that was `seen` go on under this owner; its turns are kept.
+
+        False, and nothing is stored: there is one, and it is not as it was seen: another server was first.
+        """
         name = f"{evaluation.tenant}-{evaluation.adapter}@{evaluation.version}"
         values = {c.name: getattr(evaluation, c.name) for c in _E.columns}
         again = {
             "state": EvaluationState.RUNNING, "owner": evaluation.owner, "error": None, "ended_at": None,
-            "caller": evaluation.caller, "by": evaluation.by,
+            "caller": evaluation.caller, "by": evaluation.by, "figures": None,
         }  # fmt: skip
         insert = insert_into(self._database.engine.dialect, _E).values(**values)
         async with self._database.write() as connection:
-            await connection.execute(
-                insert.on_conflict_do_update(
-                    index_elements=[_E.c.id], set_=again, where=_E.c.state != EvaluationState.FINISHED
-                )
+            begun = insert.on_conflict_do_update(
+                index_elements=[_E.c.id], set_=again, where=_is_as(seen) if seen else sa.false()
             )
+            if not (await connection.execute(begun)).rowcount:
+                return False
             old = _newest_first(evaluation.tenant, evaluation.adapter).where(
                 _E.c.state != EvaluationState.RUNNING
             )
@@ -91,6 +101,7 @@ class Evaluations(DatabasePart):
             await connection.execute(sa.delete(_E).where(_E.c.id.in_(ids)))
             details = {"id": evaluation.id, "data": evaluation.data_digest, **evaluation.options}
             await record_change(connection, by, "version.evaluate", name, details)
+        return True
 
     async def get(self, tenant: str, adapter: str, evaluation: str) -> Evaluation:
         """One evaluation of this adapter. Raises: UnknownEvaluation."""
@@ -114,14 +125,28 @@ class Evaluations(DatabasePart):
             query = query.where(_E.c.version == version)
         return await self._read(query)
 
-    async def running(self, ids: Sequence[str]) -> tuple[Evaluation, ...]:
-        """Those of these evaluations that have not ended."""
-        return await self._read(_query().where(_E.c.id.in_(ids), _E.c.state == EvaluationState.RUNNING))
+    async def left(self, ids: Sequence[str]) -> tuple[Evaluation, ...]:
+        """Those of these evaluations that have not ended, or only because their server did."""
+        return await self._read(_query().where(_E.c.id.in_(ids), sa.or_(_is_running(), _E.c.error == LOST)))
 
-    async def take_over(self, evaluation: Evaluation, owner: str) -> None:
-        """This server runs it from now on."""
+    async def orphans(self, living: Sequence[str]) -> tuple[Evaluation, ...]:
+        """Those that no living server runs."""
+        return await self._read(_query().where(_is_running(), _E.c.owner.not_in(living)))
+
+    async def lose(self, evaluation: Evaluation) -> bool:
+        """End one whose server has ended; False if it is not as it was seen."""
+        values = {"state": EvaluationState.FAILED, "error": LOST, "ended_at": utc_now()}
+        return await self._change(evaluation, values)
+
+    async def take_over(self, evaluation: Evaluation, owner: str) -> bool:
+        """This server runs it from now on; False if it is not as it was seen: another server does."""
+        values = {"owner": owner, "state": EvaluationState.RUNNING, "error": None, "ended_at": None}
+        return await self._change(evaluation, values)
+
+    async def _change(self, seen: Evaluation, values: Mapping[str, Any]) -> bool:
         async with self._database.write() as connection:
-            await connection.execute(sa.update(_E).where(_E.c.id == evaluation.id).values(owner=owner))
+            update = sa.update(_E).where(_E.c.id == seen.id, _is_as(seen)).values(**values)
+            return bool((await connection.execute(update)).rowcount)
 
     async def set_turns(self, evaluation: str, turns: int) -> None:
         """Store how many turns it has."""
@@ -163,7 +188,7 @@ class Evaluations(DatabasePart):
         """End it, on whichever server it runs; nothing happens if it has ended."""
         name = f"{evaluation.tenant}-{evaluation.adapter}@{evaluation.version}"
         async with self._database.write() as connection:
-            ended = sa.update(_E).where(_E.c.id == evaluation.id, _E.c.state == EvaluationState.RUNNING)
+            ended = sa.update(_E).where(_E.c.id == evaluation.id, _is_running())
             values = {"state": EvaluationState.CANCELLED, "ended_at": utc_now()}
             if (await connection.execute(ended.values(**values))).rowcount:
                 await record_change(connection, by, "version.cancel", name, {"id": evaluation.id})
@@ -184,8 +209,16 @@ def _newest_first(tenant: str, adapter: str) -> sa.Select[Any]:
 
 
 def _own(evaluation: Evaluation) -> tuple[sa.ColumnElement[bool], ...]:
-    is_running = _E.c.state == EvaluationState.RUNNING
-    return _E.c.id == evaluation.id, is_running, _E.c.owner == evaluation.owner
+    return _E.c.id == evaluation.id, _is_running(), _E.c.owner == evaluation.owner
+
+
+def _is_running() -> sa.ColumnElement[bool]:
+    return _E.c.state == EvaluationState.RUNNING
+
+
+def _is_as(seen: Evaluation) -> sa.ColumnElement[bool]:
+    """Whether nobody has taken it or ended it since it was read."""
+    return sa.and_(_E.c.state == seen.state, _E.c.owner == seen.owner)
 
 
 def _evaluation_of(row: RowMapping) -> Evaluation:

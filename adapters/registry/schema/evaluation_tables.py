@@ -53,3 +53,30 @@ shadow_sums = sa.Table(
     *(column(name, sa.Float) for name in ("shadow", "shadow_squares", "difference_squares")),
     sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
 )
+
+#: Adapters whose tenant lets texts of shadow traffic be kept; they go with this row.
+shadow_consents = sa.Table(
+    "shadow_consents",
+    metadata,
+    sa.Column("tenant", sa.String(32), primary_key=True),
+    sa.Column("adapter", sa.String(64), primary_key=True),
+    column("by", sa.Text),
+    column("at", UtcDateTime),
+    sa.ForeignKeyConstraint(["tenant", "adapter"], ["adapters.tenant", "adapters.name"], ondelete="CASCADE"),
+)
+
+shadow_pairs = sa.Table(
+    "shadow_pairs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    column("tenant", sa.String(32)),
+    column("adapter", sa.String(64)),
+    column("version", sa.Integer),
+    column("against", sa.Integer),
+    column("at", UtcDateTime),
+    *(column(name, sa.Text) for name in ("prompt", "served", "shadow")),
+    sa.ForeignKeyConstraint(
+        ["tenant", "adapter"], ["shadow_consents.tenant", "shadow_consents.adapter"], ondelete="CASCADE"
+    ),
+    sa.Index("ix_shadow_pairs_adapter", "tenant", "adapter", "at"),
+)

@@ -82,6 +82,7 @@ tenants = sa.Table(
     column("budget_period", sa.String(8)),
     column("sampling_defaults", JSON),
     column("limits", JSON),
+    sa.Column("records", JSON),
     column("created_at", UtcDateTime),
 )
 

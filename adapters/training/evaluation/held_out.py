@@ -1,6 +1,6 @@
 """Held-out chats for a server that generates the answers itself: their turns as token ids, and the facts of answers.
 
-Both functions take a few lines of a data file and run in a worker process: what they do grows with a tenant's text.
+The functions take a few lines of a data file and run in a worker process: what they do grows with a tenant's text.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from adapters.training.data.chat_template import Conversation, Renderer, Turn
 from adapters.training.data.reader import parse_conversation
 from adapters.training.errors import DataError, TemplateError
+from adapters.training.evaluation.generations import answer_text, conversation_text
 from adapters.training.evaluation.metrics import AnswerFacts, facts_of
 
 #: Ends an answer where the adapter does not say what does; the trainer's default.
@@ -50,6 +51,15 @@ class HeldOutTurns:
     end_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """An answer, the conversation before it, and the expected answer, as text."""
+
+    conversation: str
+    expected: str
+    answer: str
+
+
 class UnusableData(Exception):
     """A line cannot be evaluated; the message names it. It has one argument, so that it can be pickled."""
 
@@ -75,6 +85,18 @@ def compare_answers(
     renderer = _renderer(rendering)
     turns = _turns(raw, first_line, renderer)
     return [facts_of(renderer, turn, answer) for turn, answer in zip(turns, answers, strict=False)]
+
+
+def answer_texts(
+    raw: bytes, first_line: int, rendering: Rendering, answers: Sequence[Sequence[int]]
+) -> list[AnswerText]:
+    """``answers``, token ids, to the first turns of ``raw`` as text. Raises: UnusableData."""
+    renderer = _renderer(rendering)
+    turns = _turns(raw, first_line, renderer)
+    return [
+        AnswerText(conversation_text(turn), answer_text(renderer, turn.target), answer_text(renderer, answer))
+        for turn, answer in zip(turns, answers, strict=False)
+    ]
 
 
 def template_kwargs_of(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +128,7 @@ def _conversations(raw: bytes, first_line: int) -> Iterator[Conversation]:
 
 
 def _renderer(rendering: Rendering) -> Renderer:
-    tokenizer = _tokenizer(rendering.base)
+    tokenizer = tokenizer_of(rendering.base)
     # NOTE: they come from a file that a tenant brings: none may stand for an argument of the tokenizer itself.
     own = signature(tokenizer.apply_chat_template).parameters
     kwargs = {name: value for name, value in rendering.template_kwargs.items() if name not in own}
@@ -115,7 +137,8 @@ def _renderer(rendering: Rendering) -> Renderer:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(base: Path) -> Any:
+def tokenizer_of(base: Path) -> Any:
+    """The base's tokenizer; a worker has one base."""
     from transformers import AutoTokenizer  # slow to import: only the workers need it
 
     return AutoTokenizer.from_pretrained(base, local_files_only=True)

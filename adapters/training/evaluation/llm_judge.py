@@ -100,16 +100,33 @@ class Judge:
         Raises:
             openai.OpenAIError: the endpoint fails.
         """
-        reference = f"Reference answer:\n{expected}\n\n" if expected else ""
-        asked = f"Conversation:\n{conversation}\n\n{reference}Answer A:\n{first}\n\nAnswer B:\n{second}"
         reply = self._client.chat.completions.create(
-            model=self._model,
-            messages=[{"role": "system", "content": _RULES}, {"role": "user", "content": asked}],
-            temperature=0.0,
-            max_tokens=_MAX_TOKENS,
+            **question(self._model, conversation, expected, first, second)
         )
-        found = _VERDICT.findall(reply.choices[0].message.content or "")
-        return _WORDS[found[-1].lower()] if found else None
+        return verdict_in(reply.choices[0].message.content)
+
+
+def question(model: str, conversation: str, expected: str, first: str, second: str) -> dict[str, Any]:
+    """The arguments of the chat completion that asks a judge for the better of two answers."""
+    reference = f"Reference answer:\n{expected}\n\n" if expected else ""
+    asked = f"Conversation:\n{conversation}\n\n{reference}Answer A:\n{first}\n\nAnswer B:\n{second}"
+    return {
+        "model": model,
+        "messages": [{"role": "system", "content": _RULES}, {"role": "user", "content": asked}],
+        "temperature": 0.0,
+        "max_tokens": _MAX_TOKENS,
+    }
+
+
+def verdict_in(reply: str | None) -> Verdict | None:
+    """The verdict of a judge's reply; None if it has none."""
+    found = _VERDICT.findall(reply or "")
+    return _WORDS[found[-1].lower()] if found else None
+
+
+def points(new_first: Verdict | None, old_first: Verdict | None) -> float:
+    """1 for the new answer, 0 for the old one, 1/2 for a tie: the verdicts with either of them as the first."""
+    return {("first", "second"): 1.0, ("second", "first"): 0.0}.get((new_first or "", old_first or ""), 0.5)
 
 
 def compare(

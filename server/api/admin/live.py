@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -12,11 +11,11 @@ from adapters.models import Role, Tenant
 from adapters.registry.replicas.failures import Failure
 from sampling.endpoints import Endpoint
 from sampling.options import OPTIONS, Option
+from server.api.admin.all_servers import find_request, history_of
 from server.api.admin.models import Listing
 from server.api.admin.permissions import AdminServices, Permissions, admin_router, seen_tenant
 from server.api.live_models import (
     HistoryInfo,
-    HistoryPoint,
     KeySummary,
     OperatorLive,
     OptionInfo,
@@ -26,15 +25,13 @@ from server.api.live_models import (
     TenantLoad,
     WhoamiInfo,
 )
-from server.errors import InvalidRequest, UnknownRequest
-from server.observability.history import SPANS, Span
+from server.errors import InvalidRequest
+from server.observability.history import Span
 from server.observability.scheduler_stats import operator_row, tenant_rows
 from server.request.context import Caller
-from server.usage.request_log import MAX_PER_TENANT
 
 #: The demo's model is so small that it answers sensibly at temperature 0 only.
 _DEMO_PRESET = "factual"
-_KEPT = f"each server keeps the last {MAX_PER_TENANT:,} requests of each tenant since its own start."
 
 
 def router(services: AdminServices, guard: Permissions) -> APIRouter:
@@ -53,6 +50,8 @@ def _add_server(routes: APIRouter, services: AdminServices, guard: Permissions) 
             role=caller.key.role,
             tenant=caller.tenant_name or None,
             key=KeySummary.model_validate(caller.key, from_attributes=True),
+            person=caller.key.note if caller.person else None,
+            read_only=caller.read_only,
             base_model=services.settings.base_model_name,
             keeps_feedback_messages=services.settings.keep_feedback_messages,
             playground_preset=_DEMO_PRESET if services.settings.demo else "",
@@ -91,11 +90,8 @@ def _add_requests(routes: APIRouter, services: AdminServices, guard: Permissions
 
     @routes.get("/requests/{request_id}")
     async def request(request_id: str, caller: Caller = Depends(guard.manager)) -> RequestInfo:
-        """One of the last requests of this server process, by its id or its answer's `id`; without any text of it."""
-        found = services.request_log.find(request_id, seen_tenant(caller, None))
-        if found is None:
-            raise UnknownRequest(request_id, _KEPT)
-        return RequestInfo(at=found.at, options=found.options, request=found.fields)
+        """One of the last requests of all servers, by its id or its answer's `id`; without any text of it."""
+        return await find_request(services, request_id, seen_tenant(caller, None))
 
     @routes.get("/history")
     async def history(
@@ -104,20 +100,14 @@ def _add_requests(routes: APIRouter, services: AdminServices, guard: Permissions
         adapter: str | None = None,
         caller: Caller = Depends(guard.manager),
     ) -> HistoryInfo:
-        """The last hour by the minute, or the last day by the quarter of an hour, of this server process.
+        """The last hour by the minute, or the last day by the quarter of an hour, of all servers.
 
         Of all, of a tenant ("" for operators), or of its adapter ("" for the base model).
         """
         tenant = seen_tenant(caller, tenant)
         if adapter is not None and tenant is None:
             raise InvalidRequest("An adapter has a history of its tenant only; name the tenant, too.")
-        begins_s, points = services.history.points(span, tenant, adapter)
-        return HistoryInfo(
-            begins=datetime.fromtimestamp(begins_s, UTC),
-            step_s=SPANS[span].step_s,
-            points=[HistoryPoint(**point) for point in points],
-            adapters=services.history.adapters(tenant),
-        )
+        return await history_of(services, span, tenant, adapter)
 
 
 async def _live(services: AdminServices, caller: Caller) -> OperatorLive | TenantLive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -15,6 +16,7 @@ from sampling.defaults import Layer
 from sampling.limits import Limits
 from server.api.admin.models import Listing, TenantInfo
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
+from server.api.admin.records import check_records
 from server.api.admin.sliced_listing import json_listing, record_dump
 from server.fairness.shares import check_guarantees
 from server.request.context import Caller
@@ -43,7 +45,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
     async def add_tenant(body: TenantBody, caller: Caller = Depends(guard.operator)) -> TenantInfo:
         """Add a tenant."""
         tenant = Tenant(body.name, TenantSettings.parse(body.settings))
-        _check_decoding(tenant.settings)
+        await _check(services, tenant.settings, body.settings)
         return _info(await tenants.add(tenant, by=actor(caller), check=check_guarantees))
 
     @routes.get("/tenants/{name}")
@@ -57,7 +59,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
         name: str, changes: dict[str, Any], caller: Caller = Depends(guard.operator)
     ) -> TenantInfo:
         """Change some settings; null removes a limit. The change takes effect within half a second."""
-        _check_decoding((await tenants.get(name)).settings.changed(changes))
+        await _check(services, (await tenants.get(name)).settings.changed(changes), changes)
         return _info(await tenants.set(name, changes, by=actor(caller), check=check_guarantees))
 
     @routes.delete("/tenants/{name}", status_code=204)
@@ -70,6 +72,13 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
 def _info(tenant: Tenant) -> TenantInfo:
     return TenantInfo(**tenant.as_dict())
+
+
+async def _check(services: AdminServices, settings: TenantSettings, changes: Mapping[str, Any]) -> None:
+    """Refuse settings that this server cannot follow. Raises: BadValue, ConfigurationError."""
+    _check_decoding(settings)
+    if changes.get("records") is not None:
+        await check_records(services.settings, settings.records)
 
 
 def _check_decoding(settings: TenantSettings) -> None:

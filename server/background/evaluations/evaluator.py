@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from adapters.errors import EngineGone, RegistryUnavailable, ResidencyBusy
@@ -17,11 +17,13 @@ from adapters.models import Tenant, Version
 from adapters.promotion.errors import EvaluationRefused
 from adapters.registry.figures.evaluations import Evaluation, Evaluations, EvaluationState
 from adapters.training.evaluation import held_out
-from adapters.training.evaluation.held_out import HeldOutTurn, Rendering, UnusableData
-from adapters.training.evaluation.metrics import AnswerFacts, perplexity, score_of
+from adapters.training.evaluation.held_out import AnswerText, HeldOutTurn, Rendering, UnusableData
+from adapters.training.evaluation.metrics import AnswerFacts
 from sampling.limits import Limits
 from server.admission.errors import BudgetExhausted, NeverFits, TryLater
 from server.background.evaluations.data_files import DataFiles, Slice
+from server.background.evaluations.figures import facts_of_turn, figures_of
+from server.background.evaluations.judges import Judges, Judging
 from server.background.evaluations.requests import BackgroundRequests
 from server.errors import EngineUnavailable, TooManyLargeRequests
 from server.fairness.shares import background_name
@@ -34,6 +36,8 @@ _TURNS_AT_ONCE = 16
 _MAX_TOKENS = 2_000_000
 #: How long it waits after a refusal that passes, at first and at most.
 _WAIT_S, _MAX_WAIT_S = 1.0, 30.0
+#: How long it waits for a part of a budget: what running work has reserved, or other servers hold, comes back.
+_BUDGET_WAIT_S = 60.0
 _PASSING = (EngineUnavailable, EngineGone, ResidencyBusy, RegistryUnavailable, TryLater, TooManyLargeRequests)
 
 Result = TypeVar("Result")
@@ -65,6 +69,7 @@ class Evaluator:
         workers: those of the running engine; raises EngineUnavailable while there is none.
         limits: the operator's, for the workers.
         max_model_len: the longest prompt plus answer; None while it is not known.
+        judges: the models that may score answers.
     """
 
     store: Evaluations
@@ -73,6 +78,7 @@ class Evaluator:
     workers: Callable[[], Workers]
     limits: Limits
     max_model_len: Callable[[], int | None]
+    judges: Judges
 
     async def run(
         self, evaluation: Evaluation, version: Version, asker: Tenant | None, rendering: Rendering
@@ -88,7 +94,9 @@ class Evaluator:
         total = sum(len(part.turns) for part in parts)
         await self.store.set_turns(evaluation.id, total)
         known = await self.store.facts(evaluation.id)
-        job = _Job(self, evaluation, version, asker, end_id)
+        job = _Job(
+            self, evaluation, version, asker, end_id, self.judges.begin(evaluation.options.get("judge"))
+        )
         for part in parts:
             if all(part.first + at in known for at in range(len(part.turns))):
                 continue
@@ -143,6 +151,15 @@ class Evaluator:
             evaluation, held_out.compare_answers, raw, first_line, rendering, [list(a) for a in answers]
         )
 
+    async def texts(
+        self, evaluation: Evaluation, part: _Part, rendering: Rendering, answers: Sequence[Sequence[int]]
+    ) -> list[AnswerText]:
+        """The answers to a part's turns as text, for a judge."""
+        raw, first_line = part.slice.raw, part.slice.first_line
+        return await self._in_worker(
+            evaluation, held_out.answer_texts, raw, first_line, rendering, [list(a) for a in answers]
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
@@ -153,6 +170,7 @@ class _Job:
     version: Version
     asker: Tenant | None
     end_id: int
+    judging: Judging | None
 
     async def evaluate(self, part: _Part, rendering: Rendering) -> dict[int, Mapping[str, Any]]:
         """The facts of a part's turns, by the turn's number."""
@@ -165,12 +183,21 @@ class _Job:
         results = [task.result() for task in tasks]
         answers = [answer or [] for answer, _ in results]
         compared = await self.evaluator.compare(self.evaluation, part, rendering, answers)
+        judged = await self._judge(part, rendering, answers)
         return {
-            part.first + at: _facts(facts, answer, likelihood, len(turn.target))
-            for at, (turn, (answer, likelihood), facts) in enumerate(
-                zip(part.turns, results, compared, strict=True)
+            part.first + at: facts_of_turn(facts, answer, likelihood, len(turn.target)) | verdict
+            for at, (turn, (answer, likelihood), facts, verdict) in enumerate(
+                zip(part.turns, results, compared, judged, strict=True)
             )
         }
+
+    async def _judge(
+        self, part: _Part, rendering: Rendering, answers: Sequence[Sequence[int]]
+    ) -> list[dict[str, Any]]:
+        if self.judging is None:
+            return [{} for _ in answers]
+        texts = await self.evaluator.texts(self.evaluation, part, rendering, answers)
+        return await self.judging.judge(texts)
 
     async def _turn(
         self, turn: HeldOutTurn, places: asyncio.Semaphore
@@ -184,7 +211,9 @@ class _Job:
         async with places:
             try:
                 return await self._ask(turn, max_tokens)
-            except NeverFits:
+            except NeverFits as error:
+                if error.limit != "kv_limit":
+                    raise
                 return None, None
 
     async def _ask(self, turn: HeldOutTurn, max_tokens: int) -> tuple[list[int], float]:
@@ -201,48 +230,16 @@ class _Job:
 
 
 async def persistently(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeat an attempt that is refused for a reason that passes; a used-up token budget does not pass soon."""
-    wait_s = _WAIT_S
+    """Repeat an attempt that is refused for a reason that passes; a budget that stays used up is none."""
+    wait_s, without_budget_s = _WAIT_S, 0.0
     while True:
         try:
             return await attempt()
         except BudgetExhausted:
-            raise
+            without_budget_s += wait_s
+            if without_budget_s > _BUDGET_WAIT_S:
+                raise
         except _PASSING as error:
             logger.info("An evaluation waits %g s: %s", wait_s, error)
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, _MAX_WAIT_S)
-
-
-def _facts(
-    facts: AnswerFacts, answer: list[int] | None, likelihood: float | None, target_tokens: int
-) -> dict[str, Any]:
-    if answer is None or likelihood is None:
-        return {"too_long": True}
-    counted = {"loss": -likelihood, "target_tokens": target_tokens, "answer_tokens": len(answer)}
-    return asdict(facts) | counted
-
-
-def figures_of(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of an evaluation: those of the trainer's evaluations, and what they are of.
-
-    `calls_right` is the trainer's `tool_calls`: of the answers that should be calls, the share that are the right
-    ones. `answer_tokens` is the mean length. Raises: EvaluationRefused: no turn fits the model.
-    """
-    used = [each for each in facts if not each.get("too_long")]
-    if not used:
-        raise EvaluationRefused(
-            f"All {len(facts)} turns are longer than the model's length. Shorten the chats."
-        )
-    names = [field.name for field in fields(AnswerFacts)]
-    found = asdict(score_of([AnswerFacts(**{name: each[name] for name in names}) for each in used]))
-    found["calls_right"] = found.pop("tool_calls")
-    target_tokens = sum(each["target_tokens"] for each in used)
-    loss = sum(each["loss"] for each in used) / target_tokens
-    return found | {
-        "loss": round(loss, 6),
-        "perplexity": round(perplexity(loss), 4),
-        "target_tokens": target_tokens,
-        "answer_tokens": round(sum(each["answer_tokens"] for each in used) / len(used), 2),
-        "too_long": len(facts) - len(used),
-    }

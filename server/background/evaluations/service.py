@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +21,7 @@ from adapters.registry.state_machine import check_serves
 from adapters.training.evaluation.held_out import DEFAULT_END_TOKEN, Rendering, template_kwargs_of
 from server.background.evaluations.data_files import Received
 from server.background.evaluations.evaluator import Evaluator, persistently
+from server.background.evaluations.options import EvaluationOptions
 from server.config.settings import Settings
 from server.engine.base_model import BaseModel, operators_template
 from server.errors import LoragateError
@@ -30,16 +32,10 @@ logger = logging.getLogger("loragate.evaluations")
 _MOST_PER_TENANT = 8
 #: How often it is looked for evaluations that an earlier process has left.
 RESUME_INTERVAL_S = 15.0
+#: A server that ended has so long to come back before its evaluations have failed.
+LOST_AFTER_S = 120.0
 #: The longest time that one may run, from its turn on.
 _TIMEOUT_S = 6 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationOptions:
-    """What, beside version and chats, decides the figures: how many turns, and the longest answer in tokens."""
-
-    turns: int = 200
-    max_tokens: int = 256
 
 
 class EvaluationService:
@@ -53,6 +49,7 @@ class EvaluationService:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._beginning = asyncio.Lock()
         self._queued: Counter[str] = Counter()
+        self._orphaned_at: dict[str, float] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def begin(
@@ -78,10 +75,11 @@ class EvaluationService:
 
         Raises:
             IllegalTransition: the version cannot serve.
-            EvaluationRefused: the chats are too large, or there are none.
+            EvaluationRefused: the chats are too large, or there are none; there is no such judge.
             TooManyEvaluations: of this tenant.
         """
         check_serves(version)
+        self._evaluator.judges.check(options.judge)
         self._check_place(version.tenant)
         self._queued[version.tenant] += 1  # what is being received takes a place, too
         try:
@@ -107,15 +105,15 @@ class EvaluationService:
         if found is not None and await self._is_in_hand(found):
             return found
         self._check_place(version.tenant)
-        self._evaluator.files.keep(received, evaluation.id)
-        await self._registry.evaluations.begin(evaluation, by=by)
-        self._start(evaluation)
+        if await self._registry.evaluations.begin(evaluation, by=by, seen=found):
+            self._evaluator.files.keep(received, evaluation.id)
+            self._start(evaluation)
         return await self._registry.evaluations.get(version.tenant, version.adapter, evaluation.id)
 
     def _new(
         self, version: Version, digest: str, options: EvaluationOptions, asker: Tenant | None, by: Actor
     ) -> Evaluation:
-        plain = {"turns": options.turns, "max_tokens": options.max_tokens}
+        plain = options.as_dict()
         return Evaluation(
             id=evaluation_id(version, digest, plain),
             tenant=version.tenant,
@@ -144,14 +142,31 @@ class EvaluationService:
         """
         async with self._beginning:
             kept = await asyncio.to_thread(self._evaluator.files.kept)
-            left = {each.id: each for each in await self._registry.evaluations.running(kept)}
+            left = {each.id: each for each in await self._registry.evaluations.left(kept)}
             own = self._registry.membership.own.id
             for name in kept:
                 if name not in left and name not in self._tasks:
                     self._evaluator.files.remove(name)
-                elif name in left and not await self._is_in_hand(left[name]):
-                    await self._registry.evaluations.take_over(left[name], own)
+                elif (
+                    name in left
+                    and not await self._is_in_hand(left[name])
+                    and await self._registry.evaluations.take_over(left[name], own)
+                ):
                     self._start(replace(left[name], owner=own))
+
+    async def end_lost(self) -> None:
+        """End what ran on servers that have ended and did not come back; call it now and then.
+
+        The chats are on those servers' disks, so no other server can go on with it. Raises: RegistryUnavailable.
+        """
+        living = [replica.id for replica in await self._registry.membership.live()]
+        orphans = {each.id: each for each in await self._registry.evaluations.orphans(living)}
+        now = time.monotonic()
+        self._orphaned_at = {name: self._orphaned_at.get(name, now) for name in orphans}
+        for name, since in self._orphaned_at.items():
+            lost = now - since >= LOST_AFTER_S and await self._registry.evaluations.lose(orphans[name])
+            if lost:
+                logger.warning("The server of an evaluation ended.", extra={"model": _name(orphans[name])})
 
     async def aclose(self) -> None:
         """Stop; what runs goes on with the next start."""
@@ -160,11 +175,14 @@ class EvaluationService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._evaluator.judges.aclose()
 
     async def _is_in_hand(self, evaluation: Evaluation) -> bool:
-        """Whether it has finished, or a server that lives runs it."""
-        if evaluation.state is EvaluationState.FINISHED or evaluation.id in self._tasks:
+        """Whether it has finished with all that was asked for, or a server that lives runs it."""
+        if evaluation.id in self._tasks:
             return True
+        if evaluation.state is EvaluationState.FINISHED:
+            return not evaluation.lacks_judge
         if evaluation.state is not EvaluationState.RUNNING:
             return False
         others = {replica.id for replica in await self._registry.membership.live()}

@@ -2,7 +2,7 @@
 
 A copy is made only of a request that was answered completely, after its last token, so it can neither delay nor fail
 it. It is dropped where no place is free: nothing piles up. Nobody sees the copy's answer; of both answers only sums
-of a few metrics are kept.
+of a few metrics are kept, and texts only where the tenant has consented (`texts`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from adapters.registry import Registry
 from server.admission import Admission
 from server.background.evaluations.requests import BackgroundRequests
 from server.background.shadows.answers import ShadowedAnswer, compare, sums
+from server.background.shadows.texts import TextKeeper
 from server.errors import LoragateError
 from server.request.context import RequestContext, ShadowTarget
 
@@ -45,13 +46,17 @@ class ShadowTraffic:
     Args:
         registry: where the sums are stored.
         requests: the server's own requests.
-        admission: knows the token budgets.
+        admission: knows the budgets.
+        texts: keeps them, where the tenant consents.
     """
 
-    def __init__(self, registry: Registry, requests: BackgroundRequests, admission: Admission) -> None:
+    def __init__(
+        self, registry: Registry, requests: BackgroundRequests, admission: Admission, texts: TextKeeper
+    ) -> None:
         self._registry = registry
         self._requests = requests
         self._admission = admission
+        self._texts = texts
         self._seen: Counter[_Key] = Counter()
         self._sent: Counter[_Key] = Counter()
         self._running: Counter[tuple[str, str]] = Counter()
@@ -116,7 +121,19 @@ class ShadowTraffic:
             logger.info("A copy of a request is not answered: %s", error)
             return
         answer.finish_reason = reasons[-1] if reasons else None  # the stream has the public one
-        self._add(_key(context, shadow), sums(compare(copied.answer, answer)))
+        key = _key(context, shadow)
+        self._add(key, sums(compare(copied.answer, answer)))
+        if copied.answer.token_ids != answer.token_ids:
+            await self._keep_texts(key, copied, answer)
+
+    async def _keep_texts(self, key: _Key, copied: Shadowed, answer: ShadowedAnswer) -> None:
+        """A failure costs the texts only."""
+        tenant, adapter, *versions = key
+        answers = copied.answer.token_ids, answer.token_ids
+        try:
+            await self._texts.keep(tenant, adapter, (versions[0], versions[1]), copied.prompt, answers)
+        except (LoragateError, AdapterError, SQLAlchemyError) as error:
+            logger.info("Texts of a copy are not kept: %s", error)
 
     async def _asker(self, shadow: ShadowTarget) -> Tenant | None:
         """Raises: BudgetExhausted: what is left of the budget is for requests."""

@@ -18,7 +18,7 @@ _VERSION = re.compile(r"(?P<tenant>[^-@]+)-(?P<name>[^@]+)@(?P<number>[1-9]\d{0,
 _AGAINST = re.compile(r"@?([1-9]\d{0,8})")
 _POLL_S = 1.0
 #: The figures of a listing, and where more is better.
-_SHOWN = ("turns", "exact", "calls_right", "json_valid", "stops", "repeats", "loss", "perplexity")
+_SHOWN = ("turns", "exact", "calls_right", "json_valid", "stops", "repeats", "win_rate", "loss", "perplexity")
 
 
 @click.command()
@@ -46,6 +46,7 @@ _SHOWN = ("turns", "exact", "calls_right", "json_valid", "stops", "repeats", "lo
     show_default=True,
     help="Longest answer, in tokens.",
 )
+@click.option("--judge", metavar="NAME", help="Let this judge of the server compare the answers, too.")
 @click.option("--no-wait", is_flag=True, help="Return when it has begun; `adapter show` has its progress.")
 @server_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -55,6 +56,7 @@ def evaluate(
     against: str | None,
     turns: int,
     max_tokens: int,
+    judge: str | None,
     no_wait: bool,
     url: str | None,
     key: str | None,
@@ -68,7 +70,7 @@ def evaluate(
     numbers = [number] if against is None else [number, parse_against(against)]
     client = AdminClient(url, key)
     client.wait_for_engine()
-    params = {"turns": turns, "max_tokens": max_tokens}
+    params = {"turns": turns, "max_tokens": max_tokens} | ({"judge": judge} if judge else {})
     begun = [begin_evaluation(client, f"/adapters/{tenant}/{name}", each, data, params) for each in numbers]
     ended = begun if no_wait else [wait_for_evaluation(client, each, quiet=as_json) for each in begun]
     if as_json:

@@ -22,12 +22,13 @@ class Proof:
     """What a version has to show before it gets traffic, and before it gets all of it.
 
     `chats`: it is evaluated on them, beside the version that has the most traffic now. `condition`: what the figures
-    must meet. `minutes`: how long it must keep its traffic as a canary.
+    must meet. `minutes`: how long it must keep its traffic as a canary. `judge`: the server's judge of the answers.
     """
 
     chats: Path | None = None
     condition: str | None = None
     minutes: float | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class Publication:
             raise click.BadParameter(f"{canary:g} is not between 0 and 100 percent.", param_hint="--canary")
         if proof.minutes is not None and canary is None:
             raise click.BadParameter("it needs --canary.", param_hint="--promote-after")
-        if proof.condition is not None and proof.chats is None:
-            raise click.BadParameter("it needs --evaluate FILE.", param_hint="--if")
+        for flag, value in (("--if", proof.condition), ("--evaluate-judge", proof.judge)):
+            if value is not None and proof.chats is None:
+                raise click.BadParameter("it needs --evaluate FILE.", param_hint=flag)
         return cls(client, tenant, name, canary, proof)
 
     def check(self) -> None:
@@ -105,8 +107,9 @@ class Publication:
             return
         current = max(alias["targets"], key=lambda t: (t["weight"], -t["version"])) if alias else None
         numbers = [version["number"], *([current["version"]] if current else [])]
+        params = {} if self.proof.judge is None else {"judge": self.proof.judge}
         for number in numbers:
-            begun = begin_evaluation(self.client, self._path, number, self.proof.chats, {})
+            begun = begin_evaluation(self.client, self._path, number, self.proof.chats, params)
             ended = wait_for_evaluation(self.client, begun)
             if ended["state"] != "finished":
                 raise click.ClickException(f"The evaluation of @{number} {ended['state']}: {ended['error']}")

@@ -47,6 +47,14 @@ class DatabaseAdministration:
             lambda r: r.tenants.set(name, changes, by=operator_at_shell(), check=check_guarantees),
         )
 
+    def set_records(self, tenant: str, records: Mapping[str, Any] | None) -> None:
+        """Keep records of a tenant (`share` and `patterns`); None: keep none."""
+        from server.usage.records.redaction import check_patterns
+
+        checked = TenantSettings.parse({"records": records}).records
+        check_patterns(checked.patterns if checked else ())
+        self.set_tenant(tenant, {"records": records})
+
     def remove_tenant(self, name: str) -> None:
         """Remove a tenant and its keys."""
         with_registry(self._settings, lambda r: r.tenants.remove(name, by=operator_at_shell()))

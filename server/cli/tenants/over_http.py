@@ -36,6 +36,14 @@ class ServerAdministration:
         """Change settings; None removes a limit."""
         self._row("PATCH", f"/tenants/{quote(name, '')}", json=dict(changes))
 
+    def set_records(self, tenant: str, records: Mapping[str, Any] | None) -> None:
+        """Keep records of a tenant (`share` and `patterns`); None: keep none."""
+        path = f"/tenants/{quote(tenant, '')}/records"
+        if records is None:
+            self._row("DELETE", path)
+        else:
+            self._row("PUT", path, json=dict(records))
+
     def remove_tenant(self, name: str) -> None:
         """Remove a tenant and its keys."""
         self._client.call("DELETE", f"/tenants/{quote(name, '')}")

@@ -52,6 +52,37 @@ def set_(name: str, unlimited: tuple[str, ...], config: Path | None, **flags: An
 
 
 @admin_options
+@tenant.command()
+@click.argument("name")
+@click.option("--share", type=float, help="Part of the requests, above 0 and up to 1.  [default: 1.0]")
+@click.option(
+    "--pattern", "patterns", multiple=True, help="Also replace what this regular expression matches."
+)
+@click.option(
+    "--off", is_flag=True, help="Keep no more records; files that there are stay until they are old."
+)
+def records(
+    name: str,
+    share: float | None,
+    patterns: tuple[str, ...],
+    off: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Keep a tenant's requests and answers for training, redacted, where the server's --records says.
+
+    With --url, a key of the tenant's own admin is enough.
+    """
+    if off and (patterns or share is not None):
+        raise click.UsageError("--off goes with neither --share nor --pattern.")
+    admin, _ = _split(config, flags)
+    kept = 1.0 if share is None else share
+    admin.set_records(name, None if off else {"share": kept, "patterns": list(patterns)})
+    told = "No more requests" if off else f"{kept:.3g} of the requests"
+    click.echo(f"{told} of tenant {name} are kept.")
+
+
+@admin_options
 @tenant.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(as_json: bool, config: Path | None, **flags: Any) -> None:

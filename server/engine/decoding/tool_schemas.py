@@ -19,7 +19,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.parser import abstract_parser
 from vllm.tool_parsers import structural_tag_registry as registry
 
-from server.config.settings import ToolStrictLevel
+from server.config.engine_settings import ToolStrictLevel
 
 #: What vLLM is told where our own level holds.
 _VLLM_LEVEL: Final = "auto"

@@ -15,7 +15,8 @@ class EvaluationInfo(BaseModel):
 
     `data_digest` is the SHA-256 of the chats. `figures`: shares (0 to 1) of right answers (`exact`, `calls_right`),
     of valid JSON (`json_valid`), of answers that end (`stops`) and that repeat themselves (`repeats`); `loss`, nats
-    per token of the expected answers; and the numbers that they are of.
+    per token of the expected answers; and the numbers that they are of. With a judge: `win_rate`, or
+    `not_judged`, the reason why there is none.
     """
 
     model_config = ConfigDict(from_attributes=True)

@@ -12,7 +12,7 @@ from server.api.admin.adapters.evaluation_info import EvaluationInfo
 from server.api.admin.models import Listing
 from server.api.admin.permissions import AdminServices, Permissions, Wire, actor, admin_router, check_tenant
 from server.api.middleware.body_reader import is_upload
-from server.background.evaluations.service import EvaluationOptions
+from server.background.evaluations.options import EvaluationOptions
 from server.errors import InvalidRequest
 from server.request.context import Caller
 
@@ -51,10 +51,12 @@ def _add_evaluations(routes: APIRouter, services: AdminServices, guard: Permissi
         request: Request,
         turns: Annotated[int, Query(ge=1, le=2000)] = DEFAULT.turns,
         max_tokens: Annotated[int, Query(ge=1, le=8192)] = DEFAULT.max_tokens,
+        judge: Annotated[str | None, Query(max_length=32)] = None,
         caller: Caller = Depends(guard.manager),
     ) -> EvaluationInfo:
         """Evaluate a version on held-out chats: JSON lines as application/octet-stream; the first `turns` count.
 
+        `judge` is one of the operator's; it compares the answers with the expected ones, and reads both.
         It runs in the background, takes only what requests leave, and is counted under the caller's name. The same
         chats and options again are the same evaluation: a finished one is shown, another goes on where it was left.
         """
@@ -62,7 +64,7 @@ def _add_evaluations(routes: APIRouter, services: AdminServices, guard: Permissi
         version = await services.registry.versions.get(tenant, name, number)
         if not is_upload(request.headers):
             raise InvalidRequest("Send the chats as a body of the type application/octet-stream.")
-        options = EvaluationOptions(turns, max_tokens)
+        options = EvaluationOptions(turns, max_tokens, judge)
         begun = await service.begin(version, request.stream(), options, asker=caller.tenant, by=actor(caller))
         return EvaluationInfo.model_validate(begun)
 

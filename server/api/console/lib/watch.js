@@ -3,11 +3,11 @@
 import { ask } from "./api.js";
 import { day, say } from "./dom.js";
 
-const EVERY_MS = 1000;
+const EVERY_MS = 500;
 /** A server that does not answer in this time counts as away, so that the page says so within 3 seconds. */
 const ANSWER_S = 1.5;
-/** An engine that works makes a step, or answers a ping, more often than this. */
-const SILENT_S = 2.5;
+/** An engine that works makes a step, or answers a ping, about each second. With `EVERY_MS` less than 3 seconds. */
+const SILENT_S = 2;
 
 let seen = null; // when the server answered last
 
@@ -42,7 +42,7 @@ export function watch(banner, show) {
 
 function away() {
   const since = seen ? ` What is shown is from ${day(seen)} ${seen.toLocaleTimeString("en-GB")}.` : "";
-  return `The server cannot be reached; trying again each second.${since}`;
+  return `The server cannot be reached; trying again.${since}`;
 }
 
 function trouble({ state, stalled, silent_s, warning }) {

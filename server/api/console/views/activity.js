@@ -1,8 +1,8 @@
-// The last hour or day of this server as charts, and one request by its id.
+// The last hour or day of all servers as charts, and one request by its id.
 
 import { ask } from "../lib/api.js";
 import { sentence } from "../lib/dialog.js";
-import { count, field, h, options } from "../lib/dom.js";
+import { count, field, h, options, say } from "../lib/dom.js";
 import { lineChart } from "../lib/line-chart.js";
 import { requestDetails } from "./request.js";
 
@@ -17,16 +17,19 @@ export function mount(root, session, wanted) {
   const span = h("select", {}, options(SPANS, "hour"));
   const who = h("select", {}, options([[ALL, session.tenant ? "all of yours" : "all"]], ALL));
   const charts = h("div", { class: "charts" });
+  const whose = h("p", { class: "hint", role: "status" });
   root.append(
     h("div", { class: "filters" }, field("Time", span), field("Tenant or adapter", who)),
     charts,
-    h("p", { class: "hint" }, "Of this server process, since it started. A step is a minute, or a quarter of an hour; queue and KV cache are the most in a step."),
+    h("p", { class: "hint" }, "Since the servers started. A step is a minute, or a quarter of an hour; queue and KV cache are the most in a step."),
+    whose,
     lookup(wanted));
   let shown = "";
 
   async function refresh() {
     const query = new URLSearchParams({ span: span.value, ...(who.value ? JSON.parse(who.value) : {}) });
     const history = await ask(`admin/v1/history?${query}`);
+    say(whose, completeness(history));
     const signature = JSON.stringify([history.points, history.begins]);
     if (signature === shown) return;
     shown = signature;
@@ -48,6 +51,12 @@ export function mount(root, session, wanted) {
   who.addEventListener("change", again);
   offer().catch(() => {});
   return { refresh, every_s: 5 };
+}
+
+/** Of how many servers the charts are, if there are several. */
+function completeness({ servers, missing }) {
+  if (missing.length) return `Without ${missing.join(", ")}: no answer. What is shown is of ${servers === 1 ? "one server" : `${servers} servers`}.`;
+  return servers > 1 ? `Of ${servers} servers together.` : "";
 }
 
 function draw({ points, begins, step_s }) {

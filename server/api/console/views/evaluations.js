@@ -3,7 +3,7 @@
 import { ask } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 
-const FIGURES = { exact: "Right", calls_right: "Calls right", json_valid: "Valid JSON", loss: "Loss" };
+const FIGURES = { exact: "Right", calls_right: "Calls right", json_valid: "Valid JSON", loss: "Loss", win_rate: "Win rate" };
 
 /** The condition, and the evaluations, which are asked for when they are opened. */
 export function evaluations(adapter) {
@@ -28,9 +28,10 @@ async function show(adapter, table) {
 function row(evaluation) {
   const figures = evaluation.figures ?? {};
   const state = evaluation.state === "running" ? `running, ${evaluation.done} of ${evaluation.turns ?? "?"}` : evaluation.state;
+  const fault = evaluation.error ?? figures.not_judged;
   return h("tr", {},
     h("td", { "data-label": "Version" }, h("strong", {}, `v${evaluation.version}`)),
-    h("td", { "data-label": "State" }, state, evaluation.error ? h("p", { class: "error" }, evaluation.error) : null),
+    h("td", { "data-label": "State" }, state, fault ? h("p", { class: "error" }, fault) : null),
     Object.entries(FIGURES).map(([name, label]) => h("td", { "data-label": label }, String(figures[name] ?? "–"))),
     h("td", { "data-label": "Turns" }, String(evaluation.turns ?? "–")),
     h("td", { "data-label": "Chats" }, h("code", {}, evaluation.data_digest.slice(0, 12))));

@@ -4,7 +4,7 @@ import { count, h, moment } from "../lib/dom.js";
 
 const milliseconds = (value) => (value >= 10_000 ? `${(value / 1000).toFixed(1)} s` : `${count(value)} ms`);
 
-export function requestDetails({ at, options, request }) {
+export function requestDetails({ at, options, request, server }) {
   const asked = Object.entries(options).map(([name, value]) => `${name} ${value}`).join(", ");
   const rows = [
     ["Ended", moment(at)],
@@ -14,6 +14,7 @@ export function requestDetails({ at, options, request }) {
     ["Asked", `${request.path}${request.stream ? ", streamed" : ""}`],
     ["Options it set", asked || "none"],
     ["Tokens", request.completion_tokens === null ? null : `${count(request.prompt_tokens)} prompt (${count(request.cached_tokens)} cached) + ${count(request.completion_tokens)} generated`],
+    ["Server", h("span", { class: "id" }, server)],
     ["Trace", request.trace_id],
     ["Request", h("span", { class: "id" }, request.request_id)],
   ];

@@ -5,6 +5,7 @@ import { confirm, notice, sentence } from "../lib/dialog.js";
 import { count, field, h, options, share } from "../lib/dom.js";
 import { byMost, byText, listing } from "../lib/listing.js";
 import { keyList } from "./keys.js";
+import { decodingForm, form, recordsForm } from "./tenant-forms.js";
 
 export const title = "Tenants";
 export const forOperators = true;
@@ -61,7 +62,7 @@ export function mount(root) {
     }, isOpen ? "Close" : "Manage");
     return h("article", { class: isOpen ? "card managed" : "managed", "data-tenant": tenant.name, "aria-label": tenant.name },
       h("div", { class: "section-head" }, h("div", {}, h("h2", {}, tenant.name), h("p", { class: "hint" }, summary(tenant))), toggle),
-      isOpen ? [changeForm(tenant, refresh), keyList(tenant.name), removal(tenant, refresh)] : null);
+      isOpen ? [changeForm(tenant, refresh), decodingForm(tenant, refresh), recordsForm(tenant, refresh), keyList(tenant.name), removal(tenant, refresh)] : null);
   }
 
   return { refresh, every_s: 5 };
@@ -71,7 +72,8 @@ function summary(tenant) {
   const limits = [["rpm", "requests/min"], ["tpm", "tokens/min"], ["max_concurrency", "at once"], ["token_budget", `tokens a ${tenant.budget_period}`]]
     .filter(([name]) => tenant[name] !== null).map(([name, unit]) => `${count(tenant[name])} ${unit}`);
   const kv = tenant.kv_guarantee || tenant.kv_limit < 1 ? [`KV ${share(tenant.kv_guarantee)} to ${share(tenant.kv_limit)}`] : [];
-  return [`weight ${tenant.weight}`, ...kv, ...limits].join(" · ");
+  const records = tenant.records ? [`${share(tenant.records.share)} recorded`] : [];
+  return [`weight ${tenant.weight}`, ...kv, ...limits, ...records].join(" · ");
 }
 
 function settingFields(tenant) {
@@ -84,23 +86,6 @@ function settingFields(tenant) {
     .map(([name, input]) => [name, input.value === "" ? null : Number(input.value)]);
   const values = () => ({ ...Object.fromEntries(numbers()), budget_period: period.value });
   return { nodes, values };
-}
-
-function form(className, children, action, done) {
-  const status = h("p", { class: "error", role: "status" });
-  const node = h("form", { class: className }, children, h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, action), status));
-  node.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      await done(node, () => {
-        document.activeElement?.blur?.(); // the form may now be replaced
-      });
-      status.textContent = "";
-    } catch (error) {
-      status.textContent = sentence(error);
-    }
-  });
-  return node;
 }
 
 function addForm(refresh) {

@@ -45,7 +45,7 @@ def test_what_figures_meet(text: str, passes: bool) -> None:
             "calls_right is 0.9, and @current - 0.001 is 0.904: calls_right >= @current - 0.001 does not hold",
         ),
         ("exact > 0.9 and loss < 1", "exact is 0.8: exact > 0.9 does not hold"),
-        ("json_valid > 0.9", "json_valid was not measured, because the chats have no turn for it"),
+        ("json_valid > 0.9", "json_valid was not measured: the chats have no turn for it"),
         ("not exact > 0.5", "exact > 0.5 holds"),
     ],
 )

@@ -68,14 +68,48 @@ async def test_begun_again_a_finished_one_stays_and_another_goes_on(
     await store.begin(own, by=BY)
     await store.add_facts(own, {0: {"loss": 1.0}})
     await store.end(own, EvaluationState.FAILED, error="The budget is used up.")
-    await store.begin(replace(own, owner="there"), by=BY)
+    assert not await store.begin(own, by=BY), "there is one"
+    failed = await store.find(own.id)
+    assert await store.begin(replace(own, owner="there"), by=BY, seen=failed)
+    assert not await store.begin(replace(own, owner="late"), by=BY, seen=failed), "another server was first"
     again = await store.find(own.id)
     assert again is not None
     assert (again.state, again.owner, again.error, again.done) == (EvaluationState.RUNNING, "there", None, 1)
     assert not await store.add_facts(own, {1: {"loss": 1.0}}), "its former server stops"
     await store.end(replace(own, owner="there"), EvaluationState.FINISHED, figures={"loss": 1.0})
+    assert not await store.begin(own, by=BY, seen=again)
+    finished = await store.get("acme", "support", own.id)
+    assert finished.state is EvaluationState.FINISHED and not finished.lacks_judge
+
+
+async def test_without_its_judge_it_is_begun_anew(registry: Registry, version: Version) -> None:
+    own, store = evaluation(version), registry.evaluations
     await store.begin(own, by=BY)
-    assert (await store.get("acme", "support", own.id)).state is EvaluationState.FINISHED
+    await store.end(own, EvaluationState.FINISHED, figures={"win_rate": None, "not_judged": "Why."})
+    found = await store.get("acme", "support", own.id)
+    assert found.lacks_judge
+    assert await store.begin(own, by=BY, seen=found)
+    again = await store.get("acme", "support", own.id)
+    assert (again.state, again.figures, again.done) == (EvaluationState.RUNNING, None, 0)
+
+
+async def test_the_evaluation_of_a_dead_server_ends_once_and_its_server_may_go_on(
+    registry: Registry, version: Version
+) -> None:
+    own, store = evaluation(version, owner="dead"), registry.evaluations
+    await store.begin(own, by=BY)
+    assert await store.orphans(["dead", "here"]) == ()
+    (orphan,) = await store.orphans(["here"])
+    assert await store.lose(orphan) and not await store.lose(orphan)
+    assert await store.orphans(["here"]) == ()
+    (lost,) = await store.left([own.id])
+    assert (lost.state, lost.error) == (EvaluationState.FAILED, module.LOST)
+    assert await store.take_over(lost, "restarted") and not await store.take_over(lost, "other")
+    found = await store.get("acme", "support", own.id)
+    assert (found.state, found.owner, found.error) == (EvaluationState.RUNNING, "restarted", None)
+    assert not await store.lose(orphan), "it is not as it was seen"
+    await store.end(found, EvaluationState.FAILED, error="The chats are bad.")
+    assert await store.left([own.id]) == ()
 
 
 async def test_cancelled_it_takes_no_more_turns(registry: Registry, version: Version) -> None:
@@ -87,7 +121,7 @@ async def test_cancelled_it_takes_no_more_turns(registry: Registry, version: Ver
     assert (await store.get("acme", "support", own.id)).state is EvaluationState.CANCELLED
     await store.cancel(own, by=BY)
     assert sum(each.action == "version.cancel" for each in await registry.audit.list()) == 1
-    assert await store.running([own.id]) == ()
+    assert await store.left([own.id]) == ()
 
 
 async def test_it_belongs_to_its_adapter_and_goes_with_it(registry: Registry, version: Version) -> None:

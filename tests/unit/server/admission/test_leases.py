@@ -7,12 +7,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from postgres_process import postgres_process
 
+from adapters.billing.prices import FREE, Price
 from adapters.errors import RegistryUnavailable
 from adapters.models import Actor, Tenant
 from adapters.registry import Registry, connect, migrate
@@ -84,13 +87,17 @@ class Server:
         self.admission = Admission(CAPACITY, self.clock, shared=True)
         self.leases = Leases(self.store, lambda: self.admission.accounts, self.clock)
 
-    async def reserve(self, prompt: int = 5, answer: int = 5, n: int = 1) -> Reservation:
+    async def reserve(
+        self, prompt: int = 5, answer: int = 5, n: int = 1, *, price: Price = FREE, background: bool = False
+    ) -> Reservation:
         made = []
+        need: dict[str, Any] = {"prompt_tokens": prompt, "max_tokens": answer, "price": price}
 
         async def attempt() -> None:
-            made.append(
-                self.admission.reserve("acme", self.settings, prompt_tokens=prompt, max_tokens=answer, n=n)
-            )
+            if background:
+                made.append(self.admission.reserve_background("acme", self.settings, **need))
+            else:
+                made.append(self.admission.reserve("acme", self.settings, n=n, **need))
 
         await self.leases.admitted(attempt)
         return made[0]
@@ -413,3 +420,45 @@ async def test_three_servers_on_a_real_database_never_exceed_a_limit_together(
         task.cancel()
     assert refused and (requests >= 114 or tokens >= 2850)
     assert sum(server.leases.exchanges for server in servers) < 480
+
+
+@pytest.mark.slow
+async def test_background_work_of_two_servers_never_spends_more_than_the_shared_budget(
+    registries: list[Registry],
+) -> None:
+    """Evaluations on both servers beside requests: what they spend together is within the budget in money."""
+    price = Price(1_000_000, 1_000_000, 2_000_000)  # 1e-6 and 2e-6 for a token
+    settings = TenantSettings(money_budget=Decimal("0.02"))
+    servers = [
+        Server(registry.leases, asyncio.get_running_loop().time, settings) for registry in registries[:2]
+    ]
+    draw, spent, done = random.Random(5), 0, {True: 0, False: 0}
+
+    async def call(server: Server, background: bool) -> None:
+        nonlocal spent
+        while done[background] < 400:
+            prompt, answer = draw.randint(1, 40), draw.randint(1, 60)
+            try:
+                reservation = await server.reserve(prompt, answer, price=price, background=background)
+            except BudgetExhausted:
+                return
+            await asyncio.sleep(draw.random() * 0.01)
+            used = draw.randint(0, answer)
+            spent += price.cost_nanos(prompt_tokens=prompt, cached_tokens=0, generated_tokens=used)
+            assert spent <= 20_000_000
+            done[background] += 1
+            reservation.settle(prompt_tokens=prompt, cached_tokens=0, generated_tokens=used)
+
+    await asyncio.gather(*(call(s, background) for s in servers for background in (True, True, True, False)))
+    for server in servers:
+        await server.leases.report()
+        account = server.admission.accounts["acme"]
+        assert account.reserved_nanos == account.background_tokens == 0
+    query = sa.text(
+        "SELECT (SELECT sum(amount) FROM lease_uses WHERE kind = 'money'), (SELECT sum(held) FROM leases)"
+    )
+    async with registries[0].leases._database.read() as connection:
+        used, held = (await connection.execute(query)).one()
+    assert used == spent, "the database knows what was spent"
+    assert used + held <= 20_000_000
+    assert min(done.values()) > 20 and spent > 15_000_000

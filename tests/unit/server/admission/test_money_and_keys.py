@@ -207,18 +207,34 @@ def test_used_and_reserved_money_never_exceed_a_budget(requests: list[tuple[int,
     assert all(account.reserved_nanos == 0 for account in admission.accounts.values())
 
 
-def test_background_work_is_counted_in_money_and_not_limited_by_it() -> None:
+def test_background_work_is_within_the_budget_in_money_too() -> None:
     """What it costs is in the ledger, from which a restart takes what is used: both must be the same."""
     admission = Admission(CAPACITY, Clock())
-    settings = TenantSettings(money_budget=Decimal(1), tpm=10)
-    for _ in range(2):
-        work = admission.reserve_background(
-            "acme", settings, prompt_tokens=1000, max_tokens=1000, price=PRICE
-        )
-        assert admission.accounts["acme"].reserved_nanos == 0
-        work.settle(prompt_tokens=1000, cached_tokens=0, generated_tokens=500)
-    assert admission.accounts["acme"].period_used_nanos == 4_000_000_000
+    settings = TenantSettings(money_budget=Decimal(5), tpm=5000)
+    running = [
+        admission.reserve_background("acme", settings, prompt_tokens=500, max_tokens=500, price=PRICE)
+        for _ in range(3)
+    ]
+    account = admission.accounts["acme"]
+    assert account.reserved_nanos == 4_500_000_000
     with pytest.raises(BudgetExhausted, match="money_budget"):
-        admission.reserve("acme", settings, prompt_tokens=1, max_tokens=1, price=PRICE, key=key_of())
+        admission.reserve_background("acme", settings, prompt_tokens=500, max_tokens=500, price=PRICE)
+    with pytest.raises(BudgetExhausted, match="money_budget"):
+        admission.reserve("acme", settings, prompt_tokens=1000, max_tokens=1, price=PRICE, key=key_of())
+    for work in running:
+        work.settle(prompt_tokens=500, cached_tokens=0, generated_tokens=250)
+        work.release()
+    assert (account.reserved_nanos, account.period_used_nanos) == (0, 3_000_000_000)
+    with pytest.raises(NeverFits, match="money_budget"):
+        admission.reserve_background("acme", settings, prompt_tokens=1000, max_tokens=2001, price=PRICE)
     assert admission.accounts.keys() == {"acme", KEY_PREFIX + "k_1"}
     assert admission.accounts[KEY_PREFIX + "k_1"].period_used_nanos == 0
+
+
+def test_copies_leave_a_part_of_the_money_to_requests() -> None:
+    admission = Admission(CAPACITY, Clock())
+    settings = TenantSettings(money_budget=Decimal(4))
+    admission.check_budget_left("acme", settings, 0.5)
+    admission.reserve("acme", settings, prompt_tokens=1001, max_tokens=500, price=PRICE)
+    with pytest.raises(BudgetExhausted, match="money_budget"):
+        admission.check_budget_left("acme", settings, 0.5)

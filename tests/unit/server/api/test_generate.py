@@ -31,6 +31,7 @@ from server.request.access_log import AccessRecord
 from server.request.body import Body, parse
 from server.request.body_memory import BodyMemory
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext, StreamAnswer, Target
+from server.usage.records.recorder import Recorder
 
 KEY = Key("k", "acme", Role.INFERENCE, "lg-", "0", None, None, None, datetime.now(UTC))
 
@@ -60,6 +61,7 @@ class FakeService:
             observer=me,
             tracing=Tracing(),
             log_prompts=self.log_prompts,
+            records=Recorder(None),
         )
 
     def refused(self, tenant: str, reason: str) -> None:

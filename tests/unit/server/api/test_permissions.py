@@ -32,6 +32,8 @@ class Access(enum.Enum):
     """Operators and every tenant's admin; what the answer shows depends on the key."""
     TENANT = enum.auto()
     """Operators, and the admin of the tenant that the request names."""
+    TENANT_ALONE = enum.auto()
+    """The admin of the tenant that the request names, and no operator."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,12 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/tenants/{name}"): Rule(TENANT),
     ("PATCH", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 200, {"json": {"rpm": 9}}),
     ("DELETE", "/admin/v1/tenants/{name}"): Rule(OPERATOR, 204),
+    ("PUT", "/admin/v1/tenants/{name}/records"): Rule(TENANT, 200, {"json": {"share": 0.5}}),
+    ("DELETE", "/admin/v1/tenants/{name}/records"): Rule(TENANT),
     ("GET", "/admin/v1/keys"): Rule(TENANT, 200, NAMED),
     ("POST", "/admin/v1/keys"): Rule(TENANT, 201, {"json": {"tenant": "{tenant}"}}),
+    ("GET", "/admin/v1/sessions"): Rule(MANAGER),
+    ("DELETE", "/admin/v1/sessions"): Rule(MANAGER, 200, {"params": {"account": "u_none"}}),
     ("PATCH", "/admin/v1/keys/{key_id}"): Rule(TENANT, 200, {"json": {"rpm": 9}}),
     ("DELETE", "/admin/v1/keys/{key_id}"): Rule(TENANT),
     ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(TENANT, 201, {"json": {}}),
@@ -116,6 +122,9 @@ RULES: dict[Route, Rule] = {
     ("PUT", ADAPTER + "/shadow"): Rule(TENANT, 200, {"json": {"version": 1, "share": 0.5}}),
     ("GET", ADAPTER + "/shadow"): Rule(TENANT),
     ("DELETE", ADAPTER + "/shadow"): Rule(TENANT),
+    ("PUT", ADAPTER + "/shadow/texts"): Rule(Access.TENANT_ALONE),
+    ("GET", ADAPTER + "/shadow/texts"): Rule(TENANT),
+    ("DELETE", ADAPTER + "/shadow/texts"): Rule(TENANT),
     ("POST", ADAPTER + "/uploads"): Rule(TENANT, 201),
     ("GET", ADAPTER + "/uploads/{upload_id}"): Rule(TENANT),
     ("PATCH", ADAPTER + "/uploads/{upload_id}"): Rule(
@@ -149,11 +158,16 @@ OPEN: set[Route] = {
     ("GET", "/version"),
     ("GET", "/openapi.json"),
     ("GET", "/console"),
+    ("GET", "/console/session"),
     ("GET", "/console/"),
     ("GET", "/console/{name:path}"),
 }
-#: Routes for fronts, which know `--replica-token`; nobody else may know that they exist.
-FRONTS: set[Route] = {("GET", "/internal/replica")}
+#: Routes for fronts, which know `--replica-token`, and for other servers; nobody else may know that they exist.
+FRONTS: set[Route] = {
+    ("GET", "/internal/replica"),
+    ("GET", "/internal/history"),
+    ("GET", "/internal/request"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +175,7 @@ async def composed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Co
     folder: Path = tmp_path_factory.mktemp("permissions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)  # no machine is switched off here
-        async with compose(folder, protect_metrics=True) as composed:
+        async with compose(folder, protect_metrics=True, records=str(folder / "records")) as composed:
             yield composed
 
 
@@ -243,8 +257,9 @@ async def ask(
 def expected(rule: Rule) -> dict[tuple[str, str], int]:
     """(role, whose things) -> status."""
     own_admin = 403 if rule.access is OPERATOR else rule.status
-    foreign_admin = 404 if rule.access is TENANT else own_admin
-    outcomes = {("operator", whose): rule.status for whose in ("own", "foreign")}
+    foreign_admin = 404 if rule.access in (TENANT, Access.TENANT_ALONE) else own_admin
+    operator = 403 if rule.access is Access.TENANT_ALONE else rule.status
+    outcomes = {("operator", whose): operator for whose in ("own", "foreign")}
     outcomes |= {("tenant_admin", "own"): own_admin, ("tenant_admin", "foreign"): foreign_admin}
     for role, refusal in (("no key", 401), ("wrong key", 401), ("inference", 403)):
         outcomes |= {(role, whose): refusal for whose in ("own", "foreign")}

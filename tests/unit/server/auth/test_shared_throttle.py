@@ -10,7 +10,14 @@ from adapters.errors import RegistryUnavailable
 from adapters.registry.replicas.wrong_keys import AddressFailures
 from server.auth import shared_throttle as module
 from server.auth.shared_throttle import MAX_REPORTED, SharedThrottle
-from server.auth.throttle import FREE_ATTEMPTS, MAX_DELAY_S, MAX_WAIT_S, UNTOLD_FAILURES, AuthThrottle
+from server.auth.throttle import (
+    FREE_ATTEMPTS,
+    MAX_ADDRESSES,
+    MAX_DELAY_S,
+    MAX_WAIT_S,
+    UNTOLD_FAILURES,
+    AuthThrottle,
+)
 
 ADDRESS = "192.0.2.1"
 
@@ -138,3 +145,28 @@ def test_with_many_servers_an_answer_still_comes() -> None:
     throttle.learn({ADDRESS: AddressFailures(100, 50)})
     assert throttle.fail(ADDRESS) == MAX_WAIT_S
     assert throttle.fail(ADDRESS) is None
+
+
+async def test_what_is_forgiven_is_deleted_with_every_thirtieth_report() -> None:
+    store, throttle = Store(), AuthThrottle(Clock())
+    shared = SharedThrottle(throttle, store.of(0))
+    forgotten = []
+    for _ in range(60):
+        for _ in range(UNTOLD_FAILURES + 1):
+            throttle.fail(ADDRESS)
+        await shared.report()
+        forgotten.append(store.forgotten)
+    assert forgotten == [0] * 29 + [1] * 30 + [2]
+
+
+async def test_a_start_learns_no_more_addresses_than_are_remembered() -> None:
+    store, asked = Store(), []
+    seen = store.of(0)
+
+    async def recent(limit: int) -> dict[str, AddressFailures]:
+        asked.append(limit)
+        return {}
+
+    seen.recent = recent  # type: ignore[method-assign]
+    await SharedThrottle(AuthThrottle(Clock()), seen).restore()
+    assert asked == [MAX_ADDRESSES]

@@ -11,9 +11,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from adapters.registry.replicas.wrong_keys import AddressFailures
 from server.api.middleware import auth_throttle as slow_module
 from server.api.middleware.auth_throttle import AuthThrottleMiddleware
-from server.auth.throttle import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_DELAY_S, MAX_WAIT_S, AuthThrottle
+from server.auth.throttle import (
+    FIRST_DELAY_S,
+    FREE_ATTEMPTS,
+    MAX_ADDRESSES,
+    MAX_DELAY_S,
+    MAX_WAIT_S,
+    AuthThrottle,
+)
 
 
 class Clock:
@@ -141,3 +149,26 @@ def test_failures_that_could_not_be_reported_are_told_with_the_later_ones() -> N
         throttle.fail("192.0.2.1")
     throttle.put_back(taken)
     assert list(taken.values()) == [5] and list(throttle.take_unreported(9).values()) == [7]
+
+
+def test_the_addresses_with_the_most_failures_are_told_first() -> None:
+    throttle = AuthThrottle(Clock())
+    for address, count in (("192.0.2.1", 9), ("192.0.2.2", 5)):
+        for _ in range(count):
+            throttle.fail(address)
+    assert [throttle.take_unreported(1) for _ in range(2)] == [{"192.0.2.1": 9}, {"192.0.2.2": 5}]
+
+
+def test_what_all_servers_counted_comes_on_top_of_what_is_not_reported_yet() -> None:
+    throttle = AuthThrottle(Clock())
+    for _ in range(3):
+        throttle.fail("192.0.2.1")
+    throttle.learn({"192.0.2.1": AddressFailures(FREE_ATTEMPTS, 1)})
+    assert throttle.fail("192.0.2.1") == pytest.approx(FIRST_DELAY_S * 2**4)
+
+
+def test_the_name_of_a_transport_without_addresses_has_no_null_character() -> None:
+    throttle = AuthThrottle(Clock())
+    for _ in range(3):
+        throttle.fail("a\0b")
+    assert throttle.take_unreported(9) == {"ab": 3}

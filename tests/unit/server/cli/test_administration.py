@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,30 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli.main import main
-from tests.unit.server.app.served import serve
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(tmp_path_factory.mktemp("served")) as url:
-        yield url
-
-
-@pytest.fixture(params=["database", "server"])
-def run(request: pytest.FixtureRequest, url: str, tmp_path: Path, migrated_sqlite: Path) -> Run:
-    """The command line on an empty database, or on a running server."""
-    shutil.copy(migrated_sqlite, tmp_path / "loragate.db")
-    on_server = request.param == "server"
-    where = ("--url", url, "--key", "demo-admin") if on_server else ("--data-dir", str(tmp_path))
-
-    def invoke(*args: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [*args, *where])
-        assert result.exit_code == code, result.output
-        return result
-
-    return invoke
+from tests.unit.server.cli.conftest import Run
 
 
 def rows(result: Result) -> list[dict]:
@@ -56,6 +31,19 @@ def test_the_life_of_a_tenant(run: Run) -> None:
     assert rows(run("tenant", "usage", "initech", "--json")) == []
     run("tenant", "remove", "initech", "--yes")
     assert "initech" in run("tenant", "show", "initech", code=1).output
+
+
+def test_records_are_turned_on_and_off(run: Run) -> None:
+    run("tenant", "add", "stark")
+    told = run("tenant", "records", "stark", "--share", "0.1", "--pattern", r"KD-\d+").stdout
+    assert told == "0.1 of the requests of tenant stark are kept.\n"
+    (row,) = rows(run("tenant", "show", "stark", "--json"))
+    assert row["records"] == {"share": 0.1, "patterns": [r"KD-\d+"]}
+    assert "no regular expression" in run("tenant", "records", "stark", "--pattern", "(", code=1).output
+    assert "--off" in run("tenant", "records", "stark", "--off", "--share", "1", code=2).output
+    assert "No more" in run("tenant", "records", "stark", "--off").stdout
+    assert rows(run("tenant", "show", "stark", "--json"))[0]["records"] is None
+    run("tenant", "remove", "stark", "--yes")
 
 
 def test_the_life_of_a_key(run: Run) -> None:

@@ -77,6 +77,11 @@ def test_it_sends_the_chats_waits_and_prints_the_figures(server: Server, chats: 
     assert "0.25" in result.output and "finished" in result.output
 
 
+def test_a_judge_is_named_only_if_there_is_one(server: Server, chats: str) -> None:
+    run("evaluate", "acme-support@4", "--data", chats, "--judge", "large")
+    assert server.sent[0][2]["params"] == {"turns": 200, "max_tokens": 256, "judge": "large"}
+
+
 def test_against_another_version_both_are_evaluated_on_the_same_chats(server: Server, chats: str) -> None:
     result = run("evaluate", "acme-support@4", "--data", chats, "--against", "@3", "--json")
     assert [path.split("/")[5] for method, path, _ in server.sent if method == "POST"] == ["4", "3"]

@@ -47,7 +47,7 @@ def test_a_canary_has_some_and_not_all(percent: float) -> None:
     [
         (["--canary", "5"], "--publish-as and --canary need --publish URL"),
         (["--publish-as", "acme/support"], "need --publish URL"),
-        (["--if", "loss < 1"], "--evaluate, --if and --promote-after need --publish URL"),
+        (["--if", "loss < 1"], "--evaluate, --evaluate-judge, --if and --promote-after need --publish URL"),
         (["--publish", "http://127.0.0.1:9", "--key", "k"], "--publish needs --publish-as"),
         (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/support"], "There is no key"),
         (["--publish", "http://127.0.0.1:9", "--publish-as", "acme/s", "--key", "k"], "cannot be reached"),
@@ -147,7 +147,11 @@ def test_a_canary_that_has_lost_its_traffic_is_not_promoted(
 
 @pytest.mark.parametrize(
     ("canary", "proof", "told"),
-    [(None, {"minutes": 5}, "needs --canary"), (None, {"condition": "loss < 1"}, "needs --evaluate FILE")],
+    [
+        (None, {"minutes": 5}, "needs --canary"),
+        (None, {"condition": "loss < 1"}, "needs --evaluate FILE"),
+        (None, {"judge": "large"}, "needs --evaluate FILE"),
+    ],
 )
 def test_what_belongs_together(canary: float | None, proof: Any, told: str) -> None:
     with pytest.raises(click.BadParameter, match=told):

@@ -48,3 +48,29 @@ def test_it_begins_shows_and_ends(sent: list[Any]) -> None:
 def test_what_cannot_be_meant(sent: list[Any], arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
     assert sent == []
+
+
+def test_texts_are_shown_and_kept_only_if_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+    pair = {
+        "version": 4,
+        "against": 3,
+        "at": "2026-01-02",
+        "prompt": "Why?",
+        "served": "So.",
+        "shadow": "Thus.",
+    }
+
+    def call(self: AdminClient, method: str, path: str, **request: Any) -> Any:
+        calls.append((method, path))
+        kept = method != "DELETE"
+        return {"kept": kept, "by": "acme", "at": "2026-01-01", "data": [pair] if method == "GET" else []}
+
+    monkeypatch.setattr(AdminClient, "call", call)
+    assert "texts are kept, as acme has said on 2026-01-01" in run("acme-support", "--keep-texts").output
+    shown = run("acme-support", "--texts").output
+    assert "Why?" in shown and "@3: So.\n@4: Thus." in shown
+    assert "no texts are kept" in run("acme-support", "--no-keep-texts").output
+    assert '"kept": true' in run("acme-support", "--texts", "--json").output
+    assert [method for method, _ in calls] == ["PUT", "GET", "DELETE", "GET"]
+    assert {path for _, path in calls} == {"/adapters/acme/support/shadow/texts"}

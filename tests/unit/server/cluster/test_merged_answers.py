@@ -5,7 +5,7 @@ from __future__ import annotations
 from front_servers import serving
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.cluster.merged_answers import merged_failures, merged_live, merged_metrics
+from server.cluster.merged_answers import merged_live, merged_metrics
 
 TEXT = """# HELP tokens_total Tokens.
 # TYPE tokens_total counter
@@ -47,11 +47,6 @@ def test_live_adds_up_and_says_each_servers_state() -> None:
 def test_a_tenants_live_view_has_no_capacity() -> None:
     own = {name: value for name, value in live().items() if "capacity" not in name}
     assert "capacity" not in merged_live({"r1": own, "r2": own})
-
-
-def test_the_failures_of_all_servers_are_sorted_by_time() -> None:
-    listings = [{"data": [{"at": "2026-01-01T00:00:02Z"}]}, {"data": [{"at": "2026-01-01T00:00:03Z"}]}]
-    assert [row["at"][-3:] for row in merged_failures(listings)["data"]] == ["03Z", "02Z"]
 
 
 async def test_a_refusal_of_one_server_is_the_answer() -> None:

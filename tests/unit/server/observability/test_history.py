@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from server.observability.history import MAX_SERIES, SPANS, Finished, History
 from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram, quantile
+
+
+def points(history: History, span: Any, *who: str | None) -> tuple[int, list[dict[str, Any]]]:
+    """The steps as the admin API shows them."""
+    begins_s, steps = history.steps(span, *who)
+    return begins_s, [step.point() for step in steps]
 
 
 class Clock:
@@ -30,7 +38,7 @@ def test_a_request_counts_for_all_its_tenant_and_its_adapter(history: History) -
     history.note(Finished("acme", "", failed=True))
     history.note(Finished("globex", "tools", failed=False, generated_tokens=2))
     seen = {
-        who: history.points("hour", *who)[1][-1]
+        who: points(history, "hour", *who)[1][-1]
         for who in [
             (None, None),
             ("acme", None),
@@ -59,21 +67,21 @@ def test_steps_move_on_and_old_ones_are_forgotten(history: History, clock: Clock
     history.note(Finished("acme", "", failed=False))
     clock.now_s += shape.step_s
     history.note(Finished("acme", "", failed=False))
-    begins_s, points = history.points(span)  # type: ignore[arg-type]
-    assert [point["requests"] for point in points[-3:]] == [0, 1, 1] and len(points) == shape.steps
+    begins_s, shown = points(history, span)
+    assert [point["requests"] for point in shown[-3:]] == [0, 1, 1] and len(shown) == shape.steps
     assert begins_s + shape.steps * shape.step_s > clock.now_s >= begins_s + (shape.steps - 1) * shape.step_s
     for _ in range(3 * shape.steps):
         clock.now_s += shape.step_s
         history.note(Finished("acme", "", failed=False))
     assert len(history._total.steps[span]) <= shape.steps  # type: ignore[index]
     clock.now_s += shape.steps * shape.step_s
-    assert not any(point["requests"] for point in history.points(span)[1])  # type: ignore[arg-type]
+    assert not any(point["requests"] for point in points(history, span)[1])
 
 
 def test_gauges_keep_the_largest_value_of_a_step(history: History) -> None:
     history.sample({"acme": {"running": 2, "waiting": 1, "kv_blocks": 9}, "globex": {"running": 1}})
     history.sample({"acme": {"running": 1, "waiting": 4, "kv_blocks": 3}})
-    (acme, total) = (history.points("hour", who)[1][-1] for who in ("acme", None))
+    (acme, total) = (points(history, "hour", who)[1][-1] for who in ("acme", None))
     assert [acme[name] for name in ("running", "waiting", "kv_blocks")] == [2, 4, 9]
     assert [total[name] for name in ("running", "waiting", "kv_blocks")] == [3, 4, 9]
 
@@ -83,8 +91,8 @@ def test_tenants_are_bounded_and_those_in_use_stay(history: History) -> None:
         history.note(Finished("busy", "", failed=False))
         history.note(Finished(f"t{number}", "x", failed=False))
     assert len(history._series) == MAX_SERIES
-    assert history.points("hour", "busy")[1][-1]["requests"] == 2 * MAX_SERIES
-    assert history.points("hour")[1][-1]["requests"] == 4 * MAX_SERIES
+    assert points(history, "hour", "busy")[1][-1]["requests"] == 2 * MAX_SERIES
+    assert points(history, "hour")[1][-1]["requests"] == 4 * MAX_SERIES
 
 
 def test_quantiles_are_within_their_bucket() -> None:

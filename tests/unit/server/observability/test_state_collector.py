@@ -68,6 +68,7 @@ class Scrape:
             "throttle": SimpleNamespace(failures=9),
             "canaries": SimpleNamespace(rollbacks=4),
             "usage_writer": SimpleNamespace(waiting_rows=17, lost_tokens=300),
+            "records": {"written": 5},
         }
         self._state = StateCollector(
             **fakes,

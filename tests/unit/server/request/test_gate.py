@@ -644,3 +644,22 @@ async def test_a_request_that_leaves_ends_its_preparation(gate: Gate, engine: Fa
         await settle_down()
         assert len(grammars.asked) == 1
     assert asyncio.all_tasks() == before and engine.calls == [] and grammars.held == 0
+
+
+async def test_a_request_is_ready_when_its_grammar_is(gate: Gate, engine: FakeEngine) -> None:
+    grammars = Grammars()
+    gate.attach(engine, prepared=grammars.prepare)
+    async with gate.admit(context()):
+        gate.generate(PROMPT, formed(), "id")
+        ready = asyncio.ensure_future(gate.ready())
+        await settle_down()
+        assert not ready.done()
+        grammars.ready.set()
+        await ready
+
+
+async def test_without_shadow_traffic_a_target_with_a_shadow_is_served_as_any_other(
+    gate: Gate, engine: FakeEngine
+) -> None:
+    await read(gate, context(replace(BASE, shadow=ShadowTarget(VERSION, 1.0, ""))))
+    assert engine.closed == 1

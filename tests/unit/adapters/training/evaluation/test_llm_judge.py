@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_endpoint import JudgeDouble, judge_endpoint
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.jsonl import read_steps
@@ -19,22 +15,6 @@ from adapters.training.errors import IntegrationError
 from adapters.training.evaluation.llm_judge import AnswerPair, Judge, compare
 from adapters.training.evaluation.pairwise import check_judge
 from adapters.training.training_run import train
-
-_ASKED = re.compile(r"Reference answer:\n(.*?)\n\nAnswer A:\n(.*?)\n\nAnswer B:\n(.*)", re.DOTALL)
-
-#: The judge's reply to (reference, answer A, answer B).
-Opinion = Callable[[str, str, str], str]
-
-
-@dataclass
-class JudgeDouble:
-    """An endpoint whose model is a plain function."""
-
-    opinion: Opinion
-    url: str = ""
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    status: int = 200
 
 
 def right_one(wanted: str, a: str, b: str) -> str:
@@ -44,37 +24,8 @@ def right_one(wanted: str, a: str, b: str) -> str:
 
 @pytest.fixture
 def judge() -> Iterator[JudgeDouble]:
-    double = JudgeDouble(right_one)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            double.asked.append(body)
-            double.keys.add(self.headers["authorization"])
-            found = _ASKED.search(body["messages"][-1]["content"])
-            assert found is not None
-            message = {"role": "assistant", "content": double.opinion(*found.groups())}
-            reply = {
-                "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            }  # fmt: skip
-            content = json.dumps(reply).encode()
-            self.send_response(double.status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    poll = {"poll_interval": 0.01}  # how long `shutdown` waits
-    threading.Thread(target=server.serve_forever, kwargs=poll, daemon=True).start()
-    double.url = f"http://127.0.0.1:{server.server_port}/v1"
-    yield double
-    server.shutdown()
-    server.server_close()
+    with judge_endpoint(right_one) as double:
+        yield double
 
 
 PAIRS = [

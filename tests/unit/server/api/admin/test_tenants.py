@@ -26,7 +26,7 @@ OPERATOR = Caller(Key("k", None, Role.OPERATOR, "lg-", "0", None, None, None, da
 async def client(sqlite_url: str) -> AsyncIterator[httpx.AsyncClient]:
     engine = connect(sqlite_url)
 
-    async def authenticate(headers: Headers) -> Caller:
+    async def authenticate(headers: Headers, reads: bool = False) -> Caller:
         return OPERATOR
 
     services: Any = SimpleNamespace(registry=Registry(engine))
@@ -46,7 +46,7 @@ async def test_a_tenant_is_shown_with_all_its_settings_on_one_level(client: http
     assert made.status_code == 201
     assert list(made.json()) == [
         "name", "weight", "kv_guarantee", "kv_limit", "max_concurrency", "rpm", "tpm", "token_budget",
-        "money_budget", "budget_period", "sampling_defaults", "limits", "created_at",
+        "money_budget", "budget_period", "sampling_defaults", "limits", "records", "created_at",
     ]  # fmt: skip
     changed = await client.patch("/tenants/acme", json={"money_budget": 12.5})
     assert changed.json()["money_budget"] == "12.5"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,97 +15,26 @@ from adapters.training.evaluation import held_out
 from adapters.training.evaluation.held_out import Rendering
 from adapters.training.evaluation.metrics import AnswerFacts
 from server.background.evaluations import data_files, evaluator
-from server.background.evaluations.evaluator import figures_of
+from server.background.evaluations.figures import figures_of
 from server.fairness.shares import STAMP_KEY
 from tests.unit.server.app.composed import Composed, compose
+from tests.unit.server.background.evaluations.stand_in import (
+    ADAPTER,
+    CHATS,
+    OCTETS,
+    RENDERING,
+    FakeVllm,
+    attach,
+    begin,
+    ended,
+)
 
 pytestmark = pytest.mark.slow  # a server for most tests
-
-ADAPTER = "/admin/v1/adapters/acme/support"
-OCTETS = {"content-type": "application/octet-stream"}
-RENDERING = Rendering(demo.MODEL_DIR, "<|im_end|>")
-
-
-def chats(*answers: str) -> bytes:
-    lines = [
-        {
-            "messages": [
-                {"role": "user", "content": f"Question {number}"},
-                {"role": "assistant", "content": answer},
-            ]
-        }
-        for number, answer in enumerate(answers)
-    ]
-    return b"\n".join(json.dumps(line).encode() for line in lines)
-
-
-CHATS = chats(*(f"Answer {number}." for number in range(20)))
-
-
-@dataclass
-class FakeVllm:
-    """Version 1 answers as expected, every other one with its first token; each token costs 0.5 nats."""
-
-    errored: bool = False
-    asked: list[Any] = field(default_factory=list)
-    known: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
-    pause: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.pause.set()
-
-    async def generate(
-        self, prompt: Any, params: Any, request_id: str, lora_request: Any = None
-    ) -> AsyncGenerator[Any]:
-        self.asked.append((prompt, params, lora_request))
-        await self.pause.wait()
-        ids = prompt["prompt_token_ids"]
-        answer, rows = self.known.get(tuple(ids), (7,)), None
-        if params.prompt_logprobs is not None:
-            rows = [None, *({token: SimpleNamespace(logprob=-0.5)} for token in ids[1:])]
-        if "@1#" not in lora_request.lora_name:
-            answer = answer[:1]
-        yield SimpleNamespace(
-            prompt_token_ids=ids,
-            num_cached_tokens=0,
-            outputs=[
-                SimpleNamespace(index=0, token_ids=list(answer[: params.max_tokens]), finish_reason="stop")
-            ],
-            metrics=None,
-            prompt_logprobs=rows,
-        )
-
-    async def abort(self, request_id: str) -> None:
-        return None
-
-
-class InlineWorkers:
-    """Runs the tasks of worker processes here."""
-
-    async def run(self, tenant: str, limits: Any, task: Callable[..., Any], *arguments: Any) -> Any:
-        return task(*arguments)
 
 
 @pytest.fixture
 def vllm() -> FakeVllm:
-    fake = FakeVllm()
-    for turn in held_out.read_turns(CHATS, 1, RENDERING).turns:
-        fake.known[turn.prompt] = turn.target
-    return fake
-
-
-def attach(composed: Composed, vllm: FakeVllm) -> None:
-    class Requests(defaultdict[str, Any]):
-        def __missing__(self, name: str) -> Any:
-            return SimpleNamespace(lora_name=name)
-
-    engine: Any = composed.server.engine.supervisor.engine
-    engine.prompts = InlineWorkers()
-    type(engine).handlers = property(
-        lambda self: SimpleNamespace(handle=self.handle, models=SimpleNamespace(lora_requests=Requests()))
-    )
-    composed.server.engine.gate.attach(vllm)
-    composed.server.engine.admission.capacity = type(composed.server.engine.admission.capacity)(10_000, 16, 8)
+    return FakeVllm.with_answers()
 
 
 @pytest.fixture
@@ -120,19 +45,6 @@ async def composed(tmp_path: Path, vllm: FakeVllm) -> AsyncIterator[Composed]:
         for promote in (True, False):
             await composed.make("POST", f"{ADAPTER}/versions", json={**body, "promote": promote})
         yield composed
-
-
-async def begin(composed: Composed, number: int, data: bytes = CHATS, **params: Any) -> dict[str, Any]:
-    path = f"{ADAPTER}/versions/{number}/evaluations"
-    found: dict[str, Any] = await composed.make("POST", path, content=data, params=params, headers=OCTETS)
-    return found
-
-
-async def ended(composed: Composed, evaluation: dict[str, Any]) -> dict[str, Any]:
-    while evaluation["state"] == "running":
-        await asyncio.sleep(0.005)
-        evaluation = await composed.make("GET", f"{ADAPTER}/evaluations/{evaluation['id']}")
-    return evaluation
 
 
 async def test_figures_are_those_of_the_trainer_and_are_kept_with_the_version(
@@ -163,13 +75,13 @@ async def test_it_runs_as_background_under_the_askers_name(composed: Composed, v
     assert [(row["tenant"], row["version"], row["requests"]) for row in rows] == [("", 1, 6)]
 
 
-async def test_it_costs_its_asker_what_requests_cost_and_no_limit_in_money_ends_it(
-    composed: Composed,
+async def test_it_costs_its_asker_what_requests_cost_and_a_used_up_budget_ends_it(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is spent is the same here as in the usage, from which a restarted server takes it."""
     price = {"prompt": 1, "generated": 2, "valid_from": "2026-01-01T00:00:00Z", "backdate": True}
     await composed.make("POST", "/admin/v1/prices", json=price)
-    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.000001", "rpm": 1})
+    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.002", "rpm": 1})
     path = f"{ADAPTER}/versions/1/evaluations"
     body = {"tenant": "acme", "role": "tenant_admin"}
     key = (await composed.make("POST", "/admin/v1/keys", json=body))["secret"]
@@ -185,6 +97,12 @@ async def test_it_costs_its_asker_what_requests_cost_and_no_limit_in_money_ends_
     (budget,) = (await composed.make("GET", "/admin/v1/budgets?tenant=acme"))["data"]
     assert (budget["budget"], budget["used"]) == ("money_budget", rows[0]["cost"])
     assert (await composed.make("GET", "/admin/v1/usage/keys?tenant=acme"))["data"] == []
+    monkeypatch.setattr(evaluator, "_BUDGET_WAIT_S", 0.0)
+    await composed.make("PATCH", "/admin/v1/tenants/acme", json={"money_budget": "0.001"})
+    begun = await composed.ask("POST", path, key, content=CHATS, params={"turns": 20}, headers=OCTETS)
+    failed = await ended(composed, begun.json())
+    assert failed["state"] == "failed" and "money_budget" in failed["error"]
+    assert composed.server.engine.admission.accounts["acme"].period_used_nanos <= 1_000_000
 
 
 async def test_the_same_chats_again_are_the_same_evaluation(composed: Composed, vllm: FakeVllm) -> None:

@@ -35,6 +35,8 @@ class FakeVllm:
     errored: bool = False
     asked: list[tuple[str, Any, Any]] = field(default_factory=list)
     pause: asyncio.Event = field(default_factory=asyncio.Event)
+    same: bool = False
+    """Whether version 2 answers as version 1."""
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, lora_request: Any = None
@@ -43,7 +45,7 @@ class FakeVllm:
         self.asked.append((name, prompt, params))
         if "@2#" in name:
             await self.pause.wait()
-        answer = [5, 6, 7] if "@1#" in name else [5, 6]
+        answer = [5, 6, 7] if self.same or "@1#" in name else [5, 6]
         sequence = SimpleNamespace(index=0, token_ids=answer, text="Hi.", finish_reason="stop")
         yield SimpleNamespace(
             prompt_token_ids=prompt["prompt_token_ids"],
