@@ -33,7 +33,7 @@ def create(
     Raises: SettingsError: a judge's key cannot be read.
     """
     own_requests = BackgroundRequests(replace(requests, handle=engine.generate_tokens))
-    texts = TextKeeper(registry.shadow_texts, engine.prompts, base.rules.base_folder, limits)
+    texts = TextKeeper(registry, engine.prompts, base.rules.base_folder, limits)
     shadows = ShadowTraffic(registry, own_requests, engine.admission, texts)
     engine.gate.shadow = shadows.begin
     files = DataFiles(settings.home / "evaluations")

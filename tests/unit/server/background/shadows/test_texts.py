@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from adapters.models import Actor
 from adapters.registry.database import utc_now
 from adapters.registry.figures import shadow_texts as store_module
 from adapters.registry.figures.shadow_texts import ShadowPair
 from adapters.registry.schema.evaluation_tables import shadow_pairs
+from adapters.training.evaluation.held_out import tokenizer_of
 from server.background.shadows import texts as module
 from tests.unit.server.app.composed import Composed
 from tests.unit.server.background.shadows.test_traffic import (
@@ -64,10 +66,10 @@ async def test_nothing_is_kept_before_the_tenant_consents(composed: Composed, ad
     assert consented["kept"] and consented["by"] == "acme"
     await ask(composed)
     (pair,) = await kept(composed)
-    decode = module.decode_texts
     base = composed.server.base.rules.base_folder
     assert base is not None
-    assert (pair["prompt"], pair["served"], pair["shadow"]) == decode(base, [1, 2, 3], [5, 6, 7], [5, 6])
+    texts = module.readable_texts(base, (), [1, 2, 3], [5, 6, 7], [5, 6])
+    assert (pair["prompt"], pair["served"], pair["shadow"]) == texts
     assert (pair["version"], pair["against"]) == (2, 1)
     listed = (await composed.ask("GET", TEXTS, admin)).json()
     assert listed["data"] == [pair]
@@ -127,7 +129,7 @@ async def test_so_many_for_so_long_and_so_large(
     base = composed.server.base.rules.base_folder
     assert base is not None
     long = [*range(3, 3003)] * 2
-    texts = module.decode_texts(base, long, long, long)
+    texts = module.readable_texts(base, (), long, long, long)
     assert all(0 < len(text) <= module.MOST_CHARACTERS for text in texts)
 
 
@@ -141,3 +143,18 @@ async def test_texts_go_with_their_adapter(composed: Composed, admin: str, tmp_p
     query = sa.select(sa.func.count()).select_from(shadow_pairs)
     async with store._database.read() as connection:
         assert (await connection.execute(query)).scalar() == 0
+
+
+async def test_they_are_redacted_as_the_tenants_records(composed: Composed, admin: str) -> None:
+    base = composed.server.base.rules.base_folder
+    assert base is not None
+    ids = tokenizer_of(base)("Write to anna@example.com about order A-17.").input_ids
+    texts = module.readable_texts(base, ("order A-[0-9]+",), ids, ids, ids)
+    assert all("anna" not in text and "A-17" not in text and "Write to" in text for text in texts)
+    changes = {"records": {"patterns": ["."]}}
+    await composed.server.registry.tenants.set("acme", changes, by=Actor("test"))
+    await composed.ask("PUT", TEXTS, admin)
+    await shadow(composed)
+    await ask(composed)
+    (pair,) = await kept(composed)
+    assert pair["prompt"].replace("[redacted]", "").strip() == ""
