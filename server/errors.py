@@ -5,6 +5,9 @@ LoragateError
 ├── Unauthenticated       the key is missing or unknown
 ├── TooManyAttempts       this address has sent too many wrong keys
 ├── Forbidden             the key is valid, but its role does not allow this
+├── SignInFailed          the provider's answer is not valid, or belongs to another sign-in
+├── SignInRefused         the provider knows the person, but no rule gives a role
+├── ProviderUnavailable   the provider of sign-in does not answer
 ├── ModelNotFound         the tenant has no such model
 ├── UnknownRequest        the tenant has no such request, or it is too old
 ├── UnknownResponse       no answer is stored, so none can be continued
@@ -48,6 +51,18 @@ class TooManyAttempts(LoragateError):
 
 class Forbidden(LoragateError):
     """This API key does not allow that."""
+
+
+class SignInFailed(LoragateError):
+    """The sign-in did not succeed."""
+
+
+class SignInRefused(LoragateError):
+    """The person is known to the provider and has no role here."""
+
+
+class ProviderUnavailable(LoragateError):
+    """The provider of sign-in cannot be reached; try again shortly, or use a key, which needs no provider."""
 
 
 class ModelNotFound(LoragateError):

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, expect
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts" / "console"
 #: What shows when a script prints what is not there.
 HOLES = re.compile(r"\b(null|undefined|NaN)\b|\[object")
-VIEWS = ("overview", "activity", "adapters", "playground", "usage", "feedback")
+VIEWS = ("overview", "activity", "adapters", "playground", "usage", "prices", "budgets", "feedback")
 #: Views that only an operator has.
-OPERATORS_VIEWS = ("tenants", "audit")
+OPERATORS_VIEWS = ("tenants", "webhooks", "audit")
 OPERATOR = "demo-admin"
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
@@ -54,7 +55,15 @@ class Console:
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
 
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong for people who see, hear or point otherwise; once nothing moves any more."""
+        self.page.evaluate("Promise.all(document.getAnimations().map((each) => each.finished))")
+        found = Axe().run(self.page).response["violations"]
+        return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+
     def on_console(self, message: ConsoleMessage) -> None:
+        if not self.page.url.startswith(self.url):
+            return  # a provider's page, at which people sign in
         expected = any(message.text.startswith(f"{_REFUSED}{status}") for status in self.expected_statuses)
         if message.type in ("error", "warning") and not expected:
             self.complaints.append(message.text)

@@ -12,6 +12,8 @@ from collections.abc import Collection
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.registry.access.keys import Keys
+from adapters.registry.access.sessions import Sessions
 from adapters.registry.adapters import Adapters
 from adapters.registry.aliases import Aliases
 from adapters.registry.audit import Audit
@@ -23,7 +25,6 @@ from adapters.registry.figures.evaluations import Evaluations
 from adapters.registry.figures.feedback import FeedbackStore
 from adapters.registry.figures.shadow_texts import ShadowTexts
 from adapters.registry.figures.shadows import Shadows
-from adapters.registry.keys import Keys
 from adapters.registry.outages.availability import Availability
 from adapters.registry.replicas.answers import Answers
 from adapters.registry.replicas.drains import Drains
@@ -64,6 +65,7 @@ class Registry:
         self._database = database = Database(engine)
         self.tenants = Tenants(database)
         self.keys = Keys(database)
+        self.sessions = Sessions(database)
         self.adapters = Adapters(database)
         self.versions = Versions(database, reserved_names)
         self.aliases = Aliases(database)

@@ -98,9 +98,10 @@ def _names(subject: str) -> sa.ColumnElement[bool]:
 
 
 def _actor_seen_by(tenant: str) -> sa.ColumnElement[str]:
-    """The actor, with one name for all operators: their names at a shell are their own."""
+    """The actor, with one name for all operators: their names, also at a shell, are their own."""
+    is_own = sa.or_(_T.c.actor == tenant, _T.c.actor.endswith(f" ({tenant})", autoescape=True))
     is_operator = sa.or_(_T.c.key_id.is_not(None), _T.c.actor.contains(":"))
-    return sa.case((_T.c.actor == tenant, _T.c.actor), (is_operator, "operator"), else_=_T.c.actor)
+    return sa.case((is_own, _T.c.actor), (is_operator, "operator"), else_=_T.c.actor)
 
 
 def _contains(text: str, actor: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

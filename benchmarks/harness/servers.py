@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.harness.errors import BenchmarkFailed
 from benchmarks.harness.processes.process_guard import ProcessGuard
-from server.config.engine_environment import cores_to_bind
+from server.config.process_environment import cores_to_bind
 from server.config.settings import load
 from server.engine.plugin import STOCK_ENVIRONMENT
 

@@ -26,6 +26,9 @@ class WhoamiInfo(BaseModel):
     role: Role
     tenant: str | None
     key: KeySummary
+    person: str | None
+    """Who signed in at the provider; null for a key."""
+    read_only: bool
     base_model: str
     keeps_feedback_messages: bool
     playground_preset: str

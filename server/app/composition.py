@@ -73,7 +73,7 @@ class Server:
         self.uploads = uploads_of(settings, registry, engine.depot, base.rules.max_bytes)
         self.readiness = Readiness(engine.supervisor, registry)
         self.peers = Peers(registry.membership, registry.secrets, settings.tls_cert)
-        self.authenticator, self.throttle = Authenticator(registry), AuthThrottle()
+        self.authenticator, self.throttle = Authenticator(registry, settings), AuthThrottle()
         self.usage_writer = UsageWriter(registry.usage, UsageSpool(settings.home / "usage"))
         self.ledger = Ledger(self.usage_writer, engine.scheduler_stats)
         self.webhook_sender = WebhookSender(registry.webhooks, networks_of(settings))

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 
 from sampling.endpoints import Endpoint
-from server.api import admin, errors, feedback, health, models, openapi, replica, tokenization
+from server.api import admin, errors, feedback, health, models, openapi, replica, sign_in, tokenization
 from server.api.admin import vllm_lora
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.console import pages
@@ -54,6 +54,7 @@ def _routes(server: Server) -> list[BaseRoute]:
         *feedback.router(server.feedback, authenticator).routes,
         *replica.router(_replica_reporter(server), server.settings.replica_token).routes,
         *replica.peer_router(server.peers, server.observer.history, server.observer.log).routes,
+        *sign_in.router(server.settings, server.registry, authenticator.sessions).routes,
         *pages.router().routes,
     ]
 

@@ -11,7 +11,6 @@ import click
 from pydantic.fields import FieldInfo
 
 from server.config.json_settings import parse_object
-from server.config.origins import parse_origins
 from server.config.settings import Settings
 
 #: The settings that the commands for tenants, keys and feedback need to find data folder and database.
@@ -86,7 +85,7 @@ def _click_type(kind: Any) -> Any:
     if get_origin(kind) is dict:
         return JsonObjectParam()
     if get_origin(kind) is list:
-        return JsonListParam()
+        return click.UNPROCESSED  # a JSON list, which the setting itself reads
     if get_origin(kind) is tuple:
         return numbers if plain_type(get_args(kind)[0]) is float else names
     if kind is Path:
@@ -103,19 +102,6 @@ class JsonObjectParam(click.ParamType):  # type: ignore[type-arg]  # generic in 
         """The decoded object."""
         try:
             return parse_object(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class JsonListParam(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs only
-    """A JSON list; of all settings, only origins are one."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The decoded list."""
-        try:
-            return parse_origins(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -26,8 +26,8 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from server.app.start_progress import StartProgress
-    from server.config.engine_environment import cores_to_bind, export_engine_environment
     from server.config.logs import configure
+    from server.config.process_environment import cores_to_bind, export_engine_environment
     from server.config.settings import load
     from server.engine.process import fork_server
     from server.engine.process.parent_death import request_parent_death_signal

@@ -73,6 +73,10 @@ async def _client() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, read_bufsize=_READ_BUFFER_BYTES, auto_decompress=False
+        connector=connector,
+        timeout=timeout,
+        read_bufsize=_READ_BUFFER_BYTES,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # cookies are the callers' own: none may reach another one
     ) as session:
         yield session

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.cluster.replica_process import ReplicaOptions, serve_flags
-from server.config.cluster_environment import export_ray_environment
+from server.config.process_environment import export_ray_environment
 from server.config.settings import Settings
 from server.errors import SettingsError
 

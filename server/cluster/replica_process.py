@@ -19,7 +19,7 @@ from typing import IO, Any
 import aiohttp
 
 from server.cluster.replica_views import PATH
-from server.config.cluster_environment import replica_environment
+from server.config.process_environment import replica_environment
 from server.errors import LoragateError
 
 _POLL_S = 0.25

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 from server.config.judges import judges_of
+from server.config.sign_in import check_sign_in
 
 if TYPE_CHECKING:
     from server.config.settings import Settings
@@ -38,6 +39,7 @@ def check_combinations(settings: Settings) -> None:
         )
     _check_webhooks(settings)
     judges_of(settings)
+    check_sign_in(settings)
 
 
 def _check_webhooks(settings: Settings) -> None:

@@ -25,6 +25,7 @@ from server.config.logs import LogFormat
 from server.config.origins import Origins
 from server.config.secret_files import FileVariables
 from server.config.service_links import service_links
+from server.config.sign_in import SignInRules
 from server.config.variables import ENV_PREFIX, environment_without, refuse_unknown
 from server.errors import SettingsError
 
@@ -134,6 +135,23 @@ class Settings(EngineSettings, BaseSettings):
     """Write prompts to the access log; of a large one only its size. Default: never."""
     metrics_label_sets: Annotated[int, Field(ge=1)] = 100
     """Maximum number of tenants, and of adapter versions, with their own series on /metrics; others share `other`."""
+    public_url: str = ""
+    """URL at which browsers reach this server, for example https://models.example.org; sign-in needs it."""
+    sign_in_issuer: str = ""
+    """Issuer URL of the OpenID Connect provider at which people sign in to the console. Default: keys only."""
+    sign_in_client_id: str = ""
+    """Client id of this server at the provider."""
+    sign_in_client_secret: Annotated[str, Field(repr=False)] = ""
+    """Client secret of this server at the provider; keep it in a file (LORAGATE_SIGN_IN_CLIENT_SECRET_FILE)."""
+    sign_in_scopes: str = "openid profile email"
+    """Scopes that the provider is asked for, with spaces; they decide which claims it sends."""
+    sign_in_roles: SignInRules = []
+    """Who may do what, as a JSON list of rules, of which the first that a person's claims match holds:
+    '[{"claim": "groups", "value": "llm-operators", "role": "operator"}]'."""
+    sign_in_name_claim: str = "email"
+    """Claim that names a person in the log of changes; without it, and for an unverified email, the claim sub."""
+    sign_in_hours: Annotated[float, Field(gt=0, le=168)] = 8.0
+    """Hours after which a person must sign in again."""
     protect_metrics: bool = False
     """Require an operator's key for /metrics, which names all tenants and adapters."""
     replica_token: Annotated[str, Field(repr=False)] = ""

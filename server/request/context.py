@@ -23,7 +23,10 @@ from server.request.metering import UsageCounters
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the key, and the tenant that it belongs to (None for an operator's key)."""
+    """Who calls: the key, and the tenant that it belongs to (None for an operator's key).
+
+    For a person who signed in, the key has the session's id and role, and no secret.
+    """
 
     key: Key
     tenant: Tenant | None
@@ -31,6 +34,10 @@ class Caller:
     """The tenant's sampling defaults."""
     limits: Limits = NO_LIMITS
     """The tenant's limits on what a request may ask for."""
+    person: str = ""
+    """Who signed in, as the audit log shows it; "" for a key."""
+    read_only: bool = False
+    """Whether it may look at things and change nothing."""
 
     @property
     def tenant_name(self) -> str:

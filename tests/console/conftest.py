@@ -35,13 +35,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_console(browser: Browser, server: ServerProcess) -> Iterator[Callable[..., Console]]:
-    """Makes tabs that share nothing; the policy's violations and all errors of the console fail the test."""
+def open_console(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Console]]:
+    """Makes tabs that share nothing; the policy's violations and all errors of the console fail the test.
+
+    Without a URL they are on the session's server, which starts an engine.
+    """
     opened: list[tuple[BrowserContext, Console]] = []
 
-    def make(viewport: dict[str, int] = DESK, scheme: str = "light") -> Console:
+    def make(viewport: dict[str, int] = DESK, scheme: str = "light", url: str = "") -> Console:
         context = browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
-        console = Console(context.new_page(), server.url)
+        console = Console(context.new_page(), url or request.getfixturevalue("server").url)
         console.page.on("console", console.on_console)
         console.page.on("pageerror", lambda error: console.complaints.append(str(error)))
         opened.append((context, console))

@@ -8,15 +8,19 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from adapters.models import SYSTEM, Tenant
-from adapters.registry import connect
+from adapters.billing.prices import Price
+from adapters.billing.webhooks import WebhookEvent
+from adapters.models import SYSTEM, Role, Tenant, Usage
+from adapters.registry import Registry, connect
 from adapters.registry.schema import tables
+from adapters.tenant_settings import KeyLimits
 from server.app import demo_seed
 from server.observability.history import Finished, History
 from tests.unit.server.app.composed import Composed
 
 TENANTS, ADAPTERS = 50, 200
 FAILURES = 40
+WEBHOOKS = 15
 _NAMES = ("support", "sales-assistant-for-the-northern-region", "tools", "summaries")
 
 
@@ -29,6 +33,7 @@ async def fill(composed: Composed) -> None:
     source = await registry.versions.get("acme", "support", 1)
     await _copy(composed, source)
     _remember(composed.server.observer.history)
+    await _money(registry)
     for number in range(FAILURES):
         body = {"model": f"no-such-model-{number}", "messages": [{"role": "user", "content": "Hello!"}]}
         answer = await composed.ask("POST", "/v1/chat/completions", key="demo-acme", json=body)
@@ -58,6 +63,29 @@ async def _copy(composed: Composed, source: object) -> None:
         await connection.execute(sa.insert(tables.versions), versions)
         await connection.execute(sa.insert(tables.aliases), aliases)
     await engine.dispose()
+
+
+async def _money(registry: Registry) -> None:
+    """Prices for everybody and 20 tenants, budgets that are used to 0 to 110 %, what was spent, and webhooks."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    past = {"valid_from": hour.replace(day=1, hour=0), "backdate": True}
+    await registry.prices.set("", "", Price(2_000_000, 500_000, 4_000_000), by=SYSTEM, **past)
+    for number in range(20):
+        tenant, price = f"customer{number:02}", Price(1_000_000, 1_000_000, (number + 1) * 1_000_000)
+        await registry.prices.set(tenant, "", price, by=SYSTEM, **past)
+        await registry.tenants.set(tenant, {"money_budget": "10", "token_budget": 10**7}, by=SYSTEM)
+        limits = KeyLimits.parse({"money_budget": "5"})
+        issued = await registry.keys.issue(tenant, Role.INFERENCE, by=SYSTEM, note="their app", limits=limits)
+        tokens = {"prompt_tokens": number * 10**5, "generated_tokens": number * 2 * 10**4}
+        used = Usage(tenant, "", 0, hour, requests=number, key=issued.key.account, **tokens)
+        await registry.usage.add([used])
+    await registry.prices.set("customer00", "", None, by=SYSTEM)
+    for number in range(WEBHOOKS):
+        events = [WebhookEvent.BUDGET, WebhookEvent.ROLLBACK]
+        url = f"https://hooks.example.com/a-rather-long-path-of-one-receiver/{number:02}"
+        hook = await registry.webhooks.add(url, events, by=SYSTEM, tenant=f"customer{number:02}")
+    message = await registry.webhooks.test(hook.id)
+    await registry.webhooks.failed(message, "The name hooks.example.com is not known.", give_up=True)
 
 
 def _remember(history: History) -> None:

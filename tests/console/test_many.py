@@ -21,8 +21,11 @@ SHOWN = {
     "adapters": ".card.adapter",
     "playground": ".chip",
     "usage": "figure svg",
+    "prices": "tbody tr",
+    "budgets": ".spent",
     "feedback": ".empty",
     "tenants": ".managed",
+    "webhooks": ".managed",
     "audit": "tbody tr",
 }
 WIDE = {"width": 1440, "height": 900}
@@ -39,8 +42,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_every_page_is_short_and_fits(
     open_console: Callable[..., Console], many: str, viewport: dict[str, int], scheme: str
 ) -> None:
-    console = open_console(viewport, scheme)
-    console.url = many
+    console = open_console(viewport, scheme, many)
     console.enter(OPERATOR, "overview")
     page = console.page
     for view in (*VIEWS, *OPERATORS_VIEWS):
@@ -51,14 +53,13 @@ def test_every_page_is_short_and_fits(
         assert nodes <= MOST_NODES, (view, nodes)
         over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert over <= 0, (view, over)
+        assert console.violations() == [], view
         console.shoot(f"many-{view}-{viewport['width']}-{scheme}")
 
 
 @pytest.fixture
 def tab(open_console: Callable[..., Console], many: str) -> Console:
-    console = open_console(WIDE)
-    console.url = many
-    return console
+    return open_console(WIDE, url=many)
 
 
 def test_adapters_are_searched_sorted_and_turned(tab: Console) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from server.api.admin.access.keys import router as key_routes
+from server.api.admin.access.sessions import router as session_routes
 from server.api.admin.adapters.blends import router as blend_routes
 from server.api.admin.adapters.evaluations import router as evaluation_routes
 from server.api.admin.adapters.shadow_texts import router as shadow_text_routes
@@ -14,7 +16,6 @@ from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
 from server.api.admin.billing import routes as billing_routes
 from server.api.admin.feedback import router as feedback_routes
-from server.api.admin.keys import router as key_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.records import router as record_routes
@@ -28,6 +29,7 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         tenant_routes,
         record_routes,
         key_routes,
+        session_routes,
         upload_routes,
         adapter_routes,
         traffic_routes,

@@ -56,6 +56,6 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 
 def _as_seen_by(tenant: str | None, entry: AuditInfo) -> AuditInfo:
     """For a tenant, without the operator's own: the id of its key. `Audit.list` has left out its name at a shell."""
-    if tenant is None or entry.actor == tenant:
+    if tenant is None or entry.actor == tenant or entry.actor.endswith(f" ({tenant})"):
         return entry
     return entry.model_copy(update={"key_id": None})

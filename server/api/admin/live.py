@@ -50,6 +50,8 @@ def _add_server(routes: APIRouter, services: AdminServices, guard: Permissions) 
             role=caller.key.role,
             tenant=caller.tenant_name or None,
             key=KeySummary.model_validate(caller.key, from_attributes=True),
+            person=caller.key.note if caller.person else None,
+            read_only=caller.read_only,
             base_model=services.settings.base_model_name,
             keeps_feedback_messages=services.settings.keep_feedback_messages,
             playground_preset=_DEMO_PRESET if services.settings.demo else "",

@@ -70,16 +70,20 @@ class Permissions:
 
     async def operator(self, request: Request) -> Caller:
         """Operators only. Raises: Unauthenticated, Forbidden."""
-        return await self._authenticator.operator(request.headers)
+        return await self._authenticator.operator(request.headers, reads=_reads(request))
 
     async def manager(self, request: Request) -> Caller:
         """Operators and tenant admins. Raises: Unauthenticated, Forbidden."""
-        caller = await self._authenticator.authenticate(request.headers)
+        caller = await self._authenticator.authenticate(request.headers, reads=_reads(request))
         if caller.key.role is Role.INFERENCE:
             raise Forbidden(
                 "This needs a tenant admin's or an operator's key; this key may only call models."
             )
         return caller
+
+
+def _reads(request: Request) -> bool:
+    return request.method in ("GET", "HEAD")
 
 
 def check_tenant(caller: Caller, tenant: str) -> None:
@@ -112,4 +116,4 @@ def seen_tenant(caller: Caller, asked: str | None) -> str | None:
 
 def actor(caller: Caller) -> Actor:
     """The caller as the audit log shows it."""
-    return Actor(caller.tenant_name or "operator", caller.key.id)
+    return Actor(caller.person or caller.tenant_name or "operator", caller.key.id)

@@ -1,22 +1,25 @@
 // The page frame: the session, the open view, and its periodic refresh.
 
 import * as api from "./lib/api.js";
-import { sentence } from "./lib/dialog.js";
+import { notice, sentence } from "./lib/dialog.js";
 import { h, say } from "./lib/dom.js";
 import { themeSwitch } from "./lib/theme.js";
 import { watch } from "./lib/watch.js";
 import * as activity from "./views/activity.js";
 import * as adapters from "./views/adapters.js";
 import * as audit from "./views/audit.js";
+import * as budgets from "./views/budgets.js";
 import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
 import * as playground from "./views/playground.js";
+import * as prices from "./views/prices.js";
 import { signIn } from "./views/sign-in.js";
 import * as tenants from "./views/tenants.js";
 import * as usage from "./views/usage.js";
+import * as webhooks from "./views/webhooks.js";
 
-// Each view: title, forOperators?, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
-const VIEWS = { overview, activity, tenants, adapters, playground, usage, feedback, audit };
+// Each view: title, forOperators?, forWriters?, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
+const VIEWS = { overview, activity, tenants, adapters, playground, usage, prices, budgets, feedback, webhooks, audit };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
 const who = document.getElementById("who");
@@ -25,34 +28,41 @@ const state = document.getElementById("state");
 let session = null;
 let open = null; // { name, view, timer }
 let unwatch = () => {};
+let mayPeopleSignIn = false;
 
 async function begin() {
-  if (!api.hasKey()) return showSignIn();
+  mayPeopleSignIn = await api.findSession().catch(() => false);
+  if (!api.isSignedIn()) return showSignIn();
   try {
     session = await api.ask("admin/v1/whoami");
   } catch (error) {
     if (error.status !== 401) showSignIn(sentence(error)); // for a 401, onRefused has shown the page already
     return undefined;
   }
-  const role = session.tenant ? `${session.tenant} · tenant admin` : "operator";
-  who.replaceChildren(h("strong", {}, role), ` ${session.key.prefix}…`);
+  who.replaceChildren(h("strong", {}, roleName()), session.person ? ` ${session.person}` : ` ${session.key.prefix}…`);
   document.getElementById("tabs").replaceChildren(
     ...Object.keys(VIEWS).filter(mayOpen).map((name) => h("a", { href: `#${name}` }, VIEWS[name].title)),
   );
+  document.body.classList.toggle("reads-only", session.read_only);
   top.hidden = false;
   unwatch();
   unwatch = watch(document.getElementById("banner"), setState);
   return show();
 }
 
+function roleName() {
+  const role = session.read_only ? "reads only" : session.tenant ? "tenant admin" : "operator";
+  return session.tenant ? `${session.tenant} · ${role}` : role;
+}
+
 function showSignIn(message = "") {
   close();
   unwatch();
   session = null;
-  api.forgetKey();
+  api.forget();
   top.hidden = true;
   who.replaceChildren();
-  signIn(main, message, begin);
+  signIn(main, message, begin, mayPeopleSignIn);
 }
 
 function close() {
@@ -62,7 +72,7 @@ function close() {
   open = null;
 }
 
-const mayOpen = (name) => name in VIEWS && (!VIEWS[name].forOperators || !session.tenant);
+const mayOpen = (name) => name in VIEWS && (!VIEWS[name].forOperators || !session.tenant) && (!VIEWS[name].forWriters || !session.read_only);
 
 function show() {
   if (!session) return;
@@ -109,7 +119,10 @@ function setState(text, bad = false) {
   state.classList.toggle("bad", bad);
 }
 
-document.getElementById("sign-out").addEventListener("click", () => showSignIn());
+document.getElementById("sign-out").addEventListener("click", async () => {
+  await api.endSession().catch((error) => notice(sentence(error), { bad: true }));
+  showSignIn();
+});
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the hash is reserved for the view's name
   main.focus();
@@ -121,6 +134,6 @@ addEventListener("hashchange", () => {
 document.addEventListener("visibilitychange", () => open && !document.hidden && tick(open));
 themeSwitch(document.getElementById("theme"));
 api.onRefused((error) => {
-  if (api.hasKey()) showSignIn(session ? "The key is no longer valid. Sign in again." : error.message); // otherwise the message is shown already
+  if (api.isSignedIn()) showSignIn(!session || session.person ? error.message : "The key is no longer valid. Sign in again."); // otherwise the message is shown already
 });
 begin();

@@ -16,7 +16,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_HEADERS = {
+#: Of the page, and of others in its looks.
+PAGE_HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -50,7 +51,7 @@ def router() -> APIRouter:
         if name not in files:
             raise HTTPException(404)
         content, kind, tag = files[name]
-        headers = {**_HEADERS, "etag": tag}
+        headers = {**PAGE_HEADERS, "etag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=kind, headers=headers)

@@ -92,20 +92,30 @@ def _add_options(command: click.Command) -> click.Command:
     return changed
 
 
-def administration(config: Path | None, *, url: str | None, key: str | None, **flags: Any) -> Administration:
+def administration(config: Path | None, **flags: Any) -> Administration:
     """The server that `--url` or LORAGATE_URL names; the database, if its settings are given or no server is named.
 
     Raises: click.UsageError: both are given.
     """
+    if client := server_client(config, flags):
+        from server.cli.tenants.over_http import ServerAdministration
+
+        return ServerAdministration(client)
+    from server.cli.tenants.in_database import DatabaseAdministration
+
+    return DatabaseAdministration(storage_settings(config, flags))
+
+
+def server_client(config: Path | None, flags: dict[str, Any]) -> AdminClient | None:
+    """The client for the server that `--url` or LORAGATE_URL names; None for the database.
+
+    Takes `url` and `key` out of the flags. Raises: click.UsageError: server and database are given.
+    """
+    url, key = flags.pop("url"), flags.pop("key")
     names_database = bool(config or given(flags))
     if url and names_database:
         raise click.UsageError(
             "--url names a running server, the other options a database; give one of them."
         )
-    if url or (not names_database and read_variable(CLIENT_URL_VARIABLE)):
-        from server.cli.tenants.over_http import ServerAdministration
-
-        return ServerAdministration(AdminClient(url, key))
-    from server.cli.tenants.in_database import DatabaseAdministration
-
-    return DatabaseAdministration(storage_settings(config, flags))
+    asks_server = url or (not names_database and read_variable(CLIENT_URL_VARIABLE))
+    return AdminClient(url, key) if asks_server else None

@@ -1,4 +1,5 @@
-// All requests to the server. The key is stored in this tab's session storage and sent in one header.
+// All requests to the server: with a key, which is stored in this tab's session storage and sent in one header, or
+// with the session of a person who signed in, whose cookie no script can read and whose token this page asks for.
 
 const STORED = "loragate-key";
 
@@ -12,18 +13,33 @@ export class ApiError extends Error {
 }
 
 let key = sessionStorage.getItem(STORED);
+let token = null; // of the session
 let whenRefused = () => {};
 
-export const hasKey = () => Boolean(key);
+export const isSignedIn = () => Boolean(key || token);
 
 export function useKey(secret) {
   key = secret;
   sessionStorage.setItem(STORED, secret);
 }
 
-export function forgetKey() {
-  key = null;
+export function forget() {
+  key = token = null;
   sessionStorage.removeItem(STORED);
+}
+
+/** Use this browser's session, if there is one; returns whether people can sign in here. */
+export async function findSession() {
+  const response = await send("console/session", { signal: AbortSignal.timeout(15_000) });
+  if (!response.ok) return false;
+  const session = await response.json();
+  if (!key) token = session.csrf_token;
+  return session.sign_in;
+}
+
+/** End the session of a person who signed in. */
+export async function endSession() {
+  if (token) await send("console/sign-out", { method: "POST", headers: proof() });
 }
 
 /** Call `handler(error)` when the server refuses the key. */
@@ -32,7 +48,7 @@ export function onRefused(handler) {
 }
 
 const address = (path) => new URL(`../${path}`, document.baseURI);
-const bearer = () => ({ authorization: `Bearer ${key}` });
+const proof = () => (key ? { authorization: `Bearer ${key}` } : { "x-csrf-token": token });
 
 function failure(status, body, requestId) {
   const details = body?.error ?? {};
@@ -57,7 +73,7 @@ async function refuse(response) {
 
 /** Send a request (GET by default); returns the answer's JSON. Throws ApiError. */
 export async function ask(path, { method = "GET", body, timeout_s = method === "GET" ? 15 : 0 } = {}) {
-  const headers = bearer();
+  const headers = proof();
   if (body !== undefined) headers["content-type"] = "application/json";
   const signal = timeout_s ? AbortSignal.timeout(timeout_s * 1000) : undefined;
   const response = await send(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
@@ -67,14 +83,14 @@ export async function ask(path, { method = "GET", body, timeout_s = method === "
 
 /** The text of an answer, for downloads. Throws ApiError. */
 export async function text(path) {
-  const response = await send(path, { headers: bearer() });
+  const response = await send(path, { headers: proof() });
   if (!response.ok) await refuse(response);
   return response.text();
 }
 
 /** POST and read server-sent events: yields the JSON of each. Calls `onStart(requestId)` when the answer begins. */
 export async function* stream(path, body, { signal, onStart }) {
-  const headers = { ...bearer(), "content-type": "application/json" };
+  const headers = { ...proof(), "content-type": "application/json" };
   const response = await send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   const requestId = response.headers.get("x-request-id") ?? "";
   onStart(requestId);
@@ -112,7 +128,7 @@ export function upload(path, file, type, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", address(path));
-    request.setRequestHeader("authorization", bearer().authorization);
+    for (const [name, value] of Object.entries(proof())) request.setRequestHeader(name, value);
     request.setRequestHeader("content-type", type);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));

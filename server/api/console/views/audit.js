@@ -11,7 +11,7 @@ const PAGE = innerWidth < 720 ? 12 : 25;
 /** Entries of one export, and of each request for it. */
 const MOST = 10_000;
 const PART = 1000;
-const ACTIONS = [["", "all"], ["tenant.", "tenants"], ["key.", "keys"], ["version.", "versions"], ["alias.", "traffic"]];
+const ACTIONS = [["", "all"], ["tenant.", "tenants"], ["key.", "keys"], ["version.", "versions"], ["alias.", "traffic"], ["price.", "prices"], ["webhook.", "webhooks"]];
 const COLUMNS = ["at", "actor", "key_id", "action", "subject", "details"];
 
 export function mount(root) {

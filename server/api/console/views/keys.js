@@ -4,6 +4,7 @@ import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
 import { field, h, moment, options } from "../lib/dom.js";
 import { listing } from "../lib/listing.js";
+import { showSecret } from "../lib/secret.js";
 
 const ROLES = [["inference", "calls models"], ["tenant_admin", "tenant admin"]];
 const DAY_MS = 86_400_000;
@@ -35,7 +36,7 @@ export function keyList(tenant) {
     if (question && !(await confirm(question))) return;
     try {
       const answer = await ask(path, init);
-      if (answer.secret) showSecret(secret, answer.secret);
+      if (answer.secret) showSecret(secret, answer.secret, "The new key; it is shown this once:");
       await refresh();
     } catch (error) {
       notice(sentence(error), { bad: true });
@@ -62,13 +63,6 @@ function newKey(tenant, act) {
     act("admin/v1/keys", { method: "POST", body: { tenant, role: role.value, note: note.value, expires_at, models: named.length ? named : null } });
   });
   return form;
-}
-
-function showSecret(node, text) {
-  const copy = h("button", {
-    type: "button", onclick: () => navigator.clipboard.writeText(text).then(() => notice("Copied the key."), () => notice("Select and copy the key.")),
-  }, "Copy");
-  node.replaceChildren(h("div", { class: "secret" }, h("p", {}, "The new key; it is shown this once:"), h("code", {}, text), copy));
 }
 
 function table(keys, act) {

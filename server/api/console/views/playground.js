@@ -7,6 +7,7 @@ import { field, h, options } from "../lib/dom.js";
 import { answerPane } from "./answer.js";
 
 export const title = "Playground";
+export const forWriters = true;
 const MOST = 6;
 /** Models that are offered at once; a search finds the others. */
 const OFFERED = 24;

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from adapters.errors import BadName, BadValue, InUse, NameTaken, UnknownKey, UnknownTenant
 from adapters.models import Actor, Role, Tenant
 from adapters.registry import Registry
+from adapters.registry.access.keys import hash_secret
 from adapters.registry.database import utc_now
-from adapters.registry.keys import hash_secret
 from adapters.registry.schema import tables
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
 

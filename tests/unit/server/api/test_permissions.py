@@ -69,6 +69,8 @@ RULES: dict[Route, Rule] = {
     ("DELETE", "/admin/v1/tenants/{name}/records"): Rule(TENANT),
     ("GET", "/admin/v1/keys"): Rule(TENANT, 200, NAMED),
     ("POST", "/admin/v1/keys"): Rule(TENANT, 201, {"json": {"tenant": "{tenant}"}}),
+    ("GET", "/admin/v1/sessions"): Rule(MANAGER),
+    ("DELETE", "/admin/v1/sessions"): Rule(MANAGER, 200, {"params": {"account": "u_none"}}),
     ("PATCH", "/admin/v1/keys/{key_id}"): Rule(TENANT, 200, {"json": {"rpm": 9}}),
     ("DELETE", "/admin/v1/keys/{key_id}"): Rule(TENANT),
     ("POST", "/admin/v1/keys/{key_id}/rotate"): Rule(TENANT, 201, {"json": {}}),
@@ -156,6 +158,7 @@ OPEN: set[Route] = {
     ("GET", "/version"),
     ("GET", "/openapi.json"),
     ("GET", "/console"),
+    ("GET", "/console/session"),
     ("GET", "/console/"),
     ("GET", "/console/{name:path}"),
 }

@@ -21,12 +21,24 @@ async def _nothing(composed: Composed) -> None:
 
 @contextlib.contextmanager
 def serve(
-    folder: Path, seed: Callable[[Composed], Awaitable[None]] = _nothing, **settings: Any
+    folder: Path,
+    seed: Callable[[Composed], Awaitable[None]] = _nothing,
+    *,
+    port: int = 0,
+    **settings: Any,
 ) -> Iterator[str]:
-    """The URL of a running application; `seed` fills it before, and it is stopped at the end."""
+    """The URL of a running application; `seed` fills it before, and it is stopped at the end.
+
+    In settings that are text, `{url}` stands for that URL.
+    """
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", port))
         listener.listen(64)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = {
+            name: value.replace("{url}", url) if isinstance(value, str) else value
+            for name, value in settings.items()
+        }
         running: list[uvicorn.Server] = []
         ready = threading.Event()
 
@@ -42,7 +54,7 @@ def serve(
         thread.start()
         try:
             assert ready.wait(60), "the application does not start"
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
         finally:
             running[0].should_exit = True
             thread.join(30)

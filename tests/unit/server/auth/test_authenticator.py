@@ -12,6 +12,7 @@ from adapters.registry import Registry, connect, migrate
 from adapters.tenant_settings import TenantSettings
 from server.auth import authenticator
 from server.auth.authenticator import Authenticator
+from server.config.settings import load
 from server.errors import Forbidden, Unauthenticated
 
 BY = Actor("test", "k_test")
@@ -54,7 +55,7 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
 
 @pytest.fixture
 def auth(registry: Registry) -> Authenticator:
-    return Authenticator(registry)
+    return Authenticator(registry, load({"demo": True}))
 
 
 def bearer(secret: str) -> dict[str, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,31 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli.main import main
-from tests.unit.server.app.served import serve
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("served")
-    with serve(folder, records=str(folder / "records")) as url:
-        yield url
-
-
-@pytest.fixture(params=["database", "server"])
-def run(request: pytest.FixtureRequest, url: str, tmp_path: Path, migrated_sqlite: Path) -> Run:
-    """The command line on an empty database, or on a running server."""
-    shutil.copy(migrated_sqlite, tmp_path / "loragate.db")
-    on_server = request.param == "server"
-    where = ("--url", url, "--key", "demo-admin") if on_server else ("--data-dir", str(tmp_path))
-
-    def invoke(*args: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [*args, *where])
-        assert result.exit_code == code, result.output
-        return result
-
-    return invoke
+from tests.unit.server.cli.conftest import Run
 
 
 def rows(result: Result) -> list[dict]:

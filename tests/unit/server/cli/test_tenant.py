@@ -130,27 +130,6 @@ def test_prices_change_the_bill_from_their_hour_on(used: Path) -> None:
     )
 
 
-def test_prices_are_listed_ended_and_removed(home: Path) -> None:
-    assert run(home, "price", "set", "acme", "--prompt", "1", "--generated", "2.5")[0] == 0
-    code, out = run(home, "price", "list", "--json")
-    entry = json.loads(out)[0]
-    assert (entry["tenant"], entry["prompt"], entry["cached"], entry["generated"]) == (
-        "acme",
-        "1",
-        "1",
-        "2.5",
-    )
-    assert code == 0 and "acme" in run(home, "price", "list")[1]
-    assert run(home, "price", "list", "globex", "--json")[1] == "[]\n"
-    assert run(home, "price", "end", "acme")[0] == 0
-    assert json.loads(run(home, "price", "list", "--json")[1])[0]["prompt"] is None
-    hour = entry["valid_from"][:16]
-    assert run(home, "price", "remove", "acme", "--from", hour)[0] == 0
-    assert run(home, "price", "remove", "acme", "--from", hour)[0] == 1
-    code, out = run(home, "price", "set", "--prompt", "a lot", "--generated", "1")
-    assert code == 1 and "prompt is 'a lot'; set it to an amount from 0 to 999999999" in out
-
-
 def test_keys_have_limits_of_their_own(home: Path) -> None:
     made = run(home, "key", "add", "acme", "--rpm", "5", "--money-budget", "2.50")
     assert made[0] == 0
@@ -164,24 +143,3 @@ def test_keys_have_limits_of_their_own(home: Path) -> None:
     assert code == 1 and "money_budget is '0.0000001'; set it to an amount from 0.000001" in out
     assert run(home, "tenant", "set", "acme", "--money-budget", "250")[0] == 0
     assert json.loads(run(home, "tenant", "show", "acme", "--json")[1])[0]["money_budget"] == "250"
-
-
-def test_webhooks_are_added_tested_and_removed(home: Path) -> None:
-    code, out = run(home, "webhook", "add", "http://hooks.example.com/x")
-    assert code == 1 and "begins with https://" in out
-    code, out = run(home, "webhook", "add", "https://hooks.example.com/x", "--tenant", "acme")
-    assert code == 0 and out.startswith("whsec_")
-    (hook,) = json.loads(run(home, "webhook", "list", "--json")[1])
-    assert (hook["tenant"], hook["events"]) == ("acme", ["adapter.rolled_back", "budget.threshold_reached"])
-    assert "whsec_" not in run(home, "webhook", "list")[1]
-    code, out = run(home, "webhook", "test", hook["id"])
-    assert code == 0 and out.startswith("Wrote msg_")
-    (message,) = json.loads(run(home, "webhook", "messages", hook["id"], "--json")[1])
-    assert (message["event"], message["attempts"], message["sent_at"]) == ("webhook.test", 0, None)
-    assert run(home, "webhook", "remove", hook["id"])[0] == 0
-    code, out = run(home, "webhook", "test", hook["id"])
-    assert code == 1 and f"There is no webhook '{hook['id']}'" in out
-    inside = ["webhook", "add", "http://10.1.2.3/x", "--webhook-networks"]
-    assert run(home, *inside, "10.1.0.0/16")[0] == 0
-    code, out = run(home, *inside, "everything")
-    assert code != 0 and "--webhook-networks everything is no list of networks" in out

@@ -120,8 +120,7 @@ def test_only_settings_touch_the_environment() -> None:
         for file in (root / package).rglob("*.py"):
             # The others hand it on, to a child, OpenMP or the tokenizers; they read no setting of ours from it.
             if file.name not in (
-                "cluster_environment.py",
-                "engine_environment.py",
+                "process_environment.py",
                 "environment.py",
                 "fork_server.py",
                 "heartbeat.py",

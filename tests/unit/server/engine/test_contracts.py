@@ -41,7 +41,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from server.config.settings import ToolStrictLevel as OurLevel
+from server.config.engine_settings import ToolStrictLevel as OurLevel
 from server.engine import args, handlers
 from server.engine.process import fork_server
 from server.engine.rendering import messages

@@ -14,6 +14,7 @@ import pytest
 from adapters.models import SYSTEM, AliasTarget, Key, Role, Tenant, VersionState
 from adapters.registry import Registry, connect
 from server.auth.authenticator import Authenticator
+from server.config.settings import load
 from server.errors import InvalidRequest, ModelNotFound, Unauthenticated
 from server.request.context import Caller
 from server.request.routing import Router, sticky_part
@@ -166,7 +167,7 @@ def test_what_keeps_a_users_requests_together(body: dict, headers: dict, part: s
 
 
 async def test_keys(registry: Registry) -> None:
-    auth = Authenticator(registry)
+    auth = Authenticator(registry, load({"demo": True}))
     issued = await registry.keys.issue("acme", Role.INFERENCE, by=SYSTEM)
     for headers in (
         {"authorization": f"Bearer {issued.secret}"},
@@ -188,7 +189,7 @@ async def test_a_revoked_key_ends_within_the_staleness(registry: Registry) -> No
     """Revoked by another process; what this one does itself is seen at once."""
     elsewhere = Registry(registry.adapters._database.engine)
     clock = SimpleNamespace(now=0.0)
-    auth = Authenticator(registry)
+    auth = Authenticator(registry, load({"demo": True}))
     registry.availability._clock = lambda: clock.now
     issued = await registry.keys.issue("acme", Role.INFERENCE, by=SYSTEM)
     headers = {"authorization": f"Bearer {issued.secret}"}

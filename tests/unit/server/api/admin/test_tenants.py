@@ -26,7 +26,7 @@ OPERATOR = Caller(Key("k", None, Role.OPERATOR, "lg-", "0", None, None, None, da
 async def client(sqlite_url: str) -> AsyncIterator[httpx.AsyncClient]:
     engine = connect(sqlite_url)
 
-    async def authenticate(headers: Headers) -> Caller:
+    async def authenticate(headers: Headers, reads: bool = False) -> Caller:
         return OPERATOR
 
     services: Any = SimpleNamespace(registry=Registry(engine))

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from adapters.errors import UnknownKey
 from adapters.models import Key, Role
 from adapters.registry import Registry
-from adapters.registry.keys import check_expiry
+from adapters.registry.access.keys import check_expiry
 from adapters.tenant_settings import KeyLimits
 from server.api.admin.models import KeyInfo, Listing, NewKey
 from server.api.admin.permissions import (

@@ -1,4 +1,4 @@
-"""The environment that the engine's processes inherit: variables of vLLM, and the cores to compute on."""
+"""The environment of the processes that loragate starts: the engine's, Ray's, and servers behind a front."""
 
 from __future__ import annotations
 
@@ -61,3 +61,23 @@ def export_engine_environment(
     # loragate loads and swaps adapters itself; vLLM's own runtime loading must stay off.
     os.environ.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
+
+
+def export_ray_environment() -> None:
+    """Set the variables that Ray reads, before it is imported; its processes inherit them."""
+    os.environ.update(
+        {
+            # The router shares the front's event loop and its counts.
+            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+            # By default all processes of a cluster end 60 s after its head process has.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # By default Ray's workers, and the servers that they start, give way to all other programs.
+            "RAY_worker_niceness": "0",
+        }
+    )
+
+
+def replica_environment(token: str) -> dict[str, str]:
+    """The environment of a server that a front asks with this token (`Settings.replica_token`)."""
+    return {**os.environ, "LORAGATE_REPLICA_TOKEN": token}

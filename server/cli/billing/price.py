@@ -1,4 +1,4 @@
-"""`loragate price`: changes the database, whether the server runs or not."""
+"""`loragate price`: on a running server with `--url`, otherwise in the database."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from server.cli.options import STORAGE_FIELDS, settings_options
-from server.cli.storage import operator_at_shell, show, storage_settings, with_registry
+from server.cli.billing.administration import billing_administration
+from server.cli.storage import show
+from server.cli.tenants.administration import Row, admin_options_with
 
 _HOURS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%z"]
 _from_option = click.option(
@@ -30,7 +31,7 @@ def price() -> None:
     """Prices per million tokens: for everybody, a tenant, or an adapter of a tenant."""
 
 
-@settings_options(*STORAGE_FIELDS, "currency")
+@admin_options_with("currency")
 @price.command("set")
 @click.argument("tenant", required=False, default="")
 @click.argument("adapter", required=False, default="")
@@ -51,20 +52,14 @@ def set_(
     **flags: Any,
 ) -> None:
     """Set the price for ADAPTER of TENANT, for TENANT, or for everybody."""
-    from server.api.admin.billing.prices import read_price
-
-    _set(
-        config,
-        flags,
-        tenant,
-        adapter,
-        read_price(prompt, cached, generated, ends=False),
-        valid_from,
-        backdate,
+    amounts = {"prompt": prompt, "cached": cached, "generated": generated}
+    entry = billing_administration(config, **flags).set_price(
+        _scope(tenant, adapter, valid_from, backdate) | amounts
     )
+    click.echo(f"Set the price from {_minute(entry)} UTC on.")
 
 
-@settings_options(*STORAGE_FIELDS, "currency")
+@admin_options_with("currency")
 @price.command()
 @click.argument("tenant")
 @click.argument("adapter", required=False, default="")
@@ -74,22 +69,23 @@ def end(
     tenant: str, adapter: str, valid_from: datetime | None, backdate: bool, config: Path | None, **flags: Any
 ) -> None:
     """End the own price of ADAPTER of TENANT, or of TENANT: then the tenant's, or everybody's, holds."""
-    _set(config, flags, tenant, adapter, None, valid_from, backdate)
+    entry = billing_administration(config, **flags).set_price(
+        _scope(tenant, adapter, valid_from, backdate) | {"ends": True}
+    )
+    click.echo(f"Ended the price from {_minute(entry)} UTC on.")
 
 
-@settings_options(*STORAGE_FIELDS, "currency")
+@admin_options_with("currency")
 @price.command("list")
 @click.argument("tenant", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(tenant: str | None, as_json: bool, config: Path | None, **flags: Any) -> None:
     """List past, present and future prices: all, or those for TENANT and everybody."""
-    settings = storage_settings(config, flags)
-    entries = with_registry(settings, lambda r: r.prices.list()).entries
-    seen = [entry for entry in entries if tenant is None or entry.tenant in ("", tenant)]
-    show([_row(entry, settings.currency, as_json=as_json) for entry in seen], as_json=as_json)
+    rows = billing_administration(config, **flags).prices(tenant)
+    show(rows if as_json else [_row(row) for row in rows], as_json=as_json)
 
 
-@settings_options(*STORAGE_FIELDS, "currency")
+@admin_options_with("currency")
 @price.command()
 @click.argument("tenant", required=False, default="")
 @click.argument("adapter", required=False, default="")
@@ -97,41 +93,22 @@ def list_(tenant: str | None, as_json: bool, config: Path | None, **flags: Any) 
 def remove(tenant: str, adapter: str, valid_from: datetime, config: Path | None, **flags: Any) -> None:
     """Remove a price that does not hold yet."""
     begins = _in_utc(valid_from)
-    with_registry(
-        storage_settings(config, flags),
-        lambda r: r.prices.remove(tenant, adapter, begins, by=operator_at_shell()),
-    )
+    billing_administration(config, **flags).remove_price(tenant, adapter, begins)
     click.echo(f"Removed the price from {begins:%Y-%m-%dT%H:%M} UTC.")
 
 
-def _set(
-    config: Path | None,
-    flags: dict[str, Any],
-    tenant: str,
-    adapter: str,
-    value: Any,
-    valid_from: datetime | None,
-    backdate: bool,
-) -> None:
-    begins = None if valid_from is None else _in_utc(valid_from)
-    entry = with_registry(
-        storage_settings(config, flags),
-        lambda r: r.prices.set(
-            tenant, adapter, value, by=operator_at_shell(), valid_from=begins, backdate=backdate
-        ),
-    )
-    done = "Ended the price" if value is None else "Set the price"
-    click.echo(f"{done} from {entry.valid_from:%Y-%m-%dT%H:%M} UTC on.")
+def _scope(tenant: str, adapter: str, valid_from: datetime | None, backdate: bool) -> dict[str, Any]:
+    begins = None if valid_from is None else _in_utc(valid_from).isoformat()
+    return {"tenant": tenant, "adapter": adapter, "valid_from": begins, "backdate": backdate}
 
 
-def _row(entry: Any, currency: str, *, as_json: bool) -> dict[str, Any]:
-    from server.api.admin.billing.prices import price_row
+def _row(row: Row) -> Row:
+    names = {"tenant": row["tenant"] or "(everybody)", "adapter": row["adapter"] or "(all)"}
+    return row | names | {"valid_from": _minute(row)}
 
-    row = price_row(entry, currency)
-    if as_json:
-        return row | {"valid_from": entry.valid_from.isoformat()}
-    names = {"tenant": entry.tenant or "(everybody)", "adapter": entry.adapter or "(all)"}
-    return row | names | {"valid_from": f"{entry.valid_from:%Y-%m-%dT%H:%M}"}
+
+def _minute(row: Row) -> str:
+    return datetime.fromisoformat(row["valid_from"]).astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -1,0 +1,1 @@
+"""Who may use the server: keys, and sessions of people who signed in."""

@@ -1,0 +1,1 @@
+"""/admin/v1: keys, and who is signed in."""

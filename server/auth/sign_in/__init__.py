@@ -1,0 +1,1 @@
+"""Sign-in of people through an OpenID Connect provider (authorization code with PKCE)."""
