@@ -102,6 +102,14 @@ def held_blocks(engine: SimEngine) -> int:
     return engine.capacity.kv_blocks - engine.free_blocks()
 
 
+@pytest.mark.parametrize(("all_slots", "slots"), [(8, 1), (32, 2), (40, 2)])
+def test_one_slot_in_sixteen_is_a_whole_number_and_at_least_one(all_slots: int, slots: int) -> None:
+    engine = SimEngine(Capacity(kv_blocks=400, block_size_tokens=4, max_num_seqs=all_slots))
+    add(engine, 1)
+    engine.step()
+    assert slots_beside(engine) == slots
+
+
 @pytest.mark.parametrize(("waiting", "slots"), [(2, 2), (3, 0)])
 def test_it_holds_nothing_only_while_more_wait_than_there_are_free_slots(waiting: int, slots: int) -> None:
     engine = SimEngine(CAPACITY)

@@ -8,7 +8,6 @@ import random
 import re
 
 import pytest
-from example_counts import examples
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -66,7 +65,7 @@ def check_expressions(rig: GrammarRig, kind: str, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["regex", "pattern"])
 def test_what_is_accepted_matches(rig: GrammarRig, kind: str) -> None:
-    check_expressions(rig, kind, examples(100, least=50))
+    check_expressions(rig, kind, 100)  # fewer accept too few texts
 
 
 @pytest.mark.long
