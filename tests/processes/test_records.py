@@ -138,4 +138,4 @@ def check(server: ServerProcess, place: Path) -> None:
         figures = json.loads(
             shell(server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json")
         )
-        assert figures[0]["figures"]["turns"] == len(rows(place, tenant)), figures
+        assert figures["figures"]["turns"] == len(rows(place, tenant)), figures

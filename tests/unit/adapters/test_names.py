@@ -19,7 +19,7 @@ def test_reserved_names_are_those_that_stand_where_a_tenant_stands() -> None:
     views = Path(server.api.console.__file__).parent.rglob("*.js")
     text = "".join(file.read_text(encoding="utf-8") for file in views)
     shown = set(re.findall(r"(?:tenant|name) \|\| \"([a-z0-9_]+)\"", text))
-    actors = re.findall(r'Actor\(caller\.tenant_name or "(\w+)"', Path(permissions.__file__).read_text())
+    actors = re.findall(r'caller\.tenant_name or "(\w+)"', Path(permissions.__file__).read_text())
     assert {OTHER, SYSTEM.name, *shown, *actors} == set(RESERVED_TENANT_NAMES)
 
 
