@@ -130,6 +130,7 @@ class GenerateRoute:
             else self.batches.serve(contexts, headers)
         )
         async with serving as served:
+            self.observer.answering(*contexts)
             answer = served if recording is None else recording.noting(served)
             own_headers = self._headers(context)
             if answer.ignored:

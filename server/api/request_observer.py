@@ -35,6 +35,11 @@ class RequestObserver:
         if record.tenant is not None:
             self.metrics.requests.observe_tokenizing(record.tenant, route, record.status or 200)
 
+    def answering(self, *contexts: RequestContext) -> None:
+        """Remember an answer before it is sent: its client can rate it as soon as it has the last byte."""
+        for context in contexts:
+            self.answers.note(context.caller.tenant_name, context.request_id, context.target.version)
+
     def finished(self, record: AccessRecord, *contexts: RequestContext) -> None:
         """Count a request that has ended, or each chat of a batch; there is no context when it was not routed."""
         failed = self.failures.note(record)
@@ -46,8 +51,6 @@ class RequestObserver:
             self.history.note(_finished(context, failed))
             self.metrics.requests.observe(context, status)
             self.canaries.note(context, status)
-            if context.usage.generated_tokens:
-                self.answers.note(context.caller.tenant_name, context.request_id, context.target.version)
 
 
 def _finished(context: RequestContext, failed: bool) -> Finished:

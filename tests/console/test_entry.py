@@ -81,7 +81,8 @@ def test_a_tenants_admin_sees_its_own_alone(console: Console, shop: Shop) -> Non
 def test_keyboard_alone(console: Console, shop: Shop) -> None:
     console.open()
     page = console.page
-    page.keyboard.type(shop.admin_key)  # the field has the focus
+    expect(page.get_by_label("Key")).to_be_focused()
+    page.keyboard.type(shop.admin_key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     page.locator("#skip").focus()

@@ -45,6 +45,7 @@ class FakeService:
     held: int = 0
     observed: list[int] = field(default_factory=list)
     finished_: list[int] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     clamped: tuple[str, ...] = ()
     refusals: list[tuple[str, str]] = field(default_factory=list)
@@ -99,6 +100,9 @@ class FakeService:
     def rate_headers(self, context: RequestContext) -> dict[str, str]:
         return {"x-ratelimit-limit-requests": "9"}
 
+    def answering(self, *contexts: RequestContext) -> None:
+        self.answered += [context.request_id for context in contexts]
+
     def finished(self, record: AccessRecord, *contexts: RequestContext) -> None:
         self.finished_.append(record.status or 200)
         self.observed += [record.status or 200 for _ in contexts]
@@ -142,6 +146,25 @@ async def test_a_whole_answer(client: httpx.AsyncClient, service: FakeService) -
     assert response.headers["x-ratelimit-limit-requests"] == "9"
     assert response.headers["x-loragate-clamped"] == "max_tokens=5"
     assert service.observed == [200] and service.held == 0
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_answer_is_remembered_before_its_client_has_it(
+    client: httpx.AsyncClient, service: FakeService, is_stream: bool
+) -> None:
+    at_first_byte: list[int] = []
+
+    def part() -> str:
+        at_first_byte.append(len(service.answered))
+        return "data: 1\n\n"
+
+    async def parts() -> AsyncIterator[str]:
+        yield part()
+
+    pieces = (part() for _ in range(1))
+    service.answer = StreamAnswer(parts()) if is_stream else JsonAnswer({}, pieces=pieces)
+    response = await post(client, stream=is_stream)
+    assert at_first_byte == [1] and service.answered == [response.headers["x-request-id"]]
 
 
 async def test_what_nobody_reads_is_told(client: httpx.AsyncClient, service: FakeService) -> None:
