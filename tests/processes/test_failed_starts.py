@@ -32,16 +32,14 @@ def failed_start(home: Path, kv_cache_bytes: int) -> str:
 
 @pytest.mark.timeout(600)
 def test_a_start_that_wants_more_than_there_is(tmp_path: Path) -> None:
-    """Twice the machine's memory for the KV cache; what is advised does fit, by the planner's own word."""
+    """Twice the machine's memory for the KV cache; what is advised fits into what was left then."""
     wanted = 2 * psutil.virtual_memory().total
     screen = failed_start(tmp_path, wanted)
     assert f"asked    --kv-cache-memory-bytes {wanted}" in screen and "Traceback" not in screen
-    assert re.search(r"The KV cache needs [\d.]+ GiB, but only [\d.]+ GiB are left for it\.", screen), screen
+    left = re.search(r"The KV cache needs [\d.]+ GiB, but only ([\d.]+) GiB are left for it\.", screen)
     advised = re.search(r"^ +--kv-cache-memory-bytes (\d+)", screen, re.M)
-    assert advised is not None, screen
-    assert int(advised[1]) < psutil.virtual_memory().total
-    planned = shell("plan", "--demo", "--data-dir", str(tmp_path), "--kv-cache-memory-bytes", advised[1])
-    assert planned.returncode == 0, planned.stdout
+    assert left is not None and advised is not None, screen
+    assert 0.85 < int(advised[1]) / (float(left[1]) * 2**30) < 0.95, "what is left, less a tenth"
 
 
 @pytest.mark.long

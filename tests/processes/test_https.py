@@ -41,7 +41,7 @@ def test_a_server_with_a_certificate(tmp_path: Path) -> None:
             plain = http.client.HTTPConnection(host, int(port), timeout=10)
             plain.request("GET", "/health")
             plain.getresponse()
-        assert httpx.get(f"{running.url}/health", verify=trusted).status_code == 200
+        assert httpx.get(f"{running.url}/health", verify=trusted, timeout=30).status_code == 200
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 0
         assert "Traceback" not in "\n".join(running.raw)
