@@ -52,7 +52,7 @@ def test_a_server_with_a_certificate(tmp_path: Path) -> None:
 
 def _wait_until_ready(url: str, trusted: ssl.SSLContext) -> None:
     deadline = time.monotonic() + 240
-    with httpx.Client(verify=trusted) as client:
+    with httpx.Client(verify=trusted, timeout=30) as client:
         while time.monotonic() < deadline:
             if client.get(f"{url}/ready").status_code == 200:
                 return
