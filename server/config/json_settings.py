@@ -25,5 +25,23 @@ def parse_json(value: Any) -> Any:
         raise ValueError(f"This is not JSON: {error}.") from error
 
 
+def parse_list(value: Any, form: str) -> Any:
+    """Decode text; any other value is returned unchanged.
+
+    Args:
+        value: of the setting.
+        form: a sentence that shows how it is written.
+
+    Raises: ValueError: the text is not a JSON list.
+    """
+    try:
+        decoded = parse_json(value)
+    except ValueError as error:
+        raise ValueError(f"{error} {form}") from error
+    if isinstance(value, str) and not isinstance(decoded, list):
+        raise ValueError(f"This is no list. {form}")
+    return decoded
+
+
 #: NOTE: without `NoDecode`, pydantic-settings decodes variables itself; its error names neither variable nor value.
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(parse_object)]

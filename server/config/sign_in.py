@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_settings import NoDecode
 
-from server.config.json_settings import parse_json
+from server.config.json_settings import parse_list
 
 if TYPE_CHECKING:
     from server.config.settings import Settings
@@ -51,19 +52,8 @@ class SignInRule(BaseModel):
         return self
 
 
-def parse_rules(value: Any) -> Any:
-    """Decode text; any other value is returned unchanged. Raises: ValueError: the text is not a JSON list."""
-    try:
-        decoded = parse_json(value)
-    except ValueError as error:
-        raise ValueError(f"{error} {_FORM}") from error
-    if isinstance(value, str) and not isinstance(decoded, list):
-        raise ValueError(f"This is no list. {_FORM}")
-    return decoded
-
-
 #: NOTE: without `NoDecode`, pydantic-settings decodes variables itself; its error names neither variable nor value.
-SignInRules = Annotated[list[SignInRule], NoDecode, BeforeValidator(parse_rules)]
+SignInRules = Annotated[list[SignInRule], NoDecode, BeforeValidator(partial(parse_list, form=_FORM))]
 
 
 def check_sign_in(settings: Settings) -> None:

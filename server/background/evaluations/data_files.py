@@ -55,7 +55,7 @@ class DataFiles:
                 await asyncio.to_thread(_append, file, part)
             if not received_bytes:
                 raise EvaluationRefused("There are no chats. Send a file with one chat per line as the body.")
-        except BaseException:
+        except BaseException:  # also when the client leaves: no part of a file may be left
             self.drop(file)
             raise
         return Received(file, digest.hexdigest())

@@ -92,7 +92,7 @@ class ShadowTraffic:
             added = self._sums.pop(key)
             try:
                 await self._registry.shadows.add(*key, added)
-            except BaseException:
+            except BaseException:  # also when it is cancelled: the sums are kept
                 self._add(key, added)
                 raise
 
