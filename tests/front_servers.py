@@ -40,7 +40,7 @@ class Servers:
             self.held -= 1
 
     def all(self) -> list[Chosen]:
-        return [Chosen(f"r{place}", url) for place, url in enumerate(self.urls)]
+        return [Chosen(f"r{place}", url, f"s{place}") for place, url in enumerate(self.urls)]
 
     async def aclose(self) -> None: ...
 

@@ -25,6 +25,7 @@ class ReplicaReporter:
     Args:
         base: the public name of the base model.
         slots: `--max-loras`.
+        server: this server's id in the registry.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ReplicaReporter:
         readiness: Readiness,
         base: str,
         slots: int,
+        server: str,
     ) -> None:
         self._residency = residency
         self._requests = requests
@@ -42,6 +44,12 @@ class ReplicaReporter:
         self._readiness = readiness
         self._base = base
         self._slots = slots
+        self._server = server
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run or wait here."""
+        return self._requests.in_flight
 
     async def report(self) -> ReplicaReport:
         """The state now; the queue and the cache as of the scheduler's last report."""
@@ -59,6 +67,7 @@ class ReplicaReporter:
             base=self._base,
             waiting=sum(tenant["waiting"] for tenant in tenants),
             kv_use=sum(tenant["kv_blocks"] for tenant in tenants) / blocks if blocks else 0.0,
+            server=self._server,
         )
 
 

@@ -126,6 +126,7 @@ def _replica_reporter(server: Server) -> replica.ReplicaReporter:
         server.readiness,
         server.settings.base_model_name,
         server.settings.max_loras,
+        server.registry.membership.own.id,
     )
 
 
@@ -146,4 +147,5 @@ def _admin_services(server: Server) -> AdminServices:
         history=server.observer.history,
         request_log=server.observer.log,
         peers=server.peers,
+        reporter=_replica_reporter(server),
     )

@@ -12,7 +12,10 @@ from server.errors import LoragateError
 
 #: Subcommand, which is also the name of the command in its module → (module, one line of help).
 COMMANDS = {
-    "serve": ("server.cli.serve", "Start the server."),
+    "serve": ("server.cli.cluster.serve", "Start the server."),
+    "deploy": ("server.cli.cluster.deploy", "Run servers on a Ray cluster, or change those that run."),
+    "front": ("server.cli.cluster.front", "Start a front of the servers on a Ray cluster."),
+    "cluster": ("server.cli.cluster.cluster", "Show the servers of a cluster; drain one."),
     "plan": ("server.cli.plan", "Plan memory: what fits, and what to change if it does not."),
     "inspect": ("server.cli.inspect_model", "Show a model's architecture, or check an adapter."),
     "adapter": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger("loragate.front")
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_S = 0.05
+_DRAIN = re.compile(r"/admin/v1/cluster/([^/]+)/drain")
 _GENERATING = frozenset(endpoint.path for endpoint in Endpoint)
 
 
@@ -44,10 +46,11 @@ class Target(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A server for one request. `id` tells it apart when it has failed."""
+    """A server for one request. `id` tells it apart when it has failed; `server` is its id in the registry."""
 
     id: str
     url: str
+    server: str = ""
 
 
 class Chooser(Protocol):
@@ -112,7 +115,9 @@ class Front:
                 raise NotFound(f"There is no route {path}.")
             if (merge := MERGED.get(path)) and scope["method"] == "GET":
                 return await merge(self._http, self._chooser.all(), forwarded_headers(scope))
-            if _is_upload(scope):
+            if (drained := _DRAIN.fullmatch(path)) and scope["method"] == "POST":
+                await self._relay_drain(scope, drained[1], receive, send)
+            elif _is_upload(scope):
                 await self._relay_upload(scope, receive, send)
             else:
                 body = await _read(receive, self._max_body_bytes)
@@ -167,6 +172,16 @@ class Front:
             allow_redirects=False,
         )
         return AskedServer(request, retry=scope["method"] in ("GET", "HEAD") or scope["path"] in _GENERATING)
+
+    async def _relay_drain(self, scope: Scope, name: str, receive: Receive, send: Send) -> None:
+        """Pass the request on to the server that it names. Raises: NotFound."""
+        for server in self._chooser.all():
+            if name in (server.id, server.server):
+                path = f"/admin/v1/cluster/{server.server}/drain".encode()
+                async with self._request(scope | {"raw_path": path}, server, b"") as answer:
+                    await send_answer(scope, answer, b"", receive, _telling(send, server))
+                return
+        raise NotFound(f"No server has the id {name!r}; `loragate cluster status` lists them.")
 
     async def _relay_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a body on as it comes; it is not kept, so no other server could try."""

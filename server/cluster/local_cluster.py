@@ -34,8 +34,13 @@ def check_cluster(settings: Settings, replicas: int) -> None:
             "--name loragate-db -e POSTGRES_PASSWORD=… -p 5432:5432 postgres:17`) and give --database-url "
             "postgresql+asyncpg://postgres:…@127.0.0.1/postgres."
         )
+    check_ray(f"--replicas {replicas}")
+
+
+def check_ray(what: str) -> None:
+    """Raises: SettingsError: Ray, which `what` needs, is not installed."""
     if find_spec("ray") is None:
-        raise SettingsError(f"--replicas {replicas} needs Ray Serve: pip install 'loragate[cluster]'.")
+        raise SettingsError(f"{what} needs Ray Serve: pip install 'loragate[cluster]'.")
 
 
 def run_cluster(given: Mapping[str, Any], settings: Settings, replicas: int) -> int:
@@ -61,7 +66,8 @@ def _cluster(
     import ray
     from ray import serve
 
-    from server.cluster.deployment import APPLICATION, DEPLOYMENT, application
+    from server.cluster.deployment import application
+    from server.cluster.names import APPLICATION, DEPLOYMENT
     from server.cluster.ray_chooser import RayChooser
 
     gpus = settings.tensor_parallel_size if _has_gpus() else 0

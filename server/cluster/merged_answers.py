@@ -1,4 +1,4 @@
-"""What a front answers for all servers together: metrics and the live view.
+"""What a front answers for all servers together: metrics, the live view, and the list of the servers.
 
 Most other routes of /admin/v1 give the same answer on every server, because they read the registry, or because the
 server asks the others (`server.cluster.peers`). `/state` tells of the one server that is asked.
@@ -78,6 +78,20 @@ def merged_live(lives: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
+def merged_cluster(lists: Mapping[str, Mapping[str, Any]], silent: Iterable[Server] = ()) -> dict[str, Any]:
+    """One list of servers with the ids that `x-loragate-server` has.
+
+    Args:
+        lists: replica id → its own answer, with one server.
+        silent: those that have not answered; only the registry's id and the url are known of them.
+    """
+    rows = [row | {"id": replica} for replica, found in lists.items() for row in found["data"]]
+    (known, *_) = rows
+    nothing = dict.fromkeys(known)
+    rows += [nothing | {"id": each.id, "url": each.url, "state": "unreachable"} for each in silent]
+    return {"data": sorted(rows, key=lambda row: str(row["id"]))}
+
+
 async def _metrics(
     http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
 ) -> Response:
@@ -90,6 +104,15 @@ async def _metrics(
 
 async def _live(http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]) -> Response:
     return await _merged_json(http, servers, headers, "/admin/v1/live", merged_live)
+
+
+async def _cluster(
+    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
+) -> Response:
+    def merged(lists: dict[str, Any]) -> dict[str, Any]:
+        return merged_cluster(lists, [each for each in servers if each.id not in lists])
+
+    return await _merged_json(http, servers, headers, "/admin/v1/cluster", merged)
 
 
 async def _merged_json(
@@ -161,4 +184,5 @@ Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str]], Awai
 MERGED: dict[str, Merge] = {
     "/metrics": _metrics,
     "/admin/v1/live": _live,
+    "/admin/v1/cluster": _cluster,
 }

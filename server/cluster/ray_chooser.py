@@ -59,4 +59,5 @@ class RayChooser:
 
     def all(self) -> list[Chosen]:
         """Every server whose url is known."""
-        return [Chosen(view.id, view.report.url) for view in views.replicas if view.report.url]
+        replicas = [(view.id, view.report) for view in views.replicas if view.report.url]
+        return [Chosen(name, report.url, report.server) for name, report in replicas]

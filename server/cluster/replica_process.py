@@ -39,7 +39,7 @@ class ReplicaOptions:
     Attributes:
         flags: of `loragate serve`, without host, port and data folder.
         data_dir: each server has a folder in it, which it keeps over restarts: usage may wait there.
-        host: the address on which the servers listen, and where the fronts reach them.
+        host: the address on which the servers listen, and where the fronts reach them; "": the machine's.
         start_timeout_s: how long a start may take.
         stop_timeout_s: how long running answers may take after SIGTERM.
     """

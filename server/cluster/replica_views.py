@@ -28,6 +28,7 @@ class ReplicaReport:
         base: the public name of the base model, which needs no adapter.
         waiting: requests that wait for the engine.
         kv_use: share of the KV cache in use, 0 to 1.
+        server: its id in the registry (`/admin/v1/servers`).
         url: where fronts reach it.
     """
 
@@ -39,6 +40,7 @@ class ReplicaReport:
     base: str = ""
     waiting: int = 0
     kv_use: float = 0.0
+    server: str = ""
     url: str = ""
 
 

@@ -15,6 +15,7 @@ from server.api.admin.adapters.uploads import router as upload_routes
 from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
 from server.api.admin.billing import routes as billing_routes
+from server.api.admin.cluster import router as cluster_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
@@ -40,6 +41,7 @@ def routes(services: AdminServices, guard: Permissions) -> list[BaseRoute]:
         audit_routes,
         live_routes,
         server_routes,
+        cluster_routes,
         feedback_routes,
     )
     made = [route for make in makers for route in make(services, guard).routes]

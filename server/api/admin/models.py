@@ -109,6 +109,36 @@ class ServerInfo(BaseModel):
     seen_at: datetime | None
 
 
+class ClusterServer(BaseModel):
+    """A server behind a front: its load, and what it holds; null where it did not answer the front."""
+
+    id: str
+    """As the header `x-loragate-server` and the label `replica` name it; without a front, the registry's id."""
+    server: str | None
+    """Its id in the registry, as /admin/v1/servers has it."""
+    url: str | None
+    version: str | None
+    state: str
+    """starting, ready, restarting, draining, or `unreachable`."""
+    in_flight: int | None
+    waiting: int | None
+    kv_use: float | None
+    """Share of the KV cache in use, 0 to 1."""
+    slots: int | None
+    """With how many adapters it computes at once."""
+    computing: list[str] | None
+    """Adapters of the requests in flight."""
+    held: list[str] | None
+    """Adapters in its memory."""
+
+
+class DrainedServer(BaseModel):
+    """A server that finishes its requests and then ends."""
+
+    id: str
+    in_flight: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class VersionInfo(Version):
     """One version of an adapter, as the registry and this server process know it."""

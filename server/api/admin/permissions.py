@@ -15,6 +15,7 @@ from adapters.registry import Registry
 from adapters.residency import Residency
 from adapters.sources import Source, Uploads, parse_source
 from server.admission import Admission
+from server.api.replica import ReplicaReporter
 from server.auth.authenticator import Authenticator
 from server.background.evaluations.service import EvaluationService
 from server.cluster.peers import Peers
@@ -49,6 +50,7 @@ class AdminServices:
     history: History
     request_log: RequestLog
     peers: Peers
+    reporter: ReplicaReporter
 
 
 def admin_router(prefix: str = "") -> APIRouter:

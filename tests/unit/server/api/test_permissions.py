@@ -84,6 +84,8 @@ RULES: dict[Route, Rule] = {
     ("GET", "/admin/v1/live"): Rule(MANAGER),
     ("GET", "/admin/v1/state"): Rule(MANAGER),
     ("GET", "/admin/v1/servers"): Rule(OPERATOR),
+    ("GET", "/admin/v1/cluster"): Rule(OPERATOR),
+    ("POST", "/admin/v1/cluster/{server_id}/drain"): Rule(OPERATOR, 400),  # it is behind no front
     ("GET", "/admin/v1/options"): Rule(MANAGER),
     ("GET", "/admin/v1/usage"): Rule(TENANT, 200, NAMED),
     ("GET", "/admin/v1/usage/keys"): Rule(TENANT, 200, NAMED),
@@ -227,6 +229,8 @@ async def things_of(composed: Composed, tenant: str, route: Route, rule: Rule) -
         body = {"model": "loragate-demo", "messages": [{"role": "user", "content": "Hello!"}]}
         headers = {"x-request-id": things["request_id"]}
         await composed.ask("POST", "/v1/chat/completions", issued["secret"], json=body, headers=headers)
+    if "{server_id}" in asked:
+        things["server_id"] = (await composed.make("GET", "/admin/v1/cluster"))["data"][0]["id"]
     if "{key_id}" in asked:
         issued = await composed.make("POST", "/admin/v1/keys", json={"tenant": tenant})
         things["key_id"] = issued["id"]

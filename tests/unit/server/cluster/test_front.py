@@ -174,3 +174,19 @@ async def test_what_servers_tell_their_fronts_is_nobody_elses() -> None:
     async with serving(echo) as (client, servers):
         assert (await client.get("/internal/replica")).status_code == 404
         assert servers.asked == []
+
+
+async def test_a_server_is_drained_by_its_id_and_by_no_other() -> None:
+    async with serving(echo, echo) as (client, servers):
+        for name in ("r1", "s1"):  # as the front and as the registry call it
+            answer = await client.post(
+                f"/admin/v1/cluster/{name}/drain", headers={"authorization": "Bearer k"}
+            )
+            assert answer.json()["path"] == "/admin/v1/cluster/s1/drain"
+            assert answer.json()["headers"]["Authorization"] == "Bearer k"
+            assert answer.headers["x-loragate-server"] == "r1"
+        gone = await client.post("/admin/v1/cluster/r9/drain")
+        assert gone.status_code == 404 and "loragate cluster status" in gone.json()["error"]["message"]
+        assert servers.asked == []
+        servers.urls[0] = "http://127.0.0.1:9"
+        assert (await client.post("/admin/v1/cluster/r0/drain")).status_code == 503

@@ -63,3 +63,30 @@ async def test_a_refusal_of_one_server_is_the_answer() -> None:
     async with serving(answer, answer) as (client, servers):
         servers.urls.append("http://127.0.0.1:9")  # one that does not answer is left out
         assert 'tokens_total{replica="r1",tenant="acme"} 3.0' in (await client.get("/metrics")).text
+
+
+async def test_the_cluster_lists_every_server_by_the_fronts_id() -> None:
+    from aiohttp import web
+
+    async def tell(request: web.Request) -> web.Response:
+        if "authorization" not in request.headers:
+            return web.json_response({"error": {"code": "invalid_api_key"}}, status=401)
+        row = {
+            "id": "registry's",
+            "server": "registry's",
+            "state": "ready",
+            "url": "u",
+            "held": ["acme-support"],
+        }
+        return web.json_response({"data": [row]})
+
+    async with serving(tell, tell) as (client, servers):
+        servers.urls.append("http://127.0.0.1:9")
+        assert (await client.get("/admin/v1/cluster")).status_code == 401
+        rows = (await client.get("/admin/v1/cluster", headers={"authorization": "Bearer k"})).json()["data"]
+    assert [(row["id"], row["state"], row["held"]) for row in rows] == [
+        ("r0", "ready", ["acme-support"]),
+        ("r1", "ready", ["acme-support"]),
+        ("r2", "unreachable", None),
+    ]
+    assert rows[0]["server"] == "registry's" and rows[2]["url"] == "http://127.0.0.1:9"
