@@ -65,5 +65,15 @@ CMD ["serve"]
 FROM runtime AS cuda
 COPY --from=build-cuda /opt/loragate /opt/loragate
 
+# For a Ray cluster (deploy/ray): the CUDA image with Ray. KubeRay's shell knows the commands in /usr/local/bin only.
+FROM build-cuda AS build-ray
+RUN /opt/loragate/bin/pip install --no-deps -r requirements/cluster.txt
+
+FROM runtime AS ray
+COPY --from=build-ray /opt/loragate /opt/loragate
+USER root
+RUN ln -s /opt/loragate/bin/ray /opt/loragate/bin/loragate /usr/local/bin/
+USER 10001
+
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/loragate /opt/loragate

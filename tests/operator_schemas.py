@@ -1,7 +1,7 @@
 """What the operators' kinds may have, as far as our manifests use it: an unknown field is an error, as in a cluster.
 
-Sources: the API references of the Gateway API (v1), its inference extension (v1), the Prometheus operator (v1) and
-KEDA (v1alpha1).
+Sources: the API references of the Gateway API (v1), its inference extension (v1), the Prometheus operator (v1),
+KEDA (v1alpha1) and KubeRay (v1).
 """
 
 from __future__ import annotations
@@ -121,7 +121,35 @@ _SCALED = fields(
     {"pollingInterval": NUMBER},
 )
 
+# A pod's template is Kubernetes's own; the test has it checked as a Pod.
+_TEMPLATE = fields({"metadata": fields({"labels": LABELS}), "spec": {"type": "object"}})
+_RAY = fields(
+    {
+        "rayVersion": TEXT,
+        "headGroupSpec": fields({"rayStartParams": LABELS, "template": _TEMPLATE}),
+        "workerGroupSpecs": several(
+            fields(
+                {
+                    "groupName": TEXT,
+                    "replicas": NUMBER,
+                    "minReplicas": NUMBER,
+                    "maxReplicas": NUMBER,
+                    "rayStartParams": LABELS,
+                    "template": _TEMPLATE,
+                }
+            )
+        ),
+    },
+    {
+        "gcsFaultToleranceOptions": fields(
+            {"redisAddress": TEXT},
+            {"redisPassword": fields({"valueFrom": {"type": "object"}}), "externalStorageNamespace": TEXT},
+        )
+    },
+)
+
 SCHEMAS: dict[str, Schema] = {
+    "RayCluster": document("ray.io/v1", "RayCluster", _RAY),
     "HTTPRoute": document("gateway.networking.k8s.io/v1", "HTTPRoute", _ROUTE),
     "InferencePool": document(f"{_GROUP}/v1", "InferencePool", _POOL),
     "ServiceMonitor": document("monitoring.coreos.com/v1", "ServiceMonitor", _MONITOR),

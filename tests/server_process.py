@@ -96,17 +96,20 @@ class ServerProcess:
         return code
 
 
-def start(*args: str, data_dir: Path, variables: Mapping[str, str] | None = None) -> ServerProcess:
+def start(
+    *args: str, data_dir: Path | None, variables: Mapping[str, str] | None = None, command: str = "serve"
+) -> ServerProcess:
     """Start a server on a free port and return once it listens; the engine may still be starting.
 
-    `variables` are added to the environment. A file given with `--config` must choose the port itself.
+    `variables` are added to the environment. A file given with `--config` must choose the port itself. `command` is
+    the subcommand; a front has no data folder.
     """
     # spans are sent at once, not every five seconds
     environment = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
     environment |= {k: v for k, v in os.environ.items() if not k.startswith(("LORAGATE_", "VLLM_"))}
     port = [] if "--config" in args else ["--port", "0"]
     process = subprocess.Popen(
-        [LORAGATE, "serve", *port, "--data-dir", str(data_dir), *args],
+        [LORAGATE, command, *port, *(("--data-dir", str(data_dir)) if data_dir else ()), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -114,7 +117,7 @@ def start(*args: str, data_dir: Path, variables: Mapping[str, str] | None = None
         cwd="/",
         start_new_session=True,
     )
-    server = ServerProcess(process, data_dir, ProcessGuard(process.pid))
+    server = ServerProcess(process, data_dir or Path("/"), ProcessGuard(process.pid))
     listening = threading.Event()
 
     def read() -> None:

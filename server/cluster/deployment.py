@@ -1,8 +1,8 @@
 """Servers as a deployment of Ray Serve: Ray places, restarts, scales and rolls them; it never carries a token.
 
 Leans on (ray 2.60): the methods of a deployment's class that Serve calls: `record_replica_metadata` once,
-`record_routing_stats` at the interval of `RequestRouterConfig`, `record_autoscaling_stats` where the number of servers
-follows the load, `check_health`, and `__del__` after the last request.
+`record_routing_stats` at the interval of `RequestRouterConfig`, `record_autoscaling_stats` where the number of
+servers follows the load, `check_health`, and `__del__` after the last request.
 """
 
 from __future__ import annotations

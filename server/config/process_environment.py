@@ -9,6 +9,15 @@ from server.config.settings import Settings
 from server.config.versions import find_distribution
 
 SMALL_MACHINE_CORES = 4
+RAY_VARIABLES = {
+    # The router shares the front's event loop and its counts.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # By default all processes of a cluster end 60 s after its head process has.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # By default Ray's workers, and the servers that they start, give way to all other programs.
+    "RAY_worker_niceness": "0",
+}
 
 
 def cores_to_bind(settings: Settings) -> list[int]:
@@ -65,17 +74,7 @@ def export_engine_environment(
 
 def export_ray_environment() -> None:
     """Set the variables that Ray reads, before it is imported; its processes inherit them."""
-    os.environ.update(
-        {
-            # The router shares the front's event loop and its counts.
-            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-            # By default all processes of a cluster end 60 s after its head process has.
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # By default Ray's workers, and the servers that they start, give way to all other programs.
-            "RAY_worker_niceness": "0",
-        }
-    )
+    os.environ.update(RAY_VARIABLES)
 
 
 def replica_environment(token: str) -> dict[str, str]:

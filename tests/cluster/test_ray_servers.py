@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from cluster_load import OPERATOR, chat, load
 from postgres_process import postgres_process
 from server_process import ServerProcess, start
 
-HELLO = [{"role": "user", "content": "Hello!"}]
-KEY, OPERATOR = {"authorization": "Bearer demo-acme"}, {"authorization": "Bearer demo-admin"}
 REPLICAS = 3
 pytestmark = pytest.mark.long  # three more servers than the others of this folder share
 START_S = 400
@@ -77,67 +73,12 @@ def wait_for_servers(front: ServerProcess) -> None:
     raise AssertionError(f"not all servers are ready: {live(front)}\n{front.tail()}")
 
 
-def chat(
-    front: ServerProcess, client: httpx.Client, model: str = "acme-support", **more: Any
-) -> httpx.Response:
-    body = {"model": model, "messages": HELLO, "max_tokens": 4} | more
-    return client.post(f"{front.url}/v1/chat/completions", json=body, headers=KEY)
-
-
-@dataclass
-class Load:
-    """Requests that come all the time, and how they ended."""
-
-    front: ServerProcess
-    ends: Counter[str] = field(default_factory=Counter)
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    def ask(self) -> None:
-        with httpx.Client(timeout=120) as client:
-            while not self.stopped.is_set():
-                try:
-                    self.ends[f"whole {chat(self.front, client).status_code}"] += 1
-                except httpx.HTTPError as error:
-                    self.ends[f"whole {type(error).__name__}"] += 1
-
-    def stream(self) -> None:
-        long = {"max_tokens": 200, "min_tokens": 200, "ignore_eos": True, "stream": True}
-        body = {"model": "acme-support", "messages": HELLO} | long
-        with httpx.Client(timeout=120) as client:
-            while not self.stopped.is_set():
-                try:
-                    with client.stream(
-                        "POST", f"{self.front.url}/v1/chat/completions", json=body, headers=KEY
-                    ) as answer:
-                        text = "".join(answer.iter_text())
-                except httpx.HTTPError as error:
-                    self.ends[f"stream {type(error).__name__}"] += 1
-                    continue
-                ended = text.endswith("data: [DONE]\n\n")
-                failed = '"code": "engine_unavailable"' in text
-                self.ends["stream cut" if not ended else "stream failed" if failed else "stream whole"] += 1
-
-
-@contextmanager
-def load(front: ServerProcess, clients: int = 3) -> Iterator[Load]:
-    made = Load(front)
-    threads = [threading.Thread(target=run) for run in (made.ask, made.stream) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield made
-    finally:
-        made.stopped.set()
-        for thread in threads:
-            thread.join()
-
-
 @pytest.mark.timeout(900)
 def test_one_address_answers_for_all(front: ServerProcess) -> None:
     with httpx.Client(timeout=60) as client:
         for model in ("acme-support", "loragate-demo"):
-            assert chat(front, client, model).json()["model"] == model
-        assert chat(front, client, "globex-tools").status_code == 404
+            assert chat(front.url, client, model).json()["model"] == model
+        assert chat(front.url, client, "globex-tools").status_code == 404
         metrics = client.get(f"{front.url}/metrics").text
     told = live(front)
     assert len(told["replicas"]) == REPLICAS and told["adapters_capacity"] == REPLICAS * 8
@@ -148,7 +89,7 @@ def test_one_address_answers_for_all(front: ServerProcess) -> None:
 @pytest.mark.timeout(900)
 def test_requests_of_one_adapter_stay_together_while_they_may(front: ServerProcess) -> None:
     with httpx.Client(timeout=60) as client:
-        ids = {chat(front, client).headers["x-loragate-server"] for _ in range(6)}
+        ids = {chat(front.url, client).headers["x-loragate-server"] for _ in range(6)}
     assert len(ids) == 1
 
 
@@ -157,21 +98,21 @@ def test_requests_of_one_adapter_stay_together_while_they_may(front: ServerProce
 def test_a_server_that_is_killed_costs_no_request_that_has_not_begun(
     front: ServerProcess, kills: int
 ) -> None:
-    with load(front) as running:
+    with load(front.url) as running:
         for _ in range(kills):
             time.sleep(2)
             random.choice(servers(front)).send_signal(signal.SIGKILL)
             time.sleep(3)
             wait_for_servers(front)
     print(f"{kills} kills: {dict(running.ends)}")
-    assert running.ends.keys() <= {"whole 200", "stream whole", "stream failed"}, running.ends
+    assert (running.fresh_failed, running.silent_cuts) == (0, 0), running.ends
     assert running.ends["whole 200"] and running.ends["stream whole"]
 
 
 @pytest.mark.timeout(900)
 def test_a_stop_lets_answers_end_and_leaves_no_process(front: ServerProcess) -> None:
     children = front.children()
-    with load(front) as running:
+    with load(front.url) as running:
         time.sleep(1)
         front.process.send_signal(signal.SIGTERM)
         running.stopped.set()

@@ -28,8 +28,8 @@ _FIELDS = (
     "--address",
     envvar="RAY_ADDRESS",
     default="",
-    help="host:port of the Ray cluster's head, which this machine has joined. [env: RAY_ADDRESS; default: the cluster "
-    "of this machine]",
+    help="host:port of the Ray cluster's head, which this machine has joined. [env: RAY_ADDRESS; default: its own "
+    "cluster]",
 )
 def front(config: Path | None, address: str, **flags: Any) -> None:
     """Start a front of the servers on a Ray cluster: it sends each request to one of them.

@@ -110,9 +110,8 @@ class ServeApi:
                 return
             if progress.has_failed or time.monotonic() > deadline:
                 late = "" if progress.has_failed else f" after {timeout_s:g} s"
-                raise DeployFailed(
-                    f"The cluster is not complete{late} ({progress}). {progress.message or 'See the log of its servers.'}"
-                )
+                why = progress.message or "See the log of its servers."
+                raise DeployFailed(f"The cluster is not complete{late} ({progress}). {why}")
             time.sleep(_POLL_S)
 
     def _asked(self, method: str, document: dict[str, Any] | None = None) -> httpx.Response:
