@@ -45,6 +45,10 @@ BENCHMARKS = {
         "many_servers.replicas",
         "How soon all servers do what one was asked for: adapters, keys, removals.",
     ),
+    "cluster": (
+        "many_servers.cluster",
+        "The front of several servers: added latency, adapters met, and what Ray itself takes.",
+    ),
     "front": (
         "front.benchmark",
         "Processor time per token beside a model that costs nothing, against stock vLLM.",

@@ -55,7 +55,7 @@ def run(settings: Settings, runner: Executor, progress: StartProgress) -> int:
         runner: the one thread that starts engines.
         progress: tells a person at a terminal what the start does.
     """
-    configure(settings.log_format, settings.log_level)
+    configure(settings.log_format, settings.log_level, settings.replica_name)
     if ignored := ignored_service_links():
         logger.info("service-link variables are ignored", extra={"variables": ignored})
     raise_file_limit()

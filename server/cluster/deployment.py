@@ -31,7 +31,8 @@ class Replica:
 
     async def __init__(self, options: ReplicaOptions) -> None:  # type: ignore[misc]  # Serve awaits it
         host = options.host or ray.util.get_node_ip_address()
-        self._server = await ReplicaProcess.start(replace(options, host=host))
+        name = serve.get_replica_context().replica_id.unique_id
+        self._server = await ReplicaProcess.start(replace(options, host=host), name)
         self._ending = False
         self._watching = asyncio.create_task(self._end_with_server())
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from server.cluster.ray_chooser import RayChooser
 
 #: Of a front's own: not passed on to its servers.
-_OWN_FLAGS = ("host", "port", "data_dir", "tls_cert", "tls_key", "replica_token")
+_OWN_FLAGS = ("host", "port", "data_dir", "tls_cert", "tls_key", "replica_token", "replica_name")
 #: Ray's object store carries nothing here.
 _OBJECT_STORE_BYTES = 80 << 20
 _CPUS_PER_ACTOR = 0.1

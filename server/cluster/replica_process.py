@@ -64,8 +64,8 @@ class ReplicaProcess:
     _http: aiohttp.ClientSession = field(repr=False)
 
     @classmethod
-    async def start(cls, options: ReplicaOptions) -> ReplicaProcess:
-        """Start a server and wait until it accepts requests. Raises: ReplicaFailed."""
+    async def start(cls, options: ReplicaOptions, name: str) -> ReplicaProcess:
+        """Start a server with this name in its log, and wait until it accepts requests. Raises: ReplicaFailed."""
         folder, lock = _own_folder(Path(options.data_dir))
         port, token = _free_port(options.host), secrets.token_hex(16)
         own = ("--host", options.host, "--port", str(port), "--data-dir", str(folder))
@@ -75,7 +75,7 @@ class ReplicaProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=replica_environment(token),
+                env=replica_environment(token, name),
             )
         http = aiohttp.ClientSession(headers={"authorization": f"Bearer {token}"})
         replica = cls(options, f"http://{options.host}:{port}", folder, process, token, lock, http)

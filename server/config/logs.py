@@ -58,7 +58,15 @@ class VllmFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; the keys of `extra=` become fields."""
+    """One JSON object per line; the keys of `extra=` become fields.
+
+    Args:
+        replica: the server's name among several; each line has it.
+    """
+
+    def __init__(self, replica: str = "") -> None:
+        super().__init__()
+        self._fixed = {"replica": replica} if replica else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -67,6 +75,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
+            **self._fixed,
         }
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
@@ -77,19 +86,20 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """`time level logger: message key=value …`, for people to read."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        self._end = f" replica={replica}" if replica else ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
         extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items())
+        return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items()) + self._end
 
 
 _STDOUT = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
 
 
-def logging_config(log_format: str, level: str) -> dict[str, Any]:
+def logging_config(log_format: str, level: str, replica: str = "") -> dict[str, Any]:
     """The `logging.config` dictionary; the engine's processes get the same one from vLLM.
 
     Text is for people: vLLM's own INFO lines, which describe each of its steps, are left out of it.
@@ -100,7 +110,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": formatter}},
+        "formatters": {"line": {"()": formatter, "replica": replica}},
         "filters": {"vllm": {"()": "server.config.logs.VllmFilter", "least": vllm_least}},
         "handlers": {
             "out": _STDOUT,
@@ -116,13 +126,13 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
     }
 
 
-def write_config(folder: Path, log_format: str, level: str) -> Path:
+def write_config(folder: Path, log_format: str, level: str, replica: str = "") -> Path:
     """Write the logging configuration of the engine's processes; returns the file.
 
     Their errors also go to `error_log(folder)`, because vLLM reports that a start failed, but not why.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = logging_config(log_format, level)
+    config = logging_config(log_format, level, replica)
     config["formatters"]["json"] = {"()": "server.config.logs.JsonFormatter"}
     config["handlers"]["errors"] = {
         "class": "logging.FileHandler",
@@ -142,6 +152,6 @@ def error_log(folder: Path) -> Path:
     return folder / "engine-errors.log"
 
 
-def configure(log_format: str, level: str) -> None:
+def configure(log_format: str, level: str, replica: str = "") -> None:
     """Configure logging for this process."""
-    logging.config.dictConfig(logging_config(log_format, level))
+    logging.config.dictConfig(logging_config(log_format, level, replica))

@@ -77,6 +77,6 @@ def export_ray_environment() -> None:
     os.environ.update(RAY_VARIABLES)
 
 
-def replica_environment(token: str) -> dict[str, str]:
-    """The environment of a server that a front asks with this token (`Settings.replica_token`)."""
-    return {**os.environ, "LORAGATE_REPLICA_TOKEN": token}
+def replica_environment(token: str, name: str) -> dict[str, str]:
+    """The environment of a server that a front asks with this token and knows by this name."""
+    return {**os.environ, "LORAGATE_REPLICA_TOKEN": token, "LORAGATE_REPLICA_NAME": name}

@@ -156,6 +156,8 @@ class Settings(EngineSettings, BaseSettings):
     """Require an operator's key for /metrics, which names all tenants and adapters."""
     replica_token: Annotated[str, Field(repr=False)] = ""
     """Secret with which a front asks this server what it holds; `serve --replicas` sets it. Default: nobody may."""
+    replica_name: str = ""
+    """This server's name among several behind a front, in every line of its log; the front's Ray sets it."""
     log_format: LogFormat = "auto"
     """Format of the log on stdout. auto: text on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

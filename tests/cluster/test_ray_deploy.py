@@ -1,4 +1,4 @@
-"""`loragate deploy`, `front` and `cluster` on a real Ray cluster: rollouts, drains, and what dies one after the other.
+"""`loragate deploy`, `front` and `cluster` on a real Ray cluster: rollouts, drains, and one death after the other.
 
 Every row of the table in docs/ray.md, "When something dies", that is not in `test_ray_servers.py`.
 """

@@ -15,11 +15,11 @@ from server.api.admin.adapters.uploads import router as upload_routes
 from server.api.admin.adapters.versions import router as adapter_routes
 from server.api.admin.audit import router as audit_routes
 from server.api.admin.billing import routes as billing_routes
-from server.api.admin.cluster import router as cluster_routes
 from server.api.admin.feedback import router as feedback_routes
 from server.api.admin.live import router as live_routes
 from server.api.admin.permissions import AdminServices, Permissions
 from server.api.admin.records import router as record_routes
+from server.api.admin.servers import cluster_router as cluster_routes
 from server.api.admin.servers import router as server_routes
 from server.api.admin.tenants import router as tenant_routes
 

@@ -47,7 +47,8 @@ def serve(config: Path | None, replicas: int, **flags: Any) -> None:
     cores = cores_to_bind(settings)
     export_engine_environment(cores, logging_config, steers_answers=settings.repetition_adjustment)
 
-    configure(settings.log_format, settings.log_level)  # before the imports, which log something, too
+    # Before the imports, which log something, too.
+    configure(settings.log_format, settings.log_level, settings.replica_name)
     progress = StartProgress.on_terminal()
     progress.stage("Importing vLLM")
     # This one thread starts every engine: the engine's processes end when their thread ends.
@@ -67,7 +68,7 @@ def _logging_config(settings: Settings) -> Path:
     from server.errors import SettingsError
 
     try:
-        return write_config(settings.home, settings.log_format, settings.log_level)
+        return write_config(settings.home, settings.log_format, settings.log_level, settings.replica_name)
     except OSError as error:
         raise SettingsError(
             f"The data folder {settings.home} cannot be written ({error.strerror}); make room in it, let the "

@@ -15,7 +15,7 @@ from server.config.settings import Settings, load
 from server.errors import SettingsError
 
 #: What each server gets from the cluster, or what belongs to its front.
-_NOT_HERE = ("host", "port", "data_dir", "tls_cert", "tls_key", "replica_token")
+_NOT_HERE = ("host", "port", "data_dir", "tls_cert", "tls_key", "replica_token", "replica_name")
 Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -68,3 +68,13 @@ def test_any_other_warning_stays(kept: logging.LogRecord) -> None:
 )
 def test_text_leaves_out_what_vllm_tells_of_each_step(log_format: str, level: str, least: str) -> None:
     assert logging_config(log_format, level)["filters"]["vllm"]["least"] == least
+
+
+def test_every_line_names_the_server_among_several(stdout: io.StringIO) -> None:
+    for form, ends in (("json", '"replica": "r1"'), ("text", "n=1 replica=r1")):
+        configure(form, "info", "r1")
+        logging.getLogger("loragate").info("hello", extra={"n": 1})
+        assert ends in stdout.getvalue().splitlines()[-1]
+    configure("text", "info")
+    logging.getLogger("loragate").info("hello")
+    assert "replica" not in stdout.getvalue().splitlines()[-1]
