@@ -38,12 +38,13 @@ num_gpus = 0
 num_cpus = 0.1
 [server]
 demo = true
-kv_cache_memory_bytes = {kv_bytes}
+kv_cache_memory_bytes = 67108864
 max_loras = 2
 restart_backoff_s = 0.1
 shutdown_timeout = 60
 depot = "file://{folder}/depot"
 database_url = "{database_url}"
+{more}
 """
 
 
@@ -85,11 +86,11 @@ class RayCluster:
         """The servers' processes, not their engines."""
         return [process for process in self.titled("server.cli") if "--data-dir" in process.cmdline()]
 
-    def write(self, number: str, generation: str = "1", kv_bytes: int = 64 << 20) -> None:
-        """The cluster's file; `number` is its line or table that says how many servers there are."""
+    def write(self, number: str, generation: str = "1", more: str = "") -> None:
+        """The cluster's file: the line that says how many servers there are, and more lines of their settings."""
         url = f"postgresql+asyncpg://postgres@/postgres?host={self.database.folder}"
         text = FILE.format(
-            number=number, folder=self.folder, generation=generation, kv_bytes=kv_bytes, database_url=url
+            number=number, folder=self.folder, generation=generation, more=more, database_url=url
         )
         self.file.write_text(text, encoding="utf-8")
 
