@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +51,8 @@ database_url = "{database_url}"
 class RayCluster:
     """The head, what was deployed last, and the fronts."""
 
-    head: subprocess.Popen[bytes]
+    session: Path
+    """Folder of Ray's own files: the command lines of its processes have it."""
     folder: Path
     address: str
     dashboard: str
@@ -64,10 +64,13 @@ class RayCluster:
         return self.folder / "cluster.toml"
 
     def processes(self) -> list[psutil.Process]:
-        """All of Ray's, with the servers."""
-        with suppress(psutil.Error):
-            return psutil.Process(self.head.pid).children(recursive=True)
-        return []
+        """All of Ray's, with the servers. They have no parent: it would end all when one of them ends."""
+        found: dict[int, psutil.Process] = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if str(self.session) in " ".join(process.cmdline()):
+                    found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+        return list(found.values())
 
     def process(self, title: str) -> psutil.Process:
         """The only one whose command line contains `title`."""
@@ -151,7 +154,7 @@ def ray_cluster(folder: Path, cpus: int = 4) -> Iterator[RayCluster]:
     port, dashboard = _free_port(), _free_port()
     session = Path(tempfile.mkdtemp(prefix="ray"))  # its sockets' paths must be short
     command = [
-        *(RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port)),
+        *(RAY, "start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(port)),
         *("--dashboard-port", str(dashboard), "--temp-dir", str(session), "--num-cpus", str(cpus)),
         *("--object-store-memory", str(80 << 20), "--disable-usage-stats", "--include-log-monitor", "false"),
     ]
@@ -161,8 +164,9 @@ def ray_cluster(folder: Path, cpus: int = 4) -> Iterator[RayCluster]:
             start_new_session=True,
         )  # fmt: skip
         guard = ProcessGuard(head.pid)
-        cluster = RayCluster(head, folder, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", database)
+        cluster = RayCluster(session, folder, f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", database)
         try:
+            assert head.wait(_START_S) == 0, "ray start has failed"
             _wait_for_dashboard(cluster)
             yield cluster
         finally:
@@ -174,7 +178,6 @@ def ray_cluster(folder: Path, cpus: int = 4) -> Iterator[RayCluster]:
 def _wait_for_dashboard(cluster: RayCluster) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
-        assert cluster.head.poll() is None, f"ray start ended with {cluster.head.returncode}"
         with suppress(httpx.HTTPError):
             if httpx.get(f"{cluster.dashboard}/api/serve/applications/", timeout=30).status_code == 200:
                 return
@@ -189,12 +192,7 @@ def _stop(cluster: RayCluster) -> None:
             front.process.wait()
         front.guard.dismiss()
     left = cluster.processes()
-    cluster.head.send_signal(signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        cluster.head.wait(20)
-    for process in [*left, *cluster.processes()]:
+    for process in sorted(left, key=lambda process: process.pid):
         with suppress(psutil.Error):
             process.kill()
-    cluster.head.kill()
-    cluster.head.wait()
-    gone(left)
+    assert gone([*left, *cluster.processes()])
