@@ -178,7 +178,7 @@ class Front:
         for server in self._chooser.all():
             if name in (server.id, server.server):
                 path = f"/admin/v1/cluster/{server.server}/drain".encode()
-                async with self._request(scope | {"raw_path": path}, server, b"") as answer:
+                async with self._request({**scope, "raw_path": path}, server, b"") as answer:
                     await send_answer(scope, answer, b"", receive, _telling(send, server))
                 return
         raise NotFound(f"No server has the id {name!r}; `loragate cluster status` lists them.")
