@@ -42,6 +42,8 @@ class Servers:
     def all(self) -> list[Chosen]:
         return [Chosen(f"r{place}", url, f"s{place}") for place, url in enumerate(self.urls)]
 
+    async def connect(self) -> None: ...
+
     async def aclose(self) -> None: ...
 
 

@@ -61,6 +61,9 @@ class Chooser(Protocol):
     ) -> AbstractAsyncContextManager[Chosen]:
         """A server, which counts the request until the context ends. Raises: NoReplica."""
 
+    async def connect(self) -> None:
+        """Learn of the servers; before that, `all` may have none. Returns when one accepts requests."""
+
     def all(self) -> list[Chosen]:
         """Every server."""
 

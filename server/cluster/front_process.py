@@ -46,6 +46,7 @@ async def run_front(settings: Settings, make_chooser: Callable[[], Chooser]) -> 
         server = HttpServer(http_config(front, settings, certificate, _GRACE_S))
         serving = asyncio.create_task(server.serve([listener]), name="front")
         renewing = asyncio.create_task(certificate.watch(), name="certificate") if certificate else None
+        connecting = asyncio.create_task(chooser.connect(), name="connecting")
         logger.info("listening", extra={"url": listening_url(listener, "https" if certificate else "http")})
         stopping = asyncio.create_task(stop.first.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -53,10 +54,10 @@ async def run_front(settings: Settings, make_chooser: Callable[[], Chooser]) -> 
         await _drained(front, stop, settings.shutdown_timeout)
         server.should_exit = True
         await serving
-        await chooser.aclose()
-        for task in (renewing, stopping):
+        for task in (renewing, stopping, connecting):
             if task is not None:
                 task.cancel()
+        await chooser.aclose()
     logger.info("stopped", extra={"retries": counts.retries})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ray.serve.handle import DeploymentHandle
 
@@ -52,6 +52,13 @@ class RayChooser:
                     yield chosen
         finally:
             await choice.__aexit__(None, None, None)
+
+    async def connect(self) -> None:
+        """Let Ray make its router, which it does with the first choice; return when a server accepts requests."""
+        while True:
+            with suppress(NoReplica):
+                async with self.choose(None, None, frozenset()):
+                    return
 
     async def aclose(self) -> None:
         """Stop Ray's router, while its event loop still runs."""

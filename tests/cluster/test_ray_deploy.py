@@ -18,7 +18,7 @@ from cluster_load import chat, load
 from ray_cluster import OPERATOR, RayCluster, ray_cluster
 from server_process import LORAGATE
 
-REPLICAS = 2
+REPLICAS = 3
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
