@@ -46,7 +46,9 @@ async def breaking(request: web.Request) -> web.StreamResponse:
 
 async def test_a_request_and_its_answer_are_passed_on_with_the_callers_address() -> None:
     async with serving(echo) as (client, servers):
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         headers = {"authorization": "Bearer k", "x-forwarded-for": "6.6.6.6", "connection": "close"}
+        headers["traceparent"] = trace
         answer = await client.post(f"{CHAT}?a=%2F1", headers=headers, json={"model": "acme-support@3"})
         seen = answer.json()
         assert answer.status_code == 201 and answer.headers["x-request-id"] == "one"
@@ -54,6 +56,7 @@ async def test_a_request_and_its_answer_are_passed_on_with_the_callers_address()
         assert seen["path"] == f"{CHAT}?a=%2F1" and json.loads(seen["body"]) == {"model": "acme-support@3"}
         assert seen["headers"]["Authorization"] == "Bearer k"
         assert seen["headers"]["X-Forwarded-For"] == "10.0.0.9"
+        assert seen["headers"]["traceparent"] == trace, "the server's spans belong to the caller's"
         assert servers.asked == [("acme-support", None)]
 
 
