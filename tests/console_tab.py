@@ -17,7 +17,7 @@ ARTEFACTS = Path(__file__).parents[1] / "artefacts" / "console"
 HOLES = re.compile(r"\b(null|undefined|NaN)\b|\[object")
 VIEWS = ("overview", "activity", "adapters", "playground", "usage", "prices", "budgets", "feedback")
 #: Views that only an operator has.
-OPERATORS_VIEWS = ("tenants", "webhooks", "audit")
+OPERATORS_VIEWS = ("tenants", "webhooks", "servers", "audit")
 OPERATOR = "demo-admin"
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}

@@ -26,6 +26,7 @@ SHOWN = {
     "feedback": ".empty",
     "tenants": ".managed",
     "webhooks": ".managed",
+    "servers": "tbody tr",
     "audit": "tbody tr",
 }
 WIDE = {"width": 1440, "height": 900}

@@ -73,11 +73,11 @@ def test_who_may_only_read_has_nothing_to_change(open_console: Callable[..., Con
     sign_in(console, "rita")
     expect(page.locator("#who")).to_have_text("reads only rita@example.org")
     assert page.locator("#tabs a", has_text="Playground").count() == 0
-    for view in ("overview", "tenants", "adapters", "prices", "budgets", "webhooks", "audit"):
+    for view in ("overview", "tenants", "adapters", "prices", "budgets", "webhooks", "servers", "audit"):
         console.go(view)
         page.wait_for_load_state("networkidle")
         expect(page.locator("main")).not_to_contain_text(HOLES)
-        for name in ("Add tenant", "Remove", "Set the price", "Promote", "Roll back", "Change"):
+        for name in ("Add tenant", "Remove", "Set the price", "Promote", "Roll back", "Change", "Drain"):
             expect(page.locator("main").get_by_role("button", name=name, exact=True)).to_have_count(0)
 
 

@@ -13,13 +13,14 @@ import * as feedback from "./views/feedback.js";
 import * as overview from "./views/overview.js";
 import * as playground from "./views/playground.js";
 import * as prices from "./views/prices.js";
+import * as servers from "./views/servers.js";
 import { signIn } from "./views/sign-in.js";
 import * as tenants from "./views/tenants.js";
 import * as usage from "./views/usage.js";
 import * as webhooks from "./views/webhooks.js";
 
 // Each view: title, forOperators?, forWriters?, mount(root, session, rest of the hash) -> { refresh?, every_s?, leave? }
-const VIEWS = { overview, activity, tenants, adapters, playground, usage, prices, budgets, feedback, webhooks, audit };
+const VIEWS = { overview, activity, tenants, adapters, playground, usage, prices, budgets, feedback, webhooks, servers, audit };
 const main = document.getElementById("main");
 const top = document.getElementById("top");
 const who = document.getElementById("who");
