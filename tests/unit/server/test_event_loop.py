@@ -1,0 +1,67 @@
+"""Slices of long work share the event loop's turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from server.event_loop import pause
+
+
+class Turns:
+    """Counts the turns of the event loop while it is entered."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._over = False
+
+    def __enter__(self) -> Turns:
+        asyncio.get_running_loop().call_soon(self._next)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+
+    def _next(self) -> None:
+        self.number += 1
+        if not self._over:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
+async def test_one_slice_in_each_turn() -> None:
+    slices: list[tuple[int, str]] = []
+
+    async def work(name: str) -> None:
+        for _ in range(10):
+            await pause()
+            slices.append((turns.number, name))
+
+    with Turns() as turns:
+        await asyncio.gather(*(work(name) for name in "abcd"))
+    assert max(Counter(turn for turn, _ in slices).values()) == 1
+    assert [name for _, name in slices] == list("abcd") * 10
+
+
+async def test_all_others_run_in_every_turn() -> None:
+    with Turns() as turns:
+        longs = [asyncio.create_task(pause()) for _ in range(50)]
+        for _ in range(10):  # a short request, of ten turns
+            await asyncio.sleep(0)
+        assert turns.number <= 11
+        assert not all(task.done() for task in longs)
+        await asyncio.gather(*longs)
+
+
+async def test_a_cancelled_task_costs_no_turn_and_stops_nobody() -> None:
+    tasks = [asyncio.create_task(pause()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks[:4]:
+        task.cancel()
+    await asyncio.wait_for(tasks[4], 1)
+    await asyncio.wait_for(pause(), 1)  # and it begins anew afterwards
+    assert [task.cancelled() for task in tasks] == [True] * 4 + [False]
+
+
+def test_each_event_loop_has_its_own() -> None:
+    for _ in range(2):
+        asyncio.run(asyncio.wait_for(pause(), 1))
