@@ -211,7 +211,7 @@ def test_the_renderer_works_in_an_executor_of_its_own() -> None:
 
 
 def test_the_renderer_gathers_its_steps_through_its_module() -> None:
-    """server/engine/rendering/prompt_turns.py replaces `asyncio` in it: nothing else of it may be used in another way."""
+    """server/engine/rendering/prompt_turns.py replaces `asyncio` in it."""
     used = set(re.findall(r"asyncio\.(\w+)", inspect.getsource(renderers)))
     assert used == {"gather", "sleep"}
     assert "return_exceptions" not in inspect.getsource(renderers)
