@@ -72,11 +72,6 @@ class RayCluster:
                     found |= {each.pid: each for each in (process, *process.children(recursive=True))}
         return list(found.values())
 
-    def process(self, title: str) -> psutil.Process:
-        """The only one whose command line contains `title`."""
-        (found,) = self.titled(title)
-        return found
-
     def titled(self, title: str) -> list[psutil.Process]:
         found = []
         for process in self.processes():
@@ -101,7 +96,7 @@ class RayCluster:
         """Run `loragate deploy`; what it has changed."""
         command = [LORAGATE, "deploy", str(self.file), "--address", self.dashboard, "--json", *options]
         done = subprocess.run(
-            command, env=_environment(), cwd="/", capture_output=True, text=True, timeout=600
+            command, env=environment(), cwd="/", capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.logs()}"
         return str(json.loads(done.stdout)["change"])
@@ -137,7 +132,8 @@ class RayCluster:
         return "\n".join(f"{file}:\n{file.read_text()[-3000:]}" for file in files)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of loragate's and Ray's commands."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LORAGATE_", "RAY_"))}
     return kept | RAY_VARIABLES
 
@@ -160,7 +156,7 @@ def ray_cluster(folder: Path, cpus: int = 4) -> Iterator[RayCluster]:
     ]
     with postgres_process() as database:
         head = subprocess.Popen(
-            command, env=_environment(), cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, env=environment(), cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         guard = ProcessGuard(head.pid)

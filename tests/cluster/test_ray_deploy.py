@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from cluster_load import chat, load
-from ray_cluster import OPERATOR, RayCluster, ray_cluster
+from ray_cluster import OPERATOR, RayCluster, environment, ray_cluster
 from server_process import LORAGATE
 
 REPLICAS = 3
@@ -50,7 +50,7 @@ def test_the_same_file_changes_nothing_and_every_front_answers(cluster: RayClust
         for front in cluster.fronts:
             answer = chat(front.url, client)
             assert answer.status_code == 200 and answer.headers["x-loragate-server"] in before
-    variables = {"LORAGATE_URL": cluster.fronts[0].url, "LORAGATE_KEY": "demo-admin", "PATH": ""}
+    variables = environment() | {"LORAGATE_URL": cluster.fronts[0].url, "LORAGATE_KEY": "demo-admin"}
     shown = subprocess.run(
         [LORAGATE, "cluster", "status"], env=variables, capture_output=True, text=True, timeout=60
     )
@@ -63,7 +63,7 @@ def test_the_same_file_changes_nothing_and_every_front_answers(cluster: RayClust
 def test_a_rollout_replaces_every_server_and_cuts_no_stream(cluster: RayCluster) -> None:
     before = cluster.wait_for(REPLICAS)
     cluster.write(f"replicas = {REPLICAS}", generation="2")
-    with load(cluster.fronts[0].url, asking=2, streaming=24) as running:
+    with load(cluster.fronts[0].url, asking=2, streaming=24, tokens=100) as running:
         assert cluster.deploy() == "rolls"
         after = cluster.wait_for(REPLICAS, without=frozenset(before))
     print(f"rollout of {REPLICAS}: {dict(running.ends)}")
@@ -139,7 +139,8 @@ def test_a_front_that_dies_leaves_the_others(cluster: RayCluster) -> None:
 
 def test_while_the_head_is_away_requests_go_on(cluster: RayCluster) -> None:
     with load(cluster.fronts[0].url) as running:
-        kill(cluster.process("gcs_server"))
+        (head,) = [each for each in cluster.titled("gcs_server") if each.name() == "gcs_server"]
+        kill(head)
         time.sleep(75)  # by default, every process of Ray ends after 60 s
     print(f"head: {dict(running.ends)}")
     assert running.ends.keys() == {"whole 200", "stream whole"}
