@@ -169,7 +169,8 @@ class VllmHandlers:
             content, pieces = await dump(result, public, fill, exclude_none=exclude_none)
             return JsonAnswer(content, ignored, pieces)
         if isinstance(result, direct.DirectStream):
-            return StreamAnswer(result.events(public, null_usage=asks_usage(context)), ignored)
+            writer = result.writer(public, null_usage=asks_usage(context))
+            return StreamAnswer(result.events(writer), ignored, result.shortcut(writer))
         events = logprobs.filled_events(
             public_events(result, internal, public, with_usage=asks_usage(context))
         )

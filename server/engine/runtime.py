@@ -35,9 +35,10 @@ from server.engine.handlers import VllmHandlers
 from server.engine.process import fork_server, lora_layers
 from server.engine.process.engine_processes import EngineProcesses
 from server.engine.process.heartbeat import LifeSigns
-from server.engine.rendering import output_collector, prompt_logprobs, prompt_turns
+from server.engine.rendering import prompt_logprobs, prompt_turns
 from server.engine.rendering.logprobs import check_finite
 from server.engine.rendering.prompt_workers import PromptWorkers
+from server.engine.rendering.streams import shortcut
 from server.engine.scheduling import scheduler_report
 from server.engine.scheduling.engine_capacity import capacity_of
 from server.engine.scheduling.generation_progress import progress
@@ -216,16 +217,17 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     prompts = PromptWorkers(client.vllm_config, frontend, guard)
     prompts.start()
     awq = await asyncio.to_thread(AwqAdapters.of, model_folder(settings.base_model), settings.home / "scaled")
-    layers = await lora_layers.lora_layers(client)
     processes = EngineProcesses(client, signs, settings.home / REPORTS)
-    return Engine(client, handlers, runner, prompts, processes, grammars, awq, layers)
+    return Engine(
+        client, handlers, runner, prompts, processes, grammars, awq, await lora_layers.lora_layers(client)
+    )
 
 
 def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
     """Replace what vLLM's handlers call in this process."""
     prompt_turns.install(client.renderer)
     prompt_logprobs.install()
-    output_collector.install()
+    shortcut.install()
     tool_schemas.follow(settings.tool_strict_level)
     envs.enable_envs_cache()  # vLLM reads a variable for each token of each stream; EngineCore does the same itself
 

@@ -143,10 +143,15 @@ class Gate:
             steered=self._steered_counter(context),
             looped=canary_loops() if context.target.is_split else None,
             shadowed=self.shadow(context, prompt, sampling_params) if context.target.shadow else None,
+            engine_id=engine_id,
             starts_later=bool(admitted.streams),
         )
         admitted.streams.append(metered)
         return metered.read()
+
+    def only_stream(self) -> MeteredStream | None:
+        """The generation of this task's request; None if it has none or several."""
+        return streams[0] if len(streams := _admitted.get().streams) == 1 else None
 
     async def ready(self) -> None:
         """Wait until every generation of this task's request is prepared, before its first byte is sent.
