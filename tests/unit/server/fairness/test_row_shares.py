@@ -137,8 +137,12 @@ def test_a_tenant_that_was_active_a_moment_ago_counts_as_one() -> None:
 
 @pytest.mark.parametrize(
     ("after_s", "new", "is_set"),
-    [(0.05, ["acme50", "acme51"], False), (0.05, ["acme50", "acme51", "acme52", "acme53"], True)]
-    + [(0.05, ["initech0"], True), (0.15, [], True)],
+    [
+        (0.05, ["acme50", "acme51"], False),
+        (0.05, ["acme50", "acme51", "acme52", "acme53"], True),
+        (0.05, ["initech0"], True),
+        (0.15, [], True),
+    ],
 )
 def test_the_caps_hold_until_something_changes(after_s: float, new: list[str], is_set: bool) -> None:
     now_s = [0.0]
