@@ -42,7 +42,7 @@ from server.engine.rendering.streams import shortcut
 from server.engine.scheduling import scheduler_report
 from server.engine.scheduling.engine_capacity import capacity_of
 from server.engine.scheduling.generation_progress import progress
-from server.engine.scheduling.lora_series import turn_off_lora_series
+from server.engine.scheduling.vllm_series import change_series
 from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
@@ -200,8 +200,9 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
         fork_server.install()
         if arguments.pipeline_parallel_size == 1 and arguments.distributed_executor_backend is None:
             arguments.distributed_executor_backend = fork_server.EXECUTOR
-    signs = LifeSigns()
-    client = await asyncio.get_running_loop().run_in_executor(runner, _launch, arguments, signs)
+    client = await asyncio.get_running_loop().run_in_executor(
+        runner, _launch, arguments, signs := LifeSigns()
+    )
     if guard := None if settings.allow_control_tokens else keep_as_text:
         guard(client.renderer)
     grammars = Grammars.of(client.vllm_config, grammar_folder(settings))
@@ -217,10 +218,9 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
     prompts = PromptWorkers(client.vllm_config, frontend, guard)
     prompts.start()
     awq = await asyncio.to_thread(AwqAdapters.of, model_folder(settings.base_model), settings.home / "scaled")
+    layers = await lora_layers.lora_layers(client)
     processes = EngineProcesses(client, signs, settings.home / REPORTS)
-    return Engine(
-        client, handlers, runner, prompts, processes, grammars, awq, await lora_layers.lora_layers(client)
-    )
+    return Engine(client, handlers, runner, prompts, processes, grammars, awq, layers)
 
 
 def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
@@ -244,7 +244,7 @@ def _launch(arguments: Any, signs: LifeSigns) -> AsyncLLM:
     config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     with signs.shared():
         client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
-    turn_off_lora_series(client.logger_manager)
+    change_series(client.logger_manager)
     return client
 
 

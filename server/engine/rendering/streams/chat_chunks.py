@@ -1,7 +1,8 @@
 """The chunks of a streamed chat.
 
 Leans on (vLLM 0.32): the fields and their order in ChatCompletionStreamResponse, ChatCompletionResponseStreamChoice
-and UsageInfo, and which of them OpenAIServingChat sets; RequestOutput, CompletionOutput, `_make_prompt_tokens_details`.
+and UsageInfo, and which of them OpenAIServingChat sets; RequestOutput, CompletionOutput,
+`_make_prompt_tokens_details`.
 """
 
 from __future__ import annotations
