@@ -47,7 +47,7 @@ from server.engine.rendering.first_validation_error import check_lists
 from server.engine.rendering.json_pieces import dump
 from server.engine.rendering.messages import Messages
 from server.engine.rendering.prompt_turns import rendering_for
-from server.engine.rendering.streams import direct
+from server.engine.rendering.streams import direct, shortcut
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking
 from server.errors import InternalError, InvalidRequest
@@ -119,6 +119,7 @@ class VllmHandlers:
         answers.install(state)
         refuse_before_events(state)
         direct.install(state)
+        shortcut.install()
         _yield_between_prompts(state.openai_serving_completion)
         # It renders probes: before a large prompt's renderer stands in.
         thinking = await Thinking.of(state.anthropic_serving_messages, engine, args)

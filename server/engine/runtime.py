@@ -35,10 +35,9 @@ from server.engine.handlers import VllmHandlers
 from server.engine.process import fork_server, lora_layers
 from server.engine.process.engine_processes import EngineProcesses
 from server.engine.process.heartbeat import LifeSigns
-from server.engine.rendering import prompt_logprobs, prompt_turns
+from server.engine.rendering import output_collector, prompt_logprobs, prompt_turns
 from server.engine.rendering.logprobs import check_finite
 from server.engine.rendering.prompt_workers import PromptWorkers
-from server.engine.rendering.streams import shortcut
 from server.engine.scheduling import scheduler_report
 from server.engine.scheduling.engine_capacity import capacity_of
 from server.engine.scheduling.generation_progress import progress
@@ -200,9 +199,8 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
         fork_server.install()
         if arguments.pipeline_parallel_size == 1 and arguments.distributed_executor_backend is None:
             arguments.distributed_executor_backend = fork_server.EXECUTOR
-    client = await asyncio.get_running_loop().run_in_executor(
-        runner, _launch, arguments, signs := LifeSigns()
-    )
+    signs = LifeSigns()
+    client = await asyncio.get_running_loop().run_in_executor(runner, _launch, arguments, signs)
     if guard := None if settings.allow_control_tokens else keep_as_text:
         guard(client.renderer)
     grammars = Grammars.of(client.vllm_config, grammar_folder(settings))
@@ -227,7 +225,7 @@ def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
     """Replace what vLLM's handlers call in this process."""
     prompt_turns.install(client.renderer)
     prompt_logprobs.install()
-    shortcut.install()
+    output_collector.install()
     tool_schemas.follow(settings.tool_strict_level)
     envs.enable_envs_cache()  # vLLM reads a variable for each token of each stream; EngineCore does the same itself
 

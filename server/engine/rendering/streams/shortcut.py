@@ -26,7 +26,6 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import FinishReason, output_processor
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
-from server.engine.rendering import output_collector
 from server.engine.rendering.output_collector import BoundedOutputCollector
 from server.engine.rendering.streams.chunks import ChunkWriter
 from server.request.context import PartWriter
@@ -83,8 +82,7 @@ class DirectRequestState(RequestState):
 
 
 def install() -> None:
-    """Let vLLM's output processor use `DirectRequestState`, and the queue that it needs. Idempotent."""
-    output_collector.install()
+    """Let vLLM's output processor use `DirectRequestState`. Idempotent."""
     vars(output_processor).update(RequestState=DirectRequestState)
 
 
