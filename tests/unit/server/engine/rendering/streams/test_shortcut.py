@@ -299,7 +299,8 @@ def counted(usage):
     return tokens, sorted(usage.finish_reasons), usage.answers_looped, usage.first_token_at is not None
 
 
-@settings(max_examples=examples(200), deadline=None)
+@pytest.mark.slow
+@settings(max_examples=examples(150), deadline=None)
 @given(
     endpoint=st.sampled_from(["chat", "completions"]),
     run=runs(in_turn=True),
@@ -328,7 +329,8 @@ def texts_of(events):
     return said
 
 
-@settings(max_examples=examples(200), deadline=None)
+@pytest.mark.slow
+@settings(max_examples=examples(150), deadline=None)
 @given(endpoint=st.sampled_from(["chat", "completions"]), run=runs(in_turn=False), options=stream_options)
 def test_a_slow_client_and_a_busy_loop_lose_nothing(tokenizer, endpoint, run, options):
     our_reader, their_reader = openers(endpoint, run, options, None, tokenizer)
