@@ -68,10 +68,11 @@ class BoundedOutputCollector(RequestOutputCollector):
         self._advance()
         return output
 
-    def takes_deltas(self) -> bool:
-        """Whether the next delta may go to `receiver`: its reader waits, so nothing is in front of it."""
+    def ready_receiver(self) -> DeltaReceiver | None:
+        """`receiver`, if the next delta may go there: the reader waits, so nothing is in front of it."""
         receiver = self.receiver
-        return self._is_awaited and receiver is not None and self.output is None and receiver.is_ready()
+        is_next = self._is_awaited and self.output is None
+        return receiver if receiver is not None and is_next and receiver.is_ready() else None
 
     def get_nowait(self) -> Any:
         """See `RequestOutputCollector`."""

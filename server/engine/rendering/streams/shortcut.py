@@ -66,19 +66,20 @@ class DirectRequestState(RequestState):
         **named: Any,
     ) -> Any:
         """See `RequestState`; None: there is nothing to put into the queue."""
-        queue = self.queue
-        if finish_reason is None and isinstance(queue, BoundedOutputCollector) and queue.takes_deltas():
-            try:
-                text = self.detokenizer.get_next_output_text(False, True)
-                queue.receiver.send(self.request_index, text, new_token_ids)
-            except (
-                Exception
-            ) as error:  # vLLM would end all generations, as it does for any error of the processor
-                logger.exception("An output cannot be sent.", extra={"request_id": self.external_req_id})
-                queue.receiver = None
-                queue.put(error)
-            return None
-        return super().make_request_output(new_token_ids, pooling_output, finish_reason, *others, **named)
+        queue: Any = self.queue
+        receiver = None
+        if finish_reason is None and isinstance(queue, BoundedOutputCollector):
+            receiver = queue.ready_receiver()
+        if receiver is None:
+            return super().make_request_output(new_token_ids, pooling_output, finish_reason, *others, **named)
+        try:
+            text = self.detokenizer.get_next_output_text(False, True)
+            receiver.send(self.request_index, text, new_token_ids)
+        except Exception as error:  # else vLLM ends all generations, as for any error of the processor
+            logger.exception("An output cannot be sent.", extra={"request_id": self.external_req_id})
+            queue.receiver = None
+            queue.put(error)
+        return None
 
 
 def install() -> None:
