@@ -121,8 +121,7 @@ class Gate:
             arguments: the rest of `EngineClient.generate`; only trusted ones are passed on.
 
         Raises:
-            LoragateError: the request may not enter, or there is no engine.
-            LimitExceeded: the prompt is longer than the operator allows.
+            LoragateError, LimitExceeded: the request may not enter, its prompt is too long, or there is no engine.
         """
         admitted, engine = self._enter(arguments.get("lora_request"))
         context, reservation = admitted.context, self._reserve(admitted.context, prompt, sampling_params)
