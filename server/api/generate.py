@@ -28,12 +28,12 @@ from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
 from server.auth.authenticator import Authenticator
-from server.event_loop import pause
 from server.observability.readiness import Readiness
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
 from server.request.batch import BatchService
 from server.request.context import Caller, JsonAnswer, RequestContext
+from server.request.event_loop import pause
 from server.request.request_service import RequestService
 from server.usage.records.recorder import Recorder
 from server.usage.records.recording import Recording
