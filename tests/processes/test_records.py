@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,31 +13,37 @@ import anthropic
 import httpx
 import openai
 import pytest
-from server_process import LORAGATE, ServerProcess, start
+from click.testing import CliRunner
+from server_process import ServerProcess, start
 
 import demo
+from server.cli.main import main
 
 KEYS = {"acme": "demo-acme", "globex": "demo-globex"}
 MAIL = "My address is jo@example.com."
 
 
-def shell(server: ServerProcess, key: str, *args: str) -> str:
-    done = subprocess.run(
-        [LORAGATE, *args, "--url", server.url, "--key", key], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def shell(*args: str) -> str:
+    """A command, in this process: a new one would import for seconds each time."""
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def ask_server(server: ServerProcess, key: str, *args: str) -> str:
+    """A command for a running server."""
+    return shell(*args, "--url", server.url, "--key", key)
 
 
 def turn_on(server: ServerProcess) -> None:
     """Each tenant's own admin does it."""
     for tenant in KEYS:
         key = (
-            shell(server, "demo-admin", "key", "add", tenant, "--role", "tenant_admin")
+            ask_server(server, "demo-admin", "key", "add", tenant, "--role", "tenant_admin")
             .strip()
             .splitlines()[-1]
         )
-        shell(server, key, "tenant", "records", tenant, "--pattern", r"KD-\d+")
+        ask_server(server, key, "tenant", "records", tenant, "--pattern", r"KD-\d+")
     time.sleep(1)  # a running server follows within half a second
 
 
@@ -126,16 +131,10 @@ def check(server: ServerProcess, place: Path) -> None:
     assert all(row["messages"][-1]["tool_calls"][0]["function"]["name"] == "track_order" for row in globex)
     for tenant, model in (("acme", "acme-support"), ("globex", "globex-tools")):
         (file,) = (place / tenant).glob("*.jsonl")
-        checked = subprocess.run(
-            [LORAGATE, "train", "--check", str(file), "--base", "demo"],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert "cannot be used" not in checked.stdout and checked.returncode == 0, (
-            checked.stdout + checked.stderr
-        )
+        assert "cannot be used" not in shell("train", "--check", str(file), "--base", "demo")
         figures = json.loads(
-            shell(server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json")
+            ask_server(
+                server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json"
+            )
         )
         assert figures["figures"]["turns"] == len(rows(place, tenant)), figures
