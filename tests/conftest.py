@@ -21,10 +21,10 @@ from xdist.scheduler import LoadFileScheduling
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
 # How long an example takes to draw depends on what else the machine does.
 BUSY: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("local", max_examples=50, **BUSY)
-settings.register_profile("ci", derandomize=True, max_examples=50, **BUSY)
+settings.register_profile("local", max_examples=25, **BUSY)
+settings.register_profile("ci", derandomize=True, max_examples=25, **BUSY)
 # `make test-fast` uses this one: no database of examples, fewer of them where a test does not say how many.
-settings.register_profile("fast", derandomize=True, max_examples=15, **BUSY)
+settings.register_profile("fast", derandomize=True, max_examples=8, **BUSY)
 # `make test-long` uses this one: new examples, all that a test asks for.
 settings.register_profile("long", max_examples=100, **BUSY)
 # `make mutants` uses this one: which example fails first is enough, a smaller one is not looked for.
