@@ -84,8 +84,13 @@ test-unit: $(VENV)/.dev ## everything without an engine, with its coverage
 unit-server: ; @COVERAGE_FILE=.coverage.server $(UNIT) $(UNIT_SERVER) $(COVERED)
 unit-others: ; @COVERAGE_FILE=.coverage.others $(UNIT) $(UNIT_OTHERS) $(COVERED)
 
+# A test waits for its server most of the time, so two of them, with a server each, share the cores; but not those that
+# measure times.
+SERVED := $(BIN)/python -m pytest tests/console tests/e2e tests/engine tests/gpu tests/isolation
+
 test-served: $(VENV)/.dev ## what one server or one engine is asked
-	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/processes --ignore tests/cluster --ignore tests/real
+	@$(SERVED) -m "not long and not alone" -n 2 --dist loadfile
+	@$(SERVED) -m "alone and not long"
 
 test-processes: $(VENV)/.dev ## servers that are started, stopped and killed
 	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadfile

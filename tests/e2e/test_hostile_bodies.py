@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_process import ServerProcess
 
+pytestmark = pytest.mark.alone  # it measures times
+
 MODEL = "loragate-demo"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     "/v1/chat/completions",
