@@ -59,13 +59,15 @@ serve: $(if $(CUDA),gpu) setup ## start the server (the demo, or MODEL=… on CU
 UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:schemathesis
 # Tests without an engine run in two processes, one thread each. The first imports vLLM, the second only torch: workers
 # of one run would each collect every test, and import everything. With more cores, each of the two has workers.
-UNIT_SERVER := tests/unit/server tests/unit/sampling tests/unit/deploy $(sort $(wildcard tests/unit/test_*.py))
-UNIT_OTHERS := tests/unit/adapters tests/unit/benchmarks tests/unit/demo
+LIGHT       := tests/unit/server/cli tests/unit/server/fairness
+UNIT_SERVER := tests/unit/server $(addprefix --ignore ,$(LIGHT)) tests/unit/sampling tests/unit/deploy \
+  $(sort $(wildcard tests/unit/test_*.py))
+UNIT_OTHERS := tests/unit/adapters tests/unit/benchmarks tests/unit/demo $(LIGHT)
 WORKERS     := $(shell expr $$(nproc) / 2)
 PARALLEL    := $(if $(filter 0 1,$(WORKERS)),,-n $(WORKERS) --maxprocesses 4 --dist loadfile)
 FAST        := $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
 COVERED     := $(PARALLEL) --cov --cov-report= --cov-fail-under=0
-BESIDE      := $(MAKE) --no-print-directory -j2 --output-sync=target
+BESIDE      := $(MAKE) -j2 --no-print-directory --output-sync=target
 # With ARGS, one of the two may have no test that fits: pytest's exit code 5.
 MAY_BE_NONE := $(if $(ARGS),|| [ $$? -eq 5 ])
 
