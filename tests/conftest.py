@@ -6,9 +6,11 @@ import gc
 import json
 import os
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from typing import Any
 
 import httpx
+import httpx._transports.default as httpx_transports
 import log_capture
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -71,6 +73,14 @@ class OneProcessPerFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessPerFile | None:
     """What `--dist loadfile` means here."""
     return OneProcessPerFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate_store() -> Iterator[None]:
+    """httpx reads the machine's certificates for each client and each `httpx.get`: 30 ms, here once for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx_transports, "create_ssl_context", cache(httpx_transports.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")
