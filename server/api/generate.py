@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED
-from server.api.middleware.body_reader import announced_bytes, read_body
+from server.api.middleware.body_reader import announced_bytes, read_body_bytes
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
@@ -62,7 +62,7 @@ class GenerateRoute:
             record.note_caller(caller)
             with contextlib.ExitStack() as reading:
                 reading.enter_context(self.requests.memory.hold(caller.tenant_name, announced_bytes(request)))
-                read = [await read_body(request)]  # a list, so that the bytes are gone while the answer runs
+                read = [await read_body_bytes(request)]  # a list: its bytes are gone while the answer runs
 
                 async def serve() -> None:
                     nonlocal contexts

@@ -17,8 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from adapters.lifecycle.blends.blending import ScaledVersion
 from server.api.errors import error_body, error_event, error_response, event_failure
-from server.event_loop import pause
 from server.request.context import JsonAnswer, StreamAnswer
+from server.request.event_loop import pause
 
 #: A stream is silent for at most twice as long; proxies wait for 30 to 60 seconds.
 SILENCE_S = 10.0

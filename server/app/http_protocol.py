@@ -23,7 +23,7 @@ LINGER_S = 1.0
 class BodyParts:
     """Writes parts of a response's body to the connection at once, where `send` is a coroutine.
 
-    Leans on (uvicorn 0.4x): RequestResponseCycle (`flow.write_paused`, `disconnected`, `response_started`,
+    Leans on (uvicorn 0.54): RequestResponseCycle (`flow.write_paused`, `disconnected`, `response_started`,
     `response_complete`, `chunked_encoding`, `transport`).
     """
 
