@@ -6,29 +6,23 @@ nothing stays held after the request, however it ends.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
-from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
-from server.api.headers import debug_header, ignored_header, stream_head
-from server.api.middleware.body_reader import announced_bytes, read_body
+from server.api.errors import HANDLED
+from server.api.middleware.body_reader import announced_bytes, read_body_bytes
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
+from server.api.responses import ResponseSender, debug_header, ignored_header
 from server.auth.authenticator import Authenticator
-from server.event_loop import pause
 from server.observability.readiness import Readiness
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
@@ -37,11 +31,6 @@ from server.request.context import Caller, JsonAnswer, RequestContext
 from server.request.request_service import RequestService
 from server.usage.records.recorder import Recorder
 from server.usage.records.recording import Recording
-
-#: A stream is silent for at most twice as long; proxies wait for 30 to 60 seconds.
-SILENCE_S = 10.0
-#: Characters of events between two pauses for the event loop; they take up to 5 ms.
-_PAUSE_CHARACTERS = 16 << 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +62,7 @@ class GenerateRoute:
             record.note_caller(caller)
             with contextlib.ExitStack() as reading:
                 reading.enter_context(self.requests.memory.hold(caller.tenant_name, announced_bytes(request)))
-                read = [await read_body(request)]  # a list, so that the bytes are gone while the answer runs
+                read = [await read_body_bytes(request)]  # a list: its bytes are gone while the answer runs
 
                 async def serve() -> None:
                     nonlocal contexts
@@ -139,7 +128,7 @@ class GenerateRoute:
             if isinstance(answer, JsonAnswer):
                 await response.json(answer, own_headers)
             else:
-                await response.stream(answer.events, own_headers)
+                await response.stream(answer, own_headers)
         if recording is not None:
             recording.answered(context)
 
@@ -152,95 +141,3 @@ class GenerateRoute:
                 context.sampling.effective(context.endpoint), context.target.blend
             )
         return headers
-
-
-class ResponseSender:
-    """Sends the response of one request: whole, as a stream, or as an error before or within either."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send_message = send
-        self._send_body: Send = scope["state"].get("send_body", send)
-        self._started = False
-        self._sent_at = 0.0
-
-    async def json(self, answer: JsonAnswer, headers: dict[str, str]) -> None:
-        """Send a whole answer."""
-        if answer.pieces is None:
-            await JSONResponse(answer.content, headers=headers)(self._scope, self._receive, self._send)
-            return
-        parts = await answer.parts()
-        start: Message = {"type": "http.response.start", "status": 200, "headers": []}
-        length = {"content-type": "application/json", "content-length": str(sum(map(len, parts)))}
-        MutableHeaders(scope=start).update(headers | length)
-        await self._send(start)
-        for part in parts:
-            await self._send({"type": "http.response.body", "body": part, "more_body": True})
-            await pause()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def stream(self, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
-        """Send events. Nothing is sent before the first event, so an error before it has its own status."""
-        unpaused = 0
-        with self._signs_of_life():
-            async with aclosing(events):
-                async for event in events:
-                    failure = event_failure(event)
-                    if failure is not None:  # vLLM wrote it; raised, so that all errors have our shape
-                        raise failure
-                    unpaused += len(event)
-                    if (
-                        unpaused > _PAUSE_CHARACTERS
-                    ):  # one step of many choices has many; sending need not wait
-                        unpaused = 0
-                        await pause()
-                    if not self._started:
-                        await self._send(stream_head(headers))
-                    await self._send_part(event)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def fail(self, error: Exception, headers: dict[str, str]) -> str:
-        """Send the error, as a response or as an event of the stream; returns its code."""
-        path = self._scope["path"]
-        body = error_body(error, path)
-        if self._started:
-            await self._send_part(error_event(error, path))
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
-            response = error_response(error, path)
-            response.headers.update(headers)
-            await response(self._scope, self._receive, self._send)
-        return str(body["error"]["code"])
-
-    async def _send(self, message: Message) -> None:
-        self._started = True
-        self._sent_at = time.monotonic()
-        await self._send_message(message)
-
-    async def _send_part(self, events: str) -> None:
-        """Send a part of a body that has begun: past the middleware, which changes the head only."""
-        self._sent_at = time.monotonic()
-        await self._send_body({"type": "http.response.body", "body": events.encode(), "more_body": True})
-
-    @contextlib.contextmanager
-    def _signs_of_life(self) -> Generator[None]:
-        """Send comments, which clients ignore, while a call is written: proxies close silent connections."""
-        loop = asyncio.get_running_loop()
-        comment: asyncio.Task[None] | None = None
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal comment, timer
-            timer = loop.call_later(SILENCE_S, look)
-            is_silent = self._started and time.monotonic() - self._sent_at >= SILENCE_S
-            if is_silent and (comment is None or comment.done()):
-                comment = asyncio.ensure_future(self._send_part(":\n\n"))
-
-        timer = loop.call_later(SILENCE_S, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if comment is not None:
-                comment.cancel()

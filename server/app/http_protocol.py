@@ -9,7 +9,7 @@ import asyncio
 import json
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.api.errors import error_body, rule_of
 from server.errors import HeadTooLarge, InvalidRequest, LoragateError
@@ -18,6 +18,30 @@ from server.errors import HeadTooLarge, InvalidRequest, LoragateError
 MAX_HEAD_BYTES = 64 * 1024
 #: How long a refused client may finish what it sends; closing at once could discard the answer.
 LINGER_S = 1.0
+
+
+class BodyParts:
+    """Writes parts of a response's body to the connection at once, where `send` is a coroutine.
+
+    Leans on (uvicorn 0.54): RequestResponseCycle (`flow.write_paused`, `disconnected`, `response_started`,
+    `response_complete`, `chunked_encoding`, `transport`).
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def is_ready(self) -> bool:
+        """Whether the body is open, and the client has read most of what was sent."""
+        cycle = self._cycle
+        return not (cycle.flow.write_paused or cycle.disconnected or cycle.response_complete) and bool(
+            cycle.chunked_encoding
+        )
+
+    def write(self, part: bytes) -> None:
+        """Write a part that is not empty; call it only while `is_ready`."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -87,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._heads += 1
         self._in_body = True
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["state"]["body_parts"] = BodyParts(self.cycle)
 
     def on_message_complete(self) -> None:
         """Called by the parser when the body is complete."""

@@ -47,13 +47,13 @@ from server.engine.rendering.first_validation_error import check_lists
 from server.engine.rendering.json_pieces import dump
 from server.engine.rendering.messages import Messages
 from server.engine.rendering.prompt_turns import rendering_for
-from server.engine.rendering.streams import direct
+from server.engine.rendering.streams import direct, shortcut
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking
 from server.errors import InternalError, InvalidRequest
-from server.event_loop import pause
 from server.request.body import Body
 from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
+from server.request.event_loop import pause
 from server.request.gate import Gate
 
 logger = logging.getLogger("loragate.engine")
@@ -119,6 +119,7 @@ class VllmHandlers:
         answers.install(state)
         refuse_before_events(state)
         direct.install(state)
+        shortcut.install()
         _yield_between_prompts(state.openai_serving_completion)
         # It renders probes: before a large prompt's renderer stands in.
         thinking = await Thinking.of(state.anthropic_serving_messages, engine, args)
@@ -169,7 +170,8 @@ class VllmHandlers:
             content, pieces = await dump(result, public, fill, exclude_none=exclude_none)
             return JsonAnswer(content, ignored, pieces)
         if isinstance(result, direct.DirectStream):
-            return StreamAnswer(result.events(public, null_usage=asks_usage(context)), ignored)
+            writer = result.writer(public, null_usage=asks_usage(context))
+            return StreamAnswer(result.events(writer), ignored, result.shortcut(writer))
         events = logprobs.filled_events(
             public_events(result, internal, public, with_usage=asks_usage(context))
         )

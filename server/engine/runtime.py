@@ -41,7 +41,7 @@ from server.engine.rendering.prompt_workers import PromptWorkers
 from server.engine.scheduling import scheduler_report
 from server.engine.scheduling.engine_capacity import capacity_of
 from server.engine.scheduling.generation_progress import progress
-from server.engine.scheduling.lora_series import turn_off_lora_series
+from server.engine.scheduling.vllm_series import change_series
 from server.fairness.shares import Capacity
 from server.request.gate import Gate
 
@@ -242,7 +242,7 @@ def _launch(arguments: Any, signs: LifeSigns) -> AsyncLLM:
     config = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     with signs.shared():
         client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
-    turn_off_lora_series(client.logger_manager)
+    change_series(client.logger_manager)
     return client
 
 

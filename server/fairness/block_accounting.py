@@ -7,7 +7,7 @@ block, because their cache salts differ.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 from server.fairness.shares import Capacity, Share
@@ -113,6 +113,15 @@ class BlockAccounting:
     def allocation(self, request_id: str) -> Allocation | None:
         """The allocation of a running request; None for one that does not run."""
         return self._allocations.get(request_id)
+
+    @property
+    def slots(self) -> int:
+        """Sequence slots in use, of all tenants."""
+        return len(self._allocations)
+
+    def active_tenants(self) -> Set[str]:
+        """The names of the tenants that have allocations now; the set follows the allocations."""
+        return self._active.keys()
 
     def active(self) -> list[tuple[str, TenantAllocations]]:
         """The tenants that have allocations now."""

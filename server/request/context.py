@@ -4,9 +4,9 @@ only `held` is set later, on a copy that shares `usage`."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from adapters.billing.prices import FREE, Price
 from adapters.lifecycle.blends.blending import ScaledVersion
@@ -16,9 +16,9 @@ from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.limits import NO_LIMITS, Limits
 from sampling.resolution import NO_DEFAULTS, Resolved
-from server.event_loop import pause
 from server.request.body import Body
-from server.request.metering import UsageCounters
+from server.request.event_loop import pause
+from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,39 @@ class Target:
     """The versions that answer together, if the request names several with `adapters`."""
     shadow: ShadowTarget | None = None
     """Where a copy of the request may go (`server.background.shadows`)."""
+
+
+@dataclass(slots=True)
+class UsageCounters:
+    """What one HTTP request has used so far. Times are `time.monotonic()` seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+    answers_steered: int = 0
+    """Answers that the engine steered out of a repetition loop (`repetition: "adjust"`)."""
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    held_at: float | None = None
+    """When the adapter was resident and the gate had admitted the request."""
+    lease_s: float = 0.0
+    """The wait for a part of a limit that several servers share."""
+    scheduled_at: float | None = None
+    queue_s: float | None = None
+    gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
+    """Seconds between two tokens of a streamed answer."""
+    has_form: bool = False
+    """Whether the caller prescribed a form (schema, expression, grammar), which then decides what the answer says."""
+    answers_looped: int = 0
+    """Answers that repeated themselves; counted only where the target's traffic is split."""
+    unstreamed: list[Callable[[], None]] = field(default_factory=list)
+    """One function per unstreamed answer, which counts the tokens that the engine has generated so far."""
+
+    def refresh(self) -> None:
+        """Count what the engine has generated so far of unstreamed answers."""
+        for count in self.unstreamed:
+            count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +162,16 @@ class JsonAnswer:
         return parts
 
 
+class PartWriter(Protocol):
+    """Writes parts of a response's body at once, past the task that sends it."""
+
+    def is_ready(self) -> bool:
+        """Whether a part can be written now: the client is there, and it has read most of what was sent."""
+
+    def write(self, text: str) -> None:
+        """Write a part; call it only while `is_ready`."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
     """Server-sent events, one or more complete `…\\n\\n` texts at a time; an error comes alone.
@@ -138,6 +181,11 @@ class StreamAnswer:
 
     events: AsyncGenerator[str]
     ignored: tuple[str, ...] = ()
+    shortcut: Callable[[PartWriter], None] | None = None
+    """Lets the engine's outputs be written straight to the body, while the receiver waits for the next event.
+
+    The receiver may call it, after it has sent the first event.
+    """
 
 
 Answer = JsonAnswer | StreamAnswer

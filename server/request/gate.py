@@ -121,8 +121,7 @@ class Gate:
             arguments: the rest of `EngineClient.generate`; only trusted ones are passed on.
 
         Raises:
-            LoragateError: the request may not enter, or there is no engine.
-            LimitExceeded: the prompt is longer than the operator allows.
+            LoragateError, LimitExceeded: the request may not enter, its prompt is too long, or there is no engine.
         """
         admitted, engine = self._enter(arguments.get("lora_request"))
         context, reservation = admitted.context, self._reserve(admitted.context, prompt, sampling_params)
@@ -143,10 +142,15 @@ class Gate:
             steered=self._steered_counter(context),
             looped=canary_loops() if context.target.is_split else None,
             shadowed=self.shadow(context, prompt, sampling_params) if context.target.shadow else None,
+            engine_id=engine_id,
             starts_later=bool(admitted.streams),
         )
         admitted.streams.append(metered)
         return metered.read()
+
+    def only_stream(self) -> MeteredStream | None:
+        """The generation of this task's request; None if it has none or several."""
+        return streams[0] if len(streams := _admitted.get().streams) == 1 else None
 
     async def ready(self) -> None:
         """Wait until every generation of this task's request is prepared, before its first byte is sent.

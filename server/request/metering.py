@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.admission import Reservation
-from server.event_loop import pause
-from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
+from server.request.context import UsageCounters
+from server.request.event_loop import pause
 
 #: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition_steering`, has ended because it loops.
 REPETITION = "repetition"
@@ -26,39 +26,6 @@ _PUBLIC_REPETITION = "length"
 
 #: A shorter window than the one that ends an answer: a canary's repetition is counted, the answer is not cut off.
 _CANARY_THRESHOLDS = Thresholds(window_tokens=64)
-
-
-@dataclass(slots=True)
-class UsageCounters:
-    """What one HTTP request has used so far. Times are `time.monotonic()` seconds."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    finish_reasons: list[str] = field(default_factory=list)
-    answers_steered: int = 0
-    """Answers that the engine steered out of a repetition loop (`repetition: "adjust"`)."""
-    first_token_at: float | None = None
-    last_token_at: float | None = None
-    held_at: float | None = None
-    """When the adapter was resident and the gate had admitted the request."""
-    lease_s: float = 0.0
-    """The wait for a part of a limit that several servers share."""
-    scheduled_at: float | None = None
-    queue_s: float | None = None
-    gap_s: LatencyHistogram = field(default_factory=lambda: LatencyHistogram(GAP_BOUNDS_S))
-    """Seconds between two tokens of a streamed answer."""
-    has_form: bool = False
-    """Whether the caller prescribed a form (schema, expression, grammar), which then decides what the answer says."""
-    answers_looped: int = 0
-    """Answers that repeated themselves; counted only where the target's traffic is split."""
-    unstreamed: list[Callable[[], None]] = field(default_factory=list)
-    """One function per unstreamed answer, which counts the tokens that the engine has generated so far."""
-
-    def refresh(self) -> None:
-        """Count what the engine has generated so far of unstreamed answers."""
-        for count in self.unstreamed:
-            count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +70,8 @@ class MeteredStream:
     looped: RepetitionCount | None
     """Counts answers that repeat themselves."""
     shadowed: Shadowed | None = None
+    engine_id: str = ""
+    """Of this generation in the engine."""
     starts_later: bool = False
     """Whether others start before it: the prompts of one request must not all start in one turn of the event loop."""
     _prompt_tokens: int = 0
@@ -129,6 +98,18 @@ class MeteredStream:
         self._settle()
         if self.shadowed is not None:
             self.shadowed.end()
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether `count_delta` may be used: the first token was read, and nobody else needs the outputs."""
+        return self.shadowed is None and self.usage.first_token_at is not None
+
+    def count_delta(self, index: int, token_ids: Sequence[int]) -> None:
+        """Count a delta that goes past `read` and does not end its sequence."""
+        now = time.monotonic()
+        self._count_sequence(index, token_ids, now)
+        if token_ids:
+            self._count_read(len(token_ids), now)
 
     async def aclose(self) -> None:
         """Abort the generation if it still runs, and settle; no effect after a stream was read to its end."""
@@ -172,15 +153,8 @@ class MeteredStream:
         usage = self.usage
         new_tokens = 0
         for sequence in output.outputs:
-            if tokens := len(sequence.token_ids):
-                new_tokens += tokens
-                if before := self._last_at[sequence.index]:
-                    usage.gap_s.add((now - before) / tokens, tokens)
-                self._last_at[sequence.index] = now
-            if self.steered is not None and self.steered.push(sequence.index, sequence.token_ids):
-                usage.answers_steered += 1
-            if self.looped is not None and self.looped.push(sequence.index, sequence.token_ids):
-                usage.answers_looped += 1
+            new_tokens += len(sequence.token_ids)
+            self._count_sequence(sequence.index, sequence.token_ids, now)
             if sequence.finish_reason:
                 usage.finish_reasons.append(sequence.finish_reason)
                 if sequence.finish_reason == REPETITION:
@@ -188,11 +162,27 @@ class MeteredStream:
         if not self._prompt_tokens and output.prompt_token_ids:
             self._count_prompt(len(output.prompt_token_ids), output.num_cached_tokens or 0)
         if new_tokens:
-            self._read_tokens += new_tokens
-            self._count_generated(self._read_tokens)
-            usage.last_token_at = now
+            self._count_read(new_tokens, now)
             if usage.first_token_at is None:
                 self._note_first(output.metrics, now)
+
+    def _count_sequence(self, index: int, token_ids: Sequence[int], now: float) -> None:
+        """Count new tokens of one sequence: the time between them, and whether the answer loops."""
+        usage = self.usage
+        if tokens := len(token_ids):
+            if before := self._last_at[index]:
+                usage.gap_s.add((now - before) / tokens, tokens)
+            self._last_at[index] = now
+        if self.steered is not None and self.steered.push(index, token_ids):
+            usage.answers_steered += 1
+        if self.looped is not None and self.looped.push(index, token_ids):
+            usage.answers_looped += 1
+
+    def _count_read(self, new_tokens: int, now: float) -> None:
+        """Count tokens that the caller gets."""
+        self._read_tokens += new_tokens
+        self._count_generated(self._read_tokens)
+        self.usage.last_token_at = now
 
     def _count_prompt(self, prompt_tokens: int, cached_tokens: int) -> None:
         """Count the prompt, once."""

@@ -11,7 +11,7 @@ RequestOutput.add.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from vllm import envs
 from vllm.outputs import RequestOutput
@@ -25,11 +25,24 @@ _SEQUENCES: Final = 16
 MERGED: Final = 256
 
 
+class DeltaReceiver(Protocol):
+    """Takes the text of a stream past the queue (`server.engine.rendering.streams.shortcut`)."""
+
+    def is_ready(self) -> bool:
+        """Whether it can take a delta now."""
+
+    def send(self, index: int, text: str, token_ids: list[int]) -> None:
+        """Take the new text and tokens of a sequence."""
+
+
 class BoundedOutputCollector(RequestOutputCollector):
     """vLLM's queue of a generation, whose merged outputs have a bounded size."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.receiver: DeltaReceiver | None = None
+        """Set when the stream has begun, if deltas may pass the queue."""
+        self._is_awaited = False  # its reader has dealt with all outputs before
         self._further: deque[RequestOutput] = deque()  # after `output`
 
     def put(self, output: Any) -> None:
@@ -47,9 +60,19 @@ class BoundedOutputCollector(RequestOutputCollector):
 
     async def get(self) -> Any:
         """See `RequestOutputCollector`."""
-        output = await super().get()
+        self._is_awaited = True
+        try:
+            output = await super().get()
+        finally:
+            self._is_awaited = False
         self._advance()
         return output
+
+    def ready_receiver(self) -> DeltaReceiver | None:
+        """`receiver`, if the next delta may go there: the reader waits, so nothing is in front of it."""
+        receiver = self.receiver
+        is_next = self._is_awaited and self.output is None
+        return receiver if receiver is not None and is_next and receiver.is_ready() else None
 
     def get_nowait(self) -> Any:
         """See `RequestOutputCollector`."""

@@ -55,7 +55,7 @@ class Recording:
     def noting(self, answer: Answer) -> Answer:
         """The same answer; what is sent of it is kept."""
         if isinstance(answer, StreamAnswer):
-            return replace(answer, events=self._noted(answer.events))
+            return replace(answer, events=self._noted(answer.events), shortcut=None)
         self.whole = answer.content
         if answer.pieces is not None and self._has_room(sum(map(len, answer.pieces))):
             self.whole = "".join(answer.pieces)

@@ -2,10 +2,10 @@
 
 vLLM's handlers build two or three pydantic models for each chunk and write them as JSON; here the parts that stay the
 same are written once. The text is byte for byte theirs, with the changes of `public_events`; a test compares the two.
+Here is what both kinds have in common (`chat_chunks`, `completion_chunks`).
 
-Leans on (vLLM 0.32): the fields and their order in ChatCompletionStreamResponse, ChatCompletionResponseStreamChoice,
-CompletionStreamResponse, CompletionResponseStreamChoice and UsageInfo, and which of them their handlers set;
-RequestOutput, CompletionOutput, `GenerateBaseServing._raise_if_error`, `build_spec_decoding_metrics`.
+Leans on (vLLM 0.32): UsageInfo, PerRequestMetrics, `GenerateBaseServing._raise_if_error`,
+`build_spec_decoding_metrics`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from typing import Any
 
 from vllm.entrypoints.generate.base.protocol import PerRequestMetrics
 from vllm.entrypoints.generate.base.serving import build_spec_decoding_metrics
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionStreamResponse
-from vllm.entrypoints.openai.chat_completion.serving import _make_prompt_tokens_details
-from vllm.entrypoints.openai.completion.protocol import CompletionStreamResponse
-from vllm.entrypoints.serve.engine.protocol import PromptTokenUsageInfo, UsageInfo
+from vllm.entrypoints.serve.engine.protocol import UsageInfo
 
-_quoted = json.encoder.encode_basestring
+quoted = json.encoder.encode_basestring
 """A text as JSON, other characters than ASCII as they are: as pydantic writes it."""
 
 
@@ -66,9 +63,9 @@ class ChunkWriter(ABC):
         self._options = options
         self._created = created
         public, internal = options.public, options.internal
-        model = _quoted(internal) if internal == public else f'"{public}"'
+        model = quoted(internal) if internal == public else f'"{public}"'
         self._head = (
-            f'data: {{"id":{_quoted(options.id)},"object":"{self.object}","created":{created},'
+            f'data: {{"id":{quoted(options.id)},"object":"{self.object}","created":{created},'
             f'"model":{model},"choices":[{{"index":'
         )
         self._tail = ',"usage":null}\n\n' if options.null_usage else "}\n\n"
@@ -87,6 +84,10 @@ class ChunkWriter(ABC):
     @abstractmethod
     def write(self, result: Any) -> None:
         """Write the events of one `RequestOutput`. Raises: vLLM's GenerationError."""
+
+    @abstractmethod
+    def delta(self, index: int, text: str, tokens: int) -> str:
+        """The event of new text that does not end its sequence, after the first result; "" where there is none."""
 
     def finish(self) -> None:
         """Write the usage, if it was asked for."""
@@ -124,127 +125,14 @@ class ChunkWriter(ABC):
                 f'"completion_tokens":{generated}{self._usage_details}}}'
             )
         if is_last and options.fingerprint and not options.with_usage:
-            text += f',"system_fingerprint":{_quoted(options.fingerprint)}'
+            text += f',"system_fingerprint":{quoted(options.fingerprint)}'
         return text + self._tail
 
     _usage_details = ""
 
 
-class ChatChunkWriter(ChunkWriter):
-    """Chunks of `/v1/chat/completions`, without tools, reasoning, log-probabilities and echo."""
-
-    object = "chat.completion.chunk"
-    _usage_details = ',"completion_tokens_details":null'
-
-    def __init__(self, options: ChunkOptions, created: int, role: str) -> None:
-        super().__init__(options, created)
-        self._role = role
-        self._ended = [False] * options.n
-        self._created_cache_tokens: int | None = None
-
-    def write(self, result: Any) -> None:
-        """See `ChunkWriter`; the first events name the role."""
-        if self._last is None:
-            self._begin(result)
-        self._last = result
-        for output in result.outputs:
-            index = output.index
-            if self._ended[index]:
-                continue
-            reason, text, tokens = output.finish_reason, output.text, len(output.token_ids)
-            if reason is not None:
-                self._options.raise_if_error(reason, self._options.id)
-            if not text and not tokens and not self._generated[index]:
-                continue
-            self._generated[index] += tokens
-            if reason is None:
-                if text:
-                    self.parts.append(
-                        f'{self._head}{index},"delta":{{"content":{_quoted(text)}}},"logprobs":null,'
-                        f'"finish_reason":null,"token_ids":null}}]{self._end(index, False)}'
-                    )
-                continue
-            self._ended[index] = True
-            content = f'"content":{_quoted(text)}' if text else ""
-            self.parts.append(
-                f'{self._head}{index},"delta":{{{content}}},"logprobs":null,"finish_reason":{_quoted(reason)},'
-                f'"stop_reason":{_reason(output.stop_reason)},"token_ids":null}}]{self._end(index, True)}'
-            )
-
-    def _begin(self, result: Any) -> None:
-        self._prompt_tokens = len(result.prompt_token_ids or ()) + len(result.encoder_prompt_token_ids or ())
-        self._cached_tokens = result.num_cached_tokens
-        self._created_cache_tokens = result.num_cache_creation_tokens
-        for index in range(self._options.n):
-            usage = self._end(index, False).removesuffix(self._tail)
-            self.parts.append(
-                f'{self._head}{index},"delta":{{"role":{_quoted(self._role)},"content":""}},"logprobs":null,'
-                f'"finish_reason":null}}]{usage},"prompt_token_ids":null,"prompt_text":null{self._tail}'
-            )
-
-    def _usage_chunk(self, usage: UsageInfo, metrics: PerRequestMetrics | None) -> str:
-        options = self._options
-        usage.prompt_tokens_details = _make_prompt_tokens_details(
-            options.details, self._cached_tokens, self._created_cache_tokens, None
-        )
-        chunk = ChatCompletionStreamResponse(
-            id=options.id,
-            object=self.object,
-            created=self._created,
-            choices=[],
-            model=options.internal,
-            usage=usage,
-            system_fingerprint=options.fingerprint,
-            metrics=metrics,
-        )
-        return str(chunk.model_dump_json(exclude_unset=True, exclude_none=True))
-
-
-class CompletionChunkWriter(ChunkWriter):
-    """Chunks of `/v1/completions` of one prompt, without log-probabilities, echo and token ids."""
-
-    object = "text_completion"
-
-    def write(self, result: Any) -> None:
-        """See `ChunkWriter`."""
-        if self._last is None:
-            self._cached_tokens = result.num_cached_tokens
-        self._last = result
-        if result.prompt_token_ids is not None:
-            self._prompt_tokens = len(result.prompt_token_ids)
-        for output in result.outputs:
-            index, reason, text = output.index, output.finish_reason, output.text
-            tokens = len(output.token_ids)
-            if reason is not None:
-                self._options.raise_if_error(reason, self._options.id)
-            if not text and not tokens and not self._generated[index]:
-                continue
-            self._generated[index] += tokens
-            written = "null" if reason is None else _quoted(reason)
-            self.parts.append(
-                f'{self._head}{index},"text":{_quoted(text)},"logprobs":null,"finish_reason":{written},'
-                f'"stop_reason":{_reason(output.stop_reason)},"prompt_token_ids":null,"token_ids":null}}]'
-                f"{self._end(index, reason is not None)}"
-            )
-
-    def _usage_chunk(self, usage: UsageInfo, metrics: PerRequestMetrics | None) -> str:
-        options = self._options
-        if options.details and self._cached_tokens is not None:
-            usage.prompt_tokens_details = PromptTokenUsageInfo(cached_tokens=self._cached_tokens)
-        chunk = CompletionStreamResponse(
-            id=options.id,
-            created=self._created,
-            model=options.internal,
-            choices=[],
-            usage=usage,
-            system_fingerprint=options.fingerprint,
-            metrics=metrics,
-        )
-        return str(chunk.model_dump_json(exclude_unset=False, exclude_none=True))
-
-
-def _reason(reason: int | str | None) -> str:
+def reason_text(reason: int | str | None) -> str:
     """A stop string or the id of a stop token, as JSON."""
     if reason is None:
         return "null"
-    return _quoted(reason) if isinstance(reason, str) else str(reason)
+    return quoted(reason) if isinstance(reason, str) else str(reason)

@@ -22,12 +22,11 @@ from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.exceptions import GenerationError
 
 from server.engine.decoding.tool_calls.parser import FoldingParser
-from server.engine.rendering.streams.chunks import (
-    ChatChunkWriter,
-    ChunkOptions,
-    ChunkWriter,
-    CompletionChunkWriter,
-)
+from server.engine.rendering.streams import shortcut
+from server.engine.rendering.streams.chat_chunks import ChatChunkWriter
+from server.engine.rendering.streams.chunks import ChunkOptions, ChunkWriter
+from server.engine.rendering.streams.completion_chunks import CompletionChunkWriter
+from server.request.context import PartWriter
 
 logger = logging.getLogger("loragate.engine")
 
@@ -45,15 +44,22 @@ class DirectStream:
     internal: str
     make: Callable[[ChunkOptions], ChunkWriter]
 
-    async def events(self, public: str, *, null_usage: bool) -> AsyncGenerator[str]:
-        """The events, those of one output of the engine in one text.
+    def writer(self, public: str, *, null_usage: bool) -> ChunkWriter:
+        """Create the writer of the events.
 
         Args:
             public: the model's name in the chunks.
             null_usage: the chunks before the one with the usage have a usage that is null.
         """
+        return self.make(self._options(public, null_usage))
+
+    def shortcut(self, writer: ChunkWriter) -> Callable[[PartWriter], None]:
+        """Lets outputs go past `events` (`StreamAnswer.shortcut`)."""
+        return shortcut.of(self.handler.engine_client, writer)
+
+    async def events(self, writer: ChunkWriter) -> AsyncGenerator[str]:
+        """The events of the outputs that are read here, those of one output in one text."""
         handler = self.handler
-        writer = self.make(self._options(public, null_usage))
         failure: str | None = None
         try:
             async for result in self.results:

@@ -22,7 +22,7 @@ from sampling.endpoints import Endpoint
 from sampling.errors import LimitExceeded
 from sampling.resolution import Resolved
 from server.admission.errors import RateLimited
-from server.api import generate
+from server.api import responses
 from server.api.generate import GenerateRoute
 from server.api.middleware.request_middleware import RequestMiddleware
 from server.errors import EngineUnavailable, ModelNotFound
@@ -226,7 +226,7 @@ async def test_a_silent_stream_shows_signs_of_life(
     client: httpx.AsyncClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that writes a long tool call sends nothing for minutes; a stream that has not begun may still fail."""
-    monkeypatch.setattr(generate, "SILENCE_S", 0.02)
+    monkeypatch.setattr(responses, "SILENCE_S", 0.02)
 
     async def slow() -> AsyncIterator[str]:
         await asyncio.sleep(0.2)

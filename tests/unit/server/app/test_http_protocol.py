@@ -272,3 +272,56 @@ async def test_a_long_answer_is_no_slow_request() -> None:
         writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
         assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 200 ")
         writer.close()
+
+
+BODY_HEAD = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+async def test_parts_are_written_at_once_between_those_that_are_sent() -> None:
+    seen: list[bool] = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        parts = scope["state"]["body_parts"]
+        seen.append(parts.is_ready())
+        await send(BODY_HEAD)
+        await send({"type": "http.response.body", "body": b"one ", "more_body": True})
+        seen.append(parts.is_ready())
+        parts.write(b"two ")
+        await send({"type": "http.response.body", "body": b"three", "more_body": False})
+        seen.append(parts.is_ready())
+
+    async with serving(stream) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):  # a connection serves one request after another
+            writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
+            said = await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 5)
+            assert said.endswith(b"\r\n\r\n4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n")
+        writer.close()
+    assert seen == [False, True, False] * 2
+
+
+async def test_no_part_is_written_for_a_client_that_does_not_read_or_has_left() -> None:
+    written: list[int] = []
+    left = asyncio.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+        parts = scope["state"]["body_parts"]
+        await send(BODY_HEAD)
+        while parts.is_ready() and len(written) < 10_000:
+            parts.write(bytes(1 << 16))
+            written.append(1)
+            await asyncio.sleep(0)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        written.append(int(parts.is_ready()))
+        left.set()
+
+    async with serving(stream) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
+        while len(written) < 5:
+            await asyncio.sleep(0.01)
+        writer.close()
+        await asyncio.wait_for(left.wait(), 5)
+    assert len(written) < 10_000 and written[-1] == 0

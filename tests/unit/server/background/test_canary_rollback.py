@@ -18,8 +18,7 @@ from sampling.endpoints import Endpoint
 from sampling.resolution import Resolved
 from server.background import canary_rollback as module
 from server.background.canary_rollback import CanaryRollback
-from server.request.context import Caller, RequestContext, Target
-from server.request.metering import UsageCounters
+from server.request.context import Caller, RequestContext, Target, UsageCounters
 
 NOW = datetime.now(UTC)
 LIMITS = CanaryLimits(

@@ -133,3 +133,23 @@ def test_a_tenant_that_was_active_a_moment_ago_counts_as_one() -> None:
     now_s[0] = 2.0
     shares.begin_step()
     assert shares.caps == {}
+
+
+@pytest.mark.parametrize(
+    ("after_s", "new", "is_set"),
+    [
+        (0.05, ["acme50", "acme51"], False),
+        (0.05, ["acme50", "acme51", "acme52", "acme53"], True),
+        (0.05, ["initech0"], True),
+        (0.15, [], True),
+    ],
+)
+def test_the_caps_hold_until_something_changes(after_s: float, new: list[str], is_set: bool) -> None:
+    now_s = [0.0]
+    shares, accounting = shares_of({"acme": 50, "globex": 2}, now_s)
+    before = shares.caps
+    for number, name in enumerate(new):
+        accounting.open(Allocation(name, name.rstrip("0123456789"), Share(), 100 + number, 0))
+    now_s[0] = after_s
+    shares.begin_step()
+    assert (shares.caps is not before) == is_set

@@ -341,6 +341,16 @@ async def test_two_requests_at_once_keep_their_contexts(gate: Gate, engine: Fake
     assert {call["prompt"]["cache_salt"] for call in engine.calls} == {"salt", "other"}
 
 
+async def test_a_request_with_one_generation_has_an_only_stream(gate: Gate, engine: FakeEngine) -> None:
+    async with gate.admit(context()):
+        assert gate.only_stream() is None
+        gate.generate(PROMPT, params(), "id")
+        only = gate.only_stream()
+        assert only is not None and only.engine_id.startswith("id-")
+        gate.generate(PROMPT, params(), "id")
+        assert gate.only_stream() is None
+
+
 async def test_an_id_that_two_callers_share_is_two_ids_in_the_engine(gate: Gate, engine: FakeEngine) -> None:
     """`AsyncLLM.abort(id)` ends every request of that id."""
     await asyncio.gather(read(gate, context()), read(gate, context()))

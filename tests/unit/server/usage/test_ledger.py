@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from adapters.errors import UnknownKey
 from adapters.models import Usage
 from server.observability.scheduler_stats import Report, SchedulerStats
-from server.request.metering import UsageCounters
+from server.request.context import UsageCounters
 from server.usage import ledger as ledger_module
 from server.usage.ledger import Ledger
 

@@ -119,6 +119,15 @@ def chunk(text: str, reason: str | None = None) -> str:
     return f"data: {json.dumps({'choices': [choice]})}\n\n"
 
 
+async def test_no_event_of_a_recorded_stream_goes_past_the_recording(rig: Rig) -> None:
+    with rig.recorder.recording(caller(), Endpoint.CHAT, BODY) as recording:
+        assert recording is not None
+        answer = recording.noting(StreamAnswer(events("a"), shortcut=lambda parts: None))
+        assert isinstance(answer, StreamAnswer) and answer.shortcut is None
+        await answer.events.aclose()
+    await rig.recorder.aclose()
+
+
 async def stream(rig: Rig, *parts: str, fails: bool = False) -> list[str]:
     of, sent = caller(), []
     with rig.recorder.recording(of, Endpoint.CHAT, BODY) as recording:

@@ -134,7 +134,7 @@ class Rig:
         async def read() -> list[str]:
             stream = await self.handlers.serve(endpoint, body | {"stream": True})
             if isinstance(stream, DirectStream):
-                texts = [text async for text in stream.events("a", null_usage=False)]
+                texts = [text async for text in stream.events(stream.writer("a", null_usage=False))]
                 return [f"{event}\n\n" for text in texts for event in text.split("\n\n")[:-1]]
             return [event async for event in public_events(stream, "a", "a", with_usage=False)]
 
