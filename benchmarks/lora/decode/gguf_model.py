@@ -103,7 +103,7 @@ def _gguf_name(name: str) -> str:
 
 
 def quantize(library: Path, source: Path, out: Path, threads: int) -> Path:
-    """Write the Q4_K_M form of a GGUF file with `llama_model_quantize` of llama.cpp's library. Raises: BenchmarkFailed."""
+    """Write the Q4_K_M form of a GGUF file with llama.cpp's own `llama_model_quantize`. Raises: BenchmarkFailed."""
     for each in sorted(library.parent.glob("libggml*.so")):
         if each.name.startswith(("libggml-base", "libggml.")):
             ctypes.CDLL(str(each), ctypes.RTLD_GLOBAL)

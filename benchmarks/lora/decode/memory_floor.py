@@ -28,7 +28,7 @@ def read_bandwidth() -> float:
 
 
 def step_bytes(model: Path, bits: str) -> float:
-    """Bytes of the weights that a step reads, without adapters, KV cache and norms: linear layers and output layer."""
+    """Bytes of the linear layers and the output layer, which a step reads; adapters and KV cache come on top."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim") or hidden // config["num_attention_heads"]
