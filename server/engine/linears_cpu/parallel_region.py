@@ -10,10 +10,6 @@ from numba import cfunc, types
 from numba.core.typing import signature
 
 _LIBRARY = ctypes.CDLL(None)  # the libraries that torch has loaded into this process
-_OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
-
-IS_AVAILABLE = all(hasattr(_LIBRARY, name) for name in _OPENMP)
-"""False when torch was built with another OpenMP library."""
 
 MAX_ARGUMENTS = 16
 #: Sums may be reordered, because otherwise nothing is vectorized; NaN and infinity keep their meaning.
