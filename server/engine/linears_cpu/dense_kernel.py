@@ -23,6 +23,7 @@ from server.engine.linears_cpu import vector_code as code
 from server.engine.linears_cpu.parallel_region import (
     FLAGS,
     MAX_ARGUMENTS,
+    arguments,
     compile_loop,
     run,
     thread,
@@ -44,26 +45,35 @@ def pack(weight: torch.Tensor) -> torch.Tensor | None:
     return short.view(-1, OUTPUTS, inputs // INPUTS, INPUTS).transpose(1, 2).contiguous()
 
 
-def multiply(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, y: torch.Tensor) -> None:
-    """`y = x @ weight.T + bias`, for few rows.
+class DenseLoop:
+    """The products with one layer's weights; for one thread, because a call changes the loop's arguments.
 
     Args:
-        x: float32 [rows, inputs]; the elements of a row are neighbours.
         packed: from `pack`.
-        bias: float32 [outputs], contiguous.
-        y: float32 [rows, outputs], overwritten; the elements of a row are neighbours.
     """
-    blocks, pieces, _, _ = packed.shape
-    row_bytes = (x.stride(0) * 4, y.stride(0) * 4)
-    places = (x.data_ptr(), packed.data_ptr(), bias.data_ptr(), y.data_ptr())
-    run(product_loop(), *places, *row_bytes, len(x), blocks, pieces * INPUTS)
 
+    def __init__(self, packed: torch.Tensor) -> None:
+        blocks, pieces, _, _ = packed.shape
+        self._packed, self._loop = packed, product_loop()
+        outputs, inputs = blocks * OUTPUTS, pieces * INPUTS
+        self._values = arguments(0, packed.data_ptr(), 0, 0, inputs * 4, outputs * 4, 0, blocks, inputs)
 
-def unpack(packed: torch.Tensor, start: int, stop: int, weight: torch.Tensor) -> None:
-    """Write the outputs `start:stop`, both multiples of `OUTPUTS`, into float32 [stop - start, inputs]."""
-    _, pieces, _, _ = packed.shape
-    places = (packed.data_ptr(), weight.data_ptr())
-    run(unpacking_loop(), *places, start // OUTPUTS, stop // OUTPUTS, pieces)
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor, y: torch.Tensor) -> None:
+        """`y = x @ weight.T + bias`, for few rows.
+
+        Args:
+            x: float32 [rows, inputs].
+            bias: float32 [outputs].
+            y: float32 [rows, outputs], overwritten. All are contiguous.
+        """
+        values = self._values
+        values[0], values[2], values[3], values[6] = x.data_ptr(), bias.data_ptr(), y.data_ptr(), x.shape[0]
+        run(self._loop, values)
+
+    def unpack(self, start: int, stop: int, weight: torch.Tensor) -> None:
+        """Write the outputs `start:stop`, both multiples of `OUTPUTS`, into float32 [stop - start, inputs]."""
+        places = (self._packed.data_ptr(), weight.data_ptr())
+        run(unpacking_loop(), arguments(*places, start // OUTPUTS, stop // OUTPUTS, self._packed.shape[1]))
 
 
 @intrinsic(prefer_literal=True)

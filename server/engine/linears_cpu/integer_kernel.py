@@ -20,6 +20,7 @@ from server.engine.linears_cpu.integer_weights import IntegerWeights
 from server.engine.linears_cpu.parallel_region import (
     FLAGS,
     MAX_ARGUMENTS,
+    arguments,
     barrier,
     compile_loop,
     run,
@@ -29,34 +30,58 @@ from server.engine.linears_cpu.parallel_region import (
 
 _HIGHEST = 32767
 
-
-def multiply(x: torch.Tensor, weights: IntegerWeights, bias: torch.Tensor, y: torch.Tensor) -> None:
-    """`y = x @ weight.T + bias`, for few rows.
-
-    Args:
-        x: float32 [rows, inputs]; the elements of a row are neighbours.
-        weights: packed.
-        bias: float32 [outputs], contiguous.
-        y: float32 [rows, outputs], overwritten; the elements of a row are neighbours.
-    """
-    rounded = np.empty((len(x), weights.inputs), np.int16)
-    scales = np.empty((len(x), weights.groups), np.float32)
-    places = (x.data_ptr(), weights.blocks.data_ptr(), bias.data_ptr(), y.data_ptr())
-    kept = (weights.scales.data_ptr(), weights.zeros.data_ptr(), rounded.ctypes.data, scales.ctypes.data)
-    shape = (len(x), weights.outputs // OUTPUTS, weights.inputs, weights.groups, weights.bits)
-    run(product_loop(), *places, x.stride(0) * 4, y.stride(0) * 4, *kept, *shape)
+WORKSPACES_KEPT = 64
 
 
-def unpack(weights: IntegerWeights, start: int, stop: int, target: torch.Tensor) -> None:
-    """Write the outputs `start:stop`, both multiples of `OUTPUTS`, into float32 [stop - start, inputs]."""
-    places = (
-        weights.blocks.data_ptr(),
-        weights.scales.data_ptr(),
-        weights.zeros.data_ptr(),
-        target.data_ptr(),
-    )
-    shape = (start // OUTPUTS, stop // OUTPUTS, weights.inputs, weights.groups, weights.bits)
-    run(unpacking_loop(), *places, *shape)
+class IntegerLoop:
+    """The products with one layer's weights; for one thread, because a call changes the loop's arguments."""
+
+    def __init__(self, weights: IntegerWeights) -> None:
+        self._weights, self._loop = weights, product_loop()
+        places = (0, weights.blocks.data_ptr(), 0, 0, weights.inputs * 4, weights.outputs * 4)
+        kept = (weights.scales.data_ptr(), weights.zeros.data_ptr(), 0, 0)
+        shape = (0, weights.outputs // OUTPUTS, weights.inputs, weights.groups, weights.bits)
+        self._values = arguments(*places, *kept, *shape)
+
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor, y: torch.Tensor) -> None:
+        """`y = x @ weight.T + bias`, for few rows.
+
+        Args:
+            x: float32 [rows, inputs].
+            bias: float32 [outputs].
+            y: float32 [rows, outputs], overwritten. All are contiguous.
+        """
+        values, rows = self._values, x.shape[0]
+        rounded, scales = _workspace(rows, self._weights.inputs, self._weights.groups)
+        values[0], values[2], values[3] = x.data_ptr(), bias.data_ptr(), y.data_ptr()
+        values[8], values[9], values[10] = rounded, scales, rows
+        run(self._loop, values)
+
+    def unpack(self, start: int, stop: int, target: torch.Tensor) -> None:
+        """Write the outputs `start:stop`, both multiples of `OUTPUTS`, into float32 [stop - start, inputs]."""
+        weights = self._weights
+        places = (
+            weights.blocks.data_ptr(),
+            weights.scales.data_ptr(),
+            weights.zeros.data_ptr(),
+            target.data_ptr(),
+        )
+        shape = (start // OUTPUTS, stop // OUTPUTS, weights.inputs, weights.groups, weights.bits)
+        run(unpacking_loop(), arguments(*places, *shape))
+
+
+_workspaces: dict[tuple[int, int, int], tuple[int, int, Any]] = {}
+
+
+def _workspace(rows: int, inputs: int, groups: int) -> tuple[int, int]:
+    """Addresses of int16 [rows, inputs] and float32 [rows, groups], which all layers of a shape reuse."""
+    found = _workspaces.get((rows, inputs, groups))
+    if found is None:
+        if len(_workspaces) >= WORKSPACES_KEPT:
+            _workspaces.clear()
+        kept = np.empty((rows, inputs), np.int16), np.empty((rows, groups), np.float32)
+        found = _workspaces[rows, inputs, groups] = kept[0].ctypes.data, kept[1].ctypes.data, kept
+    return found[0], found[1]
 
 
 @functools.cache

@@ -10,10 +10,13 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from server.engine.linears_cpu import dense_kernel, integer_kernel
+from server.engine.linears_cpu import dense_kernel
+from server.engine.linears_cpu.dense_kernel import DenseLoop
+from server.engine.linears_cpu.integer_kernel import IntegerLoop
 from server.engine.linears_cpu.integer_weights import IntegerWeights
 
 UNPACKED_BYTES = 4 * 1024**2
@@ -24,8 +27,15 @@ ROWS_TRIED = (16, 32, 64, 128)
 
 _REPEATS = 3
 
-Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-Unpack = Callable[[int, int, torch.Tensor], None]
+
+class Loop(Protocol):
+    """`DenseLoop` or `IntegerLoop`."""
+
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor, y: torch.Tensor) -> None:
+        """Write the product of few rows into `y`."""
+
+    def unpack(self, start: int, stop: int, target: torch.Tensor, /) -> None:
+        """Write the outputs `start:stop` in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +45,37 @@ class PackedLinear:
     Args:
         outputs: height of the weights.
         inputs: their width.
-        multiply: `multiply(x, bias, y)` writes the product of few rows into `y`.
-        unpack: `unpack(start, stop, weight)` writes the outputs `start:stop` in float32.
-        loop_rows: the largest number of rows for `multiply`.
+        loop: multiplies few rows.
+        loop_rows: the largest number of rows that it multiplies.
     """
 
     outputs: int
     inputs: int
-    multiply: Multiply
-    unpack: Unpack
+    loop: Loop
     loop_rows: int
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Multiply `[..., inputs]` of any floating-point type; the result is of the same type."""
-        rows = x.reshape(-1, self.inputs).to(torch.float32)
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
-        y = rows.new_empty(len(rows), self.outputs)
-        added = zeros(self.outputs) if bias is None else bias.to(torch.float32).contiguous()
-        if len(rows) <= self.loop_rows:
-            self.multiply(rows, added, y)
+        if x.dtype != torch.float32 or x.dim() != 2 or not x.is_contiguous():
+            rows = x.reshape(-1, self.inputs).to(torch.float32).contiguous()
+            return self(rows, bias).to(x.dtype).view(*x.shape[:-1], self.outputs)
+        y = x.new_empty((x.shape[0], self.outputs))
+        if bias is None:
+            bias = zeros(self.outputs)
+        elif bias.dtype != torch.float32 or not bias.is_contiguous():
+            bias = bias.to(torch.float32).contiguous()
+        if x.shape[0] <= self.loop_rows:
+            self.loop.multiply(x, bias, y)
         else:
-            self._multiply_many(rows, added, y)
-        return y.to(x.dtype).view(*x.shape[:-1], self.outputs)
+            self._multiply_many(x, bias, y)
+        return y
 
     def _multiply_many(self, x: torch.Tensor, bias: torch.Tensor, y: torch.Tensor) -> None:
         step = tile_outputs(self.inputs)
         for start in range(0, self.outputs, step):
             stop = min(start + step, self.outputs)
             weight = _scratch(self.inputs)[: stop - start]
-            self.unpack(start, stop, weight)
+            self.loop.unpack(start, stop, weight)
             torch.addmm(bias[start:stop], x, weight.t(), out=y[:, start:stop])
 
 
@@ -89,35 +100,22 @@ def _scratch(inputs: int) -> torch.Tensor:
 def dense_linear(weight: torch.Tensor) -> PackedLinear | None:
     """Pack the weights [outputs, inputs] of a layer; None if a value is not a bfloat16, or for another shape."""
     packed = dense_kernel.pack(weight)
-    if packed is None:
-        return None
-    return _measured(
-        *weight.shape,
-        lambda x, bias, y: dense_kernel.multiply(x, packed, bias, y),
-        lambda start, stop, target: dense_kernel.unpack(packed, start, stop, target),
-        kind=16,
-    )
+    return None if packed is None else _measured(*weight.shape, DenseLoop(packed), bits=16)
 
 
 def integer_linear(weights: IntegerWeights) -> PackedLinear:
     """A layer with weights of 4 or 8 bits."""
-    return _measured(
-        weights.outputs,
-        weights.inputs,
-        lambda x, bias, y: integer_kernel.multiply(x, weights, bias, y),
-        lambda start, stop, target: integer_kernel.unpack(weights, start, stop, target),
-        kind=weights.bits,
-    )
+    return _measured(weights.outputs, weights.inputs, IntegerLoop(weights), bits=weights.bits)
 
 
-def _measured(outputs: int, inputs: int, multiply: Multiply, unpack: Unpack, *, kind: int) -> PackedLinear:
-    rows = _loop_rows.get((outputs, inputs, kind))
+def _measured(outputs: int, inputs: int, loop: Loop, *, bits: int) -> PackedLinear:
+    rows = _loop_rows.get((outputs, inputs, bits))
     if rows is None:
-        rows = _loop_rows[outputs, inputs, kind] = fastest_rows(
-            PackedLinear(outputs, inputs, multiply, unpack, max(ROWS_TRIED)),
-            PackedLinear(outputs, inputs, multiply, unpack, 0),
+        always = PackedLinear(outputs, inputs, loop, max(ROWS_TRIED))
+        rows = _loop_rows[outputs, inputs, bits] = fastest_rows(
+            always, PackedLinear(outputs, inputs, loop, 0)
         )
-    return PackedLinear(outputs, inputs, multiply, unpack, rows)
+    return PackedLinear(outputs, inputs, loop, rows)
 
 
 _loop_rows: dict[tuple[int, int, int], int] = {}

@@ -21,6 +21,7 @@ threads = types.ExternalFunction("omp_get_num_threads", signature(types.int32))
 barrier = types.ExternalFunction("GOMP_barrier", signature(types.void))
 
 _Arguments = ctypes.c_int64 * MAX_ARGUMENTS
+_start = _LIBRARY.GOMP_parallel
 
 
 def compile_loop(function: Callable[[Any], None]) -> ctypes.c_void_p:
@@ -32,6 +33,11 @@ def compile_loop(function: Callable[[Any], None]) -> ctypes.c_void_p:
     return ctypes.c_void_p(compiled.address)
 
 
-def run(loop: ctypes.c_void_p, *arguments: int) -> None:
-    """Run a compiled loop in each thread of the region; returns when all are done."""
-    _LIBRARY.GOMP_parallel(loop, _Arguments(*arguments), 0, 0)
+def arguments(*values: int) -> Any:
+    """An array of arguments, whose elements the caller may change between two runs."""
+    return _Arguments(*values)
+
+
+def run(loop: ctypes.c_void_p, values: Any) -> None:
+    """Run a compiled loop with `arguments` in each thread of the region; returns when all are done."""
+    _start(loop, values, 0, 0)

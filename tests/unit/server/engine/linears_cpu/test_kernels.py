@@ -8,9 +8,12 @@ from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.linears_cpu import dense_kernel, integer_kernel, integer_weights
+from server.engine.linears_cpu import integer_weights
 from server.engine.linears_cpu.capability import computes_four_bits
+from server.engine.linears_cpu.dense_kernel import DenseLoop, pack
+from server.engine.linears_cpu.integer_kernel import IntegerLoop
 from server.engine.linears_cpu.integer_weights import IntegerWeights
+from server.engine.linears_cpu.packed_linear import Loop
 
 pytestmark = pytest.mark.slow  # compiles the loops
 needs_avx2 = pytest.mark.skipif(
@@ -32,10 +35,22 @@ def make_four_bits(outputs: int, inputs: int, group: int) -> tuple[IntegerWeight
     return integer_weights.pack_four_bits(codes, zeros, scales), groups.view(outputs, inputs)
 
 
-def product(kernel: object, x: torch.Tensor, packed: object, bias: torch.Tensor) -> torch.Tensor:
+def product(loop: Loop, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     y = torch.full((len(x), len(bias)), float("nan"))
-    kernel.multiply(x, packed, bias, y)  # type: ignore[attr-defined]
+    loop.multiply(x, bias, y)
     return y
+
+
+def make_dense(weight: torch.Tensor) -> DenseLoop:
+    packed = pack(weight)
+    assert packed is not None and packed.element_size() == 2
+    return DenseLoop(packed)
+
+
+def make_loops() -> list[Loop]:
+    """Each kind of loop with 64 outputs and 128 inputs."""
+    dense = make_dense(torch.randn(64, 128).bfloat16())
+    return [dense, *([IntegerLoop(make_four_bits(64, 128, 64)[0])] if computes_four_bits() else [])]
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -48,10 +63,8 @@ def test_the_dense_loop_multiplies_as_float32_does(rows: int, outputs: int, inpu
     torch.manual_seed(seed)
     weight = torch.randn(4 * outputs, 16 * inputs).bfloat16()
     x, bias = torch.randn(rows, 16 * inputs), torch.randn(4 * outputs)
-    packed = dense_kernel.pack(weight.float())
-    assert packed is not None and packed.element_size() == 2
     wanted = x.double() @ weight.double().t() + bias.double()
-    assert relative_error(product(dense_kernel, x, packed, bias), wanted) < 1e-6
+    assert relative_error(product(make_dense(weight.float()), x, bias), wanted) < 1e-6
 
 
 @needs_avx2
@@ -71,7 +84,7 @@ def test_the_loop_of_four_bits_is_closer_than_bfloat16(
     x, bias = torch.randn(rows, groups * group), torch.zeros(4 * outputs)
     wanted = x.double() @ weight.t()
     rounding = relative_error(x.bfloat16().double() @ weight.t(), wanted)
-    found = relative_error(product(integer_kernel, x, packed, bias), wanted)
+    found = relative_error(product(IntegerLoop(packed), x, bias), wanted)
     assert found < 6e-5 and found < rounding / 10
 
 
@@ -84,49 +97,40 @@ def test_the_loop_of_eight_bits(rows: int, outputs: int, groups: int, seed: int)
     packed = integer_weights.round_to_eight_bits(weight)
     x, bias = torch.randn(rows, groups * 128), torch.randn(4 * outputs)
     rounded = torch.empty_like(weight)
-    integer_kernel.unpack(packed, 0, 4 * outputs, rounded)
+    IntegerLoop(packed).unpack(0, 4 * outputs, rounded)
     largest = weight.view(-1, 128).abs().amax(1)
     assert ((rounded - weight).view(-1, 128).abs().amax(1) <= largest / 127 / 2 * 1.001).all()
     wanted = x.double() @ rounded.double().t() + bias.double()
-    assert relative_error(product(integer_kernel, x, packed, bias), wanted) < 6e-5
+    assert relative_error(product(IntegerLoop(packed), x, bias), wanted) < 6e-5
 
 
 def test_unpacking_gives_the_weights_back() -> None:
     weight = torch.randn(40, 64).bfloat16().float()
-    packed = dense_kernel.pack(weight)
-    assert packed is not None
     found = torch.empty(12, 64)
-    dense_kernel.unpack(packed, 8, 20, found)
+    make_dense(weight).unpack(8, 20, found)
     assert torch.equal(found, weight[8:20])
     packed_four, exact = make_four_bits(40, 256, 64)
     found = torch.empty(12, 256)
-    integer_kernel.unpack(packed_four, 8, 20, found)
+    IntegerLoop(packed_four).unpack(8, 20, found)
     assert torch.allclose(found.double(), exact[8:20], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7])
 def test_a_rows_result_does_not_depend_on_its_neighbours(rows: int) -> None:
     """Within a number of rows that are multiplied together: a request's tokens are its own."""
-    weight = torch.randn(64, 128).bfloat16()
-    packed = dense_kernel.pack(weight)
-    four_bits, _ = make_four_bits(64, 128, 64)
     x, bias = torch.randn(rows, 128), torch.zeros(64)
     other = torch.randn(rows, 128)
     other[0] = x[0]
-    kernels = [(dense_kernel, packed)] + ([(integer_kernel, four_bits)] if computes_four_bits() else [])
-    for kernel, weights in kernels:
-        assert torch.equal(product(kernel, x, weights, bias)[0], product(kernel, other, weights, bias)[0])
+    for loop in make_loops():
+        assert torch.equal(product(loop, x, bias)[0], product(loop, other, bias)[0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_in_its_row(value: float) -> None:
-    packed = dense_kernel.pack(torch.randn(64, 128).bfloat16())
-    four_bits, _ = make_four_bits(64, 128, 64)
     x, bias = torch.randn(5, 128), torch.zeros(64)
     x[2, 70] = value
-    kernels = [(dense_kernel, packed)] + ([(integer_kernel, four_bits)] if computes_four_bits() else [])
-    for kernel, weights in kernels:
-        finite = product(kernel, x, weights, bias).isfinite().all(1)
+    for loop in make_loops():
+        finite = product(loop, x, bias).isfinite().all(1)
         assert finite.tolist() == [True, True, False, True, True]
 
 
@@ -136,12 +140,12 @@ def test_zeros_and_tiny_inputs_give_the_bias() -> None:
     bias = torch.randn(64)
     x = torch.zeros(2, 128)
     x[1, 3] = 1e-42  # a denormal number, whose inverse is infinite
-    found = product(integer_kernel, x, four_bits, bias)
+    found = product(IntegerLoop(four_bits), x, bias)
     assert torch.equal(found, bias.expand(2, -1))
 
 
 @pytest.mark.parametrize("shape", [(6, 64), (8, 24)])
 def test_other_shapes_and_values_are_not_packed(shape: tuple[int, int]) -> None:
-    assert dense_kernel.pack(torch.zeros(shape)) is None
-    assert dense_kernel.pack(torch.full((8, 64), 1.001)) is None
+    assert pack(torch.zeros(shape)) is None
+    assert pack(torch.full((8, 64), 1.001)) is None
     assert not integer_weights.can_pack(*shape, 64)

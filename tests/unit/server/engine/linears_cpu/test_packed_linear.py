@@ -21,7 +21,7 @@ def make_linear(kind: str) -> tuple[PackedLinear, torch.Tensor]:
         return linear, weight
     rounded = integer_linear(integer_weights.round_to_eight_bits(weight))
     exact = torch.empty_like(weight)
-    rounded.unpack(0, 1040, exact)
+    rounded.loop.unpack(0, 1040, exact)
     return rounded, exact
 
 
@@ -61,7 +61,7 @@ def test_the_loop_is_used_as_long_as_it_is_faster(monkeypatch: pytest.MonkeyPatc
         return 1.0 if call is linear else {16: 5.0, 32: 1.5, 64: 0.5, 128: 2.0}[len(x)]
 
     monkeypatch.setattr(packed_linear, "_best_s", times)
-    other = PackedLinear(1040, 256, linear.multiply, linear.unpack, 0)
+    other = PackedLinear(1040, 256, linear.loop, 0)
     assert fastest_rows(linear, other) == 32
     monkeypatch.setattr(packed_linear, "_best_s", lambda call, x: float(call is linear))
     assert fastest_rows(linear, other) == 15
