@@ -129,9 +129,9 @@ def _engine(options: argparse.Namespace) -> Any:
     kept["disable_log_stats"] = True
     kept["kv_cache_memory_bytes"] = 256 * 1024**2
     if options.stock_linears:
-        from server.engine.process import cpu_worker
+        from server.engine.linears_cpu import capability
 
-        cpu_worker.install = lambda **_: None  # type: ignore[attr-defined]
+        capability.computes_packed = lambda: False  # before the worker imports it
     return LLMEngine.from_engine_args(EngineArgs(**kept))
 
 
