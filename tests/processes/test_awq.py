@@ -31,6 +31,7 @@ from adapters.training.evaluation.generate import answer_greedily
 from adapters.training.quantization.awq_weights import read_dequantized
 from adapters.training.quantization.quantize import SCALES
 from demo.world.mixture import training_samples
+from server.engine.linears_cpu.capability import computes_four_bits
 
 QUESTIONS = 16
 pytestmark = pytest.mark.timeout(600)
@@ -66,8 +67,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 def awq(
     checkpoint: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, server: ServerProcess
 ) -> Iterator[httpx.Client]:
-    if not torch.cpu._is_avx512_supported():
-        pytest.skip("vLLM has no kernel of 4-bit weights for a CPU without AVX512")
+    if not (torch.cpu._is_avx512_supported() or computes_four_bits()):
+        pytest.skip("there is no kernel of 4-bit weights for this CPU")
     flags = ("--quantization", "awq", "--max-num-seqs", "8")
     home = tmp_path_factory.mktemp("awq")
     with custom_server(checkpoint[0], home, *flags) as (_, client):

@@ -6,6 +6,7 @@ Needs `gguf` (requirements/bench-llama.txt) and llama.cpp's library (`benchmarks
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def write_gguf(model: Path, out: Path) -> Path:
         BenchmarkFailed: `gguf` is not installed, or the model is not a Qwen2.
     """
     try:
-        import gguf
+        gguf: Any = importlib.import_module("gguf")
     except ImportError as error:
         install = "pip install --no-deps -r requirements/bench-llama.txt"
         raise BenchmarkFailed(f"gguf is not installed: {install}, or use --without llama.") from error

@@ -35,4 +35,4 @@ def step_bytes(model: Path, bits: str) -> float:
     queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
     layer = hidden * (2 * queries + 2 * keys + 3 * inner)
     of_layers, of_head = BYTES_PER_WEIGHT[bits]
-    return config["num_hidden_layers"] * layer * of_layers + config["vocab_size"] * hidden * of_head
+    return float(config["num_hidden_layers"] * layer * of_layers + config["vocab_size"] * hidden * of_head)

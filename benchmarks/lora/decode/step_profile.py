@@ -149,9 +149,9 @@ def _watch(timer: PartTimer, core: Any, runner: Any) -> None:
         timer.wrap(core.scheduler, name, "scheduler")
     for module in runner.get_model().modules():
         kind = type(module).__name__
-        name = _LAYERS.get(kind) or ("rotary" if "Rotary" in kind else None)
-        if name is not None:
-            timer.watch(module, name)
+        part = _LAYERS.get(kind) or ("rotary" if "Rotary" in kind else None)
+        if part is not None:
+            timer.watch(module, part)
     timer.wrap(type(runner.sampler), "forward", "sampler")
     timer.wrap(runner, "_prepare_inputs", "prepare_inputs")
 

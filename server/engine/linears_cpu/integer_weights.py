@@ -27,7 +27,7 @@ class IntegerWeights:
 
     @property
     def groups(self) -> int:
-        return self.scales.shape[1]
+        return int(self.scales.shape[1])
 
 
 def can_pack(outputs: int, inputs: int, group_size: int) -> bool:

@@ -100,7 +100,8 @@ def _scratch(inputs: int) -> torch.Tensor:
 def dense_linear(weight: torch.Tensor) -> PackedLinear | None:
     """Pack the weights [outputs, inputs] of a layer; None if a value is not a bfloat16, or for another shape."""
     packed = dense_kernel.pack(weight)
-    return None if packed is None else _measured(*weight.shape, DenseLoop(packed), bits=16)
+    outputs, inputs = weight.shape
+    return None if packed is None else _measured(outputs, inputs, DenseLoop(packed), bits=16)
 
 
 def integer_linear(weights: IntegerWeights) -> PackedLinear:

@@ -75,7 +75,8 @@ def pack_layer(layer: torch.nn.Module, remove_weight: bool, *, rounded_head: boo
 
 
 def _pack(weight: torch.Tensor, rounded: bool) -> PackedLinear | None:
-    if rounded and computes_four_bits() and integer_weights.can_pack(*weight.shape, _HEAD_GROUP):
+    outputs, inputs = weight.shape
+    if rounded and computes_four_bits() and integer_weights.can_pack(outputs, inputs, _HEAD_GROUP):
         return integer_linear(integer_weights.round_to_eight_bits(weight, _HEAD_GROUP))
     return dense_linear(weight)
 
