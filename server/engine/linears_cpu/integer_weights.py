@@ -7,7 +7,7 @@ the first in the lowest bits. With 8 bits it is int8 [4, 4, 16]: quarters, outpu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,17 @@ class IntegerWeights:
     outputs: int
     inputs: int
     bits: int
+
+    def first(self, outputs: int) -> IntegerWeights:
+        """The first outputs, a multiple of `OUTPUTS`, in the same memory."""
+        blocks = outputs // OUTPUTS
+        return replace(
+            self,
+            blocks=self.blocks[:blocks],
+            scales=self.scales[:blocks],
+            zeros=self.zeros[:blocks],
+            outputs=outputs,
+        )
 
     @property
     def groups(self) -> int:

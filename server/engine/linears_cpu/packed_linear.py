@@ -25,6 +25,9 @@ UNPACKED_BYTES = 4 * 1024**2
 ROWS_TRIED = (16, 32, 64, 128)
 """Numbers of rows at which the loop and torch's product are compared; below the first the loop is always used."""
 
+SAMPLE_OUTPUTS = 2048
+"""How many outputs of a layer are measured."""
+
 _REPEATS = 3
 
 
@@ -100,23 +103,30 @@ def _scratch(inputs: int) -> torch.Tensor:
 def dense_linear(weight: torch.Tensor) -> PackedLinear | None:
     """Pack the weights [outputs, inputs] of a layer; None if a value is not a bfloat16, or for another shape."""
     packed = dense_kernel.pack(weight)
+    if packed is None:
+        return None
     outputs, inputs = weight.shape
-    return None if packed is None else _measured(outputs, inputs, DenseLoop(packed), bits=16)
+    sample = packed[: SAMPLE_OUTPUTS // dense_kernel.OUTPUTS]
+    rows = _measured_rows(len(sample) * dense_kernel.OUTPUTS, inputs, DenseLoop(sample), bits=16)
+    return PackedLinear(outputs, inputs, DenseLoop(packed), rows)
 
 
 def integer_linear(weights: IntegerWeights) -> PackedLinear:
     """A layer with weights of 4 or 8 bits."""
-    return _measured(weights.outputs, weights.inputs, IntegerLoop(weights), bits=weights.bits)
+    sample = weights.first(min(SAMPLE_OUTPUTS, weights.outputs))
+    rows = _measured_rows(sample.outputs, sample.inputs, IntegerLoop(sample), bits=weights.bits)
+    return PackedLinear(weights.outputs, weights.inputs, IntegerLoop(weights), rows)
 
 
-def _measured(outputs: int, inputs: int, loop: Loop, *, bits: int) -> PackedLinear:
+def _measured_rows(outputs: int, inputs: int, sample: Loop, *, bits: int) -> int:
+    """`fastest_rows` of the layers of a shape, of which a sample of the outputs is enough."""
     rows = _loop_rows.get((outputs, inputs, bits))
     if rows is None:
-        always = PackedLinear(outputs, inputs, loop, max(ROWS_TRIED))
+        always = PackedLinear(outputs, inputs, sample, max(ROWS_TRIED))
         rows = _loop_rows[outputs, inputs, bits] = fastest_rows(
-            always, PackedLinear(outputs, inputs, loop, 0)
+            always, PackedLinear(outputs, inputs, sample, 0)
         )
-    return PackedLinear(outputs, inputs, loop, rows)
+    return rows
 
 
 _loop_rows: dict[tuple[int, int, int], int] = {}
