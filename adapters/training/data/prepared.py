@@ -10,7 +10,7 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Conversation, Sample
 from adapters.training.data.mixing import FileShare
 from adapters.training.data.preferences.pairs import Preferences
-from adapters.training.data.quality import FEW_CHATS, size_advice
+from adapters.training.data.quality import FEW_CHATS, dataset_size_advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class PreparedData:
         """Sentences for the person who starts the training."""
         found = []
         if self.chats < FEW_CHATS:
-            found.append(size_advice(self.chats))
+            found.append(dataset_size_advice(self.chats))
         if self.replayed_samples > self.replay_available:
             found.append(
                 f"{self.replay_available} general samples are repeated to make {self.replayed_samples}; "
