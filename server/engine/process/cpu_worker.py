@@ -15,8 +15,6 @@ from torch import Tensor, int32, nn
 from vllm.v1.sample import sampler
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from server.engine.linears_cpu.norms import use_compiled_norms
-from server.engine.linears_cpu.vllm_layers import install
 from server.engine.process.heartbeat import beat
 
 
@@ -25,6 +23,10 @@ class BeatingCPUWorker(CPUWorker):
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         """Load the model, with layers that are fast for few rows, then watch its layers."""
+        # NOTE: vLLM's `register_kernels` looks at all modules when a worker begins, and fails on llvmlite's.
+        from server.engine.linears_cpu.norms import use_compiled_norms
+        from server.engine.linears_cpu.vllm_layers import install
+
         install(rounded_head=self.model_config.quantization is not None)
         super().load_model(load_dummy_weights=load_dummy_weights)
         vars(sampler).update(batched_count_greater_than=count_not_less)
