@@ -15,6 +15,10 @@ BENCHMARKS = {
         "lora.benchmark",
         "Multi-LoRA throughput on a real model's shape, against stock vLLM and no adapter.",
     ),
+    "decode": (
+        "lora.decode.benchmark",
+        "Decoding in 16 and 4 bits against the memory's bandwidth, stock vLLM and llama.cpp.",
+    ),
     "serving": ("serving.benchmark", "Load from the official SDK: latency and throughput, against a peer."),
     "fairness": (
         "fairness.benchmark",

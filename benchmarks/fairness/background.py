@@ -15,7 +15,7 @@ from benchmarks.fairness.tenant_load import (
     probe,
     under_load,
 )
-from server.engine.bench_engine import BenchEngine
+from server.engine.scheduling.bench_engine import BenchEngine
 
 _MIXED = RequestShape(prompt=64, generate=48)
 _PROBE = RequestShape(prompt=32, generate=8)

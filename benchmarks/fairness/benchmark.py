@@ -30,7 +30,7 @@ from benchmarks.fairness.tenant_load import (
 )
 from benchmarks.harness.report import exit_code, print_figures, print_json
 from server.admission import Admission
-from server.engine.bench_engine import BenchEngine
+from server.engine.scheduling.bench_engine import BenchEngine
 from server.fairness.shares import Capacity, Share
 
 BOUNDS = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from adapters.tenant_settings import TenantSettings
 from server.admission import Admission, Reservation
 from server.admission.errors import TryLater
-from server.engine.bench_engine import BenchEngine
+from server.engine.scheduling.bench_engine import BenchEngine
 
 BATCH_SLOTS = 8
 BLOCK_TOKENS = 32

@@ -26,6 +26,7 @@ from server.engine.base_model import read_json
 from server.engine.decoding.grammars.prepared_backend import FOLDER_KEY
 from server.engine.decoding.repetition_steering import POLICY_KEY, PROCESSOR, RepetitionPolicy
 from server.engine.decoding.tool_schemas import vllm_level
+from server.engine.linears_cpu.capability import accept_awq, computes_four_bits, computes_in_bfloat16
 from server.engine.process.lora_layers import EXTENSION
 from server.errors import SettingsError
 from server.fairness.shares import STAMP_KEY
@@ -172,13 +173,13 @@ def _weight_bytes(model: str) -> int:
 def _dtype(settings: Settings, on_cpu: bool) -> str:
     """float32 on a CPU that only emulates bfloat16, and for the demo, whose answers are compared in tests.
 
-    The setting of a quantized model stays: vLLM's kernels for quantized weights compute in 16 bits only.
+    vLLM's kernels for quantized weights compute in 16 bits only; ours takes float32.
     """
-    is_quantized = _quantization(settings) is not None
-    if settings.dtype != "auto" or not on_cpu or is_quantized:
+    if settings.dtype != "auto" or not on_cpu:
         return settings.dtype
-    fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "float32" if settings.demo or not fast_bf16 else "auto"
+    if (method := _quantization(settings)) is not None:
+        return "float32" if "awq" in method and computes_four_bits() else "auto"
+    return "float32" if settings.demo or not computes_in_bfloat16() else "auto"
 
 
 def _quantization(settings: Settings) -> str | None:
@@ -199,12 +200,13 @@ def _check_platform() -> None:
 
 
 def _check_quantization(settings: Settings) -> None:
-    """Refuse 4-bit weights on a CPU without the kernel: the engine would end with its first request."""
+    """Refuse 4-bit weights on a CPU without a kernel: the engine would end with its first request."""
     method = _quantization(settings) or ""
-    if any(name in method for name in _FOUR_BITS) and not torch.cpu._is_avx512_supported():
+    ours = "awq" in method and accept_awq()
+    if not ours and any(name in method for name in _FOUR_BITS) and not torch.cpu._is_avx512_supported():
         raise SettingsError(
             f"{settings.base_model}: {method} weights need a CPU with AVX512, which this one lacks. Serve the model "
-            "with its 16-bit weights, or on a CPU with AVX512, or on a GPU."
+            "with its 16-bit weights or quantized by AWQ, or on a CPU with AVX512, or on a GPU."
         )
 
 

@@ -61,8 +61,10 @@ def awq(
 ) -> Iterator[httpx.Client]:
     import torch
 
-    if not torch.cpu._is_avx512_supported():
-        pytest.skip("vLLM has no kernel of 4-bit weights for a CPU without AVX512")
+    from server.engine.linears_cpu.capability import computes_four_bits
+
+    if not (torch.cpu._is_avx512_supported() or computes_four_bits()):
+        pytest.skip("there is no kernel of 4-bit weights for this CPU")
     flags = ("--quantization", "awq", "--max-num-seqs", "8")
     home = tmp_path_factory.mktemp("awq")
     with custom_server(checkpoint[0], home, *flags) as (_, client):

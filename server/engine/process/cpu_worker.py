@@ -22,9 +22,15 @@ class BeatingCPUWorker(CPUWorker):
     """`CPUWorker` that beats at each layer of the model."""
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
-        """Load the model, then watch its layers."""
+        """Load the model, with layers that are fast for few rows, then watch its layers."""
+        # NOTE: vLLM's `register_kernels` looks at all modules when a worker begins, and fails on llvmlite's.
+        from server.engine.linears_cpu.norms import use_compiled_norms
+        from server.engine.linears_cpu.vllm_layers import install
+
+        install(rounded_head=self.model_config.quantization is not None)
         super().load_model(load_dummy_weights=load_dummy_weights)
         vars(sampler).update(batched_count_greater_than=count_not_less)
+        use_compiled_norms(self.get_model())
         beat_at_layers(self.get_model())
 
 

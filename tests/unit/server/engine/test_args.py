@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
 from vllm.platforms.cpu import CpuPlatform
 from vllm.platforms.interface import UnspecifiedPlatform
 
@@ -17,6 +19,7 @@ import demo
 from server.config.settings import load
 from server.engine import args as engine_arguments
 from server.engine.args import engine_args
+from server.engine.linears_cpu import capability
 from server.errors import SettingsError
 
 
@@ -67,22 +70,46 @@ def test_what_it_may_not_say(arguments: dict[str, Any], told: str) -> None:
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("has_avx512", [True, False])
+@pytest.mark.parametrize(
+    ("method", "has_avx512", "has_ours", "dtype"),
+    [
+        ("awq", True, False, "auto"),
+        ("awq", False, True, "float32"),
+        ("awq", False, False, None),
+        ("gptq", True, False, "auto"),
+        ("gptq", False, True, None),
+    ],
+)
 @pytest.mark.parametrize("told_by", ["flag", "config"])
-def test_four_bits_are_refused_on_a_cpu_without_the_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str, has_avx512: bool
-) -> None:
+def test_four_bits_are_refused_on_a_cpu_without_a_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str, method: str, has_avx512: bool, has_ours: bool,
+    dtype: str | None,
+) -> None:  # fmt: skip
     monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
+    monkeypatch.setattr("server.engine.args.computes_four_bits", lambda: has_ours)
+    monkeypatch.setattr("server.engine.args.accept_awq", lambda: has_ours)
     config = json.loads((demo.MODEL_DIR / "config.json").read_text())
     if told_by == "config":
-        config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 64}
+        config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 64}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    settings = load({"model": str(tmp_path)} | ({"quantization": "awq"} if told_by == "flag" else {}))
-    if has_avx512:
-        assert engine_args(settings).quantization == settings.quantization
+    settings = load({"model": str(tmp_path)} | ({"quantization": method} if told_by == "flag" else {}))
+    if dtype is not None:
+        found = engine_args(settings)
+        assert (found.quantization, found.dtype) == (settings.quantization, dtype)
     else:
-        with pytest.raises(SettingsError, match="awq weights need a CPU with AVX512, which this one lacks"):
+        with pytest.raises(
+            SettingsError, match=f"{method} weights need a CPU with AVX512, which this one lacks"
+        ):
             engine_args(settings)
+
+
+def test_accepting_awq_lets_vllm_take_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = AutoAWQConfig.__dict__["get_supported_act_dtypes"]
+    monkeypatch.setattr(AutoAWQConfig, "get_supported_act_dtypes", stock)  # puts it back
+    monkeypatch.setattr(capability, "computes_four_bits", lambda: False)
+    assert not capability.accept_awq() and torch.float32 not in AutoAWQConfig.get_supported_act_dtypes()
+    monkeypatch.setattr(capability, "computes_four_bits", lambda: True)
+    assert capability.accept_awq() and torch.float32 in AutoAWQConfig.get_supported_act_dtypes()
 
 
 def test_vllms_kernels_are_chosen_by_the_same_question() -> None:
