@@ -106,8 +106,9 @@ class TrainingConfig:
     """Number of samples in one optimizer step."""
     micro_batch_samples: Annotated[int, Field(ge=1)] = 1
     """Number of samples in one forward pass; 1 needs no padding and is fastest on a CPU."""
-    packing: Literal["auto", "on", "off"] = "auto"
-    """Join the samples of a forward pass into one row. auto: on a GPU only."""
+    packing: Literal["auto", "on", "off", "prefix"] = "auto"
+    """Join the samples of a forward pass into one row. prefix: and compute once what they begin with, such as the
+    same functions. auto: on with a GPU, otherwise off."""
     learning_rate: float = 2e-4
     """Peak learning rate; a cosine schedule decays it to zero. With --preferences the default is 5e-5."""
     warmup_share: float = 0.05
