@@ -164,6 +164,8 @@ class TrainingConfig:
     """Weights & Biases project to log to; the run stays on this machine."""
     wandb_online: NoEffect[bool] = False
     """Upload the W&B run during the training."""
+    mlflow: NoEffect[str] = ""
+    """MLflow experiment to log to: of the server that MLFLOW_TRACKING_URI names, otherwise in --out."""
     judge: NoEffect[str] = ""
     """URL of an OpenAI-compatible endpoint whose model compares the answers."""
     judge_model: NoEffect[str] = ""
