@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
 
 
 class Answer(NamedTuple):
-    """One trained answer: hashes of what it answers and of itself, its beginning and end, and whether it looks cut."""
+    """One trained answer: hashes of what it answers and of itself, its beginning and end, and if it looks cut."""
 
     prompt: bytes
     text: bytes
