@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import torch
 
-from adapters.training.data.chat_template import IGNORED, Sample
+from adapters.training.data.chat_template import IGNORED, Sample, shared_lengths
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
@@ -74,23 +73,3 @@ def pack_shared(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     rows = {"input_ids": ids, "labels": labels, "position_ids": positions}
     packed = {name: torch.tensor([row], dtype=torch.long) for name, row in rows.items()}
     return packed | {"attention_mask": mask[None, None]}
-
-
-def shared_lengths(ordered: Sequence[Sample]) -> list[int]:
-    """For each sample, sorted by its ids, how many first tokens it shares with the one before it.
-
-    Only tokens are shared after which another one follows that is not trained, in both samples.
-    """
-    found = [0] * len(ordered)
-    for at in range(1, len(ordered)):
-        one, other = ordered[at - 1], ordered[at]
-        same = sum(
-            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.ids, other.ids, strict=False))
-        )
-        most = min(_first_trained(one), _first_trained(other), len(other.ids)) - 1
-        found[at] = max(0, min(same, most))
-    return found
-
-
-def _first_trained(sample: Sample) -> int:
-    return next((at for at, label in enumerate(sample.labels) if label != IGNORED), len(sample.labels))

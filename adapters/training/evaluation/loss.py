@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from adapters.training.data.chat_template import IGNORED, Sample
-from adapters.training.data.collator import collate, pack_shared, shared_lengths
+from adapters.training.data.chat_template import IGNORED, Sample, shared_lengths
+from adapters.training.data.collator import collate, pack_shared
 
 _BATCH = 8
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from adapters.artifact.shape import BaseShape
 from adapters.training.config import TrainingConfig
-from adapters.training.data.chat_template import Sample
-from adapters.training.data.collator import shared_lengths
+from adapters.training.data.chat_template import Sample, shared_lengths
 from adapters.training.model.lora import parameters_by_matrix
 
 MIB, GIB = 1 << 20, 1 << 30

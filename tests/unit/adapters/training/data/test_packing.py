@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from transformers import AutoModelForCausalLM, set_seed
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import IGNORED, Sample
 from adapters.training.data.collator import collate, pack, pack_shared
+from adapters.training.data.prepared import PreparedData
 from adapters.training.loop.trainer import LoraTrainer, run_loop
+from adapters.training.model.base_model import resolve_auto
 from adapters.training.model.lora import add_lora
 
 Configure = Callable[..., TrainingConfig]
@@ -117,6 +120,21 @@ def test_trained_tokens_and_the_token_before_them_are_not_shared() -> None:
     assert row["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, 4, IGNORED, 4, IGNORED, 5]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 2, 3]]
     assert row["attention_mask"][0, 0, -1].tolist() == [True, True, False, False, False, False, True, True]
+
+
+def test_samples_with_the_same_beginning_are_told_what_saves_time(configure: Configure) -> None:
+    tools = tuple(range(100))
+    shared = [Sample((*tools, n, 1), (IGNORED,) * 101 + (1,)) for n in range(200, 220)]
+    other = [Sample((n, *tools, 1), (IGNORED,) * 101 + (1,)) for n in range(200, 220)]
+    config = resolve_auto(configure(), "cpu")
+
+    def told(samples: list[Sample], config: TrainingConfig) -> bool:
+        found = PreparedData(samples, [], 200, 0, 0).warnings(config)
+        return any("--packing prefix --micro-batch-samples 8" in text for text in found)
+
+    assert told(shared, config)
+    assert not told(other, config)
+    assert not told(shared, replace(config, packing="prefix"))
 
 
 def losses_of(config: TrainingConfig, samples: list[Sample]) -> list[float]:
