@@ -48,9 +48,9 @@ class Journey:
             StepFailed: a training fails.
         """
         journey_data.main(self.home / "data")
-        calls = ["--learning-rate", "1e-4", "--start-from", str(self.adapter(VOICE))]
+        calls = ["--learning-rate", "1.5e-4", "--start-from", str(self.adapter(VOICE))]
         calls += ["--replay", str(self.data("replay")), "--replay-ratio", "0.15"]
-        for name, data, own in ((VOICE, "support", []), (ASSISTANT, "calls", calls)):
+        for name, data, own in ((VOICE, "support", ["--learning-rate", "3e-4"]), (ASSISTANT, "calls", calls)):
             if not (self.adapter(name) / "training.json").is_file():
                 files = ["--data", str(self.data(data)), "--held-out", str(self.data(f"{data}-held-out"))]
                 folders = ["--base", str(self.base), "--out", str(self.adapter(name))]
