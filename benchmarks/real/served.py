@@ -16,9 +16,9 @@ from adapters.training.data.chat_template import Renderer, Turn
 from adapters.training.data.reader import read_conversations
 from adapters.training.evaluation.metrics import Score, held_out_turns, score
 from benchmarks.harness.errors import BenchmarkFailed
+from benchmarks.harness.processes.tenant_server import KEY, NAME, TENANT, add_adapters, start_bench_server
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.servers import EngineFlags
-from benchmarks.lora.bench_server import KEY, NAME, TENANT, add_adapters, start_bench_server
 from benchmarks.real.general_questions import is_right
 from benchmarks.real.greedy_answers import unlike_greedy
 from benchmarks.real.journey import ASSISTANT, Journey
