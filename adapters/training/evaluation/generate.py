@@ -96,8 +96,9 @@ def _generate(
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
     """How many first tokens all prompts share; 0 if they are too few to gain anything."""
-    least, greatest = min(prompts), max(prompts)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(least[:-1], greatest, strict=False)))
+    rows = [tuple(prompt) for prompt in prompts]
+    both = zip(min(rows), max(rows), strict=False)  # in this order, all others are between them
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
     shared = min(same, min(len(p) for p in prompts) - 1)  # each prompt keeps a token of its own
     return shared if len(prompts) > 1 and shared >= _LEAST_SHARED else 0
 
