@@ -107,6 +107,9 @@ def test_a_model_generates_its_own_texts(tokenizer: Any) -> None:
     texts = generate_texts(model, tokenizer, count=3, tokens=24)
     assert texts == generate_texts(model, tokenizer, count=3, tokens=24), "the same each time"
     assert len({tuple(text) for text in texts}) == 3
+    told: list[tuple[int, int]] = []
+    generate_texts(model, tokenizer, count=1, tokens=70, progress=lambda *done: told.append(done))
+    assert told == [(32, 70), (64, 70)]
     assert all(tokenizer.decode(text).startswith("<|im_start|>user\n") for text in texts)
     # They are more likely than chance, because the model wrote them.
     assert perplexity(model, texts, most_tokens=99) < math.sqrt(model.config.vocab_size)
