@@ -28,6 +28,7 @@ from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
 from server.auth.authenticator import Authenticator
+from server.event_loop import pause
 from server.observability.readiness import Readiness
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
@@ -176,7 +177,7 @@ class ResponseSender:
         await self._send(start)
         for part in parts:
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(0)
+            await pause()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def stream(self, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
@@ -193,7 +194,7 @@ class ResponseSender:
                         unpaused > _PAUSE_CHARACTERS
                     ):  # one step of many choices has many; sending need not wait
                         unpaused = 0
-                        await asyncio.sleep(0)
+                        await pause()
                     if not self._started:
                         await self._send(stream_head(headers))
                     await self._send_part(event)

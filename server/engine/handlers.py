@@ -9,7 +9,6 @@ AnthropicServingMessages, ServingTokenization and their wire models (vllm.entryp
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ from server.engine.rendering.streams import direct
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking
 from server.errors import InternalError, InvalidRequest
+from server.event_loop import pause
 from server.request.body import Body
 from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
 from server.request.gate import Gate
@@ -231,7 +231,7 @@ def _yield_between_prompts(completion: Any) -> None:
     read = completion._get_trace_headers
 
     async def read_later(headers: Any) -> Any:
-        await asyncio.sleep(0)
+        await pause()
         return await read(headers)
 
     completion._get_trace_headers = read_later

@@ -21,6 +21,7 @@ from sampling.endpoints import Endpoint
 from sampling.errors import BodyLimitExceeded
 from sampling.limits import Limits
 from server.errors import InvalidRequest
+from server.event_loop import pause
 from server.request.access_log import AccessRecord
 from server.request.body import is_small, read
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext
@@ -65,7 +66,7 @@ class BatchService:
             record.note_requested_model(body.fields)
             request_id = f"{record.request_id}-{number}"
             contexts.append(await self.requests.prepare(caller, Endpoint.CHAT, body, headers, request_id))
-            await asyncio.sleep(0)
+            await pause()
         return tuple(contexts)
 
     @contextlib.asynccontextmanager
@@ -139,7 +140,7 @@ async def join(answers: Sequence[JsonAnswer], answer_id: str) -> JsonAnswer:
     choices: list[str] = []
     for index, answer in enumerate(answers):
         choices += [",", *_choice(answer, index)]
-        await asyncio.sleep(0)
+        await pause()
     head, _, tail = _json(whole).partition('"choices":[')
     return JsonAnswer(whole, answers[0].ignored, [f'{head}"choices":[', *choices[1:], tail])
 

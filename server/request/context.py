@@ -3,7 +3,6 @@ only `held` is set later, on a copy that shares `usage`."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.limits import NO_LIMITS, Limits
 from sampling.resolution import NO_DEFAULTS, Resolved
+from server.event_loop import pause
 from server.request.body import Body
 from server.request.metering import UsageCounters
 
@@ -123,7 +123,7 @@ class JsonAnswer:
             if piece is None or characters > _PART_CHARACTERS:
                 parts.append("".join(part).encode())
                 part, characters = [], 0
-                await asyncio.sleep(0)
+                await pause()
             part.append(piece or "")
             characters += len(piece or "")
         return parts

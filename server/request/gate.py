@@ -28,8 +28,6 @@ from server.request.metering import MeteredStream, Progress, Shadowed, canary_lo
 
 #: Key of the action against repetition loops; `server.engine.decoding.repetition_steering` reads it.
 REPETITION_KEY = "loragate_repetition"
-#: Generations of one request that start in one turn of the event loop; each takes up to a millisecond there.
-_STARTED_PER_TURN = 8
 #: `SamplingParams.output_kind` of an unstreamed answer.
 _WHOLE = "FINAL_ONLY"
 
@@ -145,7 +143,7 @@ class Gate:
             steered=self._steered_counter(context),
             looped=canary_loops() if context.target.is_split else None,
             shadowed=self.shadow(context, prompt, sampling_params) if context.target.shadow else None,
-            starts_after=len(admitted.streams) // _STARTED_PER_TURN,
+            starts_later=bool(admitted.streams),
         )
         admitted.streams.append(metered)
         return metered.read()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.admission import Reservation
+from server.event_loop import pause
 from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
 #: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition_steering`, has ended because it loops.
@@ -102,8 +103,8 @@ class MeteredStream:
     looped: RepetitionCount | None
     """Counts answers that repeat themselves."""
     shadowed: Shadowed | None = None
-    starts_after: int = 0
-    """Turns of the event loop before it starts: the prompts of one request must not all start in one turn."""
+    starts_later: bool = False
+    """Whether others start before it: the prompts of one request must not all start in one turn of the event loop."""
     _prompt_tokens: int = 0
     _cached_tokens: int = 0
     _generated_tokens: int = 0
@@ -117,8 +118,8 @@ class MeteredStream:
 
     async def read(self) -> AsyncGenerator[Any]:
         """The engine's outputs, unchanged except for the finish reason of a looping answer."""
-        for _ in range(self.starts_after):
-            await asyncio.sleep(0)
+        if self.starts_later:
+            await pause()
         async with aclosing(self.stream) as stream:
             async for output in stream if self.progress is None else self._read_whole(stream):
                 self._count(output)

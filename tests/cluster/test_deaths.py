@@ -101,18 +101,30 @@ class Work:
         self.upload = None
 
     def _go_on(self, others: list[ServerProcess]) -> None:
-        """Another server takes the rest of the upload that the death has interrupted; 404: it was already used."""
+        """Another server takes the rest of the upload that the death has interrupted.
+
+        404: it was already used; then the version is ready, and was promoted unless the death came in between.
+        """
         if self.upload is None:
             return
         (name, upload), server = self.upload, others[-1]
         answer = self.cluster.admin(server, "GET", f"/adapters/acme/{name}/uploads/{upload}")
         if answer.status_code == 404:
             assert self.cluster.version(server, name)["state"] in ("ready", "resident"), name
+            body = {"version": 1}
+            self.cluster.admin(server, "POST", f"/adapters/acme/{name}/promote", json=body).raise_for_status()
             self.added.add(name)
         else:
             self._send(server, answer.raise_for_status().json()["received_bytes"])
         for other in others:  # the registry tells them within a moment
-            until(lambda asked=other: self.cluster.ask(asked, f"acme-{name}").is_success, 10)
+            self._answered(other, f"acme-{name}")
+
+    def _answered(self, server: ServerProcess, model: str) -> None:
+        """Wait until this server answers with it."""
+        last_s = time.monotonic() + 10
+        while not (answer := self.cluster.ask(server, model)).is_success:
+            assert time.monotonic() < last_s, (model, answer.status_code, answer.text)
+            time.sleep(0.05)
 
     def _drain(self, name: str) -> None:
         """Add, and remove while a stream still uses it."""

@@ -1,6 +1,7 @@
 """Whether the registry's database answers, and for how long data that was read before may still be used.
 
-The registry's revision is read at most every MAX_STALENESS_S by requests, and every PROBE_INTERVAL_S by `run`.
+The registry's revision is read every PROBE_INTERVAL_S by `run`, and while there are requests, after each
+REFRESH_AGE_S: early enough that none of them waits for it.
 While the database does not answer, data of the last revision stays valid for the grace. The grace counts from the
 last answer, not from the first failure, so it bounds how long a revoked key can work, also where only this server is
 cut off.
@@ -25,6 +26,9 @@ logger = logging.getLogger("loragate.registry")
 
 #: While the database answers, a revoked key works at most this long after its revocation.
 MAX_STALENESS_S = 0.5
+#: A request that finds the revision this old has it read again, and does not wait for it: on a busy event loop, the
+#: database's answer takes tens of its turns.
+REFRESH_AGE_S = 0.2
 #: The revision is read so often even without requests.
 PROBE_INTERVAL_S = 1.0
 #: A database that takes longer for the revision does not answer.
@@ -93,7 +97,10 @@ class Availability:
         It is not the revision, which a restored backup takes back to numbers that other data had.
         Raises: RegistryUnavailable: the database has not answered for longer than the grace.
         """
-        if self._age_s() < MAX_STALENESS_S:
+        age_s = self._age_s()
+        if age_s < MAX_STALENESS_S:
+            if age_s >= REFRESH_AGE_S and not self.known_away:
+                self._begin_probe()
             return self._state
         if not self.known_away:
             with suppress(RegistryUnavailable):
@@ -120,10 +127,14 @@ class Availability:
 
     async def _probe(self) -> None:
         """Read the revision, once for all that wait for it. Raises: RegistryUnavailable."""
+        await asyncio.shield(self._begin_probe())
+
+    def _begin_probe(self) -> asyncio.Task[None]:
+        """The probe that runs, or a new one."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._read(), name="registry probe")
             self._probing.add_done_callback(_retrieve)
-        await asyncio.shield(self._probing)
+        return self._probing
 
     async def _read(self) -> None:
         asked_at = self._clock()

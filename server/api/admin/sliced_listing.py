@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
@@ -10,6 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
+
+from server.event_loop import pause
 
 Item = TypeVar("Item")
 #: Items between two pauses; each takes up to 40 us.
@@ -21,7 +22,7 @@ async def slices(items: Iterable[Item], size: int = SLICE) -> AsyncIterator[list
     remaining = iter(items)
     while part := list(islice(remaining, size)):
         yield part
-        await asyncio.sleep(0)
+        await pause()
 
 
 def json_listing(

@@ -23,8 +23,12 @@ def die_with_parent() -> None:
         request_parent_death_signal()
 
 
-def request_parent_death_signal() -> None:
+def request_parent_death_signal(parent_pid: int | None = None) -> None:
     """Leave the terminal's process group, and ask the kernel to kill this process when its parent ends.
+
+    Args:
+        parent_pid: the parent, if it is known; otherwise a parent that has just ended is found only where processes
+            without one belong to process 1.
 
     NOTE: the kernel watches the *thread* of the parent that started this process, so engines are started from one
     thread that lives as long as the server.
@@ -34,7 +38,7 @@ def request_parent_death_signal() -> None:
     os.setpgrp()
     if sys.platform != "linux":
         return
-    parent_pid = os.getppid()
+    parent_pid = parent_pid or os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -25,6 +25,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionResponse, Comp
 from vllm.logprobs import Logprob
 
 from server.engine.rendering.json_pieces import FEW_CHOICES
+from server.event_loop import pause
 
 
 class UncheckedChatAnswer(ChatCompletionResponse):
@@ -78,7 +79,7 @@ async def complete(answer: CompletionResponse) -> None:
     for index, choice in enumerate(answer._unbuilt):
         choice.index = index
         answer.choices.append(choice)
-        await asyncio.sleep(0)
+        await pause()
 
 
 async def merged(*streams: AsyncGenerator[Any]) -> AsyncGenerator[tuple[int, Any]]:

@@ -5,12 +5,13 @@ An answer may have a thousand choices, with the ids of a long prompt or thousand
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
+
+from server.event_loop import pause
 
 #: Choices that are written in one piece.
 FEW_CHOICES: Final = 4
@@ -53,5 +54,5 @@ async def dump(
         content["choices"].append(dumped)
         text = as_json(dumped)
         pieces += [*(await fill(text) if fill else [text]), ","]
-        await asyncio.sleep(0)
+        await pause()
     return content, [*pieces[:-1], *(await fill(tail) if fill else [tail])]

@@ -10,7 +10,6 @@ OpenAIServingResponses._create_response_logprobs, which take the tokens' ids and
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import re
@@ -34,6 +33,7 @@ from vllm.logprobs import Logprob
 from adapters.errors import ProbeFailed
 from server.engine.rendering.json_pieces import as_json, with_commas
 from server.engine.rendering.token_bytes import with_bytes, with_shown_pieces
+from server.event_loop import pause
 
 #: Logprobs that are built between two pauses; 10 ms.
 SLICE: Final = 256
@@ -179,7 +179,7 @@ async def _build(part: _Part) -> list[str]:
     for begin in range(0, part.tokens, part.step):
         last = part.build(begin, begin + part.step, last)
         slices.append(last)
-        await asyncio.sleep(0)
+        await pause()
     return part.write(slices)
 
 

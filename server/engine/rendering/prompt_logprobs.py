@@ -10,7 +10,6 @@ changes rows in place, in the modules of the handlers of chats and completions.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from vllm.entrypoints.generate.base.serving import clamp_prompt_logprobs
@@ -20,6 +19,7 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsTensors
 
 from server.engine.rendering.logprobs import SLICE
+from server.event_loop import pause
 
 _read: Final = LogprobsProcessor._update_prompt_logprobs
 
@@ -54,7 +54,7 @@ class UnreadLogprobs(list[Any]):
                 _read(self._processor, part)
                 self._processor.prompt_logprobs = shown
                 clamp_prompt_logprobs(self[begun:])
-                await asyncio.sleep(0)
+                await pause()
 
 
 def install() -> None:

@@ -3,20 +3,24 @@
 A prompt that a worker has rendered is returned as it is. Any other is small: vLLM renders it in its one thread, and
 tenants take turns there, because the thread itself takes the calls in the order of their arrival. A short one is
 rendered at once while that thread is idle: a thread waits up to 5 ms for Python's lock while the event loop is busy,
-twice for each prompt, and the prompts of a burst wait for one another.
+twice for each prompt, and the prompts of a burst wait for one another. And it is rendered without a task for each of
+three steps, whose starts and ends take eleven turns of the event loop.
 Leans on (vLLM 0.32): BaseRenderer.render_chat_async and render_cmpl_async, which all handlers look up on the renderer
-at each call; BaseRenderer._executor, whose `submit` runs the chat template and the tokenizer. /detokenize uses
-neither of the coroutines; it is small, or in a worker.
+at each call; BaseRenderer._executor, whose `submit` runs the chat template and the tokenizer; vllm.renderers.base,
+which gathers the steps of all prompts of a request. /detokenize uses neither of the coroutines; it is small, or in a
+worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any
+
+from vllm.renderers import base
 
 from server.engine.rendering.prompt import RenderedPrompt
 from server.engine.workers.job_queue import JobQueue
@@ -106,8 +110,23 @@ class PromptTurns:
             turn.set()
 
 
+class _Asyncio:
+    """`asyncio`, whose `gather` of a single awaitable makes no task of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def gather(*awaitables: Awaitable[Any]) -> list[Any]:
+        """See `asyncio.gather`."""
+        if len(awaitables) == 1:
+            return [await awaitables[0]]
+        return await asyncio.gather(*awaitables)
+
+
 def install(renderer: Any) -> None:
     """Let tenants take turns at vLLM's renderer: replace its two coroutines; see the module."""
+    vars(base)["asyncio"] = _Asyncio()
     turns = PromptTurns()
     chat, completion = renderer.render_chat_async, renderer.render_cmpl_async
     executor = renderer._executor

@@ -10,7 +10,6 @@ OpenAIServingResponses (`parser`, `responses_full_generator`, `_make_response_ou
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from copy import copy
 from typing import Any, Final
@@ -32,7 +31,7 @@ from server.engine.decoding.tool_calls.text_after_calls import (
     ending_apart,
 )
 from server.engine.rendering.response_logprobs import contexts_with_all_logprobs, without_end_token
-from server.engine.workers.loop_turns import LoopTurns
+from server.event_loop import LoopTurns, pause
 
 #: Whole answers, of all requests, that are built in one turn of the event loop; a step may end a hundred of them.
 _PER_TURN: Final = 8
@@ -129,7 +128,7 @@ def _choice_by_choice(handler: Any, turns: LoopTurns) -> Callable[..., Awaitable
             if not isinstance(response, ChatCompletionResponse):
                 return response
             whole = _joined(whole, response)
-            await asyncio.sleep(0)
+            await pause()
         return whole
 
     return answer_choices

@@ -12,7 +12,6 @@ make_tool_call_id, record_tool_parser_invocation.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -37,6 +36,7 @@ from server.engine.decoding.tool_calls.function_block import qwen_coder_form
 from server.engine.decoding.tool_calls.scanner import ForcedScanner, TaggedScanner
 from server.engine.decoding.tool_calls.text_after_calls import collect
 from server.engine.decoding.tool_calls.thoughts import ThoughtScanner
+from server.event_loop import pause
 
 _NAMED = (ChatCompletionNamedToolChoiceParam, ToolChoiceFunction, ToolChoiceCustom)
 _TOOLS = (Hermes2ProToolParser, Qwen3ParserToolAdapter)
@@ -96,7 +96,7 @@ class FoldingParser(DelegatingParser):
                 text[begin:end], ids, request, self._prompt_ids, finished=end >= len(text)
             )
             slices.append(delta or DeltaMessage())
-            await asyncio.sleep(0)
+            await pause()
         self._ahead = DeltaMessage(
             reasoning="".join(each.reasoning or "" for each in slices) or None,
             content="".join(each.content or "" for each in slices) or None,

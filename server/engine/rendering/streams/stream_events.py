@@ -8,7 +8,6 @@ Leans on (vLLM 0.32): OpenAIServingResponses.responses_stream_generator and its 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -20,6 +19,7 @@ from sampling.endpoints import Endpoint
 from server.engine.errors import translate_failure
 from server.engine.rendering.json_pieces import with_commas
 from server.engine.rendering.logprobs import SLICE
+from server.event_loop import pause
 from server.request.context import RequestContext
 
 _END_OF_CHUNK = "}\n\n"
@@ -69,7 +69,7 @@ async def _slices(logprobs: list[Any]) -> list[str]:
         written.append(
             ",".join(each.model_dump_json(by_alias=True) for each in logprobs[begin : begin + step])
         )
-        await asyncio.sleep(0)
+        await pause()
     return with_commas(written)
 
 

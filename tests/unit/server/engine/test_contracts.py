@@ -26,6 +26,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.parser import abstract_parser
 from vllm.platforms.cpu import CpuPlatform
+from vllm.renderers import base as renderers
 from vllm.renderers.base import BaseRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tool_parsers import structural_tag_registry as registry
@@ -207,6 +208,13 @@ def test_the_renderer_works_in_an_executor_of_its_own() -> None:
     """server/engine/rendering/prompt_turns.py: `submit` is looked up at each call."""
     assert "executor=self._executor" in inspect.getsource(BaseRenderer.__init__)
     assert "loop.run_in_executor(executor=executor" in inspect.getsource(make_async)
+
+
+def test_the_renderer_gathers_its_steps_through_its_module() -> None:
+    """server/engine/rendering/prompt_turns.py replaces `asyncio` in it."""
+    used = set(re.findall(r"asyncio\.(\w+)", inspect.getsource(renderers)))
+    assert used == {"gather", "sleep"}
+    assert "return_exceptions" not in inspect.getsource(renderers)
 
 
 def test_new_tokens_are_counted_where_the_scheduler_looks_its_method_up() -> None:

@@ -10,7 +10,12 @@ from sqlalchemy.exc import ProgrammingError
 
 from adapters.errors import RegistryUnavailable
 from adapters.registry.outages import availability as module
-from adapters.registry.outages.availability import MAX_STALENESS_S, Availability, wait_within
+from adapters.registry.outages.availability import (
+    MAX_STALENESS_S,
+    REFRESH_AGE_S,
+    Availability,
+    wait_within,
+)
 
 
 class Database:
@@ -40,11 +45,31 @@ async def test_one_query_answers_everybody_for_half_a_second() -> None:
     database = Database()
     availability = database.availability()
     assert set(await asyncio.gather(*(availability.state() for _ in range(20)))) == {1}
-    database.now += MAX_STALENESS_S - 0.001
+    database.now += REFRESH_AGE_S - 0.001
     assert await availability.state() == 1 and database.asked == 1
-    database.now += 0.001
-    assert await availability.state() == 1 and database.asked == 2
+    database.now += MAX_STALENESS_S
+    assert set(await asyncio.gather(*(availability.state() for _ in range(20)))) == {1}
+    assert database.asked == 2
     assert (availability.away_s, availability.outage_s, availability.warning) == (0, 0, None)
+
+
+async def test_nobody_waits_for_a_revision_that_is_read_again_in_time() -> None:
+    database = Database()
+    availability = database.availability()
+    await availability.state()
+    database.answers.clear()
+    database.revision += 1
+    database.now += REFRESH_AGE_S
+    assert await asyncio.wait_for(availability.state(), 1) == 1
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(availability.state(), 1) == 1
+    assert database.asked == 2, "one query for both"
+    database.now += MAX_STALENESS_S - REFRESH_AGE_S
+    waiting = asyncio.create_task(availability.state())
+    await asyncio.sleep(0.01)
+    assert not waiting.done(), "it is too old now"
+    database.answers.set()
+    assert await waiting == 2 and database.asked == 2
 
 
 async def test_an_outage_is_measured_from_the_last_answer_and_told() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.renderers import base
 
 from server.engine.rendering.prompt import RenderedPrompt
 from server.engine.rendering.prompt_turns import (
@@ -140,3 +141,25 @@ def test_a_short_prompt_waits_for_the_thread_that_uses_the_tokenizer(thread: Thr
 def test_the_error_of_a_short_prompt_is_that_of_its_job(thread: ThreadPoolExecutor) -> None:
     with rendering_for("acme", Body({}, size_bytes=1)), pytest.raises(ValueError, match="invalid literal"):
         ShortPrompts(thread.submit).submit(int, "x")
+
+
+async def test_the_steps_of_one_prompt_are_no_tasks() -> None:
+    """vLLM gathers each step of all prompts; of one prompt that is eleven turns of the event loop for nothing."""
+    install(Renderer())
+    tasks: list[set[Any]] = []
+
+    async def step(value: int) -> int:
+        tasks.append(asyncio.all_tasks())
+        return value
+
+    assert await base.asyncio.gather(step(1)) == [1]
+    assert tasks[0] == asyncio.all_tasks()
+    assert await base.asyncio.gather(step(1), step(2)) == [1, 2]
+    assert len(tasks[2]) > len(tasks[0])
+    with pytest.raises(ZeroDivisionError):
+        await base.asyncio.gather(_fails())
+    assert base.asyncio.sleep is asyncio.sleep
+
+
+async def _fails() -> None:
+    raise ZeroDivisionError

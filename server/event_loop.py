@@ -1,9 +1,15 @@
-"""Spreads small pieces of work over turns of the event loop: what becomes ready at once need not run at once."""
+"""Long work on the event loop: in slices of milliseconds, with a pause after each.
+
+A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
+as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
+all of them. Those who `pause` go on one after another, one in each turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from weakref import WeakKeyDictionary
 
 
 class LoopTurns:
@@ -34,3 +40,12 @@ class LoopTurns:
                 self._taken += 1
         if self._taken:
             asyncio.get_running_loop().call_soon(self._next_turn)
+
+
+_slices: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTurns] = WeakKeyDictionary()
+
+
+async def pause() -> None:
+    """Let the event loop do everything else, and wait until it is this task's turn for a slice of long work."""
+    await asyncio.sleep(0)
+    await _slices.setdefault(asyncio.get_running_loop(), LoopTurns(1)).turn()
