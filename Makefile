@@ -20,7 +20,7 @@ SERVE   = $(if $(MODEL),--model $(MODEL),--demo) $(ARGS)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_CPU       := $(shell sed -n 's/^\(torch==[^ ]*+cpu\).*/\1/p' $(LOCK) 2>/dev/null)
 
-.PHONY: help setup serve test test-unit test-served test-processes test-fast test-long test-real test-clients test-accessibility screenshots conformance mutants lint format lock bench soak docs clean
+.PHONY: help setup serve test test-unit unit-server unit-others test-served test-processes test-fast fast-server fast-others test-long test-real test-clients test-accessibility screenshots conformance mutants lint format lock bench soak docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
@@ -54,11 +54,22 @@ gpu:
 serve: $(if $(CUDA),gpu) setup ## start the server (the demo, or MODEL=… on CUDA=1)
 	@exec $(BIN)/loragate serve $(SERVE) --host $(HOST) --port $(PORT)
 
-# Tests without an engine run beside each other, one thread each. Those with one share it, and need all cores for it.
 # Those that start, stop and kill servers of their own wait for most of their time: two at once.
-PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 # schemathesis's plugin takes a second of each process; only tests/e2e/test_fuzzing.py uses the library.
-UNIT     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -p no:schemathesis
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:schemathesis
+# Tests without an engine run in two processes, one thread each. The first imports vLLM, the second only torch: workers
+# of one run would each collect every test, and import everything. With more cores, each of the two has workers.
+LIGHT       := tests/unit/server/cli tests/unit/server/fairness
+UNIT_SERVER := tests/unit/server $(addprefix --ignore ,$(LIGHT)) tests/unit/sampling tests/unit/deploy \
+  $(sort $(wildcard tests/unit/test_*.py))
+UNIT_OTHERS := tests/unit/adapters tests/unit/benchmarks tests/unit/demo $(LIGHT)
+WORKERS     := $(shell expr $$(nproc) / 2)
+PARALLEL    := $(if $(filter 0 1,$(WORKERS)),,-n $(WORKERS) --maxprocesses 4 --dist loadfile)
+FAST        := $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
+COVERED     := $(PARALLEL) --cov --cov-report= --cov-fail-under=0
+BESIDE      := $(MAKE) -j2 --no-print-directory --output-sync=target
+# With ARGS, one of the two may have no test that fits: pytest's exit code 5.
+MAY_BE_NONE := $(if $(ARGS),|| [ $$? -eq 5 ])
 
 test: $(VENV)/.dev ## run the whole suite; with ARGS="…" what pytest is told
 ifdef ARGS
@@ -68,17 +79,29 @@ else
 endif
 
 test-unit: $(VENV)/.dev ## everything without an engine, with its coverage
-	@$(UNIT) $(PARALLEL) --cov --cov-report=
+	@$(BESIDE) unit-server unit-others
+	@$(BIN)/coverage combine --quiet .coverage.server .coverage.others
 	@$(BIN)/coverage report
 
+unit-server: ; @COVERAGE_FILE=.coverage.server $(UNIT) $(UNIT_SERVER) $(COVERED)
+unit-others: ; @COVERAGE_FILE=.coverage.others $(UNIT) $(UNIT_OTHERS) $(COVERED)
+
+# A test waits for its server most of the time, so two of them, with a server each, share the cores; but not those that
+# measure times.
+SERVED := $(BIN)/python -m pytest tests/console tests/e2e tests/engine tests/gpu tests/isolation
+
 test-served: $(VENV)/.dev ## what one server or one engine is asked
-	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/processes --ignore tests/cluster --ignore tests/real
+	@$(SERVED) -m "not long and not alone" -n 2 --dist loadfile
+	@$(SERVED) -m "alone and not long"
 
 test-processes: $(VENV)/.dev ## servers that are started, stopped and killed
 	@$(BIN)/python -m pytest tests/cluster tests/processes -n 2 --dist loadfile
 
 test-fast: $(VENV)/.dev ## everything without an engine that neither trains, compiles, starts processes nor computes for long
-	@$(UNIT) $(PARALLEL) --hypothesis-profile fast -m "not long and not slow and not postgres" $(ARGS)
+	@$(BESIDE) fast-server fast-others
+
+fast-server: ; @$(UNIT) $(UNIT_SERVER) $(FAST) $(MAY_BE_NONE)
+fast-others: ; @$(UNIT) $(UNIT_OTHERS) $(FAST) $(MAY_BE_NONE)
 
 test-long: $(VENV)/.dev ## the long forms: many kills, large statistics, all examples of random tests
 	@$(BIN)/python -m pytest --hypothesis-profile long -m long $(ARGS)

@@ -1,4 +1,4 @@
-"""The rules for names of tenants and adapters, and the composition of public model names.
+"""The rules for names of tenants and adapters, the composition of public model names, and a base model's short name.
 
 A tenant's name has no "-", so the first "-" of a public model name `<tenant>-<adapter>` always ends the tenant, and
 two pairs never share a public name. "@" separates a version: `acme-support@3`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from types import MappingProxyType
 
 from adapters.errors import BadName
@@ -65,3 +66,10 @@ def split_model_name(model: str) -> tuple[str, int | None]:
     """Split `acme-support@3` into `("acme-support", 3)`; without a version: `(model, None)`."""
     match = _PINNED.fullmatch(model)
     return (match["name"], int(match["number"])) if match else (model, None)
+
+
+def base_model_name(name_or_path: str) -> str:
+    """The last part of a base model's name on the hub or of its path, also of one in the hub's cache."""
+    parts = PurePath(name_or_path).parts or (name_or_path,)
+    cached = next((part for part in parts if part.startswith("models--")), None)
+    return cached.rpartition("--")[2] if cached else parts[-1]

@@ -6,9 +6,11 @@ import gc
 import json
 import os
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from typing import Any
 
 import httpx
+import httpx._transports.default as httpx_transports
 import log_capture
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,10 +23,10 @@ from xdist.scheduler import LoadFileScheduling
 # CI looks at the same examples each time, so that a red run is about the change; developers draw new ones.
 # How long an example takes to draw depends on what else the machine does.
 BUSY: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("local", max_examples=50, **BUSY)
-settings.register_profile("ci", derandomize=True, max_examples=50, **BUSY)
+settings.register_profile("local", max_examples=25, **BUSY)
+settings.register_profile("ci", derandomize=True, max_examples=25, **BUSY)
 # `make test-fast` uses this one: no database of examples, fewer of them where a test does not say how many.
-settings.register_profile("fast", derandomize=True, max_examples=15, **BUSY)
+settings.register_profile("fast", derandomize=True, max_examples=8, **BUSY)
 # `make test-long` uses this one: new examples, all that a test asks for.
 settings.register_profile("long", max_examples=100, **BUSY)
 # `make mutants` uses this one: which example fails first is enough, a smaller one is not looked for.
@@ -71,6 +73,14 @@ class OneProcessPerFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneProcessPerFile | None:
     """What `--dist loadfile` means here."""
     return OneProcessPerFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate_store() -> Iterator[None]:
+    """httpx reads the machine's certificates for each client and each `httpx.get`: 30 ms, here once for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx_transports, "create_ssl_context", cache(httpx_transports.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")

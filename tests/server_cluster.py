@@ -28,6 +28,8 @@ WHERE state IN ('registered', 'fetched', 'verified') AND coalesce(owner NOT IN (
 UNION ALL SELECT 'lease', tenant || ' ' || kind FROM leases WHERE replica NOT IN (SELECT id FROM living)
 UNION ALL SELECT 'exchange', replica FROM lease_exchanges WHERE replica NOT IN (SELECT id FROM living)
 """
+#: How long the database may say nothing.
+_DATABASE_SILENT_S = 15
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Cluster:
     def admin(self, server: ServerProcess, method: str, path: str, **more: Any) -> httpx.Response:
         """An operator's request."""
         headers = {"authorization": f"Bearer {OPERATOR}"} | more.pop("headers", {})
-        return httpx.request(method, f"{server.url}/admin/v1{path}", headers=headers, timeout=120, **more)
+        return _sent(method, f"{server.url}/admin/v1{path}", headers=headers, **more)
 
     def ask(
         self, server: ServerProcess, model: str = "loragate-demo", key: str = KEY, **more: Any
@@ -58,7 +60,7 @@ class Cluster:
         """A chat, of acme's if no other key is given."""
         headers = {"authorization": f"Bearer {key}"}
         body = {"model": model, "messages": HELLO, "max_tokens": 1} | more
-        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
+        return _sent("POST", f"{server.url}/v1/chat/completions", json=body, headers=headers)
 
     def add(self, server: ServerProcess, name: str, folder: Path, **more: Any) -> httpx.Response:
         """Add a version of acme's from a folder."""
@@ -87,6 +89,16 @@ class Cluster:
     def owned_by_the_dead(self) -> list[list[str]]:
         """What belongs to no server that lives."""
         return self.database.query("postgres", _OWNED_BY_THE_DEAD)
+
+
+def _sent(method: str, url: str, **more: Any) -> httpx.Response:
+    """The answer; where others use the machine, a database can be silent for seconds, and clients try again then."""
+    last_s = time.monotonic() + _DATABASE_SILENT_S
+    while True:
+        answer = httpx.request(method, url, timeout=120, **more)
+        if "registry_unavailable" not in answer.text or time.monotonic() > last_s:
+            return answer
+        time.sleep(0.5)
 
 
 @contextmanager

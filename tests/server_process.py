@@ -95,6 +95,15 @@ class ServerProcess:
         self.guard.dismiss()
         return code
 
+    def check_stop(self, limit_s: float) -> None:
+        """SIGTERM; the server must end cleanly, in time, without a traceback, and with all its processes."""
+        below, said = self.children(), len(self.raw)
+        began = time.monotonic()
+        assert self.stop() == 0, self.tail()
+        assert time.monotonic() - began < limit_s
+        assert gone(below)
+        assert "Traceback" not in "\n".join(self.raw[said:]), self.tail()
+
 
 def start(*args: str, data_dir: Path, variables: Mapping[str, str] | None = None) -> ServerProcess:
     """Start a server on a free port and return once it listens; the engine may still be starting.

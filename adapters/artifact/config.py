@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.artifact.files import CONFIG, printable
+from adapters.artifact.files import CONFIG, printable_value
 from adapters.artifact.patterns import resolve
 from adapters.artifact.variants import check_kind, check_variants
 from adapters.errors import ArtifactRefused
@@ -111,7 +111,7 @@ def _is_sorted(patterns: Any) -> bool:
 def _rank(value: object, name: str) -> int:
     if type(value) is not int or not 0 < value <= 65536:
         raise ArtifactRefused(
-            f"{CONFIG} has {name} = {printable(value)}; a rank must be a whole number above 0."
+            f"{CONFIG} has {name} = {printable_value(value)}; a rank must be a whole number above 0."
         )
     return value
 
@@ -120,7 +120,7 @@ def _alpha(value: object, name: str) -> float:
     number = value if type(value) in (int, float) else math.nan
     assert isinstance(number, int | float)
     if not math.isfinite(number) or number < 0:
-        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a number above 0.")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable_value(value)}; it must be a number above 0.")
     if number == 0:
         raise ArtifactRefused(f"{name} is 0, so the adapter changes nothing; retrain with alpha = r or 2 r.")
     return float(number)
@@ -132,7 +132,9 @@ def _names(config: Mapping[str, Any], name: str) -> tuple[str, ...] | str:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise ArtifactRefused(f"{CONFIG} has {name} = {printable(value)}; it must be a list of module names.")
+    raise ArtifactRefused(
+        f"{CONFIG} has {name} = {printable_value(value)}; it must be a list of module names."
+    )
 
 
 def _layers(value: object) -> tuple[int, ...] | None:
@@ -141,6 +143,6 @@ def _layers(value: object) -> tuple[int, ...] | None:
     numbers = value if isinstance(value, list) else [value]
     if any(type(number) is not int for number in numbers):
         raise ArtifactRefused(
-            f"{CONFIG} has layers_to_transform = {printable(value)}; it must be a list of layer numbers."
+            f"{CONFIG} has layers_to_transform = {printable_value(value)}; it must be a list of layer numbers."
         )
     return tuple(numbers)

@@ -67,7 +67,7 @@ def require_files(names: Collection[str]) -> None:
         raise ArtifactRefused(f"The weights are split over several files; save them as one {WEIGHTS}.")
     folders = sorted(name.removesuffix(f"/{CONFIG}") for name in names if name.endswith(f"/{CONFIG}"))
     if folders and WEIGHTS not in names:
-        shown = ", ".join(printable(folder) for folder in folders[:_FOLDERS_SHOWN])
+        shown = ", ".join(printable_value(folder) for folder in folders[:_FOLDERS_SHOWN])
         more = f" and {len(folders) - _FOLDERS_SHOWN} more" if len(folders) > _FOLDERS_SHOWN else ""
         raise ArtifactRefused(
             f"There is no adapter in this folder itself, but in its sub-folder{'s' * (len(folders) > 1)} {shown}"
@@ -107,10 +107,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ArtifactRefused(
             f"{path.name} is larger than {_JSON_MAX_BYTES >> 20} MiB; it should be a few kB."
         )
-    return parse_json(text, path.name)
+    return parse_json_file(text, path.name)
 
 
-def parse_json(text: bytes, name: str) -> dict[str, Any]:
+def parse_json_file(text: bytes, name: str) -> dict[str, Any]:
     """Parse a JSON object, strictly: no duplicate names, no NaN. Raises: ArtifactRefused."""
     if (values := text.count(b",") + 1) > JSON_MAX_VALUES:
         raise ArtifactRefused(
@@ -142,7 +142,7 @@ def _refuse_constant(name: str) -> None:
 DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
-def printable(value: object, limit: int = 60) -> str:
+def printable_value(value: object, limit: int = 60) -> str:
     """A value from an adapter's file in a form for messages: printable characters only, and short."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = "".join(char if char.isprintable() else "?" for char in text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from json import decoder
 from typing import Any, BinaryIO
 
-from adapters.artifact.files import DECODER, WEIGHTS, printable
+from adapters.artifact.files import DECODER, WEIGHTS, printable_value
 from adapters.errors import ArtifactRefused
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -138,7 +138,7 @@ def _place(tensor: Tensor) -> tuple[int, int]:
 
 
 def _parse(name: str, entry: Any, offset: int) -> Tensor:
-    shown = printable(name)
+    shown = printable_value(name)
     try:
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         start, end = entry["data_offsets"]
@@ -149,7 +149,7 @@ def _parse(name: str, entry: Any, offset: int) -> Tensor:
         raise ArtifactRefused(f"{_DAMAGED}: the entry of tensor {shown} is not valid; {_AGAIN}.")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ArtifactRefused(
-            f"Tensor {shown} has type {printable(dtype)}; save the adapter as F32, F16 or BF16."
+            f"Tensor {shown} has type {printable_value(dtype)}; save the adapter as F32, F16 or BF16."
         )
     if len(shape) > 8 or end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise ArtifactRefused(f"{_DAMAGED}: the size of tensor {shown} does not fit its shape; {_AGAIN}.")

@@ -16,7 +16,7 @@ from adapters.artifact.files import (
     WEIGHTS,
     list_names,
     open_plain,
-    printable,
+    printable_value,
     read_json,
     require_files,
 )
@@ -86,7 +86,7 @@ def _check_base(training: Mapping[str, Any] | None, base_digest: str | None) -> 
     found = (training or {}).get("base_digest")
     if base_digest is not None and found is not None and found != base_digest:
         raise ArtifactRefused(
-            f"{TRAINING} says it was trained on base model {printable(found, 13)}, but this server has "
+            f"{TRAINING} says it was trained on base model {printable_value(found, 13)}, but this server has "
             f"{base_digest[:12]}; serve that base or train on this one."
         )
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import regex
 
-from adapters.artifact.files import CONFIG, printable
+from adapters.artifact.files import CONFIG, printable_value
 from adapters.errors import ArtifactRefused
 
 _ENTRIES_MAX = 2000
@@ -37,7 +37,7 @@ def resolve(
     """
     entries = entries or {}
     if not isinstance(entries, Mapping):
-        raise ArtifactRefused(f"{CONFIG} has {name} = {printable(entries)}; it must be an object.")
+        raise ArtifactRefused(f"{CONFIG} has {name} = {printable_value(entries)}; it must be an object.")
     if len(entries) > _ENTRIES_MAX:
         raise ArtifactRefused(
             f"{name} has {len(entries)} entries, above {_ENTRIES_MAX}; write fewer and more general patterns."
@@ -45,7 +45,7 @@ def resolve(
     ends_at_s = time.monotonic() + _BUDGET_S
     resolved: dict[str, tuple[Value, ...]] = {}
     for pattern, value in entries.items():
-        checked = check(value, f"{name} of {printable(pattern)}")
+        checked = check(value, f"{name} of {printable_value(pattern)}")
         matches = _matcher(pattern, name, ends_at_s)
         for module in modules:
             if matches(module):
@@ -79,7 +79,7 @@ def _expression(modules: Iterable[str]) -> str:
 def _matcher(pattern: str, name: str, ends_at_s: float) -> Callable[[str], bool]:
     if len(pattern) > _LENGTH_MAX:
         raise ArtifactRefused(
-            f"A pattern of {name} has {len(pattern)} characters, above {_LENGTH_MAX}: {printable(pattern)}; "
+            f"A pattern of {name} has {len(pattern)} characters, above {_LENGTH_MAX}: {printable_value(pattern)}; "
             "write several shorter ones."
         )
     whole = rf"(.*\.)?({pattern})$"
@@ -88,7 +88,7 @@ def _matcher(pattern: str, name: str, ends_at_s: float) -> Callable[[str], bool]
         bounded = regex.compile(whole)
     except (re.error, regex.error, OverflowError, RecursionError) as error:
         raise ArtifactRefused(
-            f"{name} has the unreadable pattern {printable(pattern)}; save it again."
+            f"{name} has the unreadable pattern {printable_value(pattern)}; save it again."
         ) from error
 
     def matches(module: str) -> bool:
@@ -101,7 +101,7 @@ def _matcher(pattern: str, name: str, ends_at_s: float) -> Callable[[str], bool]
             return bounded.match(module, timeout=left_s, concurrent=True) is not None
         except TimeoutError as error:
             raise ArtifactRefused(
-                f"The patterns of {name} take longer than {_BUDGET_S:g} s to match ({printable(pattern)}); "
+                f"The patterns of {name} take longer than {_BUDGET_S:g} s to match ({printable_value(pattern)}); "
                 "use plain module names there."
             ) from error
 

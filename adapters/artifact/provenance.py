@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from adapters.artifact.digests import template_digest
-from adapters.artifact.files import BESIDE_MAX_BYTES, CONFIG, open_plain, printable, read_json
+from adapters.artifact.files import BESIDE_MAX_BYTES, CONFIG, open_plain, printable_value, read_json
 from adapters.artifact.overlap import overlap_hint
 from adapters.errors import ArtifactRefused
+from adapters.names import base_model_name
 
 _TOKENS_SHOWN = 10
 _ADDED_TOKENS = '"added_tokens":'
@@ -49,18 +50,18 @@ def _facts(folder: Path, base_tokens: Collection[str] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     named = read_json(folder / CONFIG).get("base_model_name_or_path")
     if isinstance(named, str) and named:
-        facts["base_model"] = printable(model_name(named), 100)
+        facts["base_model"] = printable_value(base_model_name(named), 100)
     tokenizer = _read(folder / "tokenizer_config.json")
     if digest := _template_digest(folder):
         facts["template_digest"] = digest
     end = tokenizer.get("eos_token")
     end = end.get("content") if isinstance(end, Mapping) else end
     if isinstance(end, str) and end:
-        facts["end_token"] = printable(end)
+        facts["end_token"] = printable_value(end)
     if base_tokens is not None:
         lacking = sorted(added_tokens(folder) - set(base_tokens))
         if lacking:
-            facts["added_tokens"] = [printable(token, 40) for token in lacking[:_TOKENS_SHOWN]]
+            facts["added_tokens"] = [printable_value(token, 40) for token in lacking[:_TOKENS_SHOWN]]
             facts["added_tokens_count"] = len(lacking)
     return facts
 
@@ -68,13 +69,6 @@ def _facts(folder: Path, base_tokens: Collection[str] | None) -> dict[str, Any]:
 def added_tokens(folder: Path) -> set[str]:
     """The tokens that the tokenizer in a folder has beside its vocabulary; none where there is no tokenizer."""
     return {*_added_in_tokenizer(folder / "tokenizer.json"), *_added_in_config(folder)}
-
-
-def model_name(name_or_path: str) -> str:
-    """The last part of a model's name on the hub or of its path, also of one in the hub's cache."""
-    parts = PurePath(name_or_path).parts or (name_or_path,)
-    cached = next((part for part in parts if part.startswith("models--")), None)
-    return cached.rpartition("--")[2] if cached else parts[-1]
 
 
 def provenance_warnings(

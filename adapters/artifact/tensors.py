@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from adapters.artifact.config import LoraConfig
-from adapters.artifact.files import CONFIG, WEIGHTS, printable
+from adapters.artifact.files import CONFIG, WEIGHTS, printable_value
 from adapters.artifact.header import Tensor
 from adapters.artifact.shape import PROJECTIONS, BaseShape
 from adapters.errors import ArtifactRefused
@@ -67,7 +67,7 @@ def _check_factors(names: Iterable[str]) -> None:
     names = list(names)
     if not any(".lora_" in name or name.startswith("lora_") for name in names):
         raise ArtifactRefused(
-            f"{WEIGHTS} holds whole layers ({printable(names[0])}) and no LoRA factors: this is a merged or a "
+            f"{WEIGHTS} holds whole layers ({printable_value(names[0])}) and no LoRA factors: this is a merged or a "
             "whole model, not an adapter. Save the PEFT model with save_pretrained, before merge_and_unload."
         )
 
@@ -76,7 +76,7 @@ def _parse_key(key: str) -> tuple[str, str]:
     """Split `base_model.model.<module>.lora_A.weight` into (module, "a" or "b")."""
     if key.endswith((".base_layer.weight", ".base_layer.bias")):
         raise ArtifactRefused(
-            f"{printable(key)} holds the base model's own weights, which would be dropped in silence; "
+            f"{printable_value(key)} holds the base model's own weights, which would be dropped in silence; "
             "save again with save_embedding_layers=False and without resized or trained embeddings."
         )
     for wrapper, culprit in _WRAPPERS.items():
@@ -90,22 +90,22 @@ def _parse_key(key: str) -> tuple[str, str]:
         return match["module"], "a" if match["side"].endswith("A") else "b"
     if named := _NAMED_KEY.fullmatch(key):
         raise ArtifactRefused(
-            f"The tensor names contain the adapter's name ({printable(named['adapter'])}), as in the model's own "
-            f"state_dict: {printable(key)}. They would match no layer; save again with PEFT's save_pretrained, "
-            "which leaves it out."
+            f"The tensor names contain the adapter's name ({printable_value(named['adapter'])}), as in the model's "
+            f"own state_dict: {printable_value(key)}. They would match no layer; save again with PEFT's "
+            "save_pretrained, which leaves it out."
         )
     if ".modules_to_save." in key or (key.endswith((".weight", ".bias")) and ".lora_" not in key):
         raise ArtifactRefused(
-            f"{printable(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
+            f"{printable_value(key)} is a whole layer, not a LoRA factor; retrain without modules_to_save, "
             "new tokens and trained biases."
         )
     if not key.startswith(PREFIX) and ".lora_" in key:
         raise ArtifactRefused(
-            f"Tensor {printable(key)} does not start with {PREFIX}, so it would match no layer; "
+            f"Tensor {printable_value(key)} does not start with {PREFIX}, so it would match no layer; "
             "save with PEFT's save_pretrained."
         )
     raise ArtifactRefused(
-        f"Tensor {printable(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT."
+        f"Tensor {printable_value(key)} is no LoRA factor that can be served; retrain as plain LoRA with PEFT."
     )
 
 
@@ -118,7 +118,7 @@ def _explain_module(module: str, base: BaseShape) -> str:
         )
     if leaf not in PROJECTIONS:
         return (
-            f"LoRA on {printable(leaf)} cannot be served; "
+            f"LoRA on {printable_value(leaf)} cannot be served; "
             f"retrain with target_modules among {', '.join(PROJECTIONS)}."
         )
     layer = re.fullmatch(r"model\.layers\.(\d{1,6})\..+", module)
@@ -129,11 +129,11 @@ def _explain_module(module: str, base: BaseShape) -> str:
         )
     if re.fullmatch(r"layers\.\d+\..+", module):
         return (
-            f"Tensor names lack '.model.' ({printable(PREFIX + module)}), so they would match no layer; "
+            f"Tensor names lack '.model.' ({printable_value(PREFIX + module)}), so they would match no layer; "
             "train on AutoModelForCausalLM, not AutoModel, and save again."
         )
     return (
-        f"The base model has no layer {printable(module)}; expected names like "
+        f"The base model has no layer {printable_value(module)}; expected names like "
         f"{PREFIX}model.layers.0.self_attn.q_proj, so save from the plain {base.family}ForCausalLM."
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.artifact.files import printable
+from adapters.artifact.files import printable_value
 from adapters.errors import ArtifactRefused
 
 RETRAIN = "retrain as plain LoRA"
@@ -63,13 +63,13 @@ def check_kind(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise ArtifactRefused(
-            f"This is a {printable(kind)} adapter; only LoRA can be served. Convert it with PEFT's save_as_lora, "
-            f"if PEFT can convert this kind, or {RETRAIN}."
+            f"This is a {printable_value(kind)} adapter; only LoRA can be served. Convert it with PEFT's "
+            f"save_as_lora, if PEFT can convert this kind, or {RETRAIN}."
         )
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise ArtifactRefused(
-            f"The adapter was trained for {printable(task)}; this server generates text, "
+            f"The adapter was trained for {printable_value(task)}; this server generates text, "
             "retrain with task_type CAUSAL_LM."
         )
 
@@ -81,10 +81,10 @@ def check_variants(config: Mapping[str, Any]) -> None:
             raise ArtifactRefused(sentence)
     bias = config.get("bias", "none")
     if bias != "none":
-        raise ArtifactRefused(f"bias={printable(bias)} cannot be served; {RETRAIN} with bias='none'.")
+        raise ArtifactRefused(f"bias={printable_value(bias)} cannot be served; {RETRAIN} with bias='none'.")
     if saved := config.get("modules_to_save"):
         raise ArtifactRefused(
-            f"Fully trained modules (modules_to_save: {printable(saved)}) cannot be served; "
+            f"Fully trained modules (modules_to_save: {printable_value(saved)}) cannot be served; "
             f"{RETRAIN} without modules_to_save."
         )
     _check_init(config.get("init_lora_weights", True))
@@ -92,7 +92,7 @@ def check_variants(config: Mapping[str, Any]) -> None:
         unknown = name.startswith("use_") or name.endswith("_config")
         if unknown and value and name not in _IGNORABLE and name not in _REFUSED:
             raise ArtifactRefused(
-                f"{printable(name)} asks for a LoRA variant that this server does not know; {RETRAIN}."
+                f"{printable_value(name)} asks for a LoRA variant that this server does not know; {RETRAIN}."
             )
 
 
@@ -103,7 +103,7 @@ def _check_init(init: object) -> None:
     name = init.lower() if isinstance(init, str) else ""
     if name in _PLAIN_INITS:
         return
-    given = f"init_lora_weights={printable(init)}"
+    given = f"init_lora_weights={printable_value(init)}"
     method = _CONVERTIBLE_INITS.get("pissa" if name.startswith("pissa_niter_") else name)
     if method is not None:
         raise ArtifactRefused(

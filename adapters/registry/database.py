@@ -169,7 +169,7 @@ class Database:
         """
         async with self.write() as connection:
             yield connection
-            await record_change(connection, by, action, subject, details)
+            await finish_change_transaction(connection, by, action, subject, details)
         self.changes[action.partition(".")[0]] += 1
 
     def _refuse_if_away(self) -> None:
@@ -207,7 +207,7 @@ def insert_into(dialect: sa.Dialect, table: sa.Table) -> postgresql.Insert | sql
     return (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table)
 
 
-async def record_change(
+async def finish_change_transaction(
     connection: AsyncConnection, by: Actor, action: str, subject: str, details: Mapping[str, Any] | None
 ) -> None:
     """The last statements of a change: its audit row and the next revision.

@@ -23,17 +23,17 @@ from sampling.endpoints import Endpoint
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_event, error_response, event_failure
 from server.api.headers import debug_header, ignored_header, stream_head
-from server.api.middleware.body_reader import announced_bytes, read_body
+from server.api.middleware.body_reader import announced_bytes, read_body_bytes
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
 from server.auth.authenticator import Authenticator
-from server.event_loop import pause
 from server.observability.readiness import Readiness
 from server.observability.tracing import Tracing
 from server.request.access_log import AccessRecord
 from server.request.batch import BatchService
 from server.request.context import Caller, JsonAnswer, RequestContext
+from server.request.event_loop import pause
 from server.request.request_service import RequestService
 from server.usage.records.recorder import Recorder
 from server.usage.records.recording import Recording
@@ -73,7 +73,7 @@ class GenerateRoute:
             record.note_caller(caller)
             with contextlib.ExitStack() as reading:
                 reading.enter_context(self.requests.memory.hold(caller.tenant_name, announced_bytes(request)))
-                read = [await read_body(request)]  # a list, so that the bytes are gone while the answer runs
+                read = [await read_body_bytes(request)]  # a list: its bytes are gone while the answer runs
 
                 async def serve() -> None:
                     nonlocal contexts

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from server.admission.errors import AdmissionError
 from server.api.errors import HANDLED, error_body, error_response
-from server.api.middleware.body_reader import announced_bytes, read_body
+from server.api.middleware.body_reader import announced_bytes, read_body_bytes
 from server.api.middleware.disconnects import run_while_connected
 from server.api.middleware.request_middleware import CLIENT_CLOSED_REQUEST
 from server.api.request_observer import RequestObserver
@@ -93,7 +93,7 @@ class _TokenRoutes:
         """The answer; the work ends when the client leaves. Raises: ClientDisconnect, those of `HANDLED`."""
         content = b""
         with self.service.memory.hold(caller.tenant_name, announced_bytes(request)):
-            raw = await read_body(request)
+            raw = await read_body_bytes(request)
 
             async def work() -> None:
                 nonlocal content

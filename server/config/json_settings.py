@@ -11,13 +11,13 @@ from pydantic_settings import NoDecode
 
 def parse_object(value: Any) -> Any:
     """Decode text; any other value is returned unchanged. Raises: ValueError: the text is not a JSON object."""
-    decoded = parse_json(value)
+    decoded = parse_json_setting(value)
     if isinstance(value, str) and not isinstance(decoded, dict):
         raise ValueError(f"This must be a JSON object, not {type(decoded).__name__}.")
     return decoded
 
 
-def parse_json(value: Any) -> Any:
+def parse_json_setting(value: Any) -> Any:
     """Decode text; any other value is returned unchanged. Raises: ValueError: the text is not JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -35,7 +35,7 @@ def parse_list(value: Any, form: str) -> Any:
     Raises: ValueError: the text is not a JSON list.
     """
     try:
-        decoded = parse_json(value)
+        decoded = parse_json_setting(value)
     except ValueError as error:
         raise ValueError(f"{error} {form}") from error
     if isinstance(value, str) and not isinstance(decoded, list):

@@ -18,10 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from adapters.artifact import BaseShape
 from adapters.artifact.digests import base_digest, template_digest
-from adapters.artifact.provenance import added_tokens, model_name, provenance_warnings
+from adapters.artifact.provenance import added_tokens, provenance_warnings
 from adapters.lifecycle import Rules
+from adapters.names import base_model_name
+from sampling.end_tokens import end_tokens
 from sampling.errors import NoEndToken
-from sampling.stop import end_tokens
 from server.config.settings import Settings
 from server.errors import SettingsError
 
@@ -65,7 +66,7 @@ def read_base_model(settings: Settings) -> BaseModel:
             base_tokens=frozenset(added_tokens(folder)) or None,
             base_folder=folder,
         ),
-        name=model_name(settings.base_model),
+        name=base_model_name(settings.base_model),
         template_digest=_template_digest(settings, folder),
         end_tokens=_end_tokens(settings, folder),
         generation_config=_effective_generation_config(settings, folder),

@@ -51,9 +51,9 @@ from server.engine.rendering.streams import direct
 from server.engine.rendering.streams.stream_events import asks_usage, public_events, refuse_before_events
 from server.engine.rendering.thinking import Thinking
 from server.errors import InternalError, InvalidRequest
-from server.event_loop import pause
 from server.request.body import Body
 from server.request.context import Answer, JsonAnswer, RequestContext, StreamAnswer
+from server.request.event_loop import pause
 from server.request.gate import Gate
 
 logger = logging.getLogger("loragate.engine")

@@ -21,10 +21,10 @@ from sampling.endpoints import Endpoint
 from sampling.errors import BodyLimitExceeded
 from sampling.limits import Limits
 from server.errors import InvalidRequest
-from server.event_loop import pause
 from server.request.access_log import AccessRecord
 from server.request.body import is_small, read
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext
+from server.request.event_loop import pause
 from server.request.request_service import RequestService
 
 PATH: Final = "/v1/chat/completions/batch"

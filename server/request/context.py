@@ -16,8 +16,8 @@ from sampling.defaults import Layer
 from sampling.endpoints import Endpoint
 from sampling.limits import NO_LIMITS, Limits
 from sampling.resolution import NO_DEFAULTS, Resolved
-from server.event_loop import pause
 from server.request.body import Body
+from server.request.event_loop import pause
 from server.request.metering import UsageCounters
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sampling.repetition_detector import RepetitionCount, RepetitionDetector, Thresholds
 from server.admission import Reservation
-from server.event_loop import pause
+from server.request.event_loop import pause
 from server.request.latency_histogram import GAP_BOUNDS_S, LatencyHistogram
 
 #: Finish reason of an answer that vLLM, or `server.engine.decoding.repetition_steering`, has ended because it loops.

@@ -14,6 +14,8 @@ from console_tab import OPERATOR, Console, Shop
 from playwright.sync_api import expect
 from server_process import ServerProcess
 
+pytestmark = pytest.mark.alone  # it measures times
+
 #: What docs/console.md promises, and the delays of a busy machine.
 SAID_WITHIN_S = 3.0
 _BUSY_S = 0.5

@@ -13,9 +13,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_process import ServerProcess
+
+pytestmark = pytest.mark.alone  # it measures times
 
 MODEL = "loragate-demo"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
@@ -445,7 +448,7 @@ FIELDS = [
 def test_no_body_is_an_error_of_the_server(server: ServerProcess, path: str) -> None:
     with httpx.Client(base_url=server.url, headers=ACME, timeout=60) as client:
 
-        @settings(max_examples=60)
+        @settings(max_examples=examples(60, least=20))
         @given(st.dictionaries(st.sampled_from([*FIELDS, "tokens"]), json_values, max_size=4), st.booleans())
         def send(fields: dict[str, Any], valid: bool) -> None:
             base: dict[str, Any] = {

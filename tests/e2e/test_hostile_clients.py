@@ -16,6 +16,8 @@ import psutil
 import pytest
 from server_process import ServerProcess
 
+pytestmark = pytest.mark.alone  # it measures times
+
 HELLO = [{"role": "user", "content": "Hello!"}]
 HEADERS = {"authorization": "Bearer demo-acme"}
 #: Of the session's server (`--read-timeout-s` in conftest.py).

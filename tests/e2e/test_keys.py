@@ -12,6 +12,8 @@ import httpx
 import pytest
 from server_process import LORAGATE, ServerProcess
 
+pytestmark = pytest.mark.alone  # it measures times
+
 BASE = "loragate-demo"
 ASK = {"model": BASE, "messages": [{"role": "user", "content": "Hello!"}], "temperature": 0, "max_tokens": 4}
 

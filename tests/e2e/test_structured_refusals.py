@@ -15,6 +15,8 @@ import pytest
 from server_process import ServerProcess
 from survival import Admin, Bystander, admin_of, whole_adapter
 
+pytestmark = pytest.mark.alone  # it measures times
+
 MODEL = "loragate-demo"
 HELLO = [{"role": "user", "content": "Hello!"}]
 

@@ -21,6 +21,8 @@ from demo.random_adapter import write_random_adapter
 from server.engine.scheduling.scheduler_report import read
 from server.fairness.shares import stamp
 
+pytestmark = pytest.mark.alone  # it measures times
+
 BLOCKS, BLOCK_SIZE, SLOTS = 60, 32, 6
 LORA_SLOT_WAIT_S = 1.0
 TIE = 1e-3

@@ -7,6 +7,9 @@ import statistics
 import time
 
 import httpx
+import pytest
+
+pytestmark = pytest.mark.alone  # it measures times
 
 #: globex's own, and one that nobody has.
 FOREIGN, MISSING = "globex-tools", "globex-tolls"

@@ -3,7 +3,7 @@
 The oracle is the full model with its projections replaced by what the 4 bits stand for, their scales undone, in
 float32, in transformers with peft and the adapters as they are. What differs from it vLLM has read or computed
 wrongly, or our scaling of the adapters is wrong, up to the 16 bits that vLLM's kernel computes in. How far 4 bits
-take such a small model from the full one is reported, not judged.
+take such a small model from the full one is reported, not judged; the full one is computed in transformers, too.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from custom_server import SERVED_NAME, add_demo_adapters, custom_server, greedy, greedy_all
-from peft import PeftModel
-from safetensors.torch import load_file
-from server_process import LORAGATE, ServerProcess
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from server_process import LORAGATE
 
 import demo
-from adapters.training.evaluation.generate import answer_greedily
-from adapters.training.quantization.awq_weights import read_dequantized
-from adapters.training.quantization.quantize import SCALES
 from demo.world.mixture import training_samples
 
 QUESTIONS = 16
@@ -64,8 +57,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 @pytest.fixture(scope="module")
 def awq(
-    checkpoint: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, server: ServerProcess
+    checkpoint: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
+    import torch
+
     if not torch.cpu._is_avx512_supported():
         pytest.skip("vLLM has no kernel of 4-bit weights for a CPU without AVX512")
     flags = ("--quantization", "awq", "--max-num-seqs", "8")
@@ -73,13 +68,6 @@ def awq(
     with custom_server(checkpoint[0], home, *flags) as (_, client):
         for answer in add_demo_adapters(client):
             assert answer.status_code == 201, answer.text
-        yield client
-
-
-@pytest.fixture(scope="module")
-def full(server: ServerProcess) -> Iterator[httpx.Client]:
-    headers = {"authorization": "Bearer demo-admin"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=120) as client:
         yield client
 
 
@@ -121,9 +109,14 @@ def shared(one: list[int], other: list[int]) -> int:
     )
 
 
-def effective(checkpoint: Path) -> Any:
-    """The full model with 4-bit projections: W = diag(1 / outputs) · W' · diag(1 / inputs)."""
-    model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
+def effective(model: Any, checkpoint: Path) -> Any:
+    """The model with 4-bit projections: W = diag(1 / outputs) · W' · diag(1 / inputs)."""
+    import torch
+    from safetensors.torch import load_file
+
+    from adapters.training.quantization.awq_weights import read_dequantized
+    from adapters.training.quantization.quantize import SCALES
+
     state, stored = model.state_dict(), read_dequantized(checkpoint)
     scales = load_file(checkpoint / SCALES)
     for name in [name for name in state if name.endswith("_proj.weight")]:
@@ -139,10 +132,18 @@ def effective(checkpoint: Path) -> Any:
     return model
 
 
-def oracle_answers(checkpoint: Path, model: str, asked: list[str]) -> list[tuple[int, ...]]:
-    """Greedy answers of those weights with the adapter in peft."""
+def oracle_answers(checkpoint: Path | None, model: str, asked: list[str]) -> list[tuple[int, ...]]:
+    """Greedy answers of those weights, or of the full model's (None), with the adapter in peft."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from adapters.training.evaluation.generate import answer_greedily
+
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
-    network = effective(checkpoint)
+    network = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
+    if checkpoint is not None:
+        network = effective(network, checkpoint)
     if model in demo.ADAPTERS:
         network = PeftModel.from_pretrained(network, str(demo.ADAPTERS[model].path))
     prompts = [
@@ -164,7 +165,6 @@ def agreement(wanted: Sequence[Sequence[int]], got: Sequence[Sequence[int]]) -> 
 @pytest.mark.parametrize("model", ["acme-support", "globex-tools", demo.SERVED_NAME])
 def test_greedy_answers_are_those_of_the_same_weights(
     awq: httpx.Client,
-    full: httpx.Client,
     checkpoint: tuple[Path, dict[str, Any]],
     model: str,
     record_property: pytest.RecordProperty,
@@ -172,7 +172,7 @@ def test_greedy_answers_are_those_of_the_same_weights(
     asked = questions(demo.ADAPTERS[model]) if model in demo.ADAPTERS else WORLD
     served = greedy_all(awq, SERVED_NAME if model == demo.SERVED_NAME else model, asked)
     got = [ids for _, ids in served]
-    kept = agreement([ids for _, ids in greedy_all(full, model, asked)], got)
+    kept = agreement(oracle_answers(None, model, asked), got)
     exact = agreement(oracle_answers(checkpoint[0], model, asked), got)
     figures = f"{model}: {exact:.0%} of tokens as the same weights in float32, {kept:.0%} as the full model"
     print(figures)

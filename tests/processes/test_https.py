@@ -1,4 +1,7 @@
-"""The server over HTTPS: the official client, the command line, a client without TLS, and a renewed certificate."""
+"""The server over HTTPS: the official client, the command line, and a client without TLS.
+
+The same server has the variables that Kubernetes adds because the Service is called `loragate`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,34 @@ import pytest
 from certificates import write_pair
 from server_process import LORAGATE, start
 
+LINKS = {
+    "LORAGATE_SERVICE_HOST": "10.0.0.1",
+    "LORAGATE_SERVICE_PORT": "8000",
+    "LORAGATE_SERVICE_PORT_HTTP": "8000",
+    "LORAGATE_PORT": "tcp://10.0.0.1:8000",
+    "LORAGATE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "LORAGATE_PORT_8000_TCP_PROTO": "tcp",
+    "LORAGATE_PORT_8000_TCP_PORT": "8000",
+    "LORAGATE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "LORAGATE_CONSOLE_SERVICE_HOST": "10.0.0.2",
+    "LORAGATE_CONSOLE_SERVICE_PORT": "80",
+    "LORAGATE_CONSOLE_PORT": "tcp://10.0.0.2:80",
+    "LORAGATE_CONSOLE_PORT_80_TCP": "tcp://10.0.0.2:80",
+    "LORAGATE_CONSOLE_PORT_80_TCP_PROTO": "tcp",
+    "LORAGATE_CONSOLE_PORT_80_TCP_PORT": "80",
+    "LORAGATE_CONSOLE_PORT_80_TCP_ADDR": "10.0.0.2",
+}
 
-def test_a_server_with_a_certificate(tmp_path: Path) -> None:
-    pair = write_pair(tmp_path / "tls")
-    flags = ["--tls-cert", str(pair.cert), "--ssl-keyfile", str(pair.key)]
-    running = start("--demo", *flags, data_dir=tmp_path / "data")
+
+def test_a_server_with_a_certificate_beside_its_own_service(tmp_path: Path) -> None:
+    """A file chooses the port: a flag would hide what becomes of `LORAGATE_PORT`."""
+    config, pair = tmp_path / "loragate.toml", write_pair(tmp_path / "tls")
+    config.write_text("port = 0\n", encoding="utf-8")
+    flags = ["--config", str(config), "--tls-cert", str(pair.cert), "--ssl-keyfile", str(pair.key)]
+    running = start("--demo", *flags, data_dir=tmp_path / "data", variables=LINKS)
     try:
+        (ignored,) = running.events("service-link variables are ignored")
+        assert ignored["variables"] == sorted(LINKS)
         assert running.url.startswith("https://")
         trusted = ssl.create_default_context(cafile=pair.cert)
         _wait_until_ready(running.url, trusted)
@@ -71,14 +96,3 @@ def _the_command_line_trusts_the_authority(url: str, authority: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "Give --ca-cert the certificate of the authority" in done.stderr
-
-
-def test_a_certificate_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
-    pair = write_pair(tmp_path, password=b"secret")
-    flags = ["--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run(
-        [LORAGATE, "serve", "--demo", "--port", "0", *flags], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("loragate: --tls-key")
-    assert "Traceback" not in done.stderr

@@ -24,8 +24,8 @@ def ask(server: ServerProcess, body: dict[str, object] = ASK) -> httpx.Response:
 
 
 @pytest.mark.timeout(600)
-def test_engine_dies_and_comes_back(tmp_path: Path) -> None:
-    server = start("--demo", data_dir=tmp_path)
+def test_engine_dies_and_comes_back_and_the_server_drains(tmp_path: Path) -> None:
+    server = start("--demo", "--drain-delay-s", "1.5", "--shutdown-timeout", "30", data_dir=tmp_path)
     try:
         early = ask(server)
         assert early.status_code == 503 and 1 <= int(early.headers["retry-after"]) <= 120
@@ -54,9 +54,7 @@ def test_engine_dies_and_comes_back(tmp_path: Path) -> None:
             assert gone(left), left
 
         check_death_for_want_of_memory(server, before)
-        children = server.children()
-        assert server.stop() == 0
-        assert gone(children), [p.cmdline() for p in children if p.is_running()]
+        check_drain(server)
     finally:
         if server.process.poll() is None:
             server.process.kill()
@@ -91,47 +89,40 @@ def check_death_for_want_of_memory(server: ServerProcess, answer: str) -> None:
     assert ask(server).json()["choices"][0]["message"]["content"] == answer
 
 
-@pytest.mark.timeout(600)
-def test_drain_then_kill(tmp_path: Path) -> None:
+def check_drain(server: ServerProcess) -> None:
     """SIGTERM: /ready says no, running streams end, new work is refused, exit 0, no orphan."""
-    server = start("--demo", "--drain-delay-s", "1.5", "--shutdown-timeout", "30", data_dir=tmp_path)
-    try:
-        server.wait_for("/ready", 200)
-        children = server.children()
-        events: list[str] = []
-        begun = threading.Event()
+    children = server.children()
+    events: list[str] = []
+    begun = threading.Event()
 
-        def stream() -> None:
-            body = ENDLESS | {"max_tokens": 700}
-            with httpx.stream(
-                "POST", f"{server.url}/v1/chat/completions", json=body, headers=HEADERS, timeout=60
-            ) as answer:
-                for line in answer.iter_lines():
-                    begun.set()
-                    if line:
-                        events.append(line)
+    def stream() -> None:
+        body = ENDLESS | {"max_tokens": 700}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=body, headers=HEADERS, timeout=60
+        ) as answer:
+            for line in answer.iter_lines():
+                begun.set()
+                if line:
+                    events.append(line)
 
-        reader = threading.Thread(target=stream)
-        reader.start()
-        assert begun.wait(20)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_for("/ready", 503, timeout_s=1.4)
-        assert ask(server).status_code == 200, "during the drain delay new work is still taken"
-        refused = None
-        while reader.is_alive() and refused is None:
-            answer = ask(server)
-            if answer.status_code == 503:
-                refused = answer
-        if refused is not None:
-            assert refused.json()["error"]["code"] == "draining" and refused.headers["retry-after"]
-        reader.join(60)
-        assert events[-1] == "data: [DONE]"
-        assert '"finish_reason":"length"' in "".join(events[-4:]), events[-4:]
-        assert server.process.wait(60) == 0
-        assert gone(children)
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()
+    reader = threading.Thread(target=stream)
+    reader.start()
+    assert begun.wait(20)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("/ready", 503, timeout_s=1.4)
+    assert ask(server).status_code == 200, "during the drain delay new work is still taken"
+    refused = None
+    while reader.is_alive() and refused is None:
+        answer = ask(server)
+        if answer.status_code == 503:
+            refused = answer
+    if refused is not None:
+        assert refused.json()["error"]["code"] == "draining" and refused.headers["retry-after"]
+    reader.join(60)
+    assert events[-1] == "data: [DONE]"
+    assert '"finish_reason":"length"' in "".join(events[-4:]), events[-4:]
+    assert server.process.wait(60) == 0
+    assert gone(children), [p.cmdline() for p in children if p.is_running()]
 
 
 @pytest.mark.long

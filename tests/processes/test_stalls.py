@@ -16,14 +16,16 @@ import httpx
 import pytest
 from server_process import ServerProcess, start
 
-from tests.processes.faulty_worker import FAULT_VARIABLE
-
+#: As in faulty_worker.py, whose import would import vLLM.
+FAULT_VARIABLE = "FAULTY_WORKER_FILE"
 #: More than the first step of an engine takes, in which torch compiles.
 STALL_S = 12.0
 #: From the last sign of life: the limit, one ping interval, a poll of the watchdog and one of this test, and the
 #: delay of a busy machine.
 NOTICED_WITHIN_S = STALL_S + 3.0
 RESTART_TIMEOUT_S = 120
+#: The time of running answers, and what a stop may take on a busy machine beyond it.
+SHUTDOWN_TIMEOUT_S, STOP_ALLOWED_S = 1, 25
 HEADERS = {"authorization": "Bearer demo-acme"}
 
 
@@ -41,6 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, faults: Path) -> Iterator[S
             "--demo",
             "--engine-stall-s",
             f"{STALL_S:g}",
+            "--shutdown-timeout",
+            str(SHUTDOWN_TIMEOUT_S),
             "--engine-args",
             json.dumps({"worker_cls": "faulty_worker.FaultyWorker"}),
             data_dir=tmp_path_factory.mktemp("loragate"),
@@ -181,3 +185,16 @@ def test_a_step_that_is_only_long(server: ServerProcess, faults: Path, kind: str
     assert took_s > (STALL_S if kind == "slow_layers" else seconds), took_s
     assert server.child("EngineCore").pid == engine
     assert httpx.get(f"{server.url}/health").json() == {"status": "ready"}
+
+
+def test_a_stop_while_the_engine_does_not_answer(server: ServerProcess) -> None:
+    """The last one, because it ends the server of all."""
+    os.kill(server.child("EngineCore").pid, signal.SIGSTOP)
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(server)), daemon=True)
+    asking.start()
+    time.sleep(0.5)
+    server.check_stop(SHUTDOWN_TIMEOUT_S + STOP_ALLOWED_S)
+    asking.join(10)
+    assert [answer.status_code for answer in answers] == [503], "the request got an answer too"
+    assert answers[0].json()["error"]["type"] == "server_error"

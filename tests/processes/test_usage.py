@@ -7,14 +7,16 @@ import io
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from server_process import LORAGATE, ServerProcess, start
+from click.testing import CliRunner
+from server_process import ServerProcess, start
+
+from server.cli.main import main
 
 HEADERS = {"authorization": "Bearer demo-acme"}
 OPERATOR = {"authorization": "Bearer demo-admin"}
@@ -34,10 +36,9 @@ def usage(home: Path, *args: str) -> list[dict]:
 
 
 def shell(home: Path, *args: str) -> str:
-    done = subprocess.run(
-        [LORAGATE, *args, "--demo", "--data-dir", str(home)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    """In this process: a new one would import for a second each time."""
+    done = CliRunner().invoke(main, [*args, "--demo", "--data-dir", str(home)])
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 

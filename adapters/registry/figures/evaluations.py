@@ -15,7 +15,7 @@ from sqlalchemy.engine import RowMapping
 
 from adapters.models import Actor, Version
 from adapters.promotion.errors import UnknownEvaluation
-from adapters.registry.database import DatabasePart, insert_into, record_change, utc_now
+from adapters.registry.database import DatabasePart, finish_change_transaction, insert_into, utc_now
 from adapters.registry.schema import evaluation_tables
 
 _E, _T = evaluation_tables.evaluations, evaluation_tables.evaluation_turns
@@ -100,7 +100,7 @@ class Evaluations(DatabasePart):
             ids = (await connection.execute(kept)).scalars().all()
             await connection.execute(sa.delete(_E).where(_E.c.id.in_(ids)))
             details = {"id": evaluation.id, "data": evaluation.data_digest, **evaluation.options}
-            await record_change(connection, by, "version.evaluate", name, details)
+            await finish_change_transaction(connection, by, "version.evaluate", name, details)
         return True
 
     async def get(self, tenant: str, adapter: str, evaluation: str) -> Evaluation:
@@ -191,7 +191,7 @@ class Evaluations(DatabasePart):
             ended = sa.update(_E).where(_E.c.id == evaluation.id, _is_running())
             values = {"state": EvaluationState.CANCELLED, "ended_at": utc_now()}
             if (await connection.execute(ended.values(**values))).rowcount:
-                await record_change(connection, by, "version.cancel", name, {"id": evaluation.id})
+                await finish_change_transaction(connection, by, "version.cancel", name, {"id": evaluation.id})
 
     async def _read(self, query: sa.Select[Any]) -> tuple[Evaluation, ...]:
         async with self._database.read() as connection:

@@ -15,7 +15,7 @@ from adapters.training.check.findings import Finding, Level, finding_factory
 from adapters.training.check.scan import DatasetScan
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Renderer
-from adapters.training.data.quality import FEW_CHATS, NearDuplicates, size_advice
+from adapters.training.data.quality import FEW_CHATS, NearDuplicates, dataset_size_advice
 
 FEW_HELD_OUT = 20
 _SIGNATURES = 3  # answers with the same last sentence
@@ -49,7 +49,7 @@ def validate_data(scan: DatasetScan, config: TrainingConfig, figures: dict[str, 
         broken if not scan.broken else f"{broken} (--skip-unusable trains without them)",
         scan.broken,
     )
-    yield finding(chats >= FEW_CHATS, size_advice(chats), worst=Level.WARN)
+    yield finding(chats >= FEW_CHATS, dataset_size_advice(chats), worst=Level.WARN)
     if spread:
         yield finding(
             True,

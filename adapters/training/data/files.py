@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from adapters.training.data.formats import form_of
-from adapters.training.data.formats.row import parse_json, reason, refuse_constant
+from adapters.training.data.formats.row import parse_row_json, reason, refuse_constant
 from adapters.training.errors import DataError
 
 _GZIP = b"\x1f\x8b"
@@ -77,7 +77,7 @@ def parse_row(raw: RawRow, line: int) -> Any:
             "Save the file as UTF-8."
         ) from error
     try:
-        value = parse_json(text)
+        value = parse_row_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"Line {line} is not JSON: {reason(error)}.") from error
     if "\\ud" in text.lower():

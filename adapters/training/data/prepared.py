@@ -11,7 +11,7 @@ from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import Conversation, Sample, shared_lengths
 from adapters.training.data.mixing import FileShare
 from adapters.training.data.preferences.pairs import Preferences
-from adapters.training.data.quality import FEW_CHATS, size_advice
+from adapters.training.data.quality import FEW_CHATS, dataset_size_advice
 
 #: Steps of which the shared beginnings are counted, and from which share on they are told.
 _DRAWN_STEPS, _MUCH_SHARED = 20, 0.5
@@ -66,7 +66,7 @@ class PreparedData:
         """Sentences for the person who starts the training."""
         found = []
         if self.chats < FEW_CHATS:
-            found.append(size_advice(self.chats))
+            found.append(dataset_size_advice(self.chats))
         if self.replayed_samples > self.replay_available:
             found.append(
                 f"{self.replay_available} general samples are repeated to make {self.replayed_samples}; "

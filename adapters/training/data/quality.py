@@ -27,7 +27,7 @@ _UPPER_HALF = np.uint64(32)
 _POSITIONS = _FACTORS[:3, 0]  # of a word in its run
 
 
-def size_advice(chats: int) -> str:
+def dataset_size_advice(chats: int) -> str:
     """What this number of chats is enough for."""
     good = (
         f"About {GOOD_CHATS:,} good chats (correct, varied, each answered as you want it) are usually enough for a "

@@ -17,7 +17,7 @@ class Anomaly:
     alarm: bool = True
 
 
-def no_gradient() -> str:
+def no_gradient_advice() -> str:
     """A gradient of exactly zero."""
     return (
         "the gradient norm is exactly 0: this step learned nothing. It has no trained token, or the loss does not "
@@ -25,7 +25,7 @@ def no_gradient() -> str:
     )
 
 
-def spike(norm: float, normal: float, config: TrainingConfig) -> str:
+def spike_advice(norm: float, normal: float, config: TrainingConfig) -> str:
     """One norm far above the usual one."""
     return (
         f"the gradient norm {norm:.2f} is {norm / normal:.0f} times its usual {normal:.2f}; it was clipped to "
@@ -34,7 +34,7 @@ def spike(norm: float, normal: float, config: TrainingConfig) -> str:
     )
 
 
-def exploding(lowest: float, norm: float, config: TrainingConfig) -> str:
+def exploding_advice(lowest: float, norm: float, config: TrainingConfig) -> str:
     """Norms that grow in the first steps."""
     return (
         f"the gradient norm rose from {lowest:.2g} to {norm:.2g} in the first steps: the training explodes. Lower "
@@ -43,7 +43,7 @@ def exploding(lowest: float, norm: float, config: TrainingConfig) -> str:
     )
 
 
-def huge(norm: float, config: TrainingConfig) -> str:
+def huge_advice(norm: float, config: TrainingConfig) -> str:
     """Norms that stay at hundreds."""
     return (
         f"the gradient norm stays near {norm:.0f}, and every step is clipped to {config.max_grad_norm:g}: the steps "
@@ -52,7 +52,7 @@ def huge(norm: float, config: TrainingConfig) -> str:
     )
 
 
-def vanished(norm: float, highest: float, config: TrainingConfig) -> str:
+def vanished_advice(norm: float, highest: float, config: TrainingConfig) -> str:
     """Norms that have become nothing although the loss is not low."""
     return (
         f"the gradient norm fell to {norm:.1e} from {highest:.1e} while the loss is not low: the adapter no longer "
@@ -60,7 +60,7 @@ def vanished(norm: float, highest: float, config: TrainingConfig) -> str:
     )
 
 
-def rising(now: float, lowest: float, config: TrainingConfig) -> str:
+def rising_advice(now: float, lowest: float, config: TrainingConfig) -> str:
     """A loss that has risen."""
     return (
         f"the loss rose to {now:.3f} from {lowest:.3f}: the learning rate {config.learning_rate:.0e} is too high. "
@@ -68,7 +68,7 @@ def rising(now: float, lowest: float, config: TrainingConfig) -> str:
     )
 
 
-def oscillating(lowest: float, highest: float, config: TrainingConfig) -> str:
+def oscillating_advice(lowest: float, highest: float, config: TrainingConfig) -> str:
     """A loss that goes up and down and does not fall."""
     return (
         f"the loss goes up and down between {lowest:.3f} and {highest:.3f} and does not fall: the steps are too "
@@ -76,7 +76,7 @@ def oscillating(lowest: float, highest: float, config: TrainingConfig) -> str:
     )
 
 
-def stuck(first: float, step: int, config: TrainingConfig) -> str:
+def stuck_advice(first: float, step: int, config: TrainingConfig) -> str:
     """A loss that stays where it is."""
     rank = 2 * config.rank
     # alpha / rank (rslora: alpha / sqrt(rank)) stays as it is, otherwise the larger adapter learns more slowly.
@@ -89,7 +89,7 @@ def stuck(first: float, step: int, config: TrainingConfig) -> str:
     )
 
 
-def chosen_falling(gain: float, config: TrainingConfig) -> str:
+def chosen_falling_advice(gain: float, config: TrainingConfig) -> str:
     """Better answers of pairs that become less probable."""
     return (
         f"the better answers have become {-gain:.0f} nats less probable than at the start; the worse ones lose more, "
@@ -98,7 +98,7 @@ def chosen_falling(gain: float, config: TrainingConfig) -> str:
     )
 
 
-def low_loss(limit: float, config: TrainingConfig) -> str:
+def low_loss_advice(limit: float, config: TrainingConfig) -> str:
     """A low loss, which is a hint only."""
     if config.preferences:
         return (
@@ -111,7 +111,7 @@ def low_loss(limit: float, config: TrainingConfig) -> str:
     )
 
 
-def overfitting(now: float, best: float, best_step: int, train: float) -> str:
+def overfitting_advice(now: float, best: float, best_step: int, train: float) -> str:
     """A held-out loss that rises away from the training loss."""
     return (
         f"the held-out loss rose to {now:.3f} from {best:.3f} at step {best_step} while the training loss is "
@@ -120,7 +120,7 @@ def overfitting(now: float, best: float, best_step: int, train: float) -> str:
     )
 
 
-def few_steps(steps: int, wanted: int, config: TrainingConfig) -> str:
+def few_steps_advice(steps: int, wanted: int, config: TrainingConfig) -> str:
     """A training of few steps."""
     batch = max(config.micro_batch_samples, config.batch_samples * steps // (2 * wanted))
     smaller = f"fewer samples in a step (--batch-samples {batch}) or " if batch < config.batch_samples else ""

@@ -75,27 +75,31 @@ class AnomalyDetector:
             return []
         train = median(self._losses)
         overfit = now > WORSE * best.decisive_loss and now > GAP * train
-        text = advice.overfitting(now, best.decisive_loss, best.step, train)
+        text = advice.overfitting_advice(now, best.decisive_loss, best.step, train)
         return self._report_start(overfit, Anomaly(evaluation.step, "overfitting", text))
 
     def end(self, step: int) -> list[Anomaly]:
         """What can be said only when the training has ended after ``step``."""
         if 0 < self._steps < FEW_STEPS:
-            return [Anomaly(step, "few-steps", advice.few_steps(self._steps, FEW_STEPS, self._config), False)]
+            return [
+                Anomaly(
+                    step, "few-steps", advice.few_steps_advice(self._steps, FEW_STEPS, self._config), False
+                )
+            ]
         return []
 
     def _check_gradient(self, step: TrainingStep) -> list[Anomaly]:
         norm = step.grad_norm
         if norm == 0.0:
-            return [Anomaly(step.step, "no-gradient", advice.no_gradient())]
+            return [Anomaly(step.step, "no-gradient", advice.no_gradient_advice())]
         if len(self._norms) < LEAST_NORMS:
             lowest = min(self._norms, default=norm)
             exploded = norm > EXPLODED * lowest and norm > 10 * self._config.max_grad_norm
-            text = advice.exploding(lowest, norm, self._config)
+            text = advice.exploding_advice(lowest, norm, self._config)
             return self._report_start(exploded, Anomaly(step.step, "gradient-exploding", text))
         normal = median(self._norms)
         if normal and norm > SPIKE * normal:
-            text = advice.spike(norm, normal, self._config)
+            text = advice.spike_advice(norm, normal, self._config)
             return [Anomaly(step.step, "gradient-spike", text)]
         return []
 
@@ -108,10 +112,12 @@ class AnomalyDetector:
         huge = now > HUGE * self._config.max_grad_norm
         vanished = now < VANISHED * self._highest_norm and median(self._losses) > LOW_LOSS
         return [
-            *self._report_start(huge, Anomaly(step, "gradient-huge", advice.huge(now, self._config))),
+            *self._report_start(huge, Anomaly(step, "gradient-huge", advice.huge_advice(now, self._config))),
             *self._report_start(
                 vanished,
-                Anomaly(step, "gradient-vanished", advice.vanished(now, self._highest_norm, self._config)),
+                Anomaly(
+                    step, "gradient-vanished", advice.vanished_advice(now, self._highest_norm, self._config)
+                ),
             ),
         ]
 
@@ -125,22 +131,22 @@ class AnomalyDetector:
         self._lowest = min(self._lowest, now)
         still = step >= 2 * self._window and now > STUCK * self._first and now > LOW_LOSS and not rising
         swings = self._swing() > SWING
-        low = Anomaly(step, "low-loss", advice.low_loss(LOW_LOSS, self._config), alarm=False)
+        low = Anomaly(step, "low-loss", advice.low_loss_advice(LOW_LOSS, self._config), alarm=False)
         return [
             *self._report_start(
-                rising, Anomaly(step, "loss-rising", advice.rising(now, self._lowest, self._config))
+                rising, Anomaly(step, "loss-rising", advice.rising_advice(now, self._lowest, self._config))
             ),
             *self._report_start(
                 still and swings,
                 Anomaly(
                     step,
                     "loss-oscillating",
-                    advice.oscillating(min(self._losses), max(self._losses), self._config),
+                    advice.oscillating_advice(min(self._losses), max(self._losses), self._config),
                 ),
             ),
             *self._report_start(
                 still and not swings,
-                Anomaly(step, "loss-stuck", advice.stuck(self._first, step, self._config)),
+                Anomaly(step, "loss-stuck", advice.stuck_advice(self._first, step, self._config)),
             ),
             *self._report_start(now < LOW_LOSS, low),
         ]
@@ -152,7 +158,7 @@ class AnomalyDetector:
         self._rewards.append(step.chosen_reward)
         gain = median(self._rewards) / self._config.beta
         falls = len(self._rewards) == self._window and gain < CHOSEN_FALLEN
-        text = advice.chosen_falling(gain, self._config)
+        text = advice.chosen_falling_advice(gain, self._config)
         return self._report_start(falls, Anomaly(step.step, "chosen-falling", text))
 
     def _swing(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
 
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 Item = TypeVar("Item")
 #: Items between two pauses; each takes up to 40 us.

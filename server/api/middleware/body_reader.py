@@ -109,7 +109,7 @@ class _LimitedBody:
             ) from error
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body_bytes(request: Request) -> bytes:
     """The bytes of a JSON body, not parsed.
 
     Raises:
@@ -145,4 +145,4 @@ async def read_json(request: Request) -> dict[str, Any]:
         InvalidRequest: the body is not a JSON object.
         BodyTooLarge, BodyTooSlow, ClientDisconnect
     """
-    return parse(await read_body(request))
+    return parse(await read_body_bytes(request))

@@ -36,9 +36,10 @@ async def run_while_connected(
         else:
             raise Draining(retry_after_s=1)
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        watching.cancel()  # it ends in the next turn of the event loop, and nothing has to wait for that
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
 
 def _ended(ending: asyncio.Event) -> asyncio.Task[Any]:

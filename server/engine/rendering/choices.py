@@ -25,7 +25,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionResponse, Comp
 from vllm.logprobs import Logprob
 
 from server.engine.rendering.json_pieces import FEW_CHOICES
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 
 class UncheckedChatAnswer(ChatCompletionResponse):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 #: Choices that are written in one piece.
 FEW_CHOICES: Final = 4

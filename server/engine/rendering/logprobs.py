@@ -33,7 +33,7 @@ from vllm.logprobs import Logprob
 from adapters.errors import ProbeFailed
 from server.engine.rendering.json_pieces import as_json, with_commas
 from server.engine.rendering.token_bytes import with_bytes, with_shown_pieces
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 #: Logprobs that are built between two pauses; 10 ms.
 SLICE: Final = 256

@@ -19,7 +19,7 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsTensors
 
 from server.engine.rendering.logprobs import SLICE
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 _read: Final = LogprobsProcessor._update_prompt_logprobs
 

@@ -23,7 +23,7 @@ class NotFinite(ValueError):
     """A number such as NaN, which Python writes and JSON does not know."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_row_json(text: str | bytes) -> Any:
     """The value of strict JSON.
 
     Raises:
@@ -45,7 +45,7 @@ def decoded(raw: Any, what: str) -> Any:
         DataError: the string is not JSON; ``what`` names the field.
     """
     try:
-        return parse_json(raw) if isinstance(raw, str) else raw
+        return parse_row_json(raw) if isinstance(raw, str) else raw
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not JSON: {reason(error)}.") from error
 

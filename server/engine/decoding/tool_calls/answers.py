@@ -31,7 +31,7 @@ from server.engine.decoding.tool_calls.text_after_calls import (
     ending_apart,
 )
 from server.engine.rendering.response_logprobs import contexts_with_all_logprobs, without_end_token
-from server.event_loop import LoopTurns, pause
+from server.request.event_loop import LoopTurns, pause
 
 #: Whole answers, of all requests, that are built in one turn of the event loop; a step may end a hundred of them.
 _PER_TURN: Final = 8

@@ -36,7 +36,7 @@ from server.engine.decoding.tool_calls.function_block import qwen_coder_form
 from server.engine.decoding.tool_calls.scanner import ForcedScanner, TaggedScanner
 from server.engine.decoding.tool_calls.text_after_calls import collect
 from server.engine.decoding.tool_calls.thoughts import ThoughtScanner
-from server.event_loop import pause
+from server.request.event_loop import pause
 
 _NAMED = (ChatCompletionNamedToolChoiceParam, ToolChoiceFunction, ToolChoiceCustom)
 _TOOLS = (Hermes2ProToolParser, Qwen3ParserToolAdapter)

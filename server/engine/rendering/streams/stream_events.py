@@ -19,8 +19,8 @@ from sampling.endpoints import Endpoint
 from server.engine.errors import translate_failure
 from server.engine.rendering.json_pieces import with_commas
 from server.engine.rendering.logprobs import SLICE
-from server.event_loop import pause
 from server.request.context import RequestContext
+from server.request.event_loop import pause
 
 _END_OF_CHUNK = "}\n\n"
 

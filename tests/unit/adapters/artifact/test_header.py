@@ -87,4 +87,4 @@ def test_no_entry_is_large(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_of_many_values_is_refused() -> None:
     with pytest.raises(ArtifactRefused, match="200001 values; at most 100000"):
-        files.parse_json(b'{"a":[' + b"1," * 200_000 + b"1]}", "adapter_config.json")
+        files.parse_json_file(b'{"a":[' + b"1," * 200_000 + b"1]}", "adapter_config.json")

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 import demo
 from adapters.artifact.digests import template_digest
-from adapters.artifact.provenance import added_tokens, model_name, provenance_warnings, read_provenance
+from adapters.artifact.provenance import added_tokens, provenance_warnings, read_provenance
+from adapters.names import base_model_name
 from tests.unit.adapters.building import make_config, write_adapter
 
 BASE_TOKENS = added_tokens(demo.MODEL_DIR)
@@ -94,7 +95,7 @@ def test_another_base_is_told_by_its_name(tmp_path: Path, name: str, differs: bo
     assert len(warnings) == differs
     if differs:
         assert (
-            f"names the base model {model_name(name)}, and this server has Qwen2.5-0.5B-Instruct"
+            f"names the base model {base_model_name(name)}, and this server has Qwen2.5-0.5B-Instruct"
             in warnings[0]
         )
         assert "/home" not in warnings[0]

@@ -4,7 +4,7 @@ import asyncio
 
 from adapters.models import SYSTEM
 from adapters.registry import Registry
-from adapters.registry.database import record_change
+from adapters.registry.database import finish_change_transaction
 
 
 async def test_revisions_become_visible_in_their_order(postgres_registry: Registry) -> None:
@@ -17,7 +17,7 @@ async def test_revisions_become_visible_in_their_order(postgres_registry: Regist
             pass
 
     async with database.write() as connection:
-        await record_change(connection, SYSTEM, "first", "x", None)
+        await finish_change_transaction(connection, SYSTEM, "first", "x", None)
         waiting = asyncio.create_task(second())
         done, _ = await asyncio.wait([waiting], timeout=0.2)
         assert not done and await postgres_registry.audit.revision() == before

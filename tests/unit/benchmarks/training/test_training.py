@@ -12,6 +12,7 @@ import pytest
 from adapters.training.data.reader import read_conversations
 from benchmarks.__main__ import main
 from benchmarks.training import benchmark as training
+from benchmarks.training import train_once
 from benchmarks.training.speed import figures_of, run_training, write_base, write_data
 from benchmarks.training.train_once import OURS, TRL, TRL_PACKED
 from demo.chats import write_chats
@@ -71,7 +72,10 @@ def test_the_random_base_has_all_weights(base: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="requirements/bench-trl.txt is not installed"
 )
-def test_ours_and_trl_take_the_same_steps(base: Path, tmp_path: Path) -> None:
+def test_ours_and_trl_take_the_same_steps(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours in this process, which has imported what it needs; TRL's in one of its own, as in the benchmark."""
     data = write_data(tmp_path / "data.jsonl", 8)
     flags = {
         "base": str(base),
@@ -81,7 +85,8 @@ def test_ours_and_trl_take_the_same_steps(base: Path, tmp_path: Path) -> None:
         "rank": 4,
         "alpha": 8,
     }
-    ours = run_training(OURS, flags | {"out": str(tmp_path / "ours")})
+    assert train_once.main([OURS, json.dumps(flags | {"out": str(tmp_path / "ours")})]) == 0
+    ours = json.loads(capsys.readouterr().out.splitlines()[-1])
     theirs = run_training(TRL, flags | {"out": str(tmp_path / "trl")})
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
     assert len(ours["losses"]) == 2 and ours["trained_tokens"] == theirs["trained_tokens"] > 0

@@ -51,7 +51,8 @@ def test_the_entry_point_leads_to_register() -> None:
 
 
 @pytest.mark.slow
-def test_vllm_loads_it_anywhere_and_the_switch_keeps_vllm_stock() -> None:
+def test_a_fresh_process_of_vllm_finds_what_is_ours() -> None:
+    """The plugin, which the switch leaves out, and the scheduler, by its dotted name."""
     code = (
         "import os, sys, server.engine.plugin as plugin\n"
         "assert not {'vllm', 'torch'} & set(sys.modules), 'the plugin imports too much'\n"
@@ -63,6 +64,10 @@ def test_vllm_loads_it_anywhere_and_the_switch_keeps_vllm_stock() -> None:
         "vllm.plugins.plugins_loaded = False\n"
         "vllm.plugins.load_general_plugins()\n"
         "print(vllm.platforms.current_platform.get_punica_wrapper())\n"
+        "from vllm.utils.import_utils import resolve_obj_by_qualname as find\n"
+        "from vllm.v1.core.sched.async_scheduler import AsyncScheduler\n"
+        "found = find('server.engine.scheduling.scheduler.TenantScheduler')\n"
+        "assert issubclass(found, AsyncScheduler), found\n"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],

@@ -167,32 +167,37 @@ class _KillError(BaseException):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dies_in", [1, 2])
 def test_two_killed_stages_equal_two_uninterrupted_ones(
-    two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: int
+    two_stages: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = two_stages(out=tmp_path / "whole", measure=0)
     run.train(uninterrupted)
-    killed = two_stages(out=tmp_path / "killed", measure=0)
+    wanted = load_file(uninterrupted.out / "adapter_model.safetensors")
+    for dies_in in (1, 2):
+        killed = two_stages(out=tmp_path / f"killed{dies_in}", measure=0)
+        with monkeypatch.context() as patch:
+            _die_in_stage(patch, dies_in)
+            with pytest.raises(_KillError):
+                run.train(killed)
+        with pytest.raises(CheckpointError, match="other settings"):
+            run.train(two_stages(out=killed.out, measure=0, alpha=4))
+        run.train(killed)
+        got = load_file(killed.out / "adapter_model.safetensors")
+        assert got.keys() == wanted.keys() and all((got[n] == wanted[n]).all() for n in got), dies_in
+
+
+def _die_in_stage(patch: pytest.MonkeyPatch, dies_in: int) -> None:
+    """Let a training die after three steps of its first or second stage."""
     stages = []
-    true_step = loop.LoraTrainer.training_step
+    true_step, true_fit = loop.LoraTrainer.training_step, run._fit
 
     def dying(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         if len(stages) == dies_in and trainer.state.global_step == 3:
             raise _KillError
         return true_step(trainer, *args, **kwargs)
 
-    true_fit = run._fit
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_fit", lambda *a: stages.append(1) or true_fit(*a))
-        patch.setattr(loop.LoraTrainer, "training_step", dying)
-        with pytest.raises(_KillError):
-            run.train(killed)
-    with pytest.raises(CheckpointError, match="other settings"):
-        run.train(two_stages(out=tmp_path / "killed", measure=0, alpha=4))
-    run.train(killed)
-    one, other = (load_file(c.out / "adapter_model.safetensors") for c in (uninterrupted, killed))
-    assert one.keys() == other.keys() and all((one[n] == other[n]).all() for n in one)
+    patch.setattr(run, "_fit", lambda *a: stages.append(1) or true_fit(*a))
+    patch.setattr(loop.LoraTrainer, "training_step", dying)
 
 
 def test_calls_that_the_server_would_not_read_are_counted(configure: Configure, tmp_path: Path) -> None:

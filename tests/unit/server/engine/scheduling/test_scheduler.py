@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
@@ -13,17 +10,6 @@ from tests.unit.server.engine.scheduling.scheduler_rig import BLOCK_SIZE, Rig
 def expected(prompt_tokens: int, generate: int) -> list[int]:
     """What the rig's model answers: a function of positions only."""
     return [(prompt_tokens + i) % 7 + 1 for i in range(generate)]
-
-
-@pytest.mark.slow
-def test_vllm_finds_the_scheduler_by_its_dotted_name_in_a_fresh_process() -> None:
-    code = (
-        "from vllm.utils.import_utils import resolve_obj_by_qualname as find\n"
-        "from vllm.v1.core.sched.async_scheduler import AsyncScheduler\n"
-        "found = find('server.engine.scheduling.scheduler.TenantScheduler')\n"
-        "assert issubclass(found, AsyncScheduler), found\n"
-    )
-    subprocess.run([sys.executable, "-P", "-c", code], cwd="/", check=True, timeout=120)
 
 
 def test_alone_a_tenant_is_scheduled_exactly_as_by_vllm() -> None:

@@ -1,12 +1,9 @@
-"""What a real server records is read by `loragate train --check` and by evaluations, also after `kill -9`."""
+"""For test_kill_9.py: records of chats, which `loragate train --check` and evaluations read after `kill -9`."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,31 +11,37 @@ import anthropic
 import httpx
 import openai
 import pytest
-from server_process import LORAGATE, ServerProcess, start
+from click.testing import CliRunner
+from server_process import ServerProcess
 
 import demo
+from server.cli.main import main
 
 KEYS = {"acme": "demo-acme", "globex": "demo-globex"}
 MAIL = "My address is jo@example.com."
 
 
-def shell(server: ServerProcess, key: str, *args: str) -> str:
-    done = subprocess.run(
-        [LORAGATE, *args, "--url", server.url, "--key", key], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def shell(*args: str) -> str:
+    """A command, in this process: a new one would import for seconds each time."""
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def ask_server(server: ServerProcess, key: str, *args: str) -> str:
+    """A command for a running server."""
+    return shell(*args, "--url", server.url, "--key", key)
 
 
 def turn_on(server: ServerProcess) -> None:
     """Each tenant's own admin does it."""
     for tenant in KEYS:
         key = (
-            shell(server, "demo-admin", "key", "add", tenant, "--role", "tenant_admin")
+            ask_server(server, "demo-admin", "key", "add", tenant, "--role", "tenant_admin")
             .strip()
             .splitlines()[-1]
         )
-        shell(server, key, "tenant", "records", tenant, "--pattern", r"KD-\d+")
+        ask_server(server, key, "tenant", "records", tenant, "--pattern", r"KD-\d+")
     time.sleep(1)  # a running server follows within half a second
 
 
@@ -89,31 +92,18 @@ def rows(place: Path, tenant: str) -> list[dict]:
     ]
 
 
-@pytest.mark.timeout(900)
-def test_records_survive_a_kill_and_are_read_by_training_and_evaluation(tmp_path: Path) -> None:
-    place, home = tmp_path / "place", tmp_path / "home"
-    flags = ("--demo", "--records", str(place))
-    server = start(*flags, data_dir=home)
-    try:
-        server.wait_for("/ready", 200)
-        turn_on(server)
-        ask(server)
-        deadline = time.monotonic() + 60
-        while sum(counts(server).values()) < 10 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        told = counts(server)
-        assert (told["written"], told["incomplete"], told["unsupported"]) == (6, 3, 1), told
-        os.kill(server.pid, signal.SIGKILL)
-        server.process.wait(10)
-        assert not place.exists(), "the files were still growing"
-        server = start(*flags, data_dir=home)
-        server.wait_for("/ready", 200)
-        check(server, place)
-    finally:
-        server.stop()
+def record(server: ServerProcess) -> None:
+    """Make records, and some chats of which there must be none."""
+    turn_on(server)
+    ask(server)
+    deadline = time.monotonic() + 60
+    while sum(counts(server).values()) < 10 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    told = counts(server)
+    assert (told["written"], told["incomplete"], told["unsupported"]) == (6, 3, 1), told
 
 
-def check(server: ServerProcess, place: Path) -> None:
+def check_records(server: ServerProcess, place: Path) -> None:
     deadline = time.monotonic() + 30
     while not (rows(place, "acme") and rows(place, "globex")) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -126,16 +116,10 @@ def check(server: ServerProcess, place: Path) -> None:
     assert all(row["messages"][-1]["tool_calls"][0]["function"]["name"] == "track_order" for row in globex)
     for tenant, model in (("acme", "acme-support"), ("globex", "globex-tools")):
         (file,) = (place / tenant).glob("*.jsonl")
-        checked = subprocess.run(
-            [LORAGATE, "train", "--check", str(file), "--base", "demo"],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert "cannot be used" not in checked.stdout and checked.returncode == 0, (
-            checked.stdout + checked.stderr
-        )
+        assert "cannot be used" not in shell("train", "--check", str(file), "--base", "demo")
         figures = json.loads(
-            shell(server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json")
+            ask_server(
+                server, "demo-admin", "adapter", "evaluate", f"{model}@1", "--data", str(file), "--json"
+            )
         )
         assert figures["figures"]["turns"] == len(rows(place, tenant)), figures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sampling.end_tokens import added_tokens, end_tokens
 from sampling.errors import NoEndToken
-from sampling.stop import added_tokens, end_tokens
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ADDED = {

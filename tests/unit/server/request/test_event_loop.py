@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from server.event_loop import LoopTurns, pause
+from server.request.event_loop import LoopTurns, pause
 
 
 class Turns:
