@@ -33,6 +33,10 @@ BENCHMARKS = {
         "training.promotion_gate",
         "Worse versions refused and better ones promoted: trained, evaluated and decided on a server.",
     ),
+    "real": (
+        "real.benchmark",
+        "A real model trained on a customer's chats, served, compared with peft, and quantized.",
+    ),
     "soak": (
         "soak.benchmark",
         "Swaps, rate limits and disconnects for minutes: errors, memory growth, leaks.",

@@ -106,8 +106,9 @@ class TrainingConfig:
     """Number of samples in one optimizer step."""
     micro_batch_samples: Annotated[int, Field(ge=1)] = 1
     """Number of samples in one forward pass; 1 needs no padding and is fastest on a CPU."""
-    packing: Literal["auto", "on", "off"] = "auto"
-    """Join the samples of a forward pass into one row. auto: on a GPU only."""
+    packing: Literal["auto", "on", "off", "prefix"] = "auto"
+    """Join the samples of a forward pass into one row. prefix: and compute once what they begin with, such as the
+    same functions. auto: on with a GPU, otherwise off."""
     learning_rate: float = 2e-4
     """Peak learning rate; a cosine schedule decays it to zero. With --preferences the default is 5e-5."""
     warmup_share: float = 0.05
@@ -163,6 +164,8 @@ class TrainingConfig:
     """Weights & Biases project to log to; the run stays on this machine."""
     wandb_online: NoEffect[bool] = False
     """Upload the W&B run during the training."""
+    mlflow: NoEffect[str] = ""
+    """MLflow experiment to log to: of the server that MLFLOW_TRACKING_URI names, otherwise in --out."""
     judge: NoEffect[str] = ""
     """URL of an OpenAI-compatible endpoint whose model compares the answers."""
     judge_model: NoEffect[str] = ""

@@ -22,6 +22,7 @@ import uvloop
 
 from adapters.artifact import BaseShape
 from benchmarks.harness import shapes
+from benchmarks.harness.processes.tenant_server import NAME, add_adapters, start_bench_server
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import publish
 from benchmarks.harness.servers import (
@@ -32,13 +33,7 @@ from benchmarks.harness.servers import (
     scratch,
     start_stock,
 )
-from benchmarks.lora.bench_server import (
-    NAME,
-    add_adapters,
-    start_bench_server,
-    tax_limits,
-    write_adapters,
-)
+from benchmarks.lora.bench_server import tax_limits, write_adapters
 from benchmarks.lora.throughput import measure_bursts, measure_many_adapters
 
 BOUNDS = {

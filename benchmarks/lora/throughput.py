@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.harness.client import TenantClients
 from benchmarks.harness.load_generator import RunLength, generate_load
+from benchmarks.harness.processes.tenant_server import KEY, NAME, TENANT
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.servers import LORAGATE
 from benchmarks.harness.workload import Arrivals, Lengths, Popularity, Workload
-from benchmarks.lora.bench_server import KEY, NAME, TENANT
 from benchmarks.lora.bursts import Burst, decode_rate, prefill_rate
 
 _CLIENTS = Arrivals("clients", 16)

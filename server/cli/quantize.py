@@ -72,10 +72,10 @@ def quantize(
 
 
 class _Progress:
-    """Prints what a quantization does, and with each finished block of the model the time that is left."""
+    """Prints what a quantization does, and the time that is left of a stage whose length is known."""
 
     def __init__(self) -> None:
-        self._began: tuple[int, float] | None = None
+        self._began: tuple[str, int, float] | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Print one line."""
@@ -84,11 +84,11 @@ class _Progress:
         if not total:
             click.echo(f"{stage} …", err=True)
             return
-        if self._began is None:
-            self._began = done, monotonic()
-        first, since = self._began
+        if self._began is None or self._began[0] != stage:
+            self._began = stage, done, monotonic()
+        _, first, since = self._began
         left = time_left(done - first, total - first, monotonic() - since)
-        click.echo(f"{stage}: block {done} of {total}  {left}".rstrip(), err=True)
+        click.echo(f"{stage} {done} of {total}  {left}".rstrip(), err=True)
 
 
 def _folder(model: str) -> Path:

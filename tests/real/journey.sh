@@ -1,12 +1,48 @@
-#!/bin/sh
-# The training of a first customer on a real model, in two stages: LORAGATE_REAL_MODEL=… tests/real/journey.sh OUT
-# Resumes when it is run again. The scores are in OUT/adapter/training.json: `scores` (calls) and `general` (support).
-set -eu
+#!/bin/bash
+# Runs the commands of docs/jobs/train-your-first-adapter.md as they stand on the page, with a real model:
+#
+#   LORAGATE_REAL_MODEL=… tests/real/journey.sh OUT [learn|serve]
+#
+# learn: data, check and both trainings (an interrupted one goes on, a finished one is kept). serve: the rest.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+page=$root/docs/jobs/train-your-first-adapter.md
 out=${1:?"give a folder"}
-python=${PYTHON:-.venv/bin/python}
-"$python" tests/real/journey_data.py "$out/data"
-exec "$python" -m server.cli train --base "$LORAGATE_REAL_MODEL" --out "$out/adapter" \
-  --data "$out/data/support.jsonl" --then "$out/data/calls.jsonl" --then-rate 0.5 --replay-ratio 0.15 \
-  --held-out "$out/data/calls-held-out.jsonl" --general "$out/data/support-held-out.jsonl" \
-  --epochs 1 --batch-samples 8 --max-length-tokens 1024 --max-new-tokens 96 --measure 40 --evaluate-turns 0 \
-  --evaluate-every -1 --checkpoint-every 10
+part=${2:-all}
+export BASE=$LORAGATE_REAL_MODEL PYTHONPATH=$root PATH=$root/.venv/bin:$PATH
+unset LORAGATE_REAL_MODEL
+mkdir -p "$out"
+cd "$out"
+
+# The bash block with the number $1.
+block() { awk -v wanted="$1" '/^```bash/ {n++; shown = n == wanted; next} /^```/ {shown = 0} shown' "$page"; }
+
+# Runs a block in this shell, so that what it exports stays, and says how long it took.
+run() {
+  local begun=$SECONDS
+  eval "$(block "$1" | sed "s#http://127.0.0.1:8000#${url:-}#")"
+  echo "== block $1 took $((SECONDS - begun)) s" >&2
+}
+
+if [ "$part" != serve ]; then
+  run 1
+  run 2
+  [ -f out/voice/training.json ] || run 3
+  [ -f out/assistant/training.json ] || run 4
+fi
+if [ "$part" != learn ]; then
+  rm -rf server
+  export LORAGATE_DATA_DIR=$PWD/server
+  port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  url=http://127.0.0.1:$port
+  LORAGATE_PORT=$port bash -c "exec $(block 5)" >serve.log 2>&1 &
+  server=$!
+  trap 'kill $server; wait $server || true' EXIT
+  until curl -sf "$url/ready" >/dev/null; do
+    kill -0 $server 2>/dev/null || { tail serve.log; exit 1; }
+    sleep 1
+  done
+  run 6
+  run 7
+  run 8
+fi

@@ -14,9 +14,10 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from benchmarks.real.greedy_answers import unlike_greedy
 from tests.engine.peft_variants import FEW, lora
 from tests.real.prompts import QUESTIONS
-from tests.real.real_answers import RealModel, unlike_greedy
+from tests.real.real_answers import RealModel
 
 TOKENS, ASKED = 16, 50
 SCALES = {"left": 1.0, "right": -0.5}

@@ -17,9 +17,10 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 from peft import get_peft_model
 
+from benchmarks.real.greedy_answers import unlike_greedy
 from tests.engine.peft_variants import lora, train
 from tests.real.prompts import QUESTIONS, SYSTEM, TOOLS
-from tests.real.real_answers import RealModel, unlike_greedy
+from tests.real.real_answers import RealModel
 
 TOKENS = 16
 ADAPTER = "/admin/v1/adapters/real/greedy/versions"

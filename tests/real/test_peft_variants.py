@@ -12,10 +12,11 @@ import pytest
 import torch
 from custom_server import SERVED_NAME
 
+from benchmarks.real.greedy_answers import next_logits
 from tests.engine import peft_variants
 from tests.engine.peft_variants import REFUSED, SERVED
 from tests.real.prompts import QUESTIONS
-from tests.real.real_answers import RealModel, next_logits
+from tests.real.real_answers import RealModel
 
 #: The kinds whose making is quick at this size, and whose size follows that of the noise.
 KINDS = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.training.check.facts import ChatFacts
+from adapters.training.check.facts import Answer, ChatFacts
 from adapters.training.check.faults import RULES
 from adapters.training.check.findings import Finding, Level, finding_factory
 from adapters.training.check.scan import DatasetScan
@@ -18,6 +18,13 @@ from adapters.training.data.chat_template import Renderer
 from adapters.training.data.quality import FEW_CHATS, NearDuplicates, dataset_size_advice
 
 FEW_HELD_OUT = 20
+_SIGNATURES = 3  # answers with the same last sentence
+
+
+def count_cut(answers: Sequence[Answer]) -> int:
+    """How many answers break off. An ending that several answers have, such as a signature, breaks nothing off."""
+    endings = Counter(answer.closing for answer in answers if answer.closing)
+    return sum(answer.is_cut and endings[answer.closing] < _SIGNATURES for answer in answers)
 
 
 def validate_data(scan: DatasetScan, config: TrainingConfig, figures: dict[str, Any]) -> Iterator[Finding]:
@@ -26,7 +33,7 @@ def validate_data(scan: DatasetScan, config: TrainingConfig, figures: dict[str, 
     chats = len(scan.chats)
     lengths = [tokens for f in scan.chats for tokens in f.sample_tokens]
     spread = _spread(lengths)
-    cut = sum(f.cut_answers for f in scan.chats)
+    cut = count_cut([answer for f in scan.chats for answer in f.answers])
     long_turns = sum(f.long_turns for f in scan.chats)
     lost = sum(not f.sample_tokens and not f.template_error for f in scan.chats)
     figures |= {

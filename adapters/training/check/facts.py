@@ -26,13 +26,14 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
 
 
 class Answer(NamedTuple):
-    """One trained answer: hashes of what it answers and of itself, and how it begins and ends."""
+    """One trained answer: hashes of what it answers and of itself, its beginning and end, and if it looks cut."""
 
     prompt: bytes
     text: bytes
     shown: str
     opening: str
     closing: str
+    is_cut: bool
 
 
 @dataclass(slots=True)
@@ -58,7 +59,6 @@ class ChatFacts:
     call_turns: int = 0
     unread_calls: int = 0
     bare_calls: int = 0
-    cut_answers: int = 0
     long_turns: int = 0
     sample_tokens: list[int] = field(default_factory=list)
     trained_tokens: int = 0
@@ -117,7 +117,6 @@ def _add_turns(
         facts.bare_calls += (
             bool(names) and content.lstrip()[:1] in "{[" and looks_like_bare_call(content, names)
         )
-        facts.cut_answers += _looks_cut(turn.answer)
         if turn.answer.get("weight", 1):
             facts.answers.append(_answer(turn, tools))
     for sample in samples:
@@ -147,6 +146,7 @@ def _answer(turn: Turn, tools: str) -> Answer:
         content[:60] if not calls else f"a call of {calls[0]['function']['name'][:40]}",
         sentences[0][:_SENTENCE_CHARACTERS] if several else "",
         sentences[-1][:_SENTENCE_CHARACTERS] if several else "",
+        _looks_cut(turn.answer),
     )
 
 

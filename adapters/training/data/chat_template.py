@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from adapters.control_tokens import ControlTokens, MarkedText
@@ -209,3 +210,23 @@ def fold(turns: Sequence[Turn], max_length: int) -> tuple[list[Sample], int]:
         else:
             samples.append(sample)
     return [s for s in samples if s.trained_tokens], dropped
+
+
+def shared_lengths(ordered: Sequence[Sample]) -> list[int]:
+    """For each sample, sorted by its ids, how many first tokens it shares with the one before it.
+
+    Only tokens are shared after which another one follows that is not trained, in both samples.
+    """
+    found = [0] * len(ordered)
+    for at in range(1, len(ordered)):
+        one, other = ordered[at - 1], ordered[at]
+        same = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.ids, other.ids, strict=False))
+        )
+        most = min(_first_trained(one), _first_trained(other), len(other.ids)) - 1
+        found[at] = max(0, min(same, most))
+    return found
+
+
+def _first_trained(sample: Sample) -> int:
+    return next((at for at, label in enumerate(sample.labels) if label != IGNORED), len(sample.labels))

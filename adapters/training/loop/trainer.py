@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from adapters.training.config import TrainingConfig
 from adapters.training.data.chat_template import IGNORED, Renderer, Sample
-from adapters.training.data.collator import collate, pack
+from adapters.training.data.collator import collate, pack, pack_shared
 from adapters.training.data.prepared import PreparedData
 from adapters.training.errors import MissingPackage
 from adapters.training.evaluation.evaluator import Evaluator
@@ -31,6 +31,8 @@ from adapters.training.loop.own_evaluation import OwnEvaluation
 from adapters.training.loop.sampler import LongestFirst
 
 logger = logging.getLogger("loragate.training")
+
+_PACKED = {"on": pack, "prefix": pack_shared}
 
 
 class LoraTrainer(OwnEvaluation, Trainer):
@@ -64,7 +66,7 @@ class LoraTrainer(OwnEvaluation, Trainer):
             args=TrainingArguments(**loop_arguments(config, model.device.type, interval)),
             train_dataset=samples,
             eval_dataset=[],  # `evaluate` has its own turns; Trainer insists on a value
-            data_collator=pack if config.packing == "on" else partial(collate, pad_id=pad_id),
+            data_collator=_PACKED.get(config.packing) or partial(collate, pad_id=pad_id),
             callbacks=[StepTimer(), *callbacks, StopOnNonFiniteGradient(self.log)],
         )
         self._config = config
@@ -87,9 +89,9 @@ class LoraTrainer(OwnEvaluation, Trainer):
         """
         targets = inputs["labels"][:, 1:]
         kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-        # NOTE: no attention mask and no cache; with either, packed samples would attend to one another.
-        positions = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **positions)
+        # NOTE: no cache, and no attention mask but that of `pack_shared`: samples would attend to one another.
+        packed = {name: inputs[name] for name in ("position_ids", "attention_mask") if name in inputs}
+        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=kept, use_cache=False, **packed)
         logits = outputs.logits.flatten(0, 1).float()
         total = cross_entropy(logits, targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum")
         tokens = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
@@ -102,7 +104,7 @@ class LoraTrainer(OwnEvaluation, Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """transformers' own sampler, or ``LongestFirst`` if samples of different lengths are padded."""
         config = self._config
-        if config.packing == "on" or config.micro_batch_samples == 1:
+        if config.packing in _PACKED or config.micro_batch_samples == 1:
             return super()._get_train_sampler(train_dataset)
         return LongestFirst(train_dataset or self.train_dataset, config.batch_samples, config.seed)
 

@@ -58,7 +58,7 @@ def resolve_auto(config: TrainingConfig, device: str) -> TrainingConfig:
             "The attention flash_attention_2 needs a CUDA GPU and the package flash-attn. Give --attention sdpa, "
             "which has its own flash kernel."
         )
-    if config.preferences and (config.packing == "on" or is_sharded()):
+    if config.preferences and (config.packing in ("on", "prefix") or is_sharded()):
         raise HardwareError(
             "Preferences are trained without packing and with the whole model in every process."
         )
@@ -68,6 +68,8 @@ def resolve_auto(config: TrainingConfig, device: str) -> TrainingConfig:
     attention = "sdpa" if config.attention == "auto" else config.attention
     if packing == "on" and attention == "eager":
         raise HardwareError("Packing is exact only with sdpa and flash_attention_2. Give --packing off.")
+    if packing == "prefix" and attention != "sdpa":
+        raise HardwareError(f"--packing prefix needs --attention sdpa; it is {attention}.")
     dtype = config.dtype if config.dtype != "auto" else _native_dtype(gpu, config.base)
     return replace(config, packing=packing, attention=attention, dtype=dtype)
 

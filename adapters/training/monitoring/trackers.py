@@ -1,4 +1,4 @@
-"""transformers' TensorBoard and Weights & Biases callbacks, set up for a training that resumes and stays offline."""
+"""transformers' TensorBoard, Weights & Biases and MLflow callbacks, for a training that resumes and stays offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState
-from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 from transformers.integrations.integration_utils import WandbLogModel
 
 from adapters.training.config import TrainingConfig
@@ -72,6 +72,42 @@ class Wandb(WandbCallback):
         self._wandb.finish()
 
 
+class MLflow(MLflowCallback):
+    """Logs to an MLflow experiment: of the tracking server that is set, otherwise in ``mlflow.db`` in ``out``."""
+
+    _auto_end_run = False  # transformers' destructor reads it, also where mlflow is missing
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self._config = config
+        self._is_own = False  # whether it is in `out`
+
+    def setup(self, args: Any, state: TrainerState, model: Any, **_: Any) -> None:
+        """Start the run. transformers would log all its arguments, with paths of this machine."""
+        self._initialized, self._auto_end_run, self._async_log, self._log_artifacts = True, True, False, False
+        out, name = self._config.out.resolve(), self._config.mlflow
+        self._is_own = not self._ml_flow.is_tracking_uri_set()
+        if self._is_own:
+            self._ml_flow.set_tracking_uri(f"sqlite:///{out / 'mlflow.db'}")
+            if self._ml_flow.get_experiment_by_name(name) is None:
+                self._ml_flow.create_experiment(name, artifact_location=(out / "mlartifacts").as_uri())
+        self._ml_flow.set_experiment(name)
+        self._ml_flow.start_run(run_name=out.name)
+        self._ml_flow.log_params(self._config.hyperparameters())
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **_: Any) -> None:
+        """Log the sampled answers as a table."""
+        if rows := _sampled(metrics["evaluation"]):
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            self._ml_flow.log_table(columns, f"eval/generations-{state.global_step}.json")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """End the run; harmless when called twice."""
+        super().on_train_end(args, state, control, **kwargs)
+        if self._is_own:
+            self._ml_flow.set_tracking_uri("")  # another training of this process has another folder
+
+
 def trackers(config: TrainingConfig) -> list[TrainerCallback]:
     """The trackers that ``config`` names.
 
@@ -83,6 +119,8 @@ def trackers(config: TrainingConfig) -> list[TrainerCallback]:
         found.append(_create("tensorboard", "--tensorboard", lambda: TensorBoard(config.out / "tensorboard")))
     if config.wandb:
         found.append(_create("wandb", "--wandb", lambda: Wandb(config)))
+    if config.mlflow:
+        found.append(_create("mlflow", "--mlflow", lambda: MLflow(config)))
     return found
 
 

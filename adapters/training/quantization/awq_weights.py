@@ -1,4 +1,4 @@
-"""Reads weights in AutoAWQ's GEMM format back as floating point.
+"""Weights in AutoAWQ's GEMM format: packed, and read back as floating point.
 
 A projection W [out, in] is stored as `qweight` int32 [in, out/8], `qzeros` int32 [in/group, out/8] and `scales`
 half [in/group, out]: w = (q - z) · s, with q and z in 0 … 15 and one (s, z) per group of inputs and output.
@@ -25,6 +25,26 @@ def unpack(words: torch.Tensor) -> torch.Tensor:
     for place, column in enumerate(NIBBLES):
         columns[:, :, column] = (words.to(torch.int64) >> (BITS * place)) & _MASK
     return columns.view(words.shape[0], -1)
+
+
+def pack(codes: torch.Tensor) -> torch.Tensor:
+    """Codes [rows, columns] in 0 … 15 as int32 [rows, columns/8]."""
+    columns = codes.to(torch.int32).view(codes.shape[0], -1, 8)
+    words = torch.zeros(columns.shape[:2], dtype=torch.int32)
+    for place, column in enumerate(NIBBLES):
+        words |= columns[:, :, column] << (BITS * place)
+    return words
+
+
+def encode(weight: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The codes [in, out] of rounded weights [out, in], with `zeros` and `scales` [in/group, out].
+
+    Computed in the weights' precision, as AutoAWQ does it column by column.
+    """
+    group_size = weight.shape[1] // scales.shape[0]
+    shifts = (zeros * scales).t().repeat_interleave(group_size, 1)
+    steps = scales.t().repeat_interleave(group_size, 1)
+    return torch.round((weight + shifts) / steps).clamp(0, _MASK).to(torch.int32).t().contiguous()
 
 
 def dequantize(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ Ids = list[int]
 #: Every fifth text is held out, to measure the perplexity on.
 _HELD_OUT_EVERY = 5
 _GENERATED_TEXTS = 40
-_GENERATED_TOKENS = 192
+GENERATED_TOKENS = 192
+_REPORTED_TOKENS = 32
 _SEED = 7
 
 
@@ -58,17 +59,30 @@ def _text(line: str, number: int, tokenizer: Any) -> str:
 
 
 def generate_texts(
-    model: Any, tokenizer: Any, *, count: int = _GENERATED_TEXTS, tokens: int = _GENERATED_TOKENS
+    model: Any,
+    tokenizer: Any,
+    *,
+    count: int = _GENERATED_TEXTS,
+    tokens: int = GENERATED_TOKENS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Ids]:
     """Texts that the model samples at temperature 1 from the beginning of a user turn.
 
     Data-free calibration (Liu et al. 2023, LLM-QAT): a model's own samples are closer to its later inputs than any
-    text that we could ship. Generation continues after end tokens, because the next turn is as useful.
+    text that we could ship. Generation continues after end tokens, because the next turn is as useful. ``progress``
+    gets the number of tokens of each text, and of all of it.
     """
     start = tokenizer.apply_chat_template(
         [{"role": "user", "content": "\0"}], tokenize=False, add_generation_prompt=False
     ).partition("\0")[0]
     prompt = torch.tensor([tokenizer.encode(start, add_special_tokens=False)] * count)
+
+    def report(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        done = ids.shape[1] - prompt.shape[1]
+        if done % _REPORTED_TOKENS == 0:
+            progress(done, tokens)
+        return torch.zeros(len(ids), dtype=torch.bool)  # goes on
+
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(_SEED)
         written = model.generate(
@@ -80,6 +94,7 @@ def generate_texts(
             top_p=1.0,
             min_new_tokens=tokens,
             max_new_tokens=tokens,
+            stopping_criteria=[report],
         )
     texts: list[Ids] = written.tolist()
     return texts

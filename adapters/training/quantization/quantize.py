@@ -26,6 +26,7 @@ from adapters.artifact.digests import base_digest
 from adapters.training.errors import BaseModelError, MissingPackage, OutputError
 from adapters.training.quantization.awq_weights import BITS, is_awq, read_dequantized
 from adapters.training.quantization.calibration import (
+    GENERATED_TOKENS,
     CalibrationTexts,
     generate_texts,
     perplexity,
@@ -42,6 +43,8 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth
 #: weights of the model.
 REPORT = "loragate/quantize.json"
 SCALES = "loragate/scales.safetensors"
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,11 @@ class QuantizationReport:
     bytes_after: int
 
 
-def quantize(
-    job: Quantization, progress: Callable[[str, int, int], None] = lambda stage, done, total: None
-) -> QuantizationReport:
+def quantize(job: Quantization, progress: Progress = lambda stage, done, total: None) -> QuantizationReport:
     """Write ``job.model`` in 4 bits to ``job.out``, which must be empty or not exist.
 
-    An interrupted run goes on after the last finished block of the model. ``progress`` gets what is done now, and
-    the number of finished blocks and of all.
+    An interrupted run goes on after the last finished block of the model. ``progress`` gets what is done now, how
+    much of it is done, and how much there is (0: unknown).
 
     Raises:
         TrainingError: model, texts or folder cannot be used, or autoawq is not installed.
@@ -93,24 +94,30 @@ def quantize(
         str(job.model), device_map={"": "cpu"}, torch_dtype=torch.float32, trust_remote_code=False
     )
     model = quantizable.model
-    progress("reading the texts" if job.calibration else "the model writes calibration texts", 0, 0)
     texts = split_texts(
-        read_texts(job.calibration, tokenizer) if job.calibration else generate_texts(model, tokenizer),
-        block_tokens=job.block_tokens,
-        blocks=job.blocks,
+        _texts(job, model, tokenizer, progress), block_tokens=job.block_tokens, blocks=job.blocks
     )
     progress("measuring the full model", 0, 0)
     before = perplexity(model, texts.held_out, most_tokens=job.block_tokens)
     search = _search_folder(job, texts)
     layers = model.config.num_hidden_layers
-    kept = KeptResults(search, layers, lambda done, total: progress("searching scales", done, total))
-    progress("searching scales", 0, layers)
+    kept = KeptResults(search, layers, lambda done, total: progress("searching scales: block", done, total))
+    progress("searching scales: block", 0, layers)
     scales = _quantize_layers(quantizable, tokenizer, texts, job, kept)
     progress("writing and measuring the 4-bit model", 0, 0)
     del model
     report = _write_checkpoint(quantizable, scales, texts, job, before)
     shutil.rmtree(search, ignore_errors=True)
     return report
+
+
+def _texts(job: Quantization, model: Any, tokenizer: Any, progress: Progress) -> list[list[int]]:
+    if job.calibration is not None:
+        progress("reading the texts", 0, 0)
+        return read_texts(job.calibration, tokenizer)
+    stage = "the model writes calibration texts: token"
+    progress(stage, 0, GENERATED_TOKENS)
+    return generate_texts(model, tokenizer, progress=lambda done, total: progress(stage, done, total))
 
 
 def _search_folder(job: Quantization, texts: CalibrationTexts) -> Path:

@@ -1,13 +1,14 @@
-"""The two searches of AWQ, faster than AutoAWQ's on a CPU, and kept on disk block by block, so that a run can resume.
+"""AutoAWQ's quantizer with faster searches and packing on a CPU; results are kept on disk, so that a run can resume.
 
-Uses autoawq 0.2.9: AwqQuantizer._search_best_scale, ._compute_best_scale, ._search_best_clip, ._compute_best_clip and
-.pseudo_quantize_tensor.
+Uses autoawq 0.2.9: AwqQuantizer._search_best_scale, ._compute_best_scale, ._search_best_clip, ._compute_best_clip,
+._apply_quant and .pseudo_quantize_tensor; WQLinear_GEMM.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.store.fsync import sync_file
+from adapters.training.quantization.awq_weights import BITS, encode, pack
 
 #: Tokens on which a candidate scale is tried. A scale is one of 20 powers of the channels' mean, which is taken over
 #: all tokens; AutoAWQ tries them on all tokens, too.
@@ -129,8 +131,33 @@ class _Searches:
             lambda: best_clip(w, input_feat, self.group_size, lambda v: self.pseudo_quantize_tensor(v)[0]),
         )
 
+    def _apply_quant(self, module: Any, named_linears: Any) -> None:
+        """Replace the projections of a block by 4-bit ones."""
+        from awq.utils.module import set_op_by_name
+
+        for name, linear in named_linears.items():
+            weight, scales, zeros = self.pseudo_quantize_tensor(linear.half().weight.data)
+            linear.weight.data = weight
+            set_op_by_name(module, name, packed_linear(linear, scales, zeros, self.group_size))
+
     def _number_of(self, module: Any) -> int:
         return next(number for number, layer in enumerate(self.modules) if layer is module)
+
+
+def packed_linear(linear: torch.nn.Linear, scales: torch.Tensor, zeros: torch.Tensor, group_size: int) -> Any:
+    """A rounded projection in 16 bits as AutoAWQ's 4-bit one; ``scales`` and ``zeros`` are [out, in/group].
+
+    AutoAWQ packs column by column, in some ten thousand small operations for each projection: as long as the search.
+    """
+    from awq.modules.linear import WQLinear_GEMM
+
+    bias = linear.bias
+    found = WQLinear_GEMM(BITS, group_size, linear.in_features, linear.out_features, bias is not None, "cpu")
+    found.scales = scales.t().contiguous().half()
+    found.qweight = pack(encode(linear.weight.data, zeros.t(), found.scales))
+    found.qzeros = pack(zeros.t().contiguous())
+    found.bias = bias.data.half() if bias is not None else None
+    return found
 
 
 def some_tokens(
@@ -149,9 +176,9 @@ def some_tokens(
             for name, value in kwargs.items()
         }
         return x[:count], output[:count], fewer
-    step = max(1, texts * length // SEARCH_TOKENS)
+    step = max(1, math.ceil(texts * length / SEARCH_TOKENS))
     rows, outputs = x.reshape(-1, x.shape[-1])[::step], output.reshape(-1, output.shape[-1])[::step]
-    return rows[None], outputs[None], kwargs
+    return rows[None].contiguous(), outputs[None].contiguous(), kwargs  # AutoAWQ takes `view`s of them
 
 
 @torch.no_grad()

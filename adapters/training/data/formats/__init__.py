@@ -13,6 +13,7 @@ Any other row is refused by ``refusals.py``, which names its keys and a command 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from adapters.training.data.formats.declarations import read_tools
@@ -21,6 +22,7 @@ from adapters.training.data.formats.pairs import from_alpaca, from_pair, pair_ke
 from adapters.training.data.formats.refusals import refuse_dislike, refuse_row
 from adapters.training.data.formats.row import Row
 from adapters.training.data.formats.sharegpt import from_sharegpt
+from adapters.training.data.formats.train_flags import apply_row_flags
 from adapters.training.errors import DataError
 
 __all__ = ["Row", "as_messages", "form_of"]
@@ -56,7 +58,10 @@ def as_messages(row: Any, where: str) -> Row:
     found = _READERS[form](row, where)
     if not isinstance(found.messages, list) or not found.messages:
         raise DataError(f"{where}: `messages` must be a list with at least one message.")
-    return found
+    if form not in _CHATS:
+        return found
+    messages, notes = apply_row_flags(found.messages, row, where)
+    return replace(found, messages=messages, notes=(*found.notes, *notes))
 
 
 def _from_messages(row: Mapping[str, Any], where: str) -> Row:
@@ -66,6 +71,8 @@ def _from_messages(row: Mapping[str, Any], where: str) -> Row:
     return Row("messages", row["messages"], read_tools(tools, where))
 
 
+#: The forms of whole chats; in the others a row is one answer, which has the row's flags.
+_CHATS = ("messages", "sharegpt", "toolace")
 _READERS: dict[str, Callable[[Mapping[str, Any], str], Row]] = {
     "messages": _from_messages,
     "pairs": from_pair,

@@ -11,7 +11,7 @@ from typing import Any
 from adapters.training.data.formats.declarations import api_name, converted_tools
 from adapters.training.data.formats.row import Row, decoded
 from adapters.training.data.formats.sharegpt import speaker_role, turns_of
-from adapters.training.data.formats.train_flags import FLAGS
+from adapters.training.data.formats.train_flags import row_flags
 from adapters.training.errors import DataError
 
 _LIST_START = re.compile(r"\[\s*\{")
@@ -35,7 +35,7 @@ def from_xlam(row: Mapping[str, Any], where: str) -> Row:
     calls = [_named(call, f"{where}, answers[{i}]") for i, call in enumerate(answers)]
     messages = [
         {"role": "user", "content": row["query"]},
-        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "assistant", "content": None, "tool_calls": calls, **row_flags(row)},
     ]
     return Row("xlam", messages, converted_tools(row["tools"], where))
 
@@ -61,7 +61,7 @@ def from_toolace(row: Mapping[str, Any], where: str) -> Row:
         message: dict[str, Any] = {"role": role, "content": None if calls else text}
         if calls:
             message["tool_calls"] = [_named(call, place) for call in calls]
-        messages.append(message | {name: turn[name] for name in FLAGS if name in turn})
+        messages.append(message | row_flags(turn))
     return Row("toolace", messages, converted_tools(declared, where), (_REPLACED,))
 
 

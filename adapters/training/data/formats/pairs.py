@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.training.data.formats.declarations import read_tools
 from adapters.training.data.formats.row import Row, system_turn
-from adapters.training.data.formats.train_flags import FLAGS
+from adapters.training.data.formats.train_flags import row_flags
 from adapters.training.errors import DataError
 
 _PAIRS = (
@@ -37,7 +37,7 @@ def from_pair(row: Mapping[str, Any], where: str) -> Row:
         raise ValueError("The row has no question and answer.")
     question = _side(row[keys[0]], "user", f"{where}: `{keys[0]}`")
     answer = _side(row[keys[1]], "assistant", f"{where}: `{keys[1]}`")
-    answer[-1] = {**answer[-1], **{name: row[name] for name in FLAGS if name in row}}
+    answer[-1] = answer[-1] | row_flags(row)
     messages = [*system_turn(row, where), *question, *answer]
     return Row("pairs", messages, read_tools(row.get("tools"), where))
 
@@ -62,7 +62,8 @@ def from_alpaca(row: Mapping[str, Any], where: str) -> Row:
     question = "\n\n".join(text for text in (row["instruction"], row.get("input")) if text)
     if not question:
         raise DataError(f"{where}: `instruction` is empty.")
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+    answer = {"role": "assistant", "content": row["output"], **row_flags(row)}
+    turns = [{"role": "user", "content": question}, answer]
     messages = [*system_turn(row, where), *earlier, *turns]
     return Row("alpaca", messages, read_tools(row.get("tools"), where))
 

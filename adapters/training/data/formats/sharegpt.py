@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.training.data.formats.declarations import read_tools
 from adapters.training.data.formats.row import Row, decoded, system_turn
-from adapters.training.data.formats.train_flags import FLAGS
+from adapters.training.data.formats.train_flags import row_flags
 from adapters.training.errors import DataError
 
 SPEAKERS = {
@@ -54,7 +54,7 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
     if isinstance(turn, dict) and "role" in turn and "from" not in turn:
         return turn
     role = speaker_role(turn, where)
-    flags = {name: turn[name] for name in FLAGS if name in turn}
+    flags = row_flags(turn)
     if "value" not in turn:
         raise DataError(f"{where}: `value` is missing.")
     value = turn["value"]

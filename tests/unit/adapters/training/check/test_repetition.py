@@ -67,6 +67,15 @@ def test_contradictions(tmp_path: Path) -> None:
     assert "line 1: “It is ant.”; line 21: “No.”" in told
 
 
+def test_a_signature_that_answers_share_breaks_nothing_off(tmp_path: Path) -> None:
+    text = (
+        "The {} is an animal that has been seen by many people in many places of this world over many years."
+    )
+    signed = [(f"{n.title()} or not?", f"{text.format(n)} – Acme") for n in NAMES]
+    report = checked(tmp_path, [*signed, ("And the cow?", f"{text.format('cow')} It has")])
+    assert report.figures["cut_answers"] == 1
+
+
 def test_varied_data_are_fine(tmp_path: Path) -> None:
     report = checked(tmp_path, [(f"{n.title()} or not?", f"It is {n}.") for n in NAMES])
     assert {f.level for f in report.findings if f.section == "variety"} == {Level.OK}

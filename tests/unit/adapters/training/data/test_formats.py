@@ -304,6 +304,24 @@ def test_a_flag_switches_a_turn_off_in_every_form(
         assert not any(flag in m for m in chat.messages if flag != "weight")
 
 
+@pytest.mark.parametrize(("flag", "off"), FLAGGED.items())
+def test_a_flag_of_the_row_switches_its_turns_off(
+    tmp_path: Path, renderer: Renderer, flag: str, off: Any
+) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    xlam = {"query": "a", "tools": json.dumps([FUNCTION]), "answers": json.dumps([CALL])}
+    own = [*turns, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]
+    rows = [
+        {"messages": turns}, {"conversations": turns}, {"prompt": "a", "completion": "b"},
+        {"instruction": "a", "output": "b"}, xlam, {"messages": own},
+    ]  # fmt: skip
+    chats = read_conversations(write(tmp_path, *(row | {flag: off} for row in rows)))
+    trained = [[bool(t.sample().trained_tokens) for t in renderer.turns(chat)] for chat in chats]
+    assert trained == [[False], [False], [False], [False], [False], [False, True]]
+    kept = read_conversations(write(tmp_path, *(row | {flag: not off} for row in rows)))
+    assert all(t.sample().trained_tokens for chat in kept for t in renderer.turns(chat))
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -326,11 +344,13 @@ def test_what_is_ignored_is_noted(tmp_path: Path) -> None:
         {"messages": [user | {"train": True}, answer]},
         {"messages": [user, answer | {"weight": 0}]},
         {"messages": [answer, user, answer]},
+        {"messages": [user, answer], "loss": 0.53},
     ]
     notes = [chat.notes for chat in read_conversations(write(tmp_path, *rows))]
     assert "a user message is trained" in notes[0][0]
     assert "every assistant turn is switched off" in notes[1][0]
     assert "begins with an assistant turn" in notes[2][0]
+    assert "`loss` beside the messages is 0.53 and not read" in notes[3][0]
 
 
 def test_a_greeting_is_not_trained_and_the_rest_is(tmp_path: Path, renderer: Renderer) -> None:

@@ -100,7 +100,11 @@ def test_what_a_repeated_pattern_is(answer: list[int], looping: bool) -> None:
     assert repeats(answer) is looping
 
 
-def test_held_out_loss_is_transformers_own(tiny_base: Path, samples: list[Sample]) -> None:
+@pytest.mark.parametrize("beginning", [(), tuple(range(40))], ids=["padded", "a shared beginning"])
+def test_held_out_loss_is_transformers_own(
+    tiny_base: Path, samples: list[Sample], beginning: tuple[int, ...]
+) -> None:
+    samples = [Sample(beginning + s.ids, (IGNORED,) * len(beginning) + s.labels) for s in samples]
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
     summed, tokens = 0.0, 0
     for sample in samples:
@@ -131,14 +135,24 @@ def test_turns_are_limited(renderer: Renderer) -> None:
     assert held_out_turns(renderer, [], 3) == []
 
 
-def test_batched_answers_equal_single_ones() -> None:
+@pytest.mark.parametrize("beginning", [(), tuple(range(20, 60))], ids=["padded", "a shared beginning"])
+def test_batched_answers_equal_single_ones(beginning: tuple[int, ...]) -> None:
     model = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32)
-    prompts = [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15)]
+    prompts = [beginning + end for end in [(5, 6, 7), (8,), (9, 10, 11, 12, 13), (14, 15)]]
 
     def ask(some: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         return answer_greedily(model, some, end_ids=[1], pad_id=0, max_new_tokens=6)
 
-    assert ask(prompts) == [ask([p])[0] for p in prompts]
+    read: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _, args, __: read.append(args[0].numel())
+    )
+    together = ask(prompts)
+    hook.remove()
+    assert sum(read) <= len(beginning) + 4 * (5 + 5), (
+        "the beginning is read once, the longest end and five tokens"
+    )
+    assert together == [ask([p])[0] for p in prompts]
     model.train()
     ask(prompts[:1])
     assert model.training

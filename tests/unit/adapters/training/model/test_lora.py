@@ -122,6 +122,8 @@ def test_what_needs_a_gpu_says_so_on_a_cpu(configure: Configure) -> None:
             resolve_auto(configure(**changes), "cpu")
     with pytest.raises(HardwareError, match="--packing off"):
         resolve_auto(configure(packing="on", attention="eager"), "cpu")
+    with pytest.raises(HardwareError, match="--packing prefix needs --attention sdpa; it is eager"):
+        resolve_auto(configure(packing="prefix", attention="eager"), "cpu")
     with pytest.raises(ValueError, match="float16"):
         configure(dtype="float16")
 

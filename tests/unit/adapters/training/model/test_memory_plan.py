@@ -119,6 +119,8 @@ def test_the_largest_pass_is_padded_or_packed(configure: Configure) -> None:
     samples = [Sample((1,) * n, (IGNORED,) * (n - 2) + (1, 1)) for n in (5, 9, 3, 7)]
     assert largest_pass(configure(micro_batch_samples=2, packing="off"), samples) == ForwardPass(18, 9, 4)
     assert largest_pass(configure(micro_batch_samples=2, packing="on"), samples) == ForwardPass(16, 9, 4)
+    # Of seven tokens the last two are trained, and the one before them predicts: four are shared with the longest.
+    assert largest_pass(configure(micro_batch_samples=2, packing="prefix"), samples) == ForwardPass(12, 9, 4)
 
 
 def test_what_does_not_fit_is_refused_with_the_flag_that_helps(

@@ -107,8 +107,37 @@ def test_wandb_keeps_the_run_on_this_machine(
     assert str(config.base).encode() not in written
 
 
+@pytest.mark.slow
+def test_mlflow_keeps_the_run_on_this_machine(
+    configure: Callable[..., TrainingConfig],
+    send: Callable,
+    send_step: Callable,
+    send_evaluation: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = configure(mlflow="support")
+    config.out.mkdir()
+    (tracker,) = trackers(config)
+    send(tracker, "on_train_begin")
+    send_step(tracker, step(1, 0.75))
+    send_evaluation(tracker, replace(ANSWERED, step=1))
+    send(tracker, "on_train_end", 1)
+    send(tracker, "on_train_end", 1)
+    assert not mlflow.is_tracking_uri_set()
+    client = mlflow.MlflowClient(f"sqlite:///{config.out / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("support").experiment_id])
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(1, 0.75)]
+    assert run.data.metrics["eval_held_out_loss"] == 0.25
+    assert run.data.params["rank"] == "4" and str(config.base) not in run.data.params.values()
+    (table,) = (config.out / "mlartifacts").rglob("generations-1.json")
+    assert json.loads(table.read_text())["data"] == [["user: a|b", "yes", "no\nnever", False]]
+
+
 @pytest.mark.parametrize(
-    ("setting", "package"), [({"wandb": "p"}, "wandb"), ({"tensorboard": True}, "tensorboard")]
+    ("setting", "package"),
+    [({"wandb": "p"}, "wandb"), ({"tensorboard": True}, "tensorboard"), ({"mlflow": "p"}, "mlflow")],
 )
 def test_a_missing_tracker_stops_before_the_training(
     configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch, setting: dict, package: str

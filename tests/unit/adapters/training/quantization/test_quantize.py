@@ -20,6 +20,7 @@ from adapters.training.errors import BaseModelError, DataError, MissingPackage, 
 from adapters.training.quantization.awq_weights import dequantize, is_awq
 from adapters.training.quantization.calibration import generate_texts, perplexity, read_texts, split_texts
 from adapters.training.quantization.quantize import Quantization, quantize
+from adapters.training.quantization.search import packed_linear
 
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi."}]}
 
@@ -41,7 +42,7 @@ def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> No
         from awq.quantize.quantizer import AwqQuantizer
 
     torch.manual_seed(3)
-    linear = torch.nn.Linear(256, 64, bias=False).half()
+    linear = torch.nn.Linear(256, 64, bias=group_size == 32).half()
     settings: Any = SimpleNamespace(group_size=group_size, zero_point=True, w_bit=4)
     rounded, scales, zeros = AwqQuantizer.pseudo_quantize_tensor(settings, linear.weight.data)
     linear.weight.data = rounded
@@ -51,6 +52,10 @@ def test_what_autoawq_packs_is_read_back_as_it_rounded_it(group_size: int) -> No
     read = dequantize(packed.qweight, packed.qzeros, packed.scales)
     assert torch.allclose(read, rounded.float(), atol=float(scales.max()) * 1e-2)
     assert (read - rounded.float()).abs().max() < 0.5 * scales.min(), "no code is off by one"
+    ours = packed_linear(linear, scales, zeros, group_size)
+    assert ours.state_dict().keys() == packed.state_dict().keys()
+    for name, tensor in packed.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
 
 
 def test_a_file_of_chats_and_texts(tokenizer: Any, tmp_path: Path) -> None:
@@ -102,6 +107,9 @@ def test_a_model_generates_its_own_texts(tokenizer: Any) -> None:
     texts = generate_texts(model, tokenizer, count=3, tokens=24)
     assert texts == generate_texts(model, tokenizer, count=3, tokens=24), "the same each time"
     assert len({tuple(text) for text in texts}) == 3
+    told: list[tuple[int, int]] = []
+    generate_texts(model, tokenizer, count=1, tokens=70, progress=lambda *done: told.append(done))
+    assert told == [(32, 70), (64, 70)]
     assert all(tokenizer.decode(text).startswith("<|im_start|>user\n") for text in texts)
     # They are more likely than chance, because the model wrote them.
     assert perplexity(model, texts, most_tokens=99) < math.sqrt(model.config.vocab_size)

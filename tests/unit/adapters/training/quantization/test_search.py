@@ -42,6 +42,9 @@ def test_a_search_sees_some_tokens_of_all_texts_and_attention_whole_texts() -> N
     rows, outputs, _ = some_tokens(x, 2 * x, {})
     assert rows.shape == (1, SEARCH_TOKENS, 1) and torch.equal(outputs, 2 * rows)
     assert float(rows.max()) > 7 * 512
+    # AutoAWQ flattens both with `view`, which needs tensors without gaps.
+    assert rows.is_contiguous() and outputs.is_contiguous()
+    assert some_tokens(x[:3, :500], x[:3, :500], {})[0].shape[1] == 750, "every second one of 1,500"
     mask = torch.zeros(8, 1)
     rows, outputs, kwargs = some_tokens(x, x, {"mask": mask, "cos": torch.zeros(1, 512)})
     assert len(rows) == len(outputs) == len(kwargs["mask"]) == 2 and len(kwargs["cos"]) == 1

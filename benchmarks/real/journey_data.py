@@ -1,6 +1,9 @@
 """Writes the data of a first customer: 300 support chats, 300 chats with function calls, and held-out ones of both.
 
-    python tests/real/journey_data.py OUT   # support.jsonl, calls.jsonl, and each with -held-out
+    python -m benchmarks.real.journey_data OUT
+
+writes support.jsonl, calls.jsonl, each with -held-out, general-held-out.jsonl (questions of general knowledge), and
+replay.jsonl (other such questions, and support chats), which is mixed into the training on calls.
 
 Five functions, parallel calls, results and answers over several turns, missing values that are asked for, and
 requests that no function serves. Everything is drawn with a fixed seed; held-out chats have other values.
@@ -15,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real.general_questions import general_chats
+
 TRAINED, HELD_OUT = 300, 60
+GENERAL_HELD_OUT, REPLAYED_SUPPORT = 50, 50
 CITIES = (
     "Quito",
     "Oslo",
@@ -173,19 +179,25 @@ def different(
 
 
 def main(out: Path) -> None:
-    """Write the four files into ``out``."""
+    """Write the six files into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     draw, seen = random.Random(15), set[str]()
     kinds = (_order, _cancel, _two_cities, _hours, _ticket, _no_function)
+    written: dict[str, list[Chat]] = {}
     for name, makers in (("support", (_support,)), ("calls", kinds)):
         for suffix, count in (("", TRAINED), ("-held-out", HELD_OUT)):
             chats = []
             for make in makers:
                 chats += different(make, count // len(makers), seen, draw)
             draw.shuffle(chats)
-            lines = "".join(json.dumps(chat) + "\n" for chat in chats)
-            (out / f"{name}{suffix}.jsonl").write_text(lines, encoding="utf-8")
+            written[f"{name}{suffix}"] = chats
+    general = general_chats()
+    written["general-held-out"] = general[:GENERAL_HELD_OUT]
+    written["replay"] = [*general[GENERAL_HELD_OUT:], *written["support"][:REPLAYED_SUPPORT]]
+    for name, chats in written.items():
+        lines = "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
+        (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "journey"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))
