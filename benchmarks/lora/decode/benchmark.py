@@ -25,10 +25,11 @@ import uvloop
 
 from benchmarks.harness.client import TenantClients
 from benchmarks.harness.errors import BenchmarkFailed, InvalidOption
+from benchmarks.harness.processes.tenant_server import KEY, NAME, TENANT, add_adapters, start_bench_server
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import publish
 from benchmarks.harness.servers import EngineFlags, ServerProcess, scratch, start_stock
-from benchmarks.lora.bench_server import KEY, NAME, TENANT, add_adapters, start_bench_server, write_adapters
+from benchmarks.lora.bench_server import write_adapters
 from benchmarks.lora.bursts import Burst, decode_rate
 from benchmarks.lora.decode.four_bit_model import write_four_bit_model
 from benchmarks.lora.decode.gguf_model import quantize, write_gguf
