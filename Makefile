@@ -199,4 +199,4 @@ docs: $(VENV)/.docs ## build the documentation site into site/; a warning is an 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) $(VENV)-* .conformance tests/clients/node/node_modules tests/console/node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage mutants
+	rm -rf $(VENV) $(VENV)-* .conformance tests/clients/node/node_modules tests/console/node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* mutants

@@ -143,7 +143,7 @@ async def test_the_disk_has_a_limit_for_all_together(plant: Plant) -> None:
 
 
 async def test_failures_are_told_and_leave_nothing(plant: Plant) -> None:
-    blends = blends_of(plant, wait_s=0.05)
+    blends = blends_of(plant, wait_s=10)
     for seed in (4, 5, 6, 7):
         await plant.add(seed, "support")
     wide = [
