@@ -119,9 +119,8 @@ class ResponseSender:
                     if failure is not None:  # vLLM wrote it; raised, so that all errors have our shape
                         raise failure
                     unpaused += len(event)
-                    if (
-                        unpaused > _PAUSE_CHARACTERS
-                    ):  # one step of many choices has many; sending need not wait
+                    # One step of many choices has many events, and sending them need not wait for anything.
+                    if unpaused > _PAUSE_CHARACTERS:
                         unpaused = 0
                         await pause()
                     if not self._started:

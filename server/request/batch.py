@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +23,7 @@ from server.errors import InvalidRequest
 from server.request.access_log import AccessRecord
 from server.request.body import is_small, read
 from server.request.context import Answer, Caller, JsonAnswer, RequestContext
-from server.request.event_loop import pause
+from server.request.event_loop import catch_up, pause
 from server.request.request_service import RequestService
 
 PATH: Final = "/v1/chat/completions/batch"
@@ -33,9 +32,6 @@ _BEFORE_CHOICE: Final = '"choices":[{"index":0,'
 _AFTER_CHOICE: Final = '],"service_tier":'
 #: Chats that start in one turn of the event loop; each takes up to a millisecond there.
 _STARTED_PER_TURN: Final = 8
-#: A turn of the event loop that is this short has no queue of chats to prepare; so many turns are waited for at most.
-_SHORT_TURN_S: Final = 0.005
-_MOST_TURNS: Final = 50
 #: Parts of a chat's answer that belong to one prompt, and not to the batch.
 _OF_ONE_PROMPT: Final = ("prompt_logprobs", "prompt_token_ids", "prompt_text", "metrics")
 
@@ -87,7 +83,7 @@ class BatchService:
             for number, context in enumerate(contexts, 1):
                 tasks.append(asyncio.create_task(answer(context)))
                 if not number % _STARTED_PER_TURN:
-                    await _let_others_work()
+                    await catch_up()
             answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
@@ -95,15 +91,6 @@ class BatchService:
             await asyncio.gather(*tasks, return_exceptions=True)
         request_id = contexts[0].request_id.removesuffix("-0")
         yield await join(answers, f"chatcmpl-{request_id}")
-
-
-async def _let_others_work() -> None:
-    """Wait until the event loop has caught up with the chats that have started: each needs several of its turns."""
-    for _ in range(_MOST_TURNS):
-        began_s = time.monotonic()
-        await asyncio.sleep(0)
-        if time.monotonic() - began_s < _SHORT_TURN_S:
-            return
 
 
 def split(raw: bytes, limits: Limits) -> list[bytes]:

@@ -8,8 +8,14 @@ all of them. Those who `pause` go on one after another, one in each turn.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from typing import Final
 from weakref import WeakKeyDictionary
+
+#: A turn that is this short has no queue of work; `catch_up` waits for so many turns at most.
+_SHORT_TURN_S: Final = 0.005
+_MOST_TURNS: Final = 50
 
 
 class LoopTurns:
@@ -49,3 +55,12 @@ async def pause() -> None:
     """Let the event loop do everything else, and wait until it is this task's turn for a slice of long work."""
     await asyncio.sleep(0)
     await _slices.setdefault(asyncio.get_running_loop(), LoopTurns(1)).turn()
+
+
+async def catch_up() -> None:
+    """Wait for a short turn: the loop has caught up with what was started, of which each part needs several turns."""
+    for _ in range(_MOST_TURNS):
+        began_s = time.monotonic()
+        await asyncio.sleep(0)
+        if time.monotonic() - began_s < _SHORT_TURN_S:
+            return

@@ -36,6 +36,7 @@ def router(services: AdminServices, guard: Permissions) -> APIRouter:
 def cluster_router(services: AdminServices, guard: Permissions) -> APIRouter:
     """The routes /admin/v1/cluster and /admin/v1/cluster/{id}/drain."""
     routes = admin_router("/cluster")
+    was_signalled = False
 
     @routes.get("")
     async def cluster(caller: Caller = Depends(guard.operator)) -> Listing[ClusterServer]:
@@ -59,17 +60,26 @@ def cluster_router(services: AdminServices, guard: Permissions) -> APIRouter:
     @routes.post("/{server_id}/drain", status_code=202)
     async def drain(server_id: str, caller: Caller = Depends(guard.operator)) -> DrainedServer:
         """Let a server behind a front finish its requests and end; another one is started in its place."""
+        nonlocal was_signalled
         own = services.registry.membership.own.id
-        if server_id != own:
-            raise NotFound(f"No server has the id {server_id!r}; `loragate cluster status` lists them.")
-        if not services.settings.replica_token:
-            raise InvalidRequest(
-                "This server is none of `loragate serve --replicas` or `loragate deploy`: nothing would start "
-                "another one in its place. Stop its process (SIGTERM) to drain it."
-            )
-        if not services.readiness.leaving:  # a second signal would end the running requests, too
+        _check_drain(services, server_id)
+        if not (was_signalled or services.readiness.leaving):
             await services.registry.audit.note(actor(caller), "server.drain", own, {})
+        # A second signal would end the running requests, too; another call may have come while this one was noted.
+        if not (was_signalled or services.readiness.leaving):
+            was_signalled = True
             signal.raise_signal(signal.SIGTERM)
         return DrainedServer(id=own, in_flight=services.reporter.in_flight)
 
     return routes
+
+
+def _check_drain(services: AdminServices, server_id: str) -> None:
+    """Raises: NotFound: it is another server; InvalidRequest: nothing would replace this one."""
+    if server_id != services.registry.membership.own.id:
+        raise NotFound(f"No server has the id {server_id!r}; `loragate cluster status` lists them.")
+    if not services.settings.replica_token:
+        raise InvalidRequest(
+            "This server is none of `loragate serve --replicas` or `loragate deploy`: nothing would start another "
+            "one in its place. Stop its process (SIGTERM) to drain it."
+        )

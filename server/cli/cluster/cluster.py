@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -27,9 +28,13 @@ def status(url: str | None, key: str | None, as_json: bool) -> None:
 @cluster.command()
 @server_options
 @click.argument("replica")
-def drain(url: str | None, key: str | None, replica: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def drain(url: str | None, key: str | None, replica: str, as_json: bool) -> None:
     """Let a server finish its answers and end; Ray starts another in its place."""
     answer = AdminClient(url, key).call("POST", f"/cluster/{replica}/drain")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
     click.echo(
         f"{replica} finishes {answer['in_flight']} requests and ends; Ray starts another in its place."
     )

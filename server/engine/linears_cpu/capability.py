@@ -18,16 +18,16 @@ def computes_in_bfloat16() -> bool:
 def computes_packed() -> bool:
     """Whether float32 layers keep their weights in 16 bits here: an x86 CPU without bfloat16 instructions."""
     known = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return known and not computes_in_bfloat16() and _can_start_threads()
+    return known and not computes_in_bfloat16() and can_start_threads()
 
 
 def computes_four_bits() -> bool:
     """Whether AWQ's weights use our kernel here: with AVX512 they use vLLM's."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2" and _can_start_threads()
+    return torch.backends.cpu.get_cpu_capability() == "AVX2" and can_start_threads()
 
 
 @functools.cache
-def _can_start_threads() -> bool:
+def can_start_threads() -> bool:
     """Whether torch was built with the OpenMP library that the compiled loops call."""
     library = ctypes.CDLL(None)  # the libraries that torch has loaded into this process
     return all(hasattr(library, name) for name in _OPENMP)

@@ -11,7 +11,7 @@ from numba.core.typing import signature
 
 _LIBRARY = ctypes.CDLL(None)  # the libraries that torch has loaded into this process
 
-MAX_ARGUMENTS = 16
+MAX_ARGUMENTS = 48
 #: Sums may be reordered, because otherwise nothing is vectorized; NaN and infinity keep their meaning.
 FLAGS = {"fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
 
@@ -21,7 +21,6 @@ threads = types.ExternalFunction("omp_get_num_threads", signature(types.int32))
 barrier = types.ExternalFunction("GOMP_barrier", signature(types.void))
 
 _Arguments = ctypes.c_int64 * MAX_ARGUMENTS
-_start = _LIBRARY.GOMP_parallel
 
 
 def compile_loop(function: Callable[[Any], None]) -> ctypes.c_void_p:
@@ -40,4 +39,4 @@ def arguments(*values: int) -> Any:
 
 def run(loop: ctypes.c_void_p, values: Any) -> None:
     """Run a compiled loop with `arguments` in each thread of the region; returns when all are done."""
-    _start(loop, values, 0, 0)
+    _LIBRARY.GOMP_parallel(loop, values, 0, 0)

@@ -17,29 +17,34 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.core.typing import signature
+from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from server.engine.linears_cpu.capability import can_start_threads
+from server.engine.linears_cpu.parallel_region import (
+    FLAGS,
+    MAX_ARGUMENTS,
+    arguments,
+    barrier,
+    compile_loop,
+    run,
+    thread,
+    threads,
+)
 from server.engine.lora_cpu.batch import ScatteredRows
 from server.engine.lora_cpu.weights import PackedA, PackedB
 from server.engine.process.memory_pageout import page_out
 
 #: The numpy type that stores each dtype. bfloat16 is the upper half of a float32.
 _STORED = {torch.bfloat16: np.uint16(0), torch.float32: np.float32(0)}
-_OPENMP = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
-_LIBRARY = ctypes.CDLL(None)  # the libraries that torch has loaded into this process
 
-DTYPES = frozenset(_STORED) if all(hasattr(_LIBRARY, name) for name in _OPENMP) else frozenset()
+DTYPES = frozenset(_STORED) if can_start_threads() else frozenset()
 """The dtypes that `multiply` supports; empty when torch was built with another OpenMP library."""
 
-MAX_PARTS = 8
+MAX_PARTS = (MAX_ARGUMENTS - 12) // 4
 """Largest number of parts of a layer, that is, groups of slices with one height (q; k and v: two parts)."""
 
-_Arguments = ctypes.c_int64 * (12 + 4 * MAX_PARTS)
-#: Sums may be reordered, because otherwise nothing is vectorized; NaN and infinity keep their meaning.
-_FLAGS = {"fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
-_compiled = njit(**_FLAGS)
+_compiled = njit(**FLAGS)
 #: Threads divide the columns into pieces of whole cache lines.
 _PIECE = 32
 _WORD = ir.IntType(32)
@@ -85,7 +90,7 @@ def multiply(scattered: ScatteredRows, x: torch.Tensor, a: PackedA, b: PackedB, 
     ]
     for part in b.parts:
         values += (part.weight.data_ptr(), part.slices, part.rank, part.height)
-    _LIBRARY.GOMP_parallel(_layer(x.dtype), _Arguments(*values), 0, 0)
+    run(_layer(x.dtype), arguments(*values))
 
 
 @functools.cache
@@ -94,17 +99,13 @@ def _layer(dtype: torch.dtype) -> ctypes.c_void_p:
     like = _STORED[dtype]
 
     def layer(address: Any) -> None:
-        values = carray(address, (12 + 4 * MAX_PARTS,), np.int64)
-        thread, threads = _thread(), _threads()
-        _shrink(values, thread, threads, like)
-        _barrier()
-        _expand(values, thread, threads, like)
+        values = carray(address, (MAX_ARGUMENTS,), np.int64)
+        own, number = thread(), threads()
+        _shrink(values, own, number, like)
+        barrier()
+        _expand(values, own, number, like)
 
-    try:
-        compiled = cfunc("void(voidptr)", cache=True, **_FLAGS)(layer)
-    except RuntimeError:  # there is no writable cache folder
-        compiled = cfunc("void(voidptr)", **_FLAGS)(layer)
-    return ctypes.c_void_p(compiled.address)
+    return compile_loop(layer)
 
 
 @intrinsic
@@ -152,11 +153,6 @@ def _read_int(context: Any, address: Any, index: Any) -> Any:
         return builder.load(builder.gep(start, [arguments[1]]))
 
     return types.int64(types.int64, types.int64), generate
-
-
-_thread = types.ExternalFunction("omp_get_thread_num", signature(types.int32))
-_threads = types.ExternalFunction("omp_get_num_threads", signature(types.int32))
-_barrier = types.ExternalFunction("GOMP_barrier", signature(types.void))
 
 
 @_compiled

@@ -125,6 +125,8 @@ def test_status_shows_load_and_adapters(sent: list[Any]) -> None:
 def test_drain_names_the_server(sent: list[Any]) -> None:
     shown = CliRunner().invoke(main, ["cluster", "drain", "r1", "--key", "k"])
     assert sent == [("POST", "/cluster/r1/drain")] and "r1 finishes 3 requests" in shown.output
+    shown = CliRunner().invoke(main, ["cluster", "drain", "r1", "--key", "k", "--json"])
+    assert json.loads(shown.output)["in_flight"] == 3
 
 
 @pytest.mark.slow

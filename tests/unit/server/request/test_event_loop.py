@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
-from server.request.event_loop import LoopTurns, pause
+from server.request.event_loop import LoopTurns, catch_up, pause
 
 
 class Turns:
@@ -60,6 +61,20 @@ async def test_a_cancelled_task_costs_no_turn_and_stops_nobody() -> None:
     await asyncio.wait_for(tasks[4], 1)
     await asyncio.wait_for(pause(), 1)  # and it begins anew afterwards
     assert [task.cancelled() for task in tasks] == [True] * 4 + [False]
+
+
+async def test_catching_up_waits_while_turns_are_long() -> None:
+    long_turns = [0]
+
+    def work() -> None:
+        time.sleep(0.02)
+        long_turns[0] += 1
+        if long_turns[0] < 5:
+            asyncio.get_running_loop().call_soon(work)
+
+    asyncio.get_running_loop().call_soon(work)
+    await catch_up()
+    assert long_turns == [5]
 
 
 def test_each_event_loop_has_its_own() -> None:
