@@ -101,18 +101,18 @@ class Background:
     def _waiting_foreground(self) -> tuple[bool, bool]:
         """Whether a foreground request waits that its own limit lets start, and whether one lacks room."""
         free_slots, needed_blocks = self._engine.free_slots(), 0
-        waits = False
+        waiting: list[Entry] = []
         for tenant in self._foreground(self._queue.tenants()):
             ready = [entry for entry in self._queue.heads(tenant) if self._could_start(entry)]
             if not ready:
                 continue
-            waits = True
+            waiting += ready
             head = self._candidates.head(tenant)
             free_slots -= self._queue.count(tenant)
-            if free_slots < 0 or head is None or not all(map(self._candidates.has_slot, ready)):
+            if free_slots < 0 or head is None or not self._candidates.have_slots(waiting):
                 return True, True  # without a head, it is a LoRA slot that is lacking
             needed_blocks += self._engine.full_blocks(head.item)
-        return waits, waits and needed_blocks > self._free_blocks()
+        return bool(waiting), bool(waiting) and needed_blocks > self._free_blocks()
 
     def _free_blocks(self) -> int:
         """What is left when the running requests have taken theirs."""

@@ -70,9 +70,11 @@ class Candidates:
             return BudgetStanding.BACKGROUND
         return standing
 
-    def has_slot(self, entry: Entry) -> bool:
-        """Whether the request's adapter has a LoRA slot, or may take one."""
-        return self._may_start(entry.adapter)
+    def have_slots(self, entries: list[Entry]) -> bool:
+        """Whether the requests' adapters have LoRA slots, or may take them, all in one step."""
+        if self._lora_slots is None:
+            return True
+        return self._lora_slots.can_start_all({entry.adapter for entry in entries})
 
     def _budget_standing(self, entry: Entry) -> BudgetStanding:
         """The standing by the cheap bounds of its blocks where they agree, else by their exact number."""

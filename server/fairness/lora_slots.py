@@ -46,6 +46,11 @@ class LoraSlots:
         """Whether a request for this adapter may start now."""
         return self.runs(adapter) or adapter in self._granted or not self.full
 
+    def can_start_all(self, adapters: Set[int]) -> bool:
+        """Whether requests for all these adapters may start in one step."""
+        blocked = {adapter for adapter in adapters if not self.runs(adapter)} - self._granted
+        return len(self._running) + len(self._granted) + len(blocked) <= self.slots
+
     def start(self, adapter: int, now: float) -> None:
         """Count a request for this adapter that starts."""
         if adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from example_counts import examples
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.tenant_settings import TenantSettings
@@ -172,6 +172,16 @@ def test_it_holds_nothing_while_one_of_a_tenants_adapters_lacks_a_slot() -> None
     assert engine.arbiter.background.slots == 0
 
 
+def test_it_gives_up_its_adapters_slot_where_two_others_start_in_one_step() -> None:
+    """Each of them alone would find the free slot; both together need the one that the background holds."""
+    engine = SimEngine(CAPACITY, max_loras=2)
+    add(engine, 1, background=True, adapter=3)
+    engine.step()
+    add(engine, 1, adapter=1)
+    add(engine, 1, adapter=2)
+    assert engine.step() == ["acme-1", "acme-2"]
+
+
 def test_a_request_is_in_its_prompt_until_it_has_a_token() -> None:
     engine = SimEngine(CAPACITY)
     add(engine, 1, background=True)
@@ -245,6 +255,10 @@ ARRIVALS = st.lists(
 
 
 @settings(max_examples=examples(100), deadline=None)
+@example(
+    [(0, True, 1, 2, 3), (1, True, 1, 1, 0), (0, False, 1, 1, 0), (0, False, 1, 1, 1), (0, False, 1, 1, 2)],
+    True,
+)
 @given(ARRIVALS, st.booleans())
 def test_every_request_ends_and_the_foreground_is_served_as_if_alone(
     arrivals: list[tuple[int, bool, int, int, int]], with_adapters: bool
