@@ -66,7 +66,11 @@ class _Front:
         from server.engine.rendering.streams.direct import DirectStream
 
         metered = self._metered(number)
-        gate: Any = SimpleNamespace(only_stream=lambda: metered, output_processor=self._processor)
+        gate: Any = SimpleNamespace(
+            only_stream=lambda: metered,
+            output_processor=self._processor,
+            engine_core=SimpleNamespace(outputs_queue=asyncio.Queue()),
+        )
         options = ChunkOptions(
             f"chatcmpl-{number:032}", "demo", "demo", 1, False, False, False, None, False, lambda *of: None
         )

@@ -78,7 +78,7 @@ class BodyParts(Protocol):
         """Whether a part can be written now."""
 
     def write(self, part: bytes) -> None:
-        """Write a part; call it only while `is_ready`."""
+        """Write a part; no effect when the client has left."""
 
 
 class ResponseSender:
@@ -90,6 +90,7 @@ class ResponseSender:
         self._send_message = send
         self._send_body: Send = scope["state"].get("send_body", send)
         self._parts: BodyParts | None = scope["state"].get("body_parts")
+        self._kept: list[str] = []
         self._started = False
         self._sent_at = 0.0
 
@@ -135,11 +136,18 @@ class ResponseSender:
         """See `PartWriter`."""
         return self._parts is not None and self._parts.is_ready()
 
-    def write(self, text: str) -> None:
+    def keep(self, text: str) -> None:
         """See `PartWriter`."""
+        self._kept.append(text)
+
+    def flush(self) -> None:
+        """See `PartWriter`."""
+        if not self._kept or self._parts is None:
+            return
         self._sent_at = time.monotonic()
-        if self._parts is not None:
-            self._parts.write(text.encode())
+        part = "".join(self._kept).encode()
+        self._kept.clear()
+        self._parts.write(part)
 
     async def fail(self, error: Exception, headers: dict[str, str]) -> str:
         """Send the error, as a response or as an event of the stream; returns its code."""
@@ -155,12 +163,14 @@ class ResponseSender:
         return str(body["error"]["code"])
 
     async def _send(self, message: Message) -> None:
+        self.flush()
         self._started = True
         self._sent_at = time.monotonic()
         await self._send_message(message)
 
     async def _send_part(self, events: str) -> None:
         """Send a part of a body that has begun: past the middleware, which changes the head only."""
+        self.flush()
         self._sent_at = time.monotonic()
         await self._send_body({"type": "http.response.body", "body": events.encode(), "more_body": True})
 

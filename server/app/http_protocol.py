@@ -40,8 +40,9 @@ class BodyParts:
         )
 
     def write(self, part: bytes) -> None:
-        """Write a part that is not empty; call it only while `is_ready`."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        """Write a part that is not empty; no effect when the client has left."""
+        if not (self._cycle.disconnected or self._cycle.response_complete):
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -35,7 +35,7 @@ from server.engine.handlers import VllmHandlers
 from server.engine.process import fork_server, lora_layers
 from server.engine.process.engine_processes import EngineProcesses
 from server.engine.process.heartbeat import LifeSigns
-from server.engine.rendering import output_collector, prompt_logprobs, prompt_turns
+from server.engine.rendering import output_collector, prompt_logprobs, prompt_turns, token_bytes
 from server.engine.rendering.logprobs import check_finite
 from server.engine.rendering.prompt_workers import PromptWorkers
 from server.engine.scheduling import scheduler_report
@@ -224,8 +224,8 @@ async def start(settings: Settings, gate: Gate, runner: Executor) -> Engine:
 def _change_handlers(client: AsyncLLM, settings: Settings) -> None:
     """Replace what vLLM's handlers call in this process."""
     prompt_turns.install(client.renderer)
-    prompt_logprobs.install()
-    output_collector.install()
+    for changed in (prompt_logprobs, output_collector, token_bytes):
+        changed.install()
     tool_schemas.follow(settings.tool_strict_level)
     envs.enable_envs_cache()  # vLLM reads a variable for each token of each stream; EngineCore does the same itself
 

@@ -163,13 +163,16 @@ class JsonAnswer:
 
 
 class PartWriter(Protocol):
-    """Writes parts of a response's body at once, past the task that sends it."""
+    """Writes parts of a response's body past the task that sends it; that one writes what is kept before its own."""
 
     def is_ready(self) -> bool:
         """Whether a part can be written now: the client is there, and it has read most of what was sent."""
 
-    def write(self, text: str) -> None:
-        """Write a part; call it only while `is_ready`."""
+    def keep(self, text: str) -> None:
+        """Add to what `flush` writes; call it only while `is_ready`."""
+
+    def flush(self) -> None:
+        """Write what is kept, if the client is still there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
 as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
-all of them. Those who `pause` go on one after another, one in each turn.
+all of them. Those who `pause` go on one after another, each when the loop has nothing else to do: so a short request
+waits for one slice where it comes in, and where it comes back from another process, and for none in between.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections import deque
 from typing import Final
 from weakref import WeakKeyDictionary
 
-#: A turn that is this short has no queue of work; `catch_up` waits for so many turns at most.
-_SHORT_TURN_S: Final = 0.005
-_MOST_TURNS: Final = 50
+#: The loop has nothing else to do when so many turns on end were as short as this: one without any work takes 30 µs.
+_QUIET_TURNS: Final = 8
+_QUIET_TURN_S: Final = 0.0001
+#: After so long the next slice begins all the same.
+_LONGEST_PAUSE_S: Final = 0.05
 
 
 class LoopTurns:
@@ -48,19 +51,57 @@ class LoopTurns:
             asyncio.get_running_loop().call_soon(self._next_turn)
 
 
-_slices: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTurns] = WeakKeyDictionary()
+class Slices:
+    """Lets callers go on one at a time, in the order of their arrival.
+
+    Each begins when the event loop has become quiet, and has then been so for as long as the slice before, with all
+    that it has started, kept it busy: so half of a core is left to the engine, and to the workers that short requests
+    wait for.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_looking = False
+        self._began_s = 0.0  # the last slice
+        self._turn_began_s = 0.0
+        self._busy_until_s = 0.0
+        self._quiet_turns = 0
+
+    async def turn(self) -> None:
+        """Wait for a quiet loop, or for the longest pause."""
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(mine)
+        if not self._is_looking:
+            self._is_looking, self._quiet_turns = True, 0
+            self._began_s = self._turn_began_s = self._busy_until_s = time.monotonic()
+            loop.call_soon(self._look)
+        await mine
+
+    def _look(self) -> None:
+        """Called in each turn of the loop while somebody waits, after a slice of the same turn."""
+        now_s = time.monotonic()
+        self._quiet_turns += 1
+        if now_s - self._turn_began_s >= _QUIET_TURN_S:
+            self._busy_until_s, self._quiet_turns = now_s, 0
+        while self._waiting and self._waiting[0].done():  # its caller was cancelled
+            self._waiting.popleft()
+        if not self._waiting:
+            self._is_looking = False
+            return
+        busy_s, quiet_s = self._busy_until_s - self._began_s, now_s - self._busy_until_s
+        is_quiet = self._quiet_turns >= _QUIET_TURNS and quiet_s >= busy_s
+        if is_quiet or now_s - self._began_s > _LONGEST_PAUSE_S:
+            self._waiting.popleft().set_result(None)
+            self._began_s = self._busy_until_s = now_s
+            self._quiet_turns = 0
+        self._turn_began_s = now_s
+        asyncio.get_running_loop().call_soon(self._look)
+
+
+_slices: WeakKeyDictionary[asyncio.AbstractEventLoop, Slices] = WeakKeyDictionary()
 
 
 async def pause() -> None:
     """Let the event loop do everything else, and wait until it is this task's turn for a slice of long work."""
-    await asyncio.sleep(0)
-    await _slices.setdefault(asyncio.get_running_loop(), LoopTurns(1)).turn()
-
-
-async def catch_up() -> None:
-    """Wait for a short turn: the loop has caught up with what was started, of which each part needs several turns."""
-    for _ in range(_MOST_TURNS):
-        began_s = time.monotonic()
-        await asyncio.sleep(0)
-        if time.monotonic() - began_s < _SHORT_TURN_S:
-            return
+    await _slices.setdefault(asyncio.get_running_loop(), Slices()).turn()

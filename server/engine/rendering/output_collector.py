@@ -74,6 +74,11 @@ class BoundedOutputCollector(RequestOutputCollector):
         is_next = self._is_awaited and self.output is None
         return receiver if receiver is not None and is_next and receiver.is_ready() else None
 
+    def fail(self, error: Exception) -> None:
+        """End the generation with an error; no delta passes the queue any more."""
+        self.receiver = None
+        self.put(error)
+
     def get_nowait(self) -> Any:
         """See `RequestOutputCollector`."""
         output = super().get_nowait()

@@ -16,8 +16,9 @@ from vllm.v1.request import Request, RequestStatus
 
 from server.fairness.shares import is_background
 
-#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too.
-_CPU_LOGITS, _CPU_ROWS = 2**21, 128
+#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too:
+#: alone, and where others' requests get a token in each step.
+_CPU_LOGITS, _CPU_ROWS, _CPU_ROWS_BESIDE = 2**21, 128, 16
 #: Logits elsewhere: 1 GiB in float32, of which vLLM holds about three.
 _LOGITS: Final = 2**28
 
@@ -27,7 +28,8 @@ class PromptLogprobRows:
 
     def __init__(self, scheduler: Any, config: VllmConfig) -> None:
         vocabulary = config.model_config.get_vocab_size()
-        if config.device_config.device_type == "cpu":
+        self._is_cpu = config.device_config.device_type == "cpu"
+        if self._is_cpu:
             self.per_step = min(_CPU_ROWS, max(1, _CPU_LOGITS // vocabulary))
         else:
             self.per_step = max(1, _LOGITS // vocabulary)
@@ -41,7 +43,15 @@ class PromptLogprobRows:
         if self._tenants:
             tenants = set(self._tenants.values())
             tenants = {tenant for tenant in tenants if not is_background(tenant)} or tenants
-            self._left = dict.fromkeys(tenants, max(1, self.per_step // len(tenants)))
+            rows = min(self.per_step, _CPU_ROWS_BESIDE) if self._is_beside_others() else self.per_step
+            self._left = dict.fromkeys(tenants, max(1, rows // len(tenants)))
+
+    def _is_beside_others(self) -> bool:
+        """Whether a request that wants none runs, on a CPU, where each row makes the step longer."""
+        return self._is_cpu and any(
+            request.request_id not in self._tenants and not is_background(request.loragate_entry.tenant)
+            for request in self._scheduler.running
+        )
 
     def add(self, request: Request) -> None:
         """Bound a request if it wants log-probabilities of its prompt.

@@ -2,10 +2,10 @@
 
 vLLM makes a record of each new token, puts it into the generation's queue and wakes a task, which passes it through
 its handler's generators; on a GPU that is most of what a token costs. While the task of a plain stream waits for its
-next output, the text between its first and its last output is counted, written and sent here instead. Everything else
-still reaches the task: the first output, which has the prompt's figures; the last one of each sequence; errors; and
-every output from the moment the client reads too slowly, until it has caught up. So nothing overtakes anything, what
-waits stays bounded, and a stream ends in one place.
+next output, the text between its first and its last output is counted, written and sent here instead
+(`part_flusher` says when). Everything else still reaches the task: the first output, which has the prompt's figures;
+the last one of each sequence; errors; and every output from the moment the client reads too slowly, until it has
+caught up. So nothing overtakes anything, what waits stays bounded, and a stream ends in one place.
 
 Leans on (vLLM 0.32): OutputProcessor (`process_outputs`, which calls `make_request_output` for each output and puts
 what it returns into `RequestState.queue`; `request_states`, `external_req_ids`); RequestState (`from_new_request`,
@@ -28,6 +28,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
 from server.engine.rendering.output_collector import BoundedOutputCollector
 from server.engine.rendering.streams.chunks import ChunkWriter
+from server.engine.rendering.streams.part_flusher import PartFlusher, flusher_of
 from server.request.context import PartWriter
 from server.request.gate import Gate
 from server.request.metering import MeteredStream
@@ -42,6 +43,8 @@ class DeltaSender:
     writer: ChunkWriter
     metered: MeteredStream
     parts: PartWriter
+    flusher: PartFlusher
+    fail: Callable[[Exception], None]
 
     def is_ready(self) -> bool:
         """Whether the client can get a delta now."""
@@ -51,7 +54,8 @@ class DeltaSender:
         """Send what one sequence has new."""
         self.metered.count_delta(index, token_ids)
         if event := self.writer.delta(index, text, len(token_ids)):
-            self.parts.write(event)
+            self.parts.keep(event)
+            self.flusher.add(self.parts, self.fail)
 
 
 class DirectRequestState(RequestState):
@@ -77,8 +81,7 @@ class DirectRequestState(RequestState):
             receiver.send(self.request_index, text, new_token_ids)
         except Exception as error:  # else vLLM ends all generations, as for any error of the processor
             logger.exception("An output cannot be sent.", extra={"request_id": self.external_req_id})
-            queue.receiver = None
-            queue.put(error)
+            queue.fail(error)
         return None
 
 
@@ -105,7 +108,7 @@ def _open(gate: Gate, writer: ChunkWriter, metered: MeteredStream, parts: PartWr
         return
     queue = states[0].queue  # all sequences of a generation share it
     if isinstance(queue, BoundedOutputCollector):
-        queue.receiver = DeltaSender(writer, metered, parts)
+        queue.receiver = DeltaSender(writer, metered, parts, flusher_of(gate), queue.fail)
 
 
 def _is_plain(state: RequestState) -> bool:

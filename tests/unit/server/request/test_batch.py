@@ -91,7 +91,7 @@ class Chats:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            for _ in range(1000 if context.number < 3 and self.refused else 3):
+            for _ in range(3 if self.refused and context.number >= 3 else 1000):
                 await asyncio.sleep(0)
             if self.refused and context.number == 3:
                 raise InvalidRequest("chat 3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.logprobs import Logprob
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
+from vllm.v1.engine import logprobs as engine_logprobs
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 import demo
+from server.engine.rendering import token_bytes
 from server.engine.rendering.token_bytes import TokenPieces, with_bytes, with_shown_pieces
 
 TEXT = "aß😀 日本\ufffd!"
@@ -103,3 +107,19 @@ def test_other_tokens_are_left_alone(tokenizer: Any) -> None:
         text = tokenizer.decode([token_id])
         assert (raw is None) == ("\ufffd" not in text), (token_id, text, raw)
     assert pieces.bytes_of(10**6) is None and TokenPieces(None).bytes_of(1) is None
+
+
+def test_each_token_is_decoded_once_and_as_vllm_decodes_it(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    ids = [*range(len(tokenizer)), 5, 5]
+    assert token_bytes.token_texts(tokenizer, ids) == convert_ids_list_to_tokens(tokenizer, ids)
+    monkeypatch.setattr(token_bytes, "convert_ids_list_to_tokens", None)
+    assert token_bytes.token_texts(tokenizer, ids[-2:]) == convert_ids_list_to_tokens(tokenizer, [5, 5])
+
+
+def test_vllms_output_processor_uses_it() -> None:
+    token_bytes.install()
+    assert engine_logprobs.convert_ids_list_to_tokens is token_bytes.token_texts
+    assert "convert_ids_list_to_tokens(" in inspect.getsource(LogprobsProcessor._update_sample_logprobs)
+    assert "tokenizer.decode([tid])" in inspect.getsource(convert_ids_list_to_tokens)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 from vllm.v1.sample import sampler
 from vllm.v1.sample.ops.logprobs import batched_count_greater_than
 
@@ -58,6 +59,35 @@ def test_tenants_share_the_rows_of_a_step_equally(rig: Rig) -> None:
     assert set(rig.finished[:2]) == {"acme0", "one"}
     assert set(rig.finished) == many | {"one"}
     assert all(len(rig.tokens[name]) == 3 for name in many)
+
+
+@pytest.mark.parametrize(
+    ("device", "others", "rows"), [("cpu", True, 16), ("cpu", False, 128), ("cuda", True, 1766)]
+)
+def test_beside_others_a_step_on_a_cpu_computes_fewer(device: str, others: bool, rows: int) -> None:
+    config: Any = SimpleNamespace(
+        device_config=SimpleNamespace(device_type=device),
+        model_config=SimpleNamespace(get_vocab_size=lambda: 1_000 if device == "cpu" else 151_936),
+    )
+    running = [request("log", "acme", prompt_logprobs=5)]
+    if others:
+        running.append(request("plain", "globex", prompt_logprobs=None))
+    scheduler: Any = SimpleNamespace(_reserve_prefill_lookahead=lambda *of: of[2], running=running)
+    prompts = PromptLogprobRows(scheduler, config)
+    prompts.add(running[0])
+    prompts.begin_step()
+    assert scheduler._reserve_prefill_lookahead(running[0], 0, 3000) == rows
+
+
+def request(name: str, tenant: str, prompt_logprobs: int | None) -> Any:
+    """A running request with a long prompt."""
+    return SimpleNamespace(
+        request_id=name,
+        num_prompt_tokens=3000,
+        status=RequestStatus.RUNNING,
+        loragate_entry=SimpleNamespace(tenant=tenant),
+        sampling_params=SimpleNamespace(prompt_logprobs=prompt_logprobs),
+    )
 
 
 def test_the_background_takes_no_rows_that_a_request_wants(rig: Rig) -> None:

@@ -25,6 +25,7 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason, output_processor
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector, RequestState
 from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -34,7 +35,7 @@ import demo
 from server.api import responses
 from server.api.responses import ResponseSender
 from server.engine.rendering.output_collector import BoundedOutputCollector
-from server.engine.rendering.streams import shortcut
+from server.engine.rendering.streams import part_flusher, shortcut
 from server.engine.rendering.streams.shortcut import DirectRequestState
 from server.engine.rendering.streams.stream_events import public_events
 from server.errors import LoragateError
@@ -81,6 +82,7 @@ class Engine:
     stop: list[str] | None
     collector: type[RequestOutputCollector]
     aborted: list[str] = field(default_factory=list)
+    outputs_queue: asyncio.Queue[int] = field(default_factory=asyncio.Queue)  # what waits of further steps
 
     def client(self):
         made = object.__new__(AsyncLLM)
@@ -116,6 +118,12 @@ class Engine:
             self.processor.add_request(one, None, parent, index, queue)
         return queue
 
+    def wait_with_further(self, is_behind):
+        while not self.outputs_queue.empty():
+            self.outputs_queue.get_nowait()
+        if is_behind:
+            self.outputs_queue.put_nowait(1)
+
     def step(self, outputs):
         """Process the outputs of one step of the engine."""
         name = "{}_parent" if self.n > 1 else "{}"
@@ -145,7 +153,6 @@ class Client:
         return not self.is_slow
 
     def write(self, part):
-        assert not self.is_slow
         self.parts += 1
         self.body.append(part)
 
@@ -164,6 +171,8 @@ class Run:
     turns: list[bool]
     slow: list[bool]
     failure: Exception | None
+    behind: list[bool]
+    """Whether outputs of further steps wait, after each step."""
 
 
 @st.composite
@@ -191,6 +200,7 @@ def runs(draw, *, in_turn):
         [True] * len(steps) if in_turn else draw(flags),
         [False] * len(steps) if in_turn else draw(flags),
         EngineDeadError() if is_broken else None,
+        draw(flags),
     )
 
 
@@ -225,12 +235,14 @@ async def played(run, tokenizer, reader, *, direct):
     client = Client()
     task = asyncio.ensure_future(reader(engine, metered, client))
     await settle()
-    for outputs, has_turn, is_slow in zip(run.steps, run.turns, run.slow, strict=True):
+    for outputs, has_turn, is_slow, is_behind in zip(run.steps, run.turns, run.slow, run.behind, strict=True):
         client.read(is_slow)
         engine.step(outputs)
+        engine.wait_with_further(is_behind)
         if has_turn:
             await settle()
     client.read(False)
+    engine.wait_with_further(False)
     await settle()
     if run.failure is not None:
         engine.processor.propagate_error(run.failure)
@@ -244,7 +256,9 @@ def ours(open_stream, options):
     """Reads the stream as the route does: with the sender of responses, over a connection."""
 
     async def read(engine, metered, client):
-        gate = SimpleNamespace(only_stream=lambda: metered, output_processor=engine.processor)
+        gate = SimpleNamespace(
+            only_stream=lambda: metered, output_processor=engine.processor, engine_core=engine
+        )
         stream = open_stream(gate, metered.read())
         writer = stream.writer(PUBLIC, null_usage=null_usage(options))
         sender = ResponseSender({"state": {"body_parts": client}}, None, client.send)
@@ -253,6 +267,7 @@ def ours(open_stream, options):
             await sender.stream(StreamAnswer(stream.events(writer), (), stream.shortcut(writer)), {})
         except LoragateError as error:
             failure = type(error).__name__
+            sender.flush()  # as before the error's event
         return b"".join(client.body).decode(), failure
 
     return read
@@ -345,13 +360,14 @@ def test_a_slow_client_and_a_busy_loop_lose_nothing(tokenizer, endpoint, run, op
         assert counted(our_usage) == counted(their_usage)
 
 
-TOKENS = Run(1, None, [[(0, [60 + i], None, None)] for i in range(9)], [True] * 9, [False] * 9, None)
+STEPS = [[(0, [60 + i], None, None)] for i in range(9)]
 END = [(0, [70], FinishReason.LENGTH, None)]
 
 
-def run_of(*, steps=TOKENS.steps, slow=None, failure=None):
-    steps = [*steps, END]
-    return Run(1, None, steps, [True] * len(steps), slow or [False] * len(steps), failure)
+def run_of(*, slow=None, behind=None):
+    count = len(STEPS) + 1
+    no = [False] * count
+    return Run(1, None, [*STEPS, END], [True] * count, slow or no, None, behind or no)
 
 
 def test_all_but_the_first_and_the_last_output_pass_the_queue(tokenizer):
@@ -366,8 +382,25 @@ def test_nothing_passes_a_client_that_reads_slowly(tokenizer):
     run = run_of(slow=[False, False, *[True] * 7, False])
     reader, _ = openers("chat", run, None, None, tokenizer)
     _, usage, client = asyncio.run(played(run, tokenizer, reader, direct=True))
-    assert client.parts == 1  # `Client.write` fails while the client is slow
+    assert client.parts == 1
     assert usage.generated_tokens == 10
+
+
+def test_while_outputs_of_further_steps_wait_parts_are_written_together(tokenizer):
+    run = run_of(behind=[False, False, True, True, True, False, True, True, False, False])
+    reader, _ = openers("chat", run, None, None, tokenizer)
+    (text, _), usage, client = asyncio.run(played(run, tokenizer, reader, direct=True))
+    assert client.parts == 3  # of 1, 4 and 3 outputs
+    assert text.count('"delta"') == 11  # the role, and ten outputs
+    assert usage.generated_tokens == 10
+
+
+def test_no_part_waits_for_longer_than_its_time(tokenizer, monkeypatch):
+    monkeypatch.setattr(part_flusher, "LONGEST_S", 0.0)
+    run = run_of(behind=[True] * 10)
+    reader, _ = openers("chat", run, None, None, tokenizer)
+    _, _, client = asyncio.run(played(run, tokenizer, reader, direct=True))
+    assert client.parts == 8
 
 
 def test_an_output_that_cannot_be_sent_ends_its_stream_alone(tokenizer, monkeypatch):
@@ -414,3 +447,4 @@ def test_vllm_uses_it():
     for use in ("if request_output := req_state.make_request_output(", "req_state.queue.put(request_output)"):
         assert use in processed
     assert "await self.ready.wait()" in inspect.getsource(RequestOutputCollector.get)
+    assert "await self.outputs_queue.get()" in inspect.getsource(AsyncMPClient.get_output_async)
