@@ -12,7 +12,7 @@ import httpx
 from aiohttp import web
 
 from server.cluster.front import Chosen, Front
-from server.cluster.relay import NoReplica
+from server.cluster.relay import NoReplica, RelayMetrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -61,7 +61,9 @@ async def serving(*handlers: Handler, max_body_bytes: int = 1 << 20) -> AsyncIte
         runners.append(runner)
         servers.urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
     async with aiohttp.ClientSession(auto_decompress=False) as http:
-        transport = httpx.ASGITransport(Front(servers, http, max_body_bytes), client=("10.0.0.9", 7))
+        transport = httpx.ASGITransport(
+            Front(servers, http, max_body_bytes, RelayMetrics("f")), client=("10.0.0.9", 7)
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://front") as client:
             yield client, servers
     for runner in runners:

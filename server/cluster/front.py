@@ -10,23 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import aiohttp
 import msgspec
+from prometheus_client import generate_latest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
 from adapters.errors import NotFound
 from sampling.endpoints import Endpoint
-from server.api.errors import error_response
+from server.api.errors import error_response, rule_of
 from server.api.middleware.body_reader import is_upload
 from server.cluster.merged_answers import MERGED
-from server.cluster.relay import AskedServer, NoReplica, ServerFailed, forwarded_headers, send_answer
+from server.cluster.relay import (
+    AskedServer,
+    ClientLeft,
+    NoReplica,
+    RelayMetrics,
+    ServerFailed,
+    body_pieces,
+    forwarded_headers,
+    read_body,
+    send_answer,
+)
 from server.errors import BodyTooLarge
 
 logger = logging.getLogger("loragate.front")
@@ -71,10 +83,6 @@ class Chooser(Protocol):
         """Choose no more."""
 
 
-class ClientLeft(Exception):  # nobody is left to be told
-    """The client left before its request was complete."""
-
-
 class Front:
     """The ASGI application.
 
@@ -82,7 +90,7 @@ class Front:
         chooser: chooses servers.
         http: what asks them; it must not raise for statuses, and have no limit of connections.
         max_body_bytes: larger bodies are refused, except of uploads, which are passed on as they come.
-        on_retry: called when a request goes to another server.
+        metrics: counts what this front does.
     """
 
     def __init__(
@@ -90,12 +98,12 @@ class Front:
         chooser: Chooser,
         http: aiohttp.ClientSession,
         max_body_bytes: int,
-        on_retry: Callable[[], None] = lambda: None,
+        metrics: RelayMetrics,
     ) -> None:
         self._chooser = chooser
         self._http = http
         self._max_body_bytes = max_body_bytes
-        self._on_retry = on_retry
+        self._metrics = metrics
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,9 +112,10 @@ class Front:
             return
         self.in_flight += 1
         try:
-            answer = await self._answer(scope, receive, send)
-            if answer is not None:
-                await answer(scope, receive, send)
+            with self._metrics.in_flight():
+                answer = await self._answer(scope, receive, send)
+                if answer is not None:
+                    await answer(scope, receive, send)
         finally:
             self.in_flight -= 1
 
@@ -117,21 +126,39 @@ class Front:
             if path.startswith("/internal/"):
                 raise NotFound(f"There is no route {path}.")
             if (merge := MERGED.get(path)) and scope["method"] == "GET":
-                return await merge(self._http, self._chooser.all(), forwarded_headers(scope))
+                own = generate_latest(self._metrics.registry)
+                return await merge(self._http, self._chooser.all(), forwarded_headers(scope), own)
             if (drained := _DRAIN.fullmatch(path)) and scope["method"] == "POST":
                 await self._relay_drain(scope, drained[1], receive, send)
             elif _is_upload(scope):
                 await self._relay_upload(scope, receive, send)
             else:
-                body = await _read(receive, self._max_body_bytes)
+                body = await read_body(receive, self._max_body_bytes)
                 await self._relay(scope, body, receive, send)
         except (NoReplica, BodyTooLarge, NotFound) as error:
-            return error_response(error, path)
+            return self._refusal(error, path)
         except ServerFailed:
-            return error_response(NoReplica("The chosen server failed; try again shortly."), path)
+            return self._refusal(NoReplica("The chosen server failed; try again shortly."), path)
         except ClientLeft:
             pass
         return None
+
+    def _refusal(self, error: Exception, path: str) -> ASGIApp:
+        self._metrics.refused(rule_of(error).code)
+        return error_response(error, path)
+
+    async def _pass_on(
+        self,
+        scope: Scope,
+        chosen: Chosen,
+        answer: aiohttp.ClientResponse,
+        first: bytes,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._metrics.answered(chosen.id, answer.status)
+        broke_off = partial(self._metrics.broke_off, chosen.id)
+        await send_answer(scope, answer, first, receive, _telling(send, chosen), broke_off)
 
     async def _relay(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         target = _target(scope, body)
@@ -147,9 +174,9 @@ class Front:
                 except ServerFailed as error:
                     logger.warning("%s failed before its answer: %s", chosen.url, error.__cause__ or error)
                     failed |= {chosen.id}
-                    self._on_retry()
+                    self._metrics.failed(chosen.id)
                 else:
-                    return await send_answer(scope, answer, first, receive, _telling(send, chosen))
+                    return await self._pass_on(scope, chosen, answer, first, receive, send)
             await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
         raise NoReplica(f"{len(failed)} servers of the cluster failed for this request; try again shortly.")
 
@@ -182,7 +209,7 @@ class Front:
             if name in (server.id, server.server):
                 path = f"/admin/v1/cluster/{server.server}/drain".encode()
                 async with self._request({**scope, "raw_path": path}, server, b"") as answer:
-                    await send_answer(scope, answer, b"", receive, _telling(send, server))
+                    await self._pass_on(scope, server, answer, b"", receive, send)
                 return
         raise NotFound(f"No server has the id {name!r}; `loragate cluster status` lists them.")
 
@@ -190,9 +217,9 @@ class Front:
         """Pass a body on as it comes; it is not kept, so no other server could try."""
         async with (
             self._chooser.choose(None, None, frozenset()) as chosen,
-            self._request(scope, chosen, _pieces(receive)) as answer,
+            self._request(scope, chosen, body_pieces(receive)) as answer,
         ):
-            await send_answer(scope, answer, b"", receive, _telling(send, chosen))
+            await self._pass_on(scope, chosen, answer, b"", receive, send)
 
 
 def _telling(send: Send, chosen: Chosen) -> Send:
@@ -204,29 +231,6 @@ def _telling(send: Send, chosen: Chosen) -> Send:
         await send(message)
 
     return send_with_header
-
-
-async def _read(receive: Receive, max_bytes: int) -> bytes:
-    """The body. Raises: BodyTooLarge, ClientLeft."""
-    body = bytearray()
-    async for piece in _pieces(receive):
-        body += piece
-        if len(body) > max_bytes:
-            raise BodyTooLarge(
-                f"The request body has at least {len(body)} bytes; {max_bytes} are accepted (--max-body-bytes)."
-            )
-    return bytes(body)
-
-
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        if piece := message.get("body", b""):
-            yield piece
-        if not message.get("more_body"):
-            return
 
 
 def _target(scope: Scope, body: bytes) -> Target:

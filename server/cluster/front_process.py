@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
 
 from server.app import tls
 from server.app.listening import HttpServer, StopSignals, http_config, listen, listening_url, wait_for_event
 from server.cluster.front import Chooser, Front
+from server.cluster.relay import RelayMetrics
 from server.config.settings import Settings
 
 logger = logging.getLogger("loragate.front")
@@ -24,25 +26,16 @@ _POLL_S = 0.05
 _GRACE_S = 5.0
 
 
-@dataclass(slots=True)
-class FrontCounts:
-    """Since the start."""
-
-    retries: int = 0
-
-    def retried(self) -> None:
-        """A request went to another server."""
-        self.retries += 1
-
-
 async def run_front(settings: Settings, make_chooser: Callable[[], Chooser]) -> None:
     """Relay requests until SIGTERM or SIGINT and until the running ones have ended."""
     certificate = tls.Certificate.of(settings)
     listener = listen(settings.host, settings.port)
-    counts, stop = FrontCounts(), StopSignals()
+    stop = StopSignals()
     async with _client() as http:
         chooser = make_chooser()
-        front = Front(chooser, http, settings.max_body_bytes, counts.retried)
+        front = Front(
+            chooser, http, settings.max_body_bytes, RelayMetrics(f"{socket.gethostname()}-{os.getpid()}")
+        )
         server = HttpServer(http_config(front, settings, certificate, _GRACE_S))
         serving = asyncio.create_task(server.serve([listener]), name="front")
         renewing = asyncio.create_task(certificate.watch(), name="certificate") if certificate else None
@@ -58,7 +51,7 @@ async def run_front(settings: Settings, make_chooser: Callable[[], Chooser]) -> 
             if task is not None:
                 task.cancel()
         await chooser.aclose()
-    logger.info("stopped", extra={"retries": counts.retries})
+    logger.info("stopped")
 
 
 async def _drained(front: Front, stop: StopSignals, timeout_s: float) -> None:

@@ -93,21 +93,24 @@ def merged_cluster(lists: Mapping[str, Mapping[str, Any]], silent: Iterable[Serv
 
 
 async def _metrics(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
+    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], own: bytes
 ) -> Response:
     answers = await _ask_all(http, servers, "/metrics", headers)
     if refusal := _refusal(answers):
         return refusal
     texts = {server.id: body.decode() for server, _, body, _ in answers}
-    return PlainTextResponse(await asyncio.to_thread(merged_metrics, texts), media_type=METRICS_TYPE)
+    merged = await asyncio.to_thread(merged_metrics, texts)
+    return PlainTextResponse(merged + own, media_type=METRICS_TYPE)
 
 
-async def _live(http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]) -> Response:
+async def _live(
+    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], _: bytes
+) -> Response:
     return await _merged_json(http, servers, headers, "/admin/v1/live", merged_live)
 
 
 async def _cluster(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
+    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], _: bytes
 ) -> Response:
     def merged(lists: dict[str, Any]) -> dict[str, Any]:
         return merged_cluster(lists, [each for each in servers if each.id not in lists])
@@ -179,7 +182,8 @@ def _added_all(capacities: Iterable[Mapping[str, int] | None]) -> dict[str, Any]
     return {"capacity": {**total, "block_size_tokens": found[0]["block_size_tokens"]}}
 
 
-Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str]], Awaitable[Response]]
+Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str], bytes], Awaitable[Response]]
+"""(what asks the servers, the servers, the caller's headers, the front's own metrics) → the answer."""
 #: Path → what answers it for all servers.
 MERGED: dict[str, Merge] = {
     "/metrics": _metrics,

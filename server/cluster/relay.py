@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 import aiohttp
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.errors import error_event
-from server.errors import EngineUnavailable
+from server.errors import BodyTooLarge, EngineUnavailable
 
 logger = logging.getLogger("loragate.front")
 
@@ -38,6 +40,58 @@ class ServerFailed(Exception):  # never leaves this module
     """Another server may try."""
 
 
+class ClientLeft(Exception):  # nobody is left to be told
+    """The client left before its request was complete."""
+
+
+class RelayMetrics:
+    """What a front counts itself, for its own `/metrics`; servers know nothing of it.
+
+    Args:
+        front: the label of this front's series.
+    """
+
+    def __init__(self, front: str) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"loragate_front_{name}", text, ("front", *labels), registry=self.registry)
+
+        self._front = front
+        self._answers = counter(
+            "answers", "Answers passed on, by their server and status.", "replica", "status"
+        )
+        self._failures = counter("failed_servers", "Servers that failed before an answer began.", "replica")
+        self._broken = counter("broken_answers", "Answers that broke off after they had begun.", "replica")
+        self._refused = counter(
+            "refused", "Requests that the front refused itself, by the code of the error.", "code"
+        )
+        in_flight = "Requests that the front has not answered yet."
+        self._in_flight = Gauge(
+            "loragate_front_requests_in_flight", in_flight, ("front",), registry=self.registry
+        )
+
+    def in_flight(self) -> AbstractContextManager[None]:
+        """Count a request while the context lasts."""
+        return self._in_flight.labels(self._front).track_inprogress()
+
+    def answered(self, replica: str, status: int) -> None:
+        """An answer of this server begins."""
+        self._answers.labels(self._front, replica, str(status)).inc()
+
+    def failed(self, replica: str) -> None:
+        """A server failed before its answer began; another one is asked."""
+        self._failures.labels(self._front, replica).inc()
+
+    def broke_off(self, replica: str) -> None:
+        """An answer of this server broke off."""
+        self._broken.labels(self._front, replica).inc()
+
+    def refused(self, code: str) -> None:
+        """The front refused a request."""
+        self._refused.labels(self._front, code).inc()
+
+
 class AskedServer(AbstractAsyncContextManager[aiohttp.ClientResponse]):
     """aiohttp's request, whose failures are `ServerFailed` where another server may try."""
 
@@ -61,7 +115,12 @@ class AskedServer(AbstractAsyncContextManager[aiohttp.ClientResponse]):
 
 
 async def send_answer(
-    scope: Scope, answer: aiohttp.ClientResponse, first: bytes, receive: Receive, send: Send
+    scope: Scope,
+    answer: aiohttp.ClientResponse,
+    first: bytes,
+    receive: Receive,
+    send: Send,
+    broke_off: Callable[[], None],
 ) -> None:
     """Send status, headers and body; a stream that breaks gets an error event. Ends when the client leaves."""
     headers = [
@@ -71,7 +130,7 @@ async def send_answer(
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     leaving = asyncio.ensure_future(_left(receive))
-    sending = asyncio.ensure_future(_send_body(scope, answer, first, send))
+    sending = asyncio.ensure_future(_send_body(scope, answer, first, send, broke_off))
     try:
         await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
         if sending.done():
@@ -82,13 +141,16 @@ async def send_answer(
         await asyncio.gather(leaving, sending, return_exceptions=True)
 
 
-async def _send_body(scope: Scope, answer: aiohttp.ClientResponse, first: bytes, send: Send) -> None:
+async def _send_body(
+    scope: Scope, answer: aiohttp.ClientResponse, first: bytes, send: Send, broke_off: Callable[[], None]
+) -> None:
     try:
         if first:
             await send(_part(first))
         async for piece in answer.content.iter_any():
             await send(_part(piece))
     except (aiohttp.ClientError, OSError) as error:
+        broke_off()
         logger.warning("A stream of %s broke: %s", answer.url.origin(), error)
         if not answer.content_type.startswith("text/event-stream"):
             raise  # the client sees a body that is too short
@@ -116,3 +178,27 @@ def forwarded_headers(scope: Scope) -> dict[str, str]:
     if scope.get("client"):
         headers["x-forwarded-for"] = scope["client"][0]
     return headers
+
+
+async def read_body(receive: Receive, max_bytes: int) -> bytes:
+    """The body of a request. Raises: BodyTooLarge, ClientLeft."""
+    body = bytearray()
+    async for piece in body_pieces(receive):
+        body += piece
+        if len(body) > max_bytes:
+            raise BodyTooLarge(
+                f"The request body has at least {len(body)} bytes; {max_bytes} are accepted (--max-body-bytes)."
+            )
+    return bytes(body)
+
+
+async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises: ClientLeft."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        if piece := message.get("body", b""):
+            yield piece
+        if not message.get("more_body"):
+            return

@@ -2,8 +2,9 @@
 
 All sequences of a step wait for the whole step, and on a CPU a step lasts longer the more of them it has. So a tenant
 with many sequences would make every token of another tenant's few wait. While several tenants are active, a step
-lasts at most 1.5 times as long as one in which each tenant has as many sequences, by its weight, as the tenant with the
-fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held back, nor is what a guarantee covers.
+lasts at most 1.5 times as long as one in which each tenant has as many sequences, by its weight, as the tenant with
+the fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held
+back, nor is what a guarantee covers.
 """
 
 from __future__ import annotations

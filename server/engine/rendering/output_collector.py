@@ -20,7 +20,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 
 _CHUNK: Final = "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE"
 #: Sequences whose outputs are processed between two pauses; 5 ms with the most log-probabilities.
-_SEQUENCES: Final = 16
+_SEQUENCES: Final = 32
 #: Tokens and log-probabilities together that are merged to one output.
 MERGED: Final = 256
 

@@ -20,8 +20,8 @@ from server.request.gate import Gate
 
 logger = logging.getLogger("loragate.engine")
 
-#: How long a part is kept at most: a reader still sees 20 changes in a second.
-LONGEST_S: Final = 0.05
+#: How long a part is kept at most: a reader still sees ten changes in a second.
+LONGEST_S: Final = 0.1
 #: Streams that are written in one turn of the event loop, about 2 ms.
 _STREAMS_PER_TURN: Final = 64
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from front_servers import Handler, serving
+from prometheus_client.parser import text_string_to_metric_families
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 
@@ -114,6 +115,38 @@ async def test_a_change_whose_server_died_is_not_repeated() -> None:
         answer = await client.post("/admin/v1/tenants", json={"name": "acme"})
         assert answer.status_code == 503 and "whether it took effect" in answer.json()["error"]["message"]
         assert len(servers.asked) == 1
+
+
+async def plain_metrics(request: web.Request) -> web.Response:
+    return web.Response(text="# HELP a_total A.\n# TYPE a_total counter\na_total 1.0\n")
+
+
+async def test_the_front_counts_answers_failures_and_what_it_refuses_itself() -> None:
+    def either(failing: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await (plain_metrics if request.path == "/metrics" else failing)(request)
+
+        return handle
+
+    async with serving(either(dying), either(breaking), max_body_bytes=100) as (client, _):
+        await client.post(CHAT, json={"model": "m", "stream": True})
+        await client.post(CHAT, content=b"x" * 101)
+        text = (await client.get("/metrics")).text
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        assert found == {
+            ("a_total", "r0"): 1,
+            ("a_total", "r1"): 1,
+            ("loragate_front_answers_total", "f", "1", "200"): 1,
+            ("loragate_front_failed_servers_total", "f", "0"): 1,
+            ("loragate_front_broken_answers_total", "f", "1"): 1,
+            ("loragate_front_refused_total", "body_too_large", "f"): 1,
+            ("loragate_front_requests_in_flight", "f"): 1,  # this one
+        }
 
 
 async def test_without_a_server_it_is_a_503() -> None:

@@ -98,7 +98,7 @@ def test_vllm_uses_them(untouched: None, monkeypatch: pytest.MonkeyPatch) -> Non
     assert envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE == 99  # the operator's
     monkeypatch.delenv("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE")
     output_collector.install()
-    assert envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE == 16
+    assert envs.VLLM_V1_OUTPUT_PROC_CHUNK_SIZE == 32
     source = inspect.getsource(async_llm.AsyncLLM)
     assert (
         "RequestOutputCollector(params.output_kind" in source
