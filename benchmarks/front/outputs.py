@@ -27,7 +27,7 @@ from server.api.responses import ResponseSender
 from server.request.context import StreamAnswer, UsageCounters
 from server.request.metering import MeteredStream
 
-_STREAMS, _STEPS, _TURNS, _SLICE = 256, 100, 5, 16
+_STREAMS, _STEPS, _TURNS, _SLICE = 256, 100, 5, 32
 _PROMPT = list(range(30))
 _WORDS = range(60, 360)
 

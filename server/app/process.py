@@ -45,6 +45,9 @@ logger = logging.getLogger("loragate")
 ABORT_GRACE_S = 5.0
 START_GRACE_S = 0.5
 _PROGRESS_INTERVAL_S = 0.1
+#: So long a thread that computes in Python, such as an adapter's checks, keeps the interpreter's lock while the event
+#: loop waits for it, with each of the ten or more turns that a short request needs (Python's own: 5 ms).
+_SWITCH_INTERVAL_S = 0.001
 
 
 def run(settings: Settings, runner: Executor, progress: StartProgress) -> int:
@@ -59,6 +62,7 @@ def run(settings: Settings, runner: Executor, progress: StartProgress) -> int:
     if ignored := ignored_service_links():
         logger.info("service-link variables are ignored", extra={"variables": ignored})
     raise_file_limit()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         return uvloop.run(_serve(settings, runner, progress))
     except (LoragateError, AdapterError) as error:

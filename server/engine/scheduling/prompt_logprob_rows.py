@@ -16,9 +16,10 @@ from vllm.v1.request import Request, RequestStatus
 
 from server.fairness.shares import is_background
 
-#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too:
-#: alone, and where others' requests get a token in each step.
-_CPU_LOGITS, _CPU_ROWS, _CPU_ROWS_BESIDE = 2**21, 128, 16
+#: Logits of prompt tokens per step on a CPU, some 30 ms of two cores; and tokens, whose prefill takes time, too.
+_CPU_LOGITS, _CPU_ROWS = 2**21, 128
+#: Where others' requests get a token in each step: fewer tokens, in one of so many steps.
+_CPU_ROWS_BESIDE, _STEPS_BESIDE = 32, 3
 #: Logits elsewhere: 1 GiB in float32, of which vLLM holds about three.
 _LOGITS: Final = 2**28
 
@@ -33,6 +34,7 @@ class PromptLogprobRows:
             self.per_step = min(_CPU_ROWS, max(1, _CPU_LOGITS // vocabulary))
         else:
             self.per_step = max(1, _LOGITS // vocabulary)
+        self._step = 0  # of those beside others
         self._tenants: dict[str, str] = {}  # of each request whose prompt is not computed yet
         self._left: dict[str, int] = {}  # of each tenant, in this step
         self._scheduler = scheduler
@@ -43,8 +45,14 @@ class PromptLogprobRows:
         if self._tenants:
             tenants = set(self._tenants.values())
             tenants = {tenant for tenant in tenants if not is_background(tenant)} or tenants
-            rows = min(self.per_step, _CPU_ROWS_BESIDE) if self._is_beside_others() else self.per_step
-            self._left = dict.fromkeys(tenants, max(1, rows // len(tenants)))
+            rows = self._rows_of_step()
+            self._left = dict.fromkeys(tenants, max(1, rows // len(tenants)) if rows else 0)
+
+    def _rows_of_step(self) -> int:
+        if not self._is_beside_others():
+            return self.per_step
+        self._step += 1
+        return 0 if self._step % _STEPS_BESIDE else min(self.per_step, _CPU_ROWS_BESIDE)
 
     def _is_beside_others(self) -> bool:
         """Whether a request that wants none runs, on a CPU, where each row makes the step longer."""

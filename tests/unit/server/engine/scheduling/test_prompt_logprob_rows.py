@@ -62,9 +62,14 @@ def test_tenants_share_the_rows_of_a_step_equally(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "others", "rows"), [("cpu", True, 16), ("cpu", False, 128), ("cuda", True, 1766)]
+    ("device", "others", "rows"),
+    [
+        ("cpu", True, [0, 0, 32, 0, 0, 32]),
+        ("cpu", False, [128] * 6),
+        ("cuda", True, [1766] * 6),
+    ],
 )
-def test_beside_others_a_step_on_a_cpu_computes_fewer(device: str, others: bool, rows: int) -> None:
+def test_beside_others_steps_on_a_cpu_compute_fewer(device: str, others: bool, rows: list[int]) -> None:
     config: Any = SimpleNamespace(
         device_config=SimpleNamespace(device_type=device),
         model_config=SimpleNamespace(get_vocab_size=lambda: 1_000 if device == "cpu" else 151_936),
@@ -75,8 +80,11 @@ def test_beside_others_a_step_on_a_cpu_computes_fewer(device: str, others: bool,
     scheduler: Any = SimpleNamespace(_reserve_prefill_lookahead=lambda *of: of[2], running=running)
     prompts = PromptLogprobRows(scheduler, config)
     prompts.add(running[0])
-    prompts.begin_step()
-    assert scheduler._reserve_prefill_lookahead(running[0], 0, 3000) == rows
+    found = []
+    for _ in rows:
+        prompts.begin_step()
+        found.append(scheduler._reserve_prefill_lookahead(running[0], 0, 3000))
+    assert found == rows
 
 
 def request(name: str, tenant: str, prompt_logprobs: int | None) -> Any:
