@@ -147,7 +147,7 @@ def _measure(sequences: int) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Measure and print."""
+    """Measure and print the time of a step of both schedulers."""
     measure(ProgressReporter(quiet=False))
     return 0
 

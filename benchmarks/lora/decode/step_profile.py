@@ -73,7 +73,7 @@ class PartTimer:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure and print."""
+    """Measure and print the time of each part of a decoding step."""
     options = _parser().parse_args(argv)
     if options.cores:
         os.sched_setaffinity(0, set(range(options.cores)))

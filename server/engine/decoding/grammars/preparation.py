@@ -203,7 +203,7 @@ class _About:
         return hashlib.sha256(f"{kind.name}:".encode() + data).hexdigest()
 
     def refusal(self, error: Exception) -> InvalidRequest:
-        """What the caller is told."""
+        """What the caller of a grammar that cannot be prepared is told."""
         code, text = "grammar_too_complex", str(error)
         if isinstance(error, WorkTimedOut):
             text = f"it took longer than {self.compile_s:g} s (limit 'compile_s' of the server or of your tenant)"
