@@ -79,24 +79,31 @@ class Slices:
         await mine
 
     def _look(self) -> None:
-        """Called in each turn of the loop while somebody waits, after a slice of the same turn."""
-        now_s = time.monotonic()
+        """Called in each turn of the loop while somebody waits, after a slice of the same turn, but not in a rest."""
+        loop, now_s = asyncio.get_running_loop(), time.monotonic()
         self._quiet_turns += 1
         if now_s - self._turn_began_s >= _QUIET_TURN_S:
             self._busy_until_s, self._quiet_turns = now_s, 0
+        self._turn_began_s = now_s
         while self._waiting and self._waiting[0].done():  # its caller was cancelled
             self._waiting.popleft()
         if not self._waiting:
             self._is_looking = False
             return
-        busy_s, quiet_s = self._busy_until_s - self._began_s, now_s - self._busy_until_s
-        is_quiet = self._quiet_turns >= _QUIET_TURNS and quiet_s >= busy_s
-        if is_quiet or now_s - self._began_s > _LONGEST_PAUSE_S:
+        left_s = self._began_s + _LONGEST_PAUSE_S - now_s
+        rest_s = min(left_s, 2 * self._busy_until_s - self._began_s - now_s)
+        if self._quiet_turns >= _QUIET_TURNS and rest_s > 0:
+            loop.call_later(rest_s, self._rested)
+            return
+        if self._quiet_turns >= _QUIET_TURNS or left_s <= 0:
             self._waiting.popleft().set_result(None)
             self._began_s = self._busy_until_s = now_s
             self._quiet_turns = 0
-        self._turn_began_s = now_s
-        asyncio.get_running_loop().call_soon(self._look)
+        loop.call_soon(self._look)
+
+    def _rested(self) -> None:
+        self._turn_began_s, self._quiet_turns = time.monotonic(), 0
+        self._look()
 
 
 _slices: WeakKeyDictionary[asyncio.AbstractEventLoop, Slices] = WeakKeyDictionary()
