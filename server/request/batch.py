@@ -30,8 +30,9 @@ PATH: Final = "/v1/chat/completions/batch"
 #: Where the one choice of a chat's answer begins and ends in its JSON, which has these keys once and in this order.
 _BEFORE_CHOICE: Final = '"choices":[{"index":0,'
 _AFTER_CHOICE: Final = '],"service_tier":'
-#: Chats that start between two pauses; each takes some 3 ms of the event loop.
+#: Chats that start between two pauses, and what they cost the event loop.
 _STARTED_TOGETHER: Final = 2
+_STARTS_S: Final = 0.006
 #: Parts of a chat's answer that belong to one prompt, and not to the batch.
 _OF_ONE_PROMPT: Final = ("prompt_logprobs", "prompt_token_ids", "prompt_text", "metrics")
 
@@ -83,7 +84,7 @@ class BatchService:
             for number, context in enumerate(contexts, 1):
                 tasks.append(asyncio.create_task(answer(context)))
                 if not number % _STARTED_TOGETHER:
-                    await pause()
+                    await pause(_STARTS_S)
             answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:

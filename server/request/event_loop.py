@@ -2,8 +2,10 @@
 
 A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
 as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
-all of them. Those who `pause` go on one after another, each when the loop has nothing else to do: so a short request
-waits for one slice where it comes in, and where it comes back from another process, and for none in between.
+all of them. Those who `pause` go on one after another. While their slices are short, each goes on in the next turn.
+Where they take long, the next one begins when the loop has nothing else to do, after a rest as long as they took. So
+a short request waits for one slice where it comes in, and where it comes back from another process, and for none in
+between; and half of a core is left to the engine, and to the workers that short requests wait for.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+#: Slices take long when they have taken so much more than half of the time.
+_CREDIT_S: Final = 0.005
 #: The loop has nothing else to do when so many turns on end were as short as this: one without any work takes 30 µs.
 _QUIET_TURNS: Final = 8
 _QUIET_TURN_S: Final = 0.0001
@@ -52,53 +56,64 @@ class LoopTurns:
 
 
 class Slices:
-    """Lets callers go on one at a time, in the order of their arrival.
-
-    Each begins when the event loop has become quiet, and has then been so for as long as the slice before, with all
-    that it has started, kept it busy: so half of a core is left to the engine, and to the workers that short requests
-    wait for.
-    """
+    """Lets callers go on one at a time, in the order of their arrival; see the module."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_looking = False
-        self._began_s = 0.0  # the last slice
+        self._running: asyncio.Task[Any] | None = None  # who went on in this turn of the loop
+        self._went_on_s = 0.0
+        self._granted_s = 0.0
+        self._debt_s = 0.0  # twice what slices took, less the time that has passed since
+        self._debt_at_s = 0.0
+        self._takes_long = False
         self._turn_began_s = 0.0
-        self._busy_until_s = 0.0
         self._quiet_turns = 0
 
-    async def turn(self) -> None:
-        """Wait for a quiet loop, or for the longest pause."""
-        loop = asyncio.get_running_loop()
+    async def turn(self, cost_s: float) -> None:
+        """Wait until the next slice may begin.
+
+        Args:
+            cost_s: what the last slice costs the loop in later turns.
+        """
+        loop, task, now_s = asyncio.get_running_loop(), asyncio.current_task(), time.monotonic()
+        if task is self._running:
+            cost_s += now_s - self._went_on_s
+        self._debt_s = min(self._debt(now_s) + 2 * cost_s, _LONGEST_PAUSE_S)
+        self._running = None
         mine: asyncio.Future[None] = loop.create_future()
         self._waiting.append(mine)
         if not self._is_looking:
-            self._is_looking, self._quiet_turns = True, 0
-            self._began_s = self._turn_began_s = self._busy_until_s = time.monotonic()
+            self._is_looking, self._turn_began_s, self._quiet_turns = True, now_s, 0
             loop.call_soon(self._look)
         await mine
+        self._running, self._went_on_s = task, time.monotonic()
+
+    def _debt(self, now_s: float) -> float:
+        self._debt_s, self._debt_at_s = max(0.0, self._debt_s - (now_s - self._debt_at_s)), now_s
+        return self._debt_s
 
     def _look(self) -> None:
         """Called in each turn of the loop while somebody waits, after a slice of the same turn, but not in a rest."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
-        self._quiet_turns += 1
-        if now_s - self._turn_began_s >= _QUIET_TURN_S:
-            self._busy_until_s, self._quiet_turns = now_s, 0
+        self._running = None
+        self._quiet_turns = self._quiet_turns + 1 if now_s - self._turn_began_s < _QUIET_TURN_S else 0
         self._turn_began_s = now_s
         while self._waiting and self._waiting[0].done():  # its caller was cancelled
             self._waiting.popleft()
         if not self._waiting:
             self._is_looking = False
             return
-        left_s = self._began_s + _LONGEST_PAUSE_S - now_s
-        rest_s = min(left_s, 2 * self._busy_until_s - self._began_s - now_s)
-        if self._quiet_turns >= _QUIET_TURNS and rest_s > 0:
-            loop.call_later(rest_s, self._rested)
-            return
-        if self._quiet_turns >= _QUIET_TURNS or left_s <= 0:
+        rest_s = self._debt(now_s) - _CREDIT_S
+        self._takes_long |= rest_s > 0
+        left_s = self._granted_s + _LONGEST_PAUSE_S - now_s
+        is_quiet = self._quiet_turns >= _QUIET_TURNS
+        if not self._takes_long or left_s <= 0 or (is_quiet and rest_s <= 0):
             self._waiting.popleft().set_result(None)
-            self._began_s = self._busy_until_s = now_s
-            self._quiet_turns = 0
+            self._granted_s, self._takes_long, self._quiet_turns = now_s, False, 0
+        elif is_quiet:
+            loop.call_later(min(rest_s, left_s), self._rested)
+            return
         loop.call_soon(self._look)
 
     def _rested(self) -> None:
@@ -109,6 +124,10 @@ class Slices:
 _slices: WeakKeyDictionary[asyncio.AbstractEventLoop, Slices] = WeakKeyDictionary()
 
 
-async def pause() -> None:
-    """Let the event loop do everything else, and wait until it is this task's turn for a slice of long work."""
-    await _slices.setdefault(asyncio.get_running_loop(), Slices()).turn()
+async def pause(cost_s: float = 0.0) -> None:
+    """Let the event loop do everything else, and wait until it is this task's turn for a slice of long work.
+
+    Args:
+        cost_s: what the last slice costs the loop in later turns, as tasks that it has started.
+    """
+    await _slices.setdefault(asyncio.get_running_loop(), Slices()).turn(cost_s)

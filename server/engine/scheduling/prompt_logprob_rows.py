@@ -31,7 +31,7 @@ class PromptLogprobRows:
         vocabulary = config.model_config.get_vocab_size()
         self._is_cpu = config.device_config.device_type == "cpu"
         if self._is_cpu:
-            self.per_step = min(_CPU_ROWS, max(1, _CPU_LOGITS // vocabulary))
+            self.per_step: int = min(_CPU_ROWS, max(1, _CPU_LOGITS // vocabulary))
         else:
             self.per_step = max(1, _LOGITS // vocabulary)
         self._step = 0  # of those beside others

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from weakref import WeakKeyDictionary
 
 import pytest
 
 from server.request import event_loop
 from server.request.event_loop import LoopTurns, pause
+
+
+@pytest.fixture(autouse=True)
+def _nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_slices", WeakKeyDictionary())
 
 
 class Turns:
@@ -52,13 +58,14 @@ async def test_a_short_request_of_many_turns_waits_for_no_slice(monkeypatch: pyt
     slices = [0]
 
     async def long_work() -> None:
-        for _ in range(5):
+        while True:
             await pause()
             slices[0] += 1
             time.sleep(0.005)
 
     longs = [asyncio.create_task(long_work()) for _ in range(20)]
-    await asyncio.sleep(0)
+    while slices[0] < 25:  # the first slice of each is not known to be long
+        await asyncio.sleep(0)
     before = slices[0]
     for _ in range(15):
         time.sleep(0.0005)
@@ -66,6 +73,24 @@ async def test_a_short_request_of_many_turns_waits_for_no_slice(monkeypatch: pyt
     assert slices[0] == before
     for task in longs:
         task.cancel()
+
+
+async def test_short_slices_go_on_in_the_next_turn_of_a_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_PAUSE_S", 60)
+    turns = 0
+
+    async def keep_busy() -> None:
+        nonlocal turns
+        while True:
+            time.sleep(0.0005)
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(keep_busy())
+    for _ in range(50):
+        await pause()
+    assert turns <= 3 * 50
+    busy.cancel()
 
 
 async def test_a_loop_that_is_never_quiet_does_long_work_all_the_same(
@@ -91,11 +116,11 @@ async def test_the_loop_rests_for_as_long_as_a_slice_and_what_it_starts_have_tak
         time.sleep(0.006)
 
     await pause()
-    time.sleep(0.006)
+    time.sleep(0.01)
     task = asyncio.create_task(started())
     began_s = time.monotonic()
-    await pause()
-    assert time.monotonic() - began_s >= 0.006 + 0.012
+    await pause(cost_s=0.006)
+    assert time.monotonic() - began_s >= 0.016 - 0.005
     await task
 
 
