@@ -2,9 +2,8 @@
 
 All sequences of a step wait for the whole step, and on a CPU a step lasts longer the more of them it has. So a tenant
 with many sequences would make every token of another tenant's few wait. While several tenants are active, a step
-lasts at most 1.5 times as long as one in which each tenant has as many sequences, by its weight, as the tenant with
-the fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held
-back, nor is what a guarantee covers.
+lasts at most twice as long as one in which each tenant has as many sequences, by its weight, as the tenant with the
+fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held back, nor is what a guarantee covers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from server.fairness.step_times import StepTimes
 from server.fairness.waiting_queue import WaitingQueue
 
 #: How much longer than with equal sequences a step may last.
-_STRETCH: Final = 1.5
+_STRETCH: Final = 2.0
 #: A tenant counts with one sequence for so long after its last: its next request finds short steps.
 _ACTIVE_S: Final = 1.0
 #: The caps hold for so long while the same tenants are active with nearly as many sequences in all.

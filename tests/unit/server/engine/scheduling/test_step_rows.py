@@ -40,10 +40,10 @@ def test_where_sequences_cost_no_time_none_is_held_back(depth: int) -> None:
     assert {rows(rig) for _ in range(20)} == {16}
 
 
-def test_a_step_lasts_at_most_half_as_long_again_as_with_equal_sequences(depth: int) -> None:
+def test_a_step_lasts_at_most_twice_as_long_as_with_equal_sequences(depth: int) -> None:
     rig = crowded(depth, row_s=0.01)
-    # With one sequence each a step takes 30 ms; 45 ms are three sequences.
-    assert {rows(rig) for _ in range(20)} <= {2}
+    # With one sequence each a step takes 30 ms; 60 ms are five sequences.
+    assert {rows(rig) for _ in range(20)} <= {3, 4}
     assert all("g" in output.num_scheduled_tokens for output in rig.steps[-20:])
 
 
@@ -63,8 +63,8 @@ def test_sequences_that_are_held_back_take_turns_and_get_the_same_tokens(depth: 
 
 def test_a_weight_buys_sequences(depth: int) -> None:
     rig = crowded(depth, row_s=0.01, weight=4.0)
-    # Four sequences of acme for one of globex: 60 ms, so 90 ms are eight.
-    assert {rows(rig) for _ in range(20)} <= {6, 7}
+    # Four sequences of acme for one of globex: 60 ms, so 120 ms are eleven.
+    assert {rows(rig) for _ in range(20)} <= {9, 10}
 
 
 def test_a_tenant_without_requests_is_remembered_for_a_second(depth: int) -> None:
@@ -74,7 +74,7 @@ def test_a_tenant_without_requests_is_remembered_for_a_second(depth: int) -> Non
     left_s, counts = rig.now_s, []
     while rig.now_s - left_s < 2.5:
         counts.append(rows(rig))
-    assert set(counts[:8]) <= {2, 3}
+    assert set(counts[:8]) <= {3, 4, 5}
     assert counts[-1] == 16
 
 
