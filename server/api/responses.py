@@ -24,8 +24,6 @@ from server.request.event_loop import pause
 SILENCE_S = 10.0
 #: Characters of events between two pauses for the event loop; they take up to 5 ms.
 _PAUSE_CHARACTERS = 16 << 10
-#: An event that came so long after the one before was waited for: building one takes less.
-_WAITED_S = 0.005
 #: Longer values, such as a JSON schema, are cut off.
 MAX_SHOWN_CHARS = 200
 MAX_IGNORED_NAMES = 20
@@ -121,9 +119,8 @@ class ResponseSender:
                     failure = event_failure(event)
                     if failure is not None:  # vLLM wrote it; raised, so that all errors have our shape
                         raise failure
+                    unpaused += len(event)
                     # One step of many choices has many events, and sending them need not wait for anything.
-                    has_waited = time.monotonic() - self._sent_at > _WAITED_S
-                    unpaused = len(event) if has_waited else unpaused + len(event)
                     if unpaused > _PAUSE_CHARACTERS:
                         unpaused = 0
                         await pause()

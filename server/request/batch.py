@@ -74,17 +74,25 @@ class BatchService:
         """
         places = asyncio.Semaphore(contexts[0].tenant_settings.max_concurrency or len(contexts))
 
+        failed = asyncio.Event()
+
         async def answer(context: RequestContext) -> JsonAnswer:
-            async with places, self.requests.serve(context, headers) as answered:
-                assert isinstance(answered, JsonAnswer)
-                return answered
+            try:
+                async with places, self.requests.serve(context, headers) as answered:
+                    assert isinstance(answered, JsonAnswer)
+                    return answered
+            except Exception:
+                failed.set()
+                raise
 
         tasks = []
         try:
             for number, context in enumerate(contexts, 1):
                 tasks.append(asyncio.create_task(answer(context)))
                 if not number % _STARTED_TOGETHER:
-                    await pause(_STARTS_S)
+                    await pause(0.0 if places.locked() else _STARTS_S)
+                if failed.is_set():
+                    break
             answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:

@@ -2,10 +2,11 @@
 
 A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
 as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
-all of them. Those who `pause` go on one after another. While their slices are short, each goes on in the next turn.
-Where they take long, the next one begins when the loop has nothing else to do, after a rest as long as they took. So
-a short request waits for one slice where it comes in, and where it comes back from another process, and for none in
-between; and half of a core is left to the engine, and to the workers that short requests wait for.
+all of them. So those who `pause` go on one after another. While their slices are short, and the first time in any
+case, each goes on in the next turn. Where they take long, the next one begins when the loop has nothing else to do,
+after a rest as long as they took. So a short request waits for one slice where it comes in, and where it comes back
+from another process, and for none in between; and half of a core is left to the engine, and to the workers that short
+requests wait for.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ class Slices:
     """Lets callers go on one at a time, in the order of their arrival; see the module."""
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._new: deque[asyncio.Future[None]] = deque()  # the slice before was not theirs
+        self._waiting: deque[asyncio.Future[None]] = deque()  # the others
         self._is_looking = False
+        self._rest: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[Any] | None = None  # who went on in this turn of the loop
         self._went_on_s = 0.0
         self._granted_s = 0.0
@@ -77,46 +80,56 @@ class Slices:
             cost_s: what the last slice costs the loop in later turns.
         """
         loop, task, now_s = asyncio.get_running_loop(), asyncio.current_task(), time.monotonic()
-        if task is self._running:
-            cost_s += now_s - self._went_on_s
-        self._debt_s = min(self._debt(now_s) + 2 * cost_s, _LONGEST_PAUSE_S)
-        self._running = None
+        goes_on = task is self._running
+        self._end_slice(now_s, cost_s)
         mine: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(mine)
+        (self._waiting if goes_on else self._new).append(mine)
+        if self._rest is not None:  # one who is new does not wait for its end
+            self._rest.cancel()
+            self._rest, self._is_looking = None, False
         if not self._is_looking:
             self._is_looking, self._turn_began_s, self._quiet_turns = True, now_s, 0
             loop.call_soon(self._look)
         await mine
         self._running, self._went_on_s = task, time.monotonic()
 
-    def _debt(self, now_s: float) -> float:
-        self._debt_s, self._debt_at_s = max(0.0, self._debt_s - (now_s - self._debt_at_s)), now_s
-        return self._debt_s
+    def _end_slice(self, now_s: float, cost_s: float = 0.0) -> None:
+        """Count what the slice of this turn, if there was one, has taken; `cost_s` is what it costs beside that."""
+        if self._running is not None:
+            cost_s += now_s - self._went_on_s
+            self._running = None
+        left_s = max(0.0, self._debt_s - (now_s - self._debt_at_s))
+        self._debt_s, self._debt_at_s = min(left_s + 2 * cost_s, _LONGEST_PAUSE_S), now_s
 
     def _look(self) -> None:
         """Called in each turn of the loop while somebody waits, after a slice of the same turn, but not in a rest."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
-        self._running = None
+        self._end_slice(now_s)
         self._quiet_turns = self._quiet_turns + 1 if now_s - self._turn_began_s < _QUIET_TURN_S else 0
         self._turn_began_s = now_s
-        while self._waiting and self._waiting[0].done():  # its caller was cancelled
-            self._waiting.popleft()
-        if not self._waiting:
+        for waiting in (self._new, self._waiting):
+            while waiting and waiting[0].done():  # its caller was cancelled
+                waiting.popleft()
+        if not self._waiting and not self._new:
             self._is_looking = False
             return
-        rest_s = self._debt(now_s) - _CREDIT_S
+        rest_s = self._debt_s - _CREDIT_S
         self._takes_long |= rest_s > 0
         left_s = self._granted_s + _LONGEST_PAUSE_S - now_s
         is_quiet = self._quiet_turns >= _QUIET_TURNS
-        if not self._takes_long or left_s <= 0 or (is_quiet and rest_s <= 0):
+        if self._new and not (self._waiting and left_s <= 0):
+            self._new.popleft().set_result(None)
+            self._granted_s = self._granted_s if self._waiting else now_s
+        elif not self._takes_long or left_s <= 0 or (is_quiet and rest_s <= 0):
             self._waiting.popleft().set_result(None)
             self._granted_s, self._takes_long, self._quiet_turns = now_s, False, 0
         elif is_quiet:
-            loop.call_later(min(rest_s, left_s), self._rested)
+            self._rest = loop.call_later(min(rest_s, left_s), self._rested)
             return
         loop.call_soon(self._look)
 
     def _rested(self) -> None:
+        self._rest = None
         self._turn_began_s, self._quiet_turns = time.monotonic(), 0
         self._look()
 

@@ -55,11 +55,15 @@ class PromptLogprobRows:
         return 0 if self._step % _STEPS_BESIDE else min(self.per_step, _CPU_ROWS_BESIDE)
 
     def _is_beside_others(self) -> bool:
-        """Whether a request that wants none runs, on a CPU, where each row makes the step longer."""
-        return self._is_cpu and any(
-            request.request_id not in self._tenants and not is_background(request.loragate_entry.tenant)
-            for request in self._scheduler.running
-        )
+        """Whether a request of a tenant that wants none runs, on a CPU, where each row makes the step longer.
+
+        NOTE: not beside a prompt that was preempted, as it is when LoRA slots take turns: it begins anew each time.
+        """
+        if not self._is_cpu or any(self._scheduler.requests[name].num_preemptions for name in self._tenants):
+            return False
+        wanting = set(self._tenants.values())
+        tenants = {request.loragate_entry.tenant for request in self._scheduler.running}
+        return any(tenant not in wanting and not is_background(tenant) for tenant in tenants)
 
     def add(self, request: Request) -> None:
         """Bound a request if it wants log-probabilities of its prompt.

@@ -46,16 +46,21 @@ class PartFlusher:
         self._kept[parts] = fail
 
     def _flush(self) -> None:
-        if not self._is_behind() or time.monotonic() > self._until_s:
-            for parts in list(self._kept)[:_STREAMS_PER_TURN]:
-                fail = self._kept.pop(parts)
-                try:
-                    parts.flush()
-                except Exception as error:  # one stream's connection is no reason to leave the others waiting
-                    logger.exception("A part of a stream cannot be written.")
-                    fail(error)
-        if self._kept:
-            asyncio.get_running_loop().call_soon(self._flush)
+        try:
+            if not self._is_behind() or time.monotonic() > self._until_s:
+                for parts in list(self._kept)[:_STREAMS_PER_TURN]:
+                    _write(parts, self._kept.pop(parts))
+        finally:
+            if self._kept:
+                asyncio.get_running_loop().call_soon(self._flush)
+
+
+def _write(parts: PartWriter, fail: Callable[[Exception], None]) -> None:
+    try:
+        parts.flush()
+    except Exception as error:  # one stream's connection is no reason to leave the others waiting
+        logger.exception("A part of a stream cannot be written.")
+        fail(error)
 
 
 _flushers: WeakKeyDictionary[object, PartFlusher] = WeakKeyDictionary()

@@ -84,11 +84,12 @@ class Chats:
 
     def __init__(self, refused: bool = False) -> None:
         self.refused = refused
-        self.running = self.most = 0
+        self.running = self.most = self.started = 0
 
     @contextlib.asynccontextmanager
     async def serve(self, context: Any, headers: Headers) -> AsyncIterator[JsonAnswer]:
         self.running += 1
+        self.started += 1
         self.most = max(self.most, self.running)
         try:
             for _ in range(3 if self.refused and context.number >= 3 else 1000):
@@ -126,3 +127,15 @@ async def test_a_chat_that_is_refused_ends_the_others() -> None:
         async with BatchService(chats).serve(contexts(None), Headers()):
             pytest.fail("there is no answer")
     assert chats.running == 0
+
+
+async def test_no_chat_starts_after_one_was_refused() -> None:
+    chats: Any = Chats(refused=True)
+    settings = SimpleNamespace(max_concurrency=None)
+    many: Any = [
+        SimpleNamespace(number=3, request_id=f"r-{at}", tenant_settings=settings) for at in range(40)
+    ]
+    with pytest.raises(InvalidRequest, match="chat 3"):
+        async with BatchService(chats).serve(many, Headers()):
+            pytest.fail("there is no answer")
+    assert chats.running == 0 and 1 <= chats.started < 40

@@ -93,6 +93,26 @@ async def test_short_slices_go_on_in_the_next_turn_of_a_busy_loop(monkeypatch: p
     busy.cancel()
 
 
+async def test_one_who_is_new_does_not_wait_for_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_PAUSE_S", 60)
+    slices = 0
+
+    async def long_work() -> None:
+        nonlocal slices
+        while True:
+            await pause()
+            slices += 1
+            time.sleep(1.0 if slices == 2 else 0.02)
+
+    long = asyncio.create_task(long_work())
+    while slices < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)  # the loop is quiet and rests for 2 s
+    await asyncio.wait_for(pause(), 1)
+    assert slices == 2
+    long.cancel()
+
+
 async def test_a_loop_that_is_never_quiet_does_long_work_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

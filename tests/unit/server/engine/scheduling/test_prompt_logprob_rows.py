@@ -74,10 +74,11 @@ def test_beside_others_steps_on_a_cpu_compute_fewer(device: str, others: bool, r
         device_config=SimpleNamespace(device_type=device),
         model_config=SimpleNamespace(get_vocab_size=lambda: 1_000 if device == "cpu" else 151_936),
     )
-    running = [request("log", "acme", prompt_logprobs=5)]
+    running = [request("log", "acme", prompt_logprobs=5), request("own", "acme", prompt_logprobs=None)]
     if others:
         running.append(request("plain", "globex", prompt_logprobs=None))
     scheduler: Any = SimpleNamespace(_reserve_prefill_lookahead=lambda *of: of[2], running=running)
+    scheduler.requests = {each.request_id: each for each in running}
     prompts = PromptLogprobRows(scheduler, config)
     prompts.add(running[0])
     found = []
@@ -85,6 +86,9 @@ def test_beside_others_steps_on_a_cpu_compute_fewer(device: str, others: bool, r
         prompts.begin_step()
         found.append(scheduler._reserve_prefill_lookahead(running[0], 0, 3000))
     assert found == rows
+    running[0].num_preemptions = 1  # it begins anew each time
+    prompts.begin_step()
+    assert scheduler._reserve_prefill_lookahead(running[0], 0, 3000) == prompts.per_step
 
 
 def request(name: str, tenant: str, prompt_logprobs: int | None) -> Any:
@@ -92,6 +96,7 @@ def request(name: str, tenant: str, prompt_logprobs: int | None) -> Any:
     return SimpleNamespace(
         request_id=name,
         num_prompt_tokens=3000,
+        num_preemptions=0,
         status=RequestStatus.RUNNING,
         loragate_entry=SimpleNamespace(tenant=tenant),
         sampling_params=SimpleNamespace(prompt_logprobs=prompt_logprobs),
