@@ -7,6 +7,8 @@ learns of a change by reading one number.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -30,6 +32,8 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
 }
 _BUSY_TIMEOUT_S = 15.0
+#: Between two tries to set the journal's mode of a new file.
+_LOCKED_PAUSE_S = 0.01
 #: PostgreSQL: the longest time to connect, and to wait for a connection of the pool.
 CONNECT_TIMEOUT_S = 5.0
 #: PostgreSQL: the longest time that one statement may take, migrations excepted.
@@ -89,11 +93,28 @@ def _engine(parsed: sa.URL, statement_timeout_s: float | None) -> AsyncEngine:
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late; see _begin_sqlite
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _use_write_ahead_log(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged change survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA busy_timeout={int(_BUSY_TIMEOUT_S * 1000)}")
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: Any) -> None:
+    """Set the journal's mode; it stays with the file.
+
+    NOTE: when several processes do so first on a new file, SQLite tells some of them at once that it is locked,
+    whatever the busy timeout.
+    """
+    until_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until_s:
+                raise
+        time.sleep(_LOCKED_PAUSE_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:
