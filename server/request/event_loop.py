@@ -2,11 +2,10 @@
 
 A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
 as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
-all of them. So those who `pause` go on one after another. While their slices are short, and the first time in any
-case, each goes on in the next turn. Where they take long, the next one begins when the loop has nothing else to do,
-after a rest as long as they took. So a short request waits for one slice where it comes in, and where it comes back
-from another process, and for none in between; and half of a core is left to the engine, and to the workers that short
-requests wait for.
+all of them. So those who `pause` go on one after another. A task whose slices are short goes on in the next turn. One
+that had a long slice begins the next one when the loop has nothing else to do, after a rest as long as they took. So a
+short request waits for one slice where it comes in, and where it comes back from another process, and for none in
+between; and half of a core is left to the engine, and to the workers that short requests wait for.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ import asyncio
 import time
 from collections import deque
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-#: Slices take long when they have taken so much more than half of the time.
+#: A slice that takes longer is long.
+_LONG_SLICE_S: Final = 0.002
+#: All slices together take long when they have taken so much more than half of the time.
 _CREDIT_S: Final = 0.005
 #: The loop has nothing else to do when so many turns on end were as short as this: one without any work takes 30 µs.
 _QUIET_TURNS: Final = 8
@@ -60,8 +61,9 @@ class Slices:
     """Lets callers go on one at a time, in the order of their arrival; see the module."""
 
     def __init__(self) -> None:
-        self._new: deque[asyncio.Future[None]] = deque()  # the slice before was not theirs
-        self._waiting: deque[asyncio.Future[None]] = deque()  # the others
+        self._long_tasks: WeakSet[asyncio.Task[Any]] = WeakSet()  # that had a long slice
+        self._waiting: deque[asyncio.Future[None]] = deque()  # of these
+        self._new: deque[asyncio.Future[None]] = deque()  # of the others
         self._is_looking = False
         self._rest: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[Any] | None = None  # who went on in this turn of the loop
@@ -80,10 +82,9 @@ class Slices:
             cost_s: what the last slice costs the loop in later turns.
         """
         loop, task, now_s = asyncio.get_running_loop(), asyncio.current_task(), time.monotonic()
-        goes_on = task is self._running
         self._end_slice(now_s, cost_s)
         mine: asyncio.Future[None] = loop.create_future()
-        (self._waiting if goes_on else self._new).append(mine)
+        (self._waiting if task in self._long_tasks else self._new).append(mine)
         if self._rest is not None:  # one who is new does not wait for its end
             self._rest.cancel()
             self._rest, self._is_looking = None, False
@@ -97,6 +98,8 @@ class Slices:
         """Count what the slice of this turn, if there was one, has taken; `cost_s` is what it costs beside that."""
         if self._running is not None:
             cost_s += now_s - self._went_on_s
+            if cost_s > _LONG_SLICE_S:
+                self._long_tasks.add(self._running)
             self._running = None
         left_s = max(0.0, self._debt_s - (now_s - self._debt_at_s))
         self._debt_s, self._debt_at_s = min(left_s + 2 * cost_s, _LONGEST_PAUSE_S), now_s
