@@ -3,7 +3,7 @@
 A pause of asyncio (`sleep(0)`) ends in the next turn of the loop, for all tasks together: a turn then lasts as long
 as one slice of every request that has long work, and a short request, which needs some ten turns, waits for ten times
 all of them. So those who `pause` go on one after another. A task whose slices are short goes on in the next turn. One
-that had a long slice begins the next one when the loop has nothing else to do, after a rest as long as they took. So a
+that had a long slice begins the next when the loop has nothing else to do, after a rest as long as they took. So a
 short request waits for one slice where it comes in, and where it comes back from another process, and for none in
 between; and half of a core is left to the engine, and to the workers that short requests wait for.
 """
