@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from adapters.errors import RegistryUnavailable
 from adapters.models import Actor
@@ -114,7 +115,7 @@ def _use_write_ahead_log(cursor: Any) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > until_s:
                 raise
-        time.sleep(_LOCKED_PAUSE_S)
+        await_only(asyncio.sleep(_LOCKED_PAUSE_S))  # SQLAlchemy runs this beside the event loop
 
 
 def _begin_sqlite(connection: Connection) -> None:

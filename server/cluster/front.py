@@ -18,7 +18,6 @@ from typing import Protocol
 
 import aiohttp
 import msgspec
-from prometheus_client import generate_latest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
@@ -27,7 +26,7 @@ from adapters.errors import NotFound
 from sampling.endpoints import Endpoint
 from server.api.errors import error_response, rule_of
 from server.api.middleware.body_reader import is_upload
-from server.cluster.merged_answers import MERGED
+from server.cluster.merged_answers import merges
 from server.cluster.relay import (
     AskedServer,
     ClientLeft,
@@ -104,6 +103,7 @@ class Front:
         self._http = http
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
+        self._merges = merges(metrics.text)
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,9 +125,8 @@ class Front:
         try:
             if path.startswith("/internal/"):
                 raise NotFound(f"There is no route {path}.")
-            if (merge := MERGED.get(path)) and scope["method"] == "GET":
-                own = generate_latest(self._metrics.registry)
-                return await merge(self._http, self._chooser.all(), forwarded_headers(scope), own)
+            if (merge := self._merges.get(path)) and scope["method"] == "GET":
+                return await merge(self._http, self._chooser.all(), forwarded_headers(scope))
             if (drained := _DRAIN.fullmatch(path)) and scope["method"] == "POST":
                 await self._relay_drain(scope, drained[1], receive, send)
             elif _is_upload(scope):

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import aiohttp
@@ -93,26 +94,24 @@ def merged_cluster(lists: Mapping[str, Mapping[str, Any]], silent: Iterable[Serv
 
 
 async def _metrics(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], own: bytes
+    own: Callable[[], bytes], http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
 ) -> Response:
     answers = await _ask_all(http, servers, "/metrics", headers)
     if not answers:  # how long that lasts is seen in the front's own series
-        return PlainTextResponse(own, media_type=METRICS_TYPE)
+        return PlainTextResponse(own(), media_type=METRICS_TYPE)
     if refusal := _refusal(answers):
         return refusal
     texts = {server.id: body.decode() for server, _, body, _ in answers}
     merged = await asyncio.to_thread(merged_metrics, texts)
-    return PlainTextResponse(merged + own, media_type=METRICS_TYPE)
+    return PlainTextResponse(merged + own(), media_type=METRICS_TYPE)
 
 
-async def _live(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], _: bytes
-) -> Response:
+async def _live(http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]) -> Response:
     return await _merged_json(http, servers, headers, "/admin/v1/live", merged_live)
 
 
 async def _cluster(
-    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str], _: bytes
+    http: aiohttp.ClientSession, servers: Sequence[Server], headers: dict[str, str]
 ) -> Response:
     def merged(lists: dict[str, Any]) -> dict[str, Any]:
         return merged_cluster(lists, [each for each in servers if each.id not in lists])
@@ -184,11 +183,13 @@ def _added_all(capacities: Iterable[Mapping[str, int] | None]) -> dict[str, Any]
     return {"capacity": {**total, "block_size_tokens": found[0]["block_size_tokens"]}}
 
 
-Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str], bytes], Awaitable[Response]]
-"""(what asks the servers, the servers, the caller's headers, the front's own metrics) → the answer."""
-#: Path → what answers it for all servers.
-MERGED: dict[str, Merge] = {
-    "/metrics": _metrics,
-    "/admin/v1/live": _live,
-    "/admin/v1/cluster": _cluster,
-}
+Merge = Callable[[aiohttp.ClientSession, Sequence[Server], dict[str, str]], Awaitable[Response]]
+
+
+def merges(own_metrics: Callable[[], bytes]) -> dict[str, Merge]:
+    """Path → what answers it for all servers; `own_metrics` are the front's, as text."""
+    return {
+        "/metrics": partial(_metrics, own_metrics),
+        "/admin/v1/live": _live,
+        "/admin/v1/cluster": _cluster,
+    }

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 import aiohttp
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.errors import error_event
@@ -52,10 +52,10 @@ class RelayMetrics:
     """
 
     def __init__(self, front: str) -> None:
-        self.registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"loragate_front_{name}", text, ("front", *labels), registry=self.registry)
+            return Counter(f"loragate_front_{name}", text, ("front", *labels), registry=self._registry)
 
         self._front = front
         self._answers = counter(
@@ -68,8 +68,12 @@ class RelayMetrics:
         )
         in_flight = "Requests that the front has not answered yet."
         self._in_flight = Gauge(
-            "loragate_front_requests_in_flight", in_flight, ("front",), registry=self.registry
+            "loragate_front_requests_in_flight", in_flight, ("front",), registry=self._registry
         )
+
+    def text(self) -> bytes:
+        """The series, as Prometheus reads them."""
+        return generate_latest(self._registry)
 
     def in_flight(self) -> AbstractContextManager[None]:
         """Count a request while the context lasts."""

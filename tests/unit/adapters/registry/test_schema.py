@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -102,3 +105,17 @@ async def test_an_older_schema_is_refused_and_brought_up_to_date(empty_url: str)
     await check_schema(engine)
     assert await Registry(engine).audit.revision() == 0
     await engine.dispose()
+
+
+async def test_a_file_that_is_locked_while_its_journal_is_set_is_waited_for_beside_the_event_loop(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "registry.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        opening = asyncio.create_task(migrate(f"sqlite:///{path}"))
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not opening.done()
+        other.execute("ROLLBACK")
+    assert await asyncio.wait_for(opening, 30) == head_revision()

@@ -38,6 +38,14 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next)
 
 
+async def keep_busy(turns: list[int], seconds: float) -> None:
+    """Work so long in each turn of the loop, and count them."""
+    while True:
+        time.sleep(seconds)
+        turns[0] += 1
+        await asyncio.sleep(0)
+
+
 async def test_one_slice_at_a_time_in_the_order_of_arrival() -> None:
     slices: list[tuple[int, str]] = []
 
@@ -77,19 +85,11 @@ async def test_a_short_request_of_many_turns_waits_for_no_slice(monkeypatch: pyt
 
 async def test_short_slices_go_on_in_the_next_turn_of_a_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loop, "_LONGEST_PAUSE_S", 60)
-    turns = 0
-
-    async def keep_busy() -> None:
-        nonlocal turns
-        while True:
-            time.sleep(0.0005)
-            turns += 1
-            await asyncio.sleep(0)
-
-    busy = asyncio.create_task(keep_busy())
+    turns = [0]
+    busy = asyncio.create_task(keep_busy(turns, 0.0005))
     for _ in range(50):
         await pause()
-    assert turns <= 3 * 50
+    assert turns[0] <= 3 * 50
     busy.cancel()
 
 
@@ -118,12 +118,7 @@ async def test_a_loop_that_is_never_quiet_does_long_work_all_the_same(
 ) -> None:
     monkeypatch.setattr(event_loop, "_LONGEST_PAUSE_S", 0.01)
 
-    async def keep_busy() -> None:
-        while True:
-            time.sleep(0.001)
-            await asyncio.sleep(0)
-
-    busy = asyncio.create_task(keep_busy())
+    busy = asyncio.create_task(keep_busy([0], 0.001))
     for _ in range(3):
         await asyncio.wait_for(pause(), 30)
     busy.cancel()
