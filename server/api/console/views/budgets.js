@@ -4,6 +4,7 @@ import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
 import { count, day, field, h, options } from "../lib/dom.js";
 import { byMost, byText, listing } from "../lib/listing.js";
+import { tenantSelect } from "../lib/tenant-select.js";
 
 export const title = "Budgets";
 
@@ -117,7 +118,8 @@ function costTable(rows, session) {
 }
 
 function budgetForm(session, refresh) {
-  const tenant = h("select", {}, options(session.tenant ? [session.tenant] : [["", "choose"]], session.tenant ?? ""));
+  const select = session.tenant ? null : tenantSelect(["", "choose"]);
+  const tenant = select?.node ?? h("select", {}, options([session.tenant], session.tenant));
   const owner = h("select", { required: Boolean(session.tenant) });
   const money = h("input", { inputMode: "decimal", autocomplete: "off", required: true, placeholder: "25.00" });
   const period = h("select", {}, options([["month", "a month"], ["day", "a day"]], "month"));
@@ -126,10 +128,7 @@ function budgetForm(session, refresh) {
     session.tenant ? null : field("Tenant", tenant), field("Owner", owner), field("Budget in money", money, "in the currency of the prices"), field("Is for", period, "also of its token budget"),
     h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Set the budget"), status));
   const node = h("details", { class: "card" }, h("summary", {}, "Set a budget"), form);
-  if (!session.tenant) {
-    tenant.required = true;
-    ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name))), () => {});
-  }
+  tenant.required = true;
 
   async function offerOwners(chosen = "", name = "") {
     const own = session.tenant ? [["", "choose a key"]] : [["", "the whole tenant"]];
@@ -146,7 +145,7 @@ function budgetForm(session, refresh) {
   async function fill(budget) {
     node.open = true;
     status.textContent = "";
-    tenant.value = budget.tenant;
+    await select?.choose(budget.tenant);
     money.value = budget.allowed;
     period.value = budget.period;
     await offerOwners(budget.key, budget.name).catch(() => {});

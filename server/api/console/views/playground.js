@@ -50,12 +50,23 @@ export function mount(root, session) {
     decoding.replaceChildren(made.node);
   }
 
+  /** Waits for the models and options, so that who is faster than their loading is answered too. */
+  async function loaded() {
+    status.textContent = "";
+    run.disabled = true;
+    const error = await ready.then(() => null, (failed) => failed);
+    run.disabled = false;
+    if (error) status.textContent = sentence(error);
+    return !error;
+  }
+
   prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   stop.addEventListener("click", () => running?.abort());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (run.disabled || !(await loaded())) return; // Ctrl+Enter submits beside a disabled button
     const chosen = [...models.querySelectorAll("input:checked")].map((box) => box.value);
     if (!chosen.length || chosen.length > MOST) {
       status.textContent = chosen.length ? `Choose at most ${MOST} models.` : "Choose at least one model.";

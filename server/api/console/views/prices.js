@@ -4,6 +4,7 @@ import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
 import { field, h, options } from "../lib/dom.js";
 import { byText, listing } from "../lib/listing.js";
+import { tenantSelect } from "../lib/tenant-select.js";
 
 export const title = "Prices";
 
@@ -102,7 +103,7 @@ function buttons(price, { change, act }) {
 }
 
 function priceForm(refresh) {
-  const tenant = h("select", {}, options([["", "everybody"]], ""));
+  const { node: tenant, choose } = tenantSelect(["", "everybody"]);
   const adapter = h("select", {}, options([["", "all models"]], ""));
   const amounts = Object.fromEntries(AMOUNTS.map((name) => [name, h("input", { inputMode: "decimal", autocomplete: "off", required: name !== "cached" })]));
   const from = h("input", { type: "datetime-local", step: "3600" });
@@ -115,7 +116,6 @@ function priceForm(refresh) {
     h("div", { class: "actions" }, h("div", { class: "check" }, backdate, h("label", { htmlFor: "backdate" }, "Allow an hour in the past; usage counted already costs something else then"))),
     h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Set the price"), status));
   const node = h("details", { class: "card" }, h("summary", {}, "Set a price"), form);
-  ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name))), () => {});
 
   async function offerAdapters(chosen = "") {
     const of = tenant.value;
@@ -129,7 +129,7 @@ function priceForm(refresh) {
   async function fill(price) {
     node.open = true;
     status.textContent = "";
-    tenant.value = price.tenant;
+    await choose(price.tenant);
     for (const name of AMOUNTS) amounts[name].value = price[name];
     from.value = price.state === "later" ? new Date(price.valid_from).toISOString().slice(0, 16) : "";
     await offerAdapters(price.adapter).catch(() => {});

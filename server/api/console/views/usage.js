@@ -4,6 +4,7 @@ import { ask } from "../lib/api.js";
 import { chart } from "../lib/chart.js";
 import { count, field, h, options } from "../lib/dom.js";
 import { byMost, byText, listing } from "../lib/listing.js";
+import { tenantSelect } from "../lib/tenant-select.js";
 
 export const title = "Usage";
 
@@ -12,7 +13,7 @@ const STEP_MS = { hour: 3_600_000, day: 86_400_000 };
 
 export function mount(root, session) {
   const range = h("select", {}, options(Object.entries(RANGES).map(([name, [text]]) => [name, text]), "day"));
-  const tenant = h("select", {}, options([["", "all tenants"]], ""));
+  const tenant = session.tenant ? null : tenantSelect(["", "all tenants"]).node;
   const picture = h("div", { class: "card chart" });
   const table = h("div", {});
   let rows = [];
@@ -26,11 +27,8 @@ export function mount(root, session) {
     },
   });
   root.append(
-    h("div", { class: "filters" }, field("Range", range), session.tenant ? null : field("Tenant", tenant)),
+    h("div", { class: "filters" }, field("Range", range), tenant && field("Tenant", tenant)),
     picture, controls.bar, table, controls.foot);
-  if (!session.tenant) {
-    ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name), "")), () => {});
-  }
   let shown = "";
 
   async function refresh() {
@@ -38,7 +36,7 @@ export function mount(root, session) {
     const last = Math.floor(Date.now() / STEP_MS[by]) * STEP_MS[by];
     const first = last - (steps - 1) * STEP_MS[by];
     const query = new URLSearchParams({ by, from: new Date(first).toISOString() });
-    if (tenant.value) query.set("tenant", tenant.value);
+    if (tenant?.value) query.set("tenant", tenant.value);
     const { data } = await ask(`admin/v1/usage?${query}`);
     const signature = JSON.stringify([data, first, by]);
     if (signature === shown) return;
@@ -55,7 +53,7 @@ export function mount(root, session) {
 
   const again = () => refresh().catch(() => {});
   range.addEventListener("change", again);
-  tenant.addEventListener("change", again);
+  tenant?.addEventListener("change", again);
   return { refresh, every_s: 5 };
 }
 

@@ -2,9 +2,10 @@
 
 import { ask } from "../lib/api.js";
 import { confirm, notice, sentence } from "../lib/dialog.js";
-import { field, h, moment, options } from "../lib/dom.js";
+import { field, h, moment } from "../lib/dom.js";
 import { listing } from "../lib/listing.js";
 import { showSecret } from "../lib/secret.js";
+import { tenantSelect } from "../lib/tenant-select.js";
 
 export const title = "Webhooks";
 export const forOperators = true;
@@ -94,14 +95,13 @@ function result(message) {
 
 function addForm(made, refresh) {
   const url = h("input", { type: "url", required: true, autocomplete: "off", spellcheck: "false", placeholder: "https://hooks.example.com/loragate" });
-  const tenant = h("select", {}, options([["", "all tenants"]], ""));
+  const { node: tenant } = tenantSelect(["", "all tenants"]);
   const boxes = EVENTS.map((event) => [event, h("input", { type: "checkbox", id: `event-${event}`, checked: true })]);
   const status = h("p", { class: "error", role: "status" });
   const form = h("form", { class: "settings" },
     field("URL of the receiver", url), field("Only what concerns", tenant),
     h("fieldset", { class: "events" }, h("legend", {}, "Tell"), boxes.map(([event, box]) => h("div", { class: "check" }, box, h("label", { htmlFor: box.id }, event)))),
     h("div", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Add the webhook"), status));
-  ask("admin/v1/tenants").then(({ data }) => tenant.append(...options(data.map((row) => row.name))), () => {});
   const narrow = () => {
     for (const [event, box] of boxes) box.disabled = Boolean(tenant.value) && ofEngine(event);
   };
