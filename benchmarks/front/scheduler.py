@@ -1,9 +1,10 @@
-"""The scheduler's processor time per step: ours and vLLM's own, in one process, without messages and servers.
+"""The scheduler's processor time per sequence of a step: ours and vLLM's own, without messages and servers.
 
     python -m benchmarks.front.scheduler
 
-Two EngineCores with the executor without a model take turns, with the same requests: 64 tenants and 32 adapters. A
-new request arrives for each that ends. Only `schedule` and `update_from_output` are timed.
+Two EngineCores with the executor without a model step in turns, with the same requests: 64 tenants and 32 adapters. A
+new request arrives for each that ends. Only `schedule` and `update_from_output` are timed. A time is divided by the
+sequences of its step, as ours may hold sequences back where each makes a step longer (server/fairness/row_shares.py).
 
 Leans on (vLLM 0.32): v1.engine.core.EngineCore (`scheduler`, `model_executor`, `preprocess_add_request`,
 `add_request`), v1.engine.EngineCoreRequest, engine.arg_utils.AsyncEngineArgs.
@@ -28,15 +29,9 @@ from server.fairness.shares import STAMP_KEY, stamp
 
 SEQUENCES = (256, 1024)
 TENANTS, ADAPTERS = 64, 32
-_TURNS, _STEPS = 24, 30
+_PAIRS = 720
 _SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 _PROMPT_TOKENS, _ANSWER_TOKENS = (16, 64), (32, 160)
-
-
-class _Instant(ModelFreeExecutor):
-    """An executor whose steps take no time."""
-
-    step_s = 0.0
 
 
 class _Engine:
@@ -60,14 +55,15 @@ class _Engine:
             enforce_eager=True,
             **arguments,
         ).create_engine_config()
-        self._core = EngineCore(config, _Instant, log_stats=True)
+        self._core = EngineCore(config, ModelFreeExecutor, log_stats=True)
         self._rng = random.Random(sequences)
         self._numbers = itertools.count()
         self._sequences = sequences
         self._running = 0
+        self.rows = 0
 
     def step(self) -> float:
-        """Run a step. Returns: seconds of processor time that the scheduler took."""
+        """Run a step. Returns: seconds of processor time that the scheduler took for each sequence of the step."""
         while self._running < self._sequences:
             self._add(next(self._numbers))
             self._running += 1
@@ -82,7 +78,8 @@ class _Engine:
         took_s += time.thread_time() - began_s
         ended = (output.finish_reason is not None for each in outputs.values() for output in each.outputs)
         self._running -= sum(ended)
-        return took_s
+        self.rows += len(scheduled.num_scheduled_tokens)
+        return took_s / max(1, len(scheduled.num_scheduled_tokens))
 
     def _add(self, number: int) -> None:
         from vllm.lora.request import LoRARequest
@@ -114,7 +111,7 @@ class _Engine:
 
 
 def measure(progress: ProgressReporter) -> list[dict[str, float]]:
-    """Time the steps. Returns: a record for each number of sequences, times in microseconds."""
+    """Time the steps. Returns: a record for each number of sequences, times in microseconds per sequence."""
     os.environ["VLLM_PLUGINS"] = ""
     found = [_measure(sequences) for sequences in SEQUENCES]
     for record in found:
@@ -127,27 +124,24 @@ def _measure(sequences: int) -> dict[str, float]:
     for engine in (ours, stock):
         for _ in range(2 * max(_ANSWER_TOKENS)):  # until the sequences are at all places of their answers
             engine.step()
-    times: dict[_Engine, list[float]] = {ours: [], stock: []}
-    shares = []
+    pairs = []
     gc.collect()
-    for turn in range(_TURNS):
-        medians = {}
-        for engine in (ours, stock) if turn % 2 == 0 else (stock, ours):
-            medians[engine] = statistics.median(engine.step() for _ in range(_STEPS))
-            times[engine].append(medians[engine])
-        shares.append(medians[ours] / medians[stock] - 1)
+    for number in range(_PAIRS):  # one step each, as the machine's speed changes from second to second
+        took = {engine: engine.step() for engine in ((ours, stock) if number % 2 == 0 else (stock, ours))}
+        pairs.append((took[ours], took[stock]))
     ours.close()
     stock.close()
     return {
         "sequences": sequences,
-        "ours_us": round(1e6 * statistics.median(times[ours]), 1),
-        "stock_us": round(1e6 * statistics.median(times[stock]), 1),
-        "share": round(statistics.median(shares), 4),
+        "ours_us": round(1e6 * statistics.median(of_ours for of_ours, _ in pairs), 2),
+        "stock_us": round(1e6 * statistics.median(of_stock for _, of_stock in pairs), 2),
+        "rows": round(ours.rows / stock.rows, 4),
+        "share": round(statistics.median(of_ours / of_stock for of_ours, of_stock in pairs) - 1, 4),
     }
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Measure and print the time of a step of both schedulers."""
+    """Measure and print the times of both schedulers."""
     measure(ProgressReporter(quiet=False))
     return 0
 

@@ -85,7 +85,7 @@ class TenantAllocations:
 class BlockAccounting:
     """The allocations of all tenants, and what still fits."""
 
-    __slots__ = ("_active", "_allocations", "_by_tenant", "_clock", "capacity")
+    __slots__ = ("_active", "_allocations", "_by_tenant", "_clock", "_limited", "capacity")
 
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
@@ -94,6 +94,7 @@ class BlockAccounting:
         #: Only tenants with allocations: each step reads these.
         self._active: dict[str, TenantAllocations] = {}
         self._allocations: dict[str, Allocation] = {}
+        self._limited: list[tuple[str, TenantAllocations]] | None = None  # until another tenant is active
 
     def now_s(self) -> float:
         """Monotonic seconds, by the clock of the block-seconds."""
@@ -102,6 +103,7 @@ class BlockAccounting:
     def set_share(self, tenant: str, share: Share) -> None:
         """Set the tenant's share from now on."""
         self.of(tenant, share).share = share
+        self._limited = None
 
     def of(self, tenant: str, share: Share | None = None) -> TenantAllocations:
         """The tenant's allocations, empty at first."""
@@ -129,9 +131,9 @@ class BlockAccounting:
 
     def limited(self) -> list[tuple[str, TenantAllocations]]:
         """The active tenants that have a limit."""
-        return [
-            (tenant, allocated) for tenant, allocated in self._active.items() if allocated.share.limit < 1
-        ]
+        if self._limited is None:
+            self._limited = [(tenant, each) for tenant, each in self._active.items() if each.share.limit < 1]
+        return self._limited
 
     def tenants(self) -> list[str]:
         """All tenants that have sent a request since the start."""
@@ -145,8 +147,10 @@ class BlockAccounting:
         """Add the allocation of a request that starts; `extend` adds its blocks."""
         self._allocations[allocation.request_id] = allocation
         allocated = self.of(allocation.tenant, allocation.share)
+        if not allocated.allocations:
+            self._active[allocation.tenant] = allocated
+            self._limited = None
         allocated.allocations[allocation.request_id] = allocation
-        self._active[allocation.tenant] = allocated
         allocated.pending_blocks += allocation.pending_blocks
 
     def extend(self, allocation: Allocation, block_ids: Iterable[int]) -> None:
@@ -169,6 +173,7 @@ class BlockAccounting:
         del allocated.allocations[request_id]
         if not allocated.allocations:
             del self._active[allocation.tenant]
+            self._limited = None
         allocated.pending_blocks -= allocation.pending_blocks
         for block_id in allocation.block_ids:
             if allocated.block_uses[block_id] == 1:
@@ -212,10 +217,7 @@ class BlockAccounting:
         claimed = allocated.claimed_blocks
         if claimed + slots <= limit:  # each sequence takes at most one block beyond its claim
             return False
-        return (
-            allocated.blocks + sum(growth(allocation) for allocation in allocated.allocations.values())
-            > limit
-        )
+        return allocated.blocks + sum(map(growth, allocated.allocations.values())) > limit
 
     def violations(self) -> int:
         """Number of tenants above their limit: the self-check; a correct scheduler has 0."""

@@ -34,7 +34,17 @@ class RowShares:
         accounting: their running requests.
     """
 
-    __slots__ = ("_accounting", "_active", "_all_rows", "_queue", "_seen_s", "_set_s", "caps", "times")
+    __slots__ = (
+        "_accounting",
+        "_active",
+        "_all_rows",
+        "_fewest",
+        "_left_s",
+        "_queue",
+        "_set_s",
+        "caps",
+        "times",
+    )
 
     def __init__(self, queue: WaitingQueue, accounting: BlockAccounting) -> None:
         self.times = StepTimes()
@@ -42,8 +52,10 @@ class RowShares:
         """Of tenants that have more sequences, running and waiting, than their part of the step."""
         self._queue = queue
         self._accounting = accounting
-        self._seen_s: dict[str, float] = {}
+        self._left_s: dict[str, float] = {}
+        """When tenants that had been active were so no more."""
         self._active: Set[str] = frozenset()
+        self._fewest = 1  # rows with one sequence of each active tenant
         self._all_rows = 0
         self._set_s = -_HOLD_S
 
@@ -55,11 +67,19 @@ class RowShares:
         active = {*self._accounting.active_tenants(), *self._queue.tenants()}
         all_rows = self._accounting.slots + len(self._queue)
         now_s = self._accounting.now_s()
-        is_same = active == self._active and abs(all_rows - self._all_rows) * _NEARLY < self._all_rows
-        if is_same and now_s - self._set_s < _HOLD_S:
+        is_same = active == self._active
+        if not is_same:
+            self._note_left(self._active - active, now_s)
+            self._active = active
+            self._fewest = max(1, sum(not is_background(tenant) for tenant in active))
+        if self._lasts_no_longer(all_rows):
+            self.caps, self._all_rows = {}, 0
             return
-        rows = self._rows(active | self._active, now_s)
-        self._active, self._all_rows, self._set_s = active, all_rows, now_s
+        is_near = abs(all_rows - self._all_rows) * _NEARLY < self._all_rows
+        if is_same and is_near and now_s - self._set_s < _HOLD_S:
+            return
+        rows = self._rows(now_s)
+        self._all_rows, self._set_s = all_rows, now_s
         self.caps = self._caps_of(rows) if len(rows) > 1 and max(rows.values()) > 1 else {}
 
     def is_full(self, tenant: str) -> bool:
@@ -67,19 +87,24 @@ class RowShares:
         cap = self.caps.get(tenant)
         return cap is not None and self._accounting.of(tenant).slots >= cap
 
-    def _rows(self, seen: Set[str], now_s: float) -> dict[str, int]:
-        """Sequences, running and waiting, of each tenant that is active or was a moment ago.
+    def _note_left(self, left: Set[str], now_s: float) -> None:
+        recent = {tenant: at_s for tenant, at_s in self._left_s.items() if now_s - at_s <= _ACTIVE_S}
+        self._left_s = recent | dict.fromkeys(left, now_s)
 
-        Args:
-            seen: tenants that are active, or were in the step before.
-            now_s: the time of this step.
-        """
-        for tenant in seen:
-            if not is_background(tenant):
-                self._seen_s[tenant] = now_s
-        self._seen_s = {tenant: at_s for tenant, at_s in self._seen_s.items() if now_s - at_s <= _ACTIVE_S}
+    def _lasts_no_longer(self, all_rows: int) -> bool:
+        """Whether a step with all sequences lasts at most `_STRETCH` times one with a sequence of each tenant."""
+        all_s, fewest_s = self.times.expected_s(all_rows), self.times.expected_s(self._fewest)
+        return all_s is None or fewest_s is None or all_s <= _STRETCH * fewest_s
+
+    def _rows(self, now_s: float) -> dict[str, int]:
+        """Sequences, running and waiting, of each tenant that is active or was a moment ago."""
+        recent = (tenant for tenant, at_s in self._left_s.items() if now_s - at_s <= _ACTIVE_S)
         of, waiting = self._accounting.of, self._queue.count
-        return {tenant: max(1, of(tenant).slots + waiting(tenant)) for tenant in self._seen_s}
+        return {
+            tenant: max(1, of(tenant).slots + waiting(tenant))
+            for tenant in self._active | set(recent)
+            if not is_background(tenant)
+        }
 
     def _caps_of(self, rows: dict[str, int]) -> dict[str, int]:
         shares = {tenant: self._accounting.of(tenant).share for tenant in rows}

@@ -50,4 +50,4 @@ class StepRows:
         drafts = sum(map(len, output.scheduled_spec_decode_tokens.values()))
         is_decoding = output.total_num_scheduled_tokens == rows + drafts and not output.scheduled_new_reqs
         if rows and is_decoding and began_s is not None:
-            self._shares.times.note(rows, now_s - began_s)
+            self._shares.times.note(rows, now_s - began_s, now_s)

@@ -18,7 +18,7 @@ from server.fairness.waiting_queue import WaitingQueue
 def learned(*, step_s: float, row_s: float, most: int = 64) -> StepTimes:
     times = StepTimes()
     for rows in range(1, most + 1):
-        times.note(rows, step_s + row_s * rows)
+        times.note(rows, step_s + row_s * rows, 0.0)
     return times
 
 
@@ -32,21 +32,35 @@ def test_a_step_is_expected_to_last_as_those_of_its_size() -> None:
         assert times.expected_s(rows) == pytest.approx(0.010 + 0.001 * rows, rel=0.15)
 
 
-def test_smaller_steps_than_known_are_expected_in_proportion_and_larger_ones_as_the_largest() -> None:
+def test_larger_steps_than_known_are_expected_as_the_largest_and_smaller_ones_on_a_line() -> None:
     times = StepTimes()
-    times.note(8, 0.080)
-    assert times.expected_s(2) == pytest.approx(0.020)
+    times.note(16, 0.080, 0.0)
+    assert times.expected_s(4) == pytest.approx(0.020)  # in proportion: nothing else is known
     assert times.expected_s(60) == pytest.approx(0.080)
+    times.note(32, 0.112, 0.0)
+    assert times.expected_s(4) == pytest.approx(0.056)
+    times.note(64, 0.112, 0.0)
+    assert times.expected_s(60) == pytest.approx(0.112)
 
 
 def test_a_step_that_compiled_is_soon_forgotten() -> None:
     times = StepTimes()
-    times.note(4, 10.0)
+    times.note(4, 10.0, 0.0)
     for _ in range(30):
-        times.note(4, 0.02)
+        times.note(4, 0.02, 0.0)
     assert times.expected_s(4) == pytest.approx(0.02, rel=0.05)
-    times.note(4, 10.0)
+    times.note(4, 10.0, 0.0)
     assert times.expected_s(4) == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_size_that_was_slow_is_tried_again_after_a_minute() -> None:
+    times = StepTimes()
+    times.note(64, 9.0, 0.0)
+    for second in range(61):
+        times.note(16, 0.02, float(second))
+    assert times.expected_s(64) == pytest.approx(9.0)
+    times.note(16, 0.02, 61.0)
+    assert times.expected_s(64) == pytest.approx(0.02)
 
 
 @given(
@@ -59,7 +73,7 @@ def test_more_sequences_never_last_shorter(
 ) -> None:
     times = StepTimes()
     for count, lasted_s in steps:
-        times.note(count, lasted_s)
+        times.note(count, lasted_s, 0.0)
     low_s, high_s = (times.expected_s(count) for count in sorted(rows))
     assert low_s is not None and high_s is not None and low_s <= high_s * (1 + 1e-9)
     within = times.rows_within(seconds, 600)
@@ -110,6 +124,18 @@ def test_only_the_tenant_with_many_is_held_back() -> None:
     assert shares.caps.keys() == {"acme"}
     assert 4 <= shares.caps["acme"] <= 12
     assert shares.is_full("acme") and not shares.is_full("globex")
+
+
+def test_where_more_sequences_cost_nearly_nothing_all_are_computed() -> None:
+    """As on a GPU, also if no small step was ever measured."""
+    shares, _ = shares_of({"acme": 50, "globex": 2}, [0.0])
+    assert shares.caps
+    for rows, lasted_s in ((34, 0.019), (52, 0.020)):
+        shares.times = StepTimes()
+        shares.times.note(16, 0.018, 0.0)
+        shares.times.note(rows, lasted_s, 0.0)
+        shares.begin_step()
+        assert shares.caps == {}
 
 
 def test_what_a_guarantee_covers_is_never_held_back() -> None:
