@@ -1,10 +1,11 @@
-"""The scheduler's processor time per sequence of a step: ours and vLLM's own, without messages and servers.
+"""The scheduler's processor time per sequence of a step: ours and vLLM's own, without clients and servers.
 
     python -m benchmarks.front.scheduler
 
-Two EngineCores with the executor without a model step in turns, with the same requests: 64 tenants and 32 adapters. A
-new request arrives for each that ends. Only `schedule` and `update_from_output` are timed. A time is divided by the
-sequences of its step, as ours may hold sequences back where each makes a step longer (server/fairness/row_shares.py).
+Two EngineCores with the executor without a model, in a process each, step in turns, with the same requests: 64
+tenants and 32 adapters. A new request arrives for each that ends. Only `schedule` and `update_from_output` are timed.
+A time is divided by the sequences of its step, as ours may hold some back where each makes a step longer
+(server/fairness/row_shares.py).
 
 Leans on (vLLM 0.32): v1.engine.core.EngineCore (`scheduler`, `model_executor`, `preprocess_add_request`,
 `add_request`), v1.engine.EngineCoreRequest, engine.arg_utils.AsyncEngineArgs.
@@ -12,13 +13,17 @@ Leans on (vLLM 0.32): v1.engine.core.EngineCore (`scheduler`, `model_executor`, 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
+import operator
 import os
 import random
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import demo
@@ -29,9 +34,10 @@ from server.fairness.shares import STAMP_KEY, stamp
 
 SEQUENCES = (256, 1024)
 TENANTS, ADAPTERS = 64, 32
-_PAIRS = 720
 _SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 _PROMPT_TOKENS, _ANSWER_TOKENS = (16, 64), (32, 160)
+#: Pairs of steps until the sequences are at all places of their answers, and pairs that are measured.
+_WARM_UP, _PAIRS = 2 * max(_ANSWER_TOKENS), 720
 
 
 class _Engine:
@@ -60,10 +66,9 @@ class _Engine:
         self._numbers = itertools.count()
         self._sequences = sequences
         self._running = 0
-        self.rows = 0
 
-    def step(self) -> float:
-        """Run a step. Returns: seconds of processor time that the scheduler took for each sequence of the step."""
+    def step(self) -> tuple[float, int]:
+        """Run a step. Returns: seconds of processor time that the scheduler took, and the sequences of the step."""
         while self._running < self._sequences:
             self._add(next(self._numbers))
             self._running += 1
@@ -78,8 +83,7 @@ class _Engine:
         took_s += time.thread_time() - began_s
         ended = (output.finish_reason is not None for each in outputs.values() for output in each.outputs)
         self._running -= sum(ended)
-        self.rows += len(scheduled.num_scheduled_tokens)
-        return took_s / max(1, len(scheduled.num_scheduled_tokens))
+        return took_s, len(scheduled.num_scheduled_tokens)
 
     def _add(self, number: int) -> None:
         from vllm.lora.request import LoRARequest
@@ -105,14 +109,24 @@ class _Engine:
         )
         self._core.add_request(*self._core.preprocess_add_request(request))
 
-    def close(self) -> None:
-        """Free its memory."""
-        self._core.shutdown()
+
+_engine: _Engine
+
+
+def _start(sequences: int, scheduler: str | None) -> None:
+    """Make the engine of this process."""
+    global _engine
+    os.environ["VLLM_PLUGINS"] = ""
+    _engine = _Engine(sequences, scheduler)
+    gc.collect()
+
+
+def _step() -> tuple[float, int]:
+    return _engine.step()
 
 
 def measure(progress: ProgressReporter) -> list[dict[str, float]]:
     """Time the steps. Returns: a record for each number of sequences, times in microseconds per sequence."""
-    os.environ["VLLM_PLUGINS"] = ""
     found = [_measure(sequences) for sequences in SEQUENCES]
     for record in found:
         progress.log(f"scheduler: {record}")
@@ -120,24 +134,33 @@ def measure(progress: ProgressReporter) -> list[dict[str, float]]:
 
 
 def _measure(sequences: int) -> dict[str, float]:
-    ours, stock = _Engine(sequences, _SCHEDULER), _Engine(sequences, None)
-    for engine in (ours, stock):
-        for _ in range(2 * max(_ANSWER_TOKENS)):  # until the sequences are at all places of their answers
-            engine.step()
-    pairs = []
-    gc.collect()
-    for number in range(_PAIRS):  # one step each, as the machine's speed changes from second to second
-        took = {engine: engine.step() for engine in ((ours, stock) if number % 2 == 0 else (stock, ours))}
-        pairs.append((took[ours], took[stock]))
-    ours.close()
-    stock.close()
+    # NOTE: a process each, as CPython specializes vLLM's code for the one scheduler class that it sees.
+    schedulers = {"ours": _SCHEDULER, "stock": None}
+    with contextlib.ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(_process(sequences, scheduler))
+            for name, scheduler in schedulers.items()
+        }
+        steps: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
+        for number in range(
+            _WARM_UP + _PAIRS
+        ):  # one step each, as the machine's speed changes from second to second
+            for name in sorted(processes, reverse=number % 2 == 1):
+                steps[name].append(processes[name].submit(_step).result())
+    steps = {name: taken[_WARM_UP:] for name, taken in steps.items()}
+    us = {name: [1e6 * took_s / rows for took_s, rows in taken] for name, taken in steps.items()}
+    rows = {name: sum(rows for _, rows in taken) for name, taken in steps.items()}
     return {
         "sequences": sequences,
-        "ours_us": round(1e6 * statistics.median(of_ours for of_ours, _ in pairs), 2),
-        "stock_us": round(1e6 * statistics.median(of_stock for _, of_stock in pairs), 2),
-        "rows": round(ours.rows / stock.rows, 4),
-        "share": round(statistics.median(of_ours / of_stock for of_ours, of_stock in pairs) - 1, 4),
+        "ours_us": round(statistics.median(us["ours"]), 2),
+        "stock_us": round(statistics.median(us["stock"]), 2),
+        "rows": round(rows["ours"] / rows["stock"], 4),
+        "share": round(statistics.median(map(operator.truediv, us["ours"], us["stock"])) - 1, 4),
     }
+
+
+def _process(sequences: int, scheduler: str | None) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), _start, (sequences, scheduler))
 
 
 def main(argv: Sequence[str] = ()) -> int:

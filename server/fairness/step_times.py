@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 #: Weight of a new step in the mean. A step that was shorter is believed sooner: other programs make steps longer.
@@ -10,22 +11,24 @@ _SHORTER, _LONGER = 0.3, 0.05
 _OUTLIER: Final = 3.0
 #: A size without a step for so long is forgotten. Else one that once was slow would never be tried again.
 _KNOWN_S: Final = 60.0
+#: A line is drawn through sizes that differ so much: else small differences in time would make it steep.
+_APART: Final = 1.2
 
 
 class StepTimes:
-    """Mean seconds of a decoding step, for step sizes between two powers of 2."""
+    """Mean seconds of a decoding step, for step sizes between two powers of the square root of 2."""
 
     __slots__ = ("_mean_rows", "_mean_s", "_noted_s", "_points")
 
     def __init__(self) -> None:
-        self._mean_rows: dict[int, float] = {}  # by the bits of the number of sequences
+        self._mean_rows: dict[int, float] = {}  # by twice the logarithm of the number of sequences
         self._mean_s: dict[int, float] = {}
         self._noted_s: dict[int, float] = {}
         self._points: list[tuple[float, float]] = []
 
     def note(self, rows: int, seconds: float, now_s: float) -> None:
         """A step with so many sequences, none of them with prompt tokens, lasted so long, until now."""
-        size = rows.bit_length()
+        size = int(2 * math.log2(rows))
         self._noted_s[size] = now_s
         for other in [each for each, noted_s in self._noted_s.items() if now_s - noted_s > _KNOWN_S]:
             del self._noted_s[other], self._mean_s[other], self._mean_rows[other]
@@ -40,15 +43,16 @@ class StepTimes:
         """Seconds of a step with so many sequences; None before the first step.
 
         Between two known sizes it is interpolated. A larger step than known is expected to last as the largest: it is
-        then tried and measured. A smaller one is on the line through the two smallest, and in proportion while one
-        size is known, which is less than it will be.
+        then tried and measured. A smaller one is on the line through the smallest and the next, and in proportion
+        while one size is known, which is less than it will be.
         """
         points = self._points
         if not points:
             return None
         if rows < points[0][0]:
             in_proportion = points[0][1] * rows / points[0][0]
-            return max(in_proportion, _on_line(points[0], points[1], rows)) if points[1:] else in_proportion
+            other = next((point for point in points if point[0] >= _APART * points[0][0]), None)
+            return max(in_proportion, _on_line(points[0], other, rows)) if other else in_proportion
         below = points[0]
         for point in points[1:]:
             if rows <= point[0]:
