@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from benchmarks.startup.newcomer import request_of
+from benchmarks.startup.newcomer import requests_of
 from server.app.banner import banner
 from server.app.demo_seed import DEMO_KEYS
 from server.app.start_progress import StartProgress
@@ -56,7 +56,7 @@ def test_the_banner_of_the_demo() -> None:
     text = banner(load({"demo": True}), URL, has_keys=True)
     assert f"{URL}/console" in text and "Ctrl-C stops" in text
     assert all(secret in text for secret in DEMO_KEYS)
-    request = request_of(text)
+    (request,) = requests_of(text)
     assert request.strip().startswith(f"curl -s {URL}/v1/chat/completions") and request.count("\n") == 3
     assert "Bearer demo-acme" in request and '"model": "acme-support"' in request
 
