@@ -14,7 +14,6 @@ Leans on (vLLM 0.32): v1.engine.core.EngineCore (`scheduler`, `model_executor`, 
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import operator
 import os
@@ -118,7 +117,6 @@ def _start(sequences: int, scheduler: str | None) -> None:
     global _engine
     os.environ["VLLM_PLUGINS"] = ""
     _engine = _Engine(sequences, scheduler)
-    gc.collect()
 
 
 def _step() -> tuple[float, int]:
@@ -142,9 +140,8 @@ def _measure(sequences: int) -> dict[str, float]:
             for name, scheduler in schedulers.items()
         }
         steps: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
-        for number in range(
-            _WARM_UP + _PAIRS
-        ):  # one step each, as the machine's speed changes from second to second
+        # One step each in turns, as the machine's speed changes from second to second.
+        for number in range(_WARM_UP + _PAIRS):
             for name in sorted(processes, reverse=number % 2 == 1):
                 steps[name].append(processes[name].submit(_step).result())
     steps = {name: taken[_WARM_UP:] for name, taken in steps.items()}

@@ -81,7 +81,7 @@ class BatchService:
                 async with places, self.requests.serve(context, headers) as answered:
                     assert isinstance(answered, JsonAnswer)
                     return answered
-            except Exception:
+            except Exception:  # whatever failed: the rest of the batch need not start
                 failed.set()
                 raise
 
