@@ -7,17 +7,18 @@ A scheduler step is: `begin_step`; the running requests take their blocks; while
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from server.fairness.background import Background
-from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.candidates import Candidates
 from server.fairness.interfaces import BudgetStanding, EngineInterface, SchedulerCounters
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
+from server.fairness.kv_blocks.preemption import plan_preemption
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.preemption import plan_preemption
-from server.fairness.prefill_cap import max_min_cap
+from server.fairness.prefill_cap import prompt_cap
 from server.fairness.shares import Capacity, is_background
 from server.fairness.token_charges import TokenCharges
 from server.fairness.waiting_queue import Entry, WaitingQueue
@@ -69,23 +70,27 @@ class Arbiter:
     def requeue(self, entry: Entry) -> None:
         """Put a dequeued or preempted request back at its old place."""
         self.queue.put(entry)
+        self._candidates.note_changed(entry.tenant)
         self._next = None
 
     def dequeue(self, entry: Entry) -> None:
         """Take a request out of the queue: it starts, is skipped for now, or has ended."""
         self.queue.remove(entry)
+        self._candidates.note_changed(entry.tenant)
         if not self.queue.has_tenant(entry.tenant) and not entry.share.background:
             self.charges.note_empty(entry.tenant)
         self._next = None
 
-    def start(self, entry: Entry, block_ids: Iterable[int], committed_blocks: int) -> None:
+    def start(self, entry: Entry, block_ids: Sequence[int], committed_blocks: int) -> None:
         """Account for a request that starts with these blocks, out of the `committed_blocks` that its tokens need."""
-        allocation = Allocation(entry.request_id, entry.tenant, entry.share, entry.arrival, entry.adapter)
-        allocation.committed_blocks = committed_blocks
-        self.accounting.open(allocation)
-        self.accounting.extend(allocation, block_ids)
-        if self._lora_slots is not None:
-            self._lora_slots.start(entry.adapter, self._clock())
+        allocation = Allocation(
+            entry.request_id, entry.tenant, entry.share, entry.arrival, entry.adapter, committed_blocks
+        )
+        self.accounting.open(allocation, block_ids)
+        slots = self._lora_slots
+        if slots is not None and slots.start(entry.adapter, self._clock()) and slots.full:
+            self._candidates.note_slots_full()
+        self._candidates.note_changed(entry.tenant)
         self.charges.open(entry)
         self._started_borrowing |= entry.request_id != self._guaranteed_id
         self._next = None
@@ -98,7 +103,7 @@ class Arbiter:
         self.charges.close(request_id)
         if self._lora_slots is not None:
             self._lora_slots.stop(allocation.adapter)
-        self._candidates.exact_blocks.clear()  # blocks that it shared may now be free
+        self._candidates.note_freed()
         self._next = None
 
     # The next request
@@ -115,55 +120,45 @@ class Arbiter:
         return len(self.queue) > 0 and self._engine.free_slots() > 0
 
     def _choose(self) -> None:
-        best: tuple[int, float, int] | None = None
+        best: tuple[BudgetStanding, float, int] | None = None
         tenants = self.background.startable(self.queue.tenants())
-        head = self._candidates.head
         service_of = self.charges.service_of(tenants)
-        for tenant in tenants:
-            entry = head(tenant)
-            if entry is None or (standing := self.standing(entry)) is BudgetStanding.OVER_LIMIT:
-                continue
-            key = (int(standing), service_of(tenant), entry.arrival)
+        for entry, standing in self._startable(tenants):
+            key = (standing, service_of(entry.tenant), entry.arrival)
             if best is None or key < best:
                 best, self._next = key, entry
         is_guaranteed = best is not None and best[0] == BudgetStanding.GUARANTEED
         self._guaranteed_id = self._next.request_id if self._next and is_guaranteed else ""
 
+    def _startable(self, tenants: Iterable[str]) -> Iterator[tuple[Entry, BudgetStanding]]:
+        """The request of each tenant that would start next and how it stands, unless its limit keeps it waiting."""
+        for tenant in tenants:
+            first = self._candidates.first(tenant)
+            if first is not None and self._noted(tenant, first[1]) is not BudgetStanding.OVER_LIMIT:
+                yield first
+
     def standing(self, entry: Entry) -> BudgetStanding:
         """How the request stands against its tenant's guarantee and limit."""
-        standing = self._candidates.standing(entry)
+        return self._noted(entry.tenant, self._candidates.standing(entry))
+
+    def _noted(self, tenant: str, standing: BudgetStanding) -> BudgetStanding:
         if standing is BudgetStanding.OVER_LIMIT:
-            self._limited.add(entry.tenant)
-        elif entry.tenant in self._limited:
+            self._limited.add(tenant)
+        elif tenant in self._limited:
             # NOTE: waiting for its own limit earns a tenant no credit against the other tenants.
-            self._limited.discard(entry.tenant)
-            self._lift(entry.tenant)
+            self._limited.discard(tenant)
+            self._lift(tenant)
         return standing
 
     def prefill_cap(
         self, tokens: int, prefilling: dict[str, list[int]], prompt_tokens: Callable[[Any], int]
     ) -> int:
-        """The maximum of prompt tokens that one request may compute in this step; 0 for no cap.
-
-        Args:
-            tokens: the step's token budget less one token for each decoding request.
-            prefilling: tenant -> tokens that each of its running prompts still has to compute.
-            prompt_tokens: returns the tokens that a waiting item would compute.
-        """
-        slots = self._engine.free_slots()
+        """See `prompt_cap`; `prompt_tokens` returns the tokens that a waiting item would compute."""
+        slots = max(0, self._engine.free_slots())
         tenants = self.background.startable(self.queue.tenants())
-        newcomers = [t for t in tenants if t not in prefilling] if slots > 0 else []
-        if len(prefilling) + len(newcomers) < 2:
-            return 0
-        heads = [entry for tenant in newcomers if (entry := self._candidates.head(tenant)) is not None]
-        demands = [
-            prompt_tokens(entry.item)
-            for entry in heads
-            if self.standing(entry) is not BudgetStanding.OVER_LIMIT
-        ][:slots]
-        if len(prefilling) + len(demands) < 2:
-            return 0
-        return max_min_cap(demands + [demand for own in prefilling.values() for demand in own], tokens)
+        newcomers = self._startable(tenant for tenant in tenants if tenant not in prefilling)
+        waiting = [prompt_tokens(entry.item) for entry, _ in islice(newcomers, slots)]
+        return prompt_cap(waiting, prefilling, tokens)
 
     # The step
 
@@ -177,7 +172,7 @@ class Arbiter:
             self.counters.preempted_for_foreground += 1
             self._preempt(allocation)
         self._rotate_adapters()
-        if len(self.queue):
+        if self._guaranteed_tenants():
             self._serve_guarantees()
 
     def end_step(self, tokens_left: int) -> None:
@@ -194,9 +189,13 @@ class Arbiter:
         if starved and (tokens_left > 0 or self._started_borrowing):
             self.counters.starved_steps += 1
 
-    def _guaranteed(self) -> Iterable[list[Entry]]:
-        """Waiting requests of tenants below their guarantee, by tenant, the least served tenant first."""
-        tenants = [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 1)]
+    def _guaranteed_tenants(self) -> list[str]:
+        """Tenants below their guarantee with waiting requests."""
+        return [tenant for tenant in self.queue.tenants() if self.accounting.fits_guarantee(tenant, 1)]
+
+    def _guaranteed(self) -> Iterator[list[Entry]]:
+        """Their waiting requests, by tenant, the least served tenant first."""
+        tenants = self._guaranteed_tenants()
         for tenant in sorted(tenants, key=self.charges.service_of(tenants)):
             slots = self.accounting.capacity.guaranteed_slots(self.accounting.of(tenant).share)
             yield list(islice(self._candidates.of(tenant), slots))
@@ -224,7 +223,7 @@ class Arbiter:
         slots = self._lora_slots
         if slots is None:
             return
-        wanted = self._waiting_adapters(slots) if slots.full else set()
+        wanted = self._waiting_adapters(slots) if slots.full and len(self.queue) else set()
         for adapter in slots.rotate(wanted, self._clock()):
             for allocation in [a for a in self.accounting.allocations() if a.adapter == adapter]:
                 self.counters.preempted_for_adapter += 1

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.candidates import Candidates
 from server.fairness.interfaces import BudgetStanding, EngineCapacity
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
 from server.fairness.token_charges import TokenCharges
 from server.fairness.waiting_queue import Entry, WaitingQueue
 

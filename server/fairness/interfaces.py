@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
-from server.fairness.block_accounting import Allocation
+from server.fairness.kv_blocks.allocations import Allocation
 
 
 class EngineCapacity(Protocol):

@@ -51,12 +51,16 @@ class LoraSlots:
         blocked = {adapter for adapter in adapters if not self.runs(adapter)} - self._granted
         return len(self._running) + len(self._granted) + len(blocked) <= self.slots
 
-    def start(self, adapter: int, now: float) -> None:
-        """Count a request for this adapter that starts."""
-        if adapter:
-            self._since.setdefault(adapter, now)
-            self._running[adapter] = self._running.get(adapter, 0) + 1
-            self._granted.discard(adapter)
+    def start(self, adapter: int, now: float) -> bool:
+        """Count a request for this adapter that starts; returns whether it takes a slot."""
+        if adapter == 0:
+            return False
+        if adapter in self._running:
+            self._running[adapter] += 1
+            return False
+        self._running[adapter], self._since[adapter] = 1, now
+        self._granted.discard(adapter)
+        return True
 
     def stop(self, adapter: int) -> None:
         """Count a request for this adapter that ended or was preempted."""

@@ -8,10 +8,10 @@ fewest. Where more sequences cost no time, as mostly on a GPU, nothing is held b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Final
 
-from server.fairness.block_accounting import BlockAccounting
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
 from server.fairness.shares import is_background
 from server.fairness.step_times import StepTimes
 from server.fairness.waiting_queue import WaitingQueue
@@ -38,6 +38,7 @@ class RowShares:
         "_accounting",
         "_active",
         "_all_rows",
+        "_changes",
         "_fewest",
         "_left_s",
         "_queue",
@@ -54,7 +55,8 @@ class RowShares:
         self._accounting = accounting
         self._left_s: dict[str, float] = {}
         """When tenants that had been active were so no more."""
-        self._active: Set[str] = frozenset()
+        self._active: set[str] = set()
+        self._changes = -1  # of the running tenants, when `_active` was set
         self._fewest = 1  # rows with one sequence of each active tenant
         self._all_rows = 0
         self._set_s = -_HOLD_S
@@ -64,17 +66,12 @@ class RowShares:
 
         NOTE: with 64 tenants that costs 5 % of a step of vLLM's scheduler, so it is done when something has changed.
         """
-        active = {*self._accounting.active_tenants(), *self._queue.tenants()}
+        is_same = self._is_same()
         all_rows = self._accounting.slots + len(self._queue)
-        now_s = self._accounting.now_s()
-        is_same = active == self._active
-        if not is_same:
-            self._note_left(self._active - active, now_s)
-            self._active = active
-            self._fewest = max(1, sum(not is_background(tenant) for tenant in active))
         if self._lasts_no_longer(all_rows):
             self.caps, self._all_rows = {}, 0
             return
+        now_s = self._accounting.now_s()
         is_near = abs(all_rows - self._all_rows) * _NEARLY < self._all_rows
         if is_same and is_near and now_s - self._set_s < _HOLD_S:
             return
@@ -84,12 +81,24 @@ class RowShares:
 
     def is_full(self, tenant: str) -> bool:
         """Whether no more of the tenant's requests may start in this step."""
-        cap = self.caps.get(tenant)
+        cap = self.caps.get(tenant) if self.caps else None
         return cap is not None and self._accounting.of(tenant).slots >= cap
 
-    def _note_left(self, left: Set[str], now_s: float) -> None:
+    def _is_same(self) -> bool:
+        """Whether the same tenants run and wait as in the last step; others are noted."""
+        running, waiting = self._accounting.active_tenants(), self._queue.tenants()
+        are_same_running = self._changes == self._accounting.changes and len(self._active) == len(running)
+        if are_same_running and self._active.issuperset(waiting):
+            return True
+        self._changes, before = self._accounting.changes, self._active
+        self._active = {*running, *waiting}
+        if self._active == before:
+            return True
+        now_s = self._accounting.now_s()
         recent = {tenant: at_s for tenant, at_s in self._left_s.items() if now_s - at_s <= _ACTIVE_S}
-        self._left_s = recent | dict.fromkeys(left, now_s)
+        self._left_s = recent | dict.fromkeys(before - self._active, now_s)
+        self._fewest = max(1, sum(not is_background(tenant) for tenant in self._active))
+        return False
 
     def _lasts_no_longer(self, all_rows: int) -> bool:
         """Whether a step with all sequences lasts at most `_STRETCH` times one with a sequence of each tenant."""
@@ -98,13 +107,13 @@ class RowShares:
 
     def _rows(self, now_s: float) -> dict[str, int]:
         """Sequences, running and waiting, of each tenant that is active or was a moment ago."""
-        recent = (tenant for tenant, at_s in self._left_s.items() if now_s - at_s <= _ACTIVE_S)
-        of, waiting = self._accounting.of, self._queue.count
-        return {
-            tenant: max(1, of(tenant).slots + waiting(tenant))
-            for tenant in self._active | set(recent)
-            if not is_background(tenant)
-        }
+        rows = self._accounting.slots_by_tenant()
+        for tenant in self._queue.tenants():
+            rows[tenant] = rows.get(tenant, 0) + self._queue.count(tenant)
+        for tenant, at_s in self._left_s.items():
+            if now_s - at_s <= _ACTIVE_S:
+                rows.setdefault(tenant, 1)
+        return {tenant: count for tenant, count in rows.items() if not is_background(tenant)}
 
     def _caps_of(self, rows: dict[str, int]) -> dict[str, int]:
         shares = {tenant: self._accounting.of(tenant).share for tenant in rows}

@@ -65,7 +65,7 @@ class TokenCharges:
         del own[request_id]
         if not own:
             del self._running[entry.tenant]
-        self._charge_generated(entry)
+        self._charge_generated(entry.tenant, (entry,))
 
     def is_in_prompt(self, request_id: str) -> bool:
         """Whether a running request still computes its prompt."""
@@ -80,8 +80,7 @@ class TokenCharges:
         for tenant in tenants:
             if tenant not in self._settled:
                 self._settled.add(tenant)
-                for entry in self._running.get(tenant, {}).values():
-                    self._charge_generated(entry)
+                self._charge_generated(tenant, self._running.get(tenant, {}).values())
 
     def charge_prompt(self, entry: Entry, prompt_tokens: int, cached_tokens: int) -> None:
         """Charge the part of a starting request's prompt that is not cached; each prompt token is charged once."""
@@ -92,9 +91,13 @@ class TokenCharges:
             )
             entry.charged_prompt_tokens = prompt_tokens
 
-    def _charge_generated(self, entry: Entry) -> None:
-        generated_tokens = self._generated_tokens(entry.item)
-        new_tokens = generated_tokens - entry.charged_generated_tokens
-        if new_tokens > 0:
-            entry.charged_generated_tokens = generated_tokens
-            self._virtual_counters.charge(entry.tenant, entry.share.weight, generated_tokens=new_tokens)
+    def _charge_generated(self, tenant: str, entries: Iterable[Entry]) -> None:
+        weighted_tokens = 0.0
+        for entry in entries:
+            generated_tokens = self._generated_tokens(entry.item)
+            new_tokens = generated_tokens - entry.charged_generated_tokens
+            if new_tokens > 0:
+                entry.charged_generated_tokens = generated_tokens
+                weighted_tokens += new_tokens / entry.share.weight
+        if weighted_tokens:
+            self._virtual_counters.charge(tenant, 1.0, generated_tokens=weighted_tokens)

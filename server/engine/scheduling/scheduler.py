@@ -2,7 +2,7 @@
 
 Leans on (vLLM 0.32): AsyncScheduler and Scheduler (`schedule`, `_preempt_request`, `_update_after_schedule`,
 `update_from_output`, `_update_request_with_output`, `_free_request_blocks`, `running`, `waiting`,
-`_inflight_prefills`), KVCacheManager (`allocate_slots`, `get_computed_blocks`, `get_blocks`), BlockPool, Request.
+`_inflight_prefills`), KVCacheManager (`get_computed_blocks`), BlockPool, Request.
 Given to vLLM as the dotted name `server.engine.scheduling.scheduler.TenantScheduler` and built in the EngineCore
 process.
 """
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from typing import Any
 
-from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -25,14 +23,15 @@ from server.engine.decoding.grammars.prepared_backend import take_prepared
 from server.engine.decoding.grammars.watched_grammar import has_ended
 from server.engine.decoding.repetition_steering import LoopWatch
 from server.engine.process.heartbeat import answer_pings, beat
+from server.engine.scheduling.block_counting import BlockCounting
 from server.engine.scheduling.engine_capacity import capacity, lora_slots
 from server.engine.scheduling.prompt_logprob_rows import PromptLogprobRows
 from server.engine.scheduling.scheduler_report import install, report
 from server.engine.scheduling.step_rows import StepRows
 from server.engine.scheduling.tenant_queue import TenantQueue
 from server.fairness.arbiter import Arbiter
-from server.fairness.block_accounting import Allocation
-from server.fairness.preemption import preemption_order
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.preemption import preemption_order
 
 
 class TenantScheduler(AsyncScheduler):
@@ -46,7 +45,8 @@ class TenantScheduler(AsyncScheduler):
         super().__init__(*args, **kwargs)
         self.arbiter = Arbiter(capacity(self), engine=self, lora_slots=lora_slots(self.vllm_config))
         self._loops = LoopWatch(self.vllm_config)
-        self._queue = self.waiting = TenantQueue(self.arbiter, self._loops.watches)
+        self._counting = BlockCounting(self.kv_cache_manager, self.arbiter, self.full_blocks)
+        self.waiting = TenantQueue(self.arbiter, self._loops.watches, self._counting.count_starts)
         # A copy, because the prefill cap of each step is written into it.
         self.scheduler_config: Any = copy.copy(self.vllm_config.scheduler_config)
         # On a CPU vLLM schedules synchronously, and AsyncScheduler's part would be wasted work.
@@ -58,7 +58,6 @@ class TenantScheduler(AsyncScheduler):
         self._prompt_rows = PromptLogprobRows(self, self.vllm_config)
         self._step_rows = StepRows(self, self.arbiter)
         self._groups = len(self.kv_cache_config.kv_cache_groups)
-        self.kv_cache_manager.allocate_slots = self._counted(self.kv_cache_manager.allocate_slots)
         take_prepared(self.structured_output_manager)
         install()
         answer_pings()
@@ -75,7 +74,9 @@ class TenantScheduler(AsyncScheduler):
             self._cap_prefills()
             self._step_rows.begin_step()
         self._order_victims()
+        self._counting.begin_step()
         output = super().schedule(throttle_prefills)
+        self._counting.end_step(output)
         if not paused:
             self.arbiter.end_step(self.max_num_scheduled_tokens - output.total_num_scheduled_tokens)
         return output
@@ -176,43 +177,6 @@ class TenantScheduler(AsyncScheduler):
         self.running.remove(request)
         self._preempt_request(request, time.monotonic(), drop_stale_output=self.requires_kv_delivery)
 
-    # Accounting
-
-    def _counted(self, allocate_slots: Callable[..., KVCacheBlocks | None]) -> Callable[..., Any]:
-        """`KVCacheManager.allocate_slots`, with accounting; a request's first blocks mean that it starts.
-
-        NOTE: it runs for each request in each step, mostly without new blocks. One more lookup or dict is visible in
-        `benchmarks front`, and so it is a function and no method.
-        """
-        accounting, no_blocks = self.arbiter.accounting, self.kv_cache_manager.empty_kv_cache_blocks
-
-        def allocate_and_count(
-            request: Request, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **starting: Any
-        ) -> KVCacheBlocks | None:
-            if not starting:
-                blocks = allocate_slots(request, num_new_tokens, num_lookahead_tokens=num_lookahead_tokens)
-                if blocks is no_blocks:
-                    return blocks
-            else:
-                starting["num_lookahead_tokens"] = num_lookahead_tokens
-                blocks = allocate_slots(request, num_new_tokens, **starting)
-            if blocks is None:
-                return None
-            allocation = accounting.allocation(request.request_id)
-            if allocation is None:
-                self._start(request, int(starting.get("num_new_computed_tokens", 0)))
-            elif blocks is not no_blocks:
-                accounting.extend(allocation, _block_ids(blocks))
-            return blocks
-
-        return allocate_and_count
-
-    def _start(self, request: Request, cached_tokens: int) -> None:
-        entry = self._queue.entry_of(request)
-        all_blocks = self.kv_cache_manager.get_blocks(request.request_id)
-        self.arbiter.start(entry, _block_ids(all_blocks), self.full_blocks(request))
-        self.arbiter.charges.charge_prompt(entry, request.num_prompt_tokens, cached_tokens)
-
     def _cap_prefills(self) -> None:
         """Limit prompt tokens per request, so that one tenant's long prompt does not take the whole step."""
         if not self._inflight_prefills and not self.arbiter.has_room:
@@ -233,7 +197,7 @@ class TenantScheduler(AsyncScheduler):
         """Sort `running` in order of preemption if blocks may run out: vLLM preempts from its end."""
         accounting = self.arbiter.accounting
         free = self.free_blocks()
-        if free >= len(self.running) * self._groups + accounting.pending_blocks():
+        if free >= len(self.running) * self._groups + accounting.pending_blocks:
             return
         allocations = (accounting.allocation(request.request_id) for request in self.running)
         if free >= sum(self.growth(allocation) for allocation in allocations if allocation is not None):
@@ -244,7 +208,3 @@ class TenantScheduler(AsyncScheduler):
     def report(self) -> dict[str, Any]:
         """Counters and present state; see `server.engine.scheduling.scheduler_report`."""
         return report(self.arbiter)
-
-
-def _block_ids(blocks: KVCacheBlocks) -> list[int]:
-    return [block.block_id for group in blocks.blocks for block in group if not block.is_null]

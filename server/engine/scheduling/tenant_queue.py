@@ -29,11 +29,15 @@ class TenantQueue(RequestQueue):
     Args:
         arbiter: holds the waiting requests.
         watches: whether a request is watched for repetition loops.
+        before_start: called before a request gets its first blocks.
     """
 
-    def __init__(self, arbiter: Arbiter, watches: Callable[[Request], bool]) -> None:
+    def __init__(
+        self, arbiter: Arbiter, watches: Callable[[Request], bool], before_start: Callable[[], None]
+    ) -> None:
         self._arbiter = arbiter
         self._watches = watches
+        self._before_start = before_start
         self._arrivals = itertools.count()
         self._peeked: Entry | None = None
 
@@ -67,6 +71,7 @@ class TenantQueue(RequestQueue):
         if entry is None:
             raise IndexError("no request may start now")
         self._peeked = entry
+        self._before_start()
         return entry.item
 
     def pop_request(self) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.fairness.block_accounting import Allocation
+from server.fairness.kv_blocks.allocations import Allocation
 
 
 @dataclass

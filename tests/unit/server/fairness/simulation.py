@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from adapters.tenant_settings import TenantSettings
 from server.fairness.arbiter import Arbiter
-from server.fairness.block_accounting import Allocation
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.preemption import preemption_order
 from server.fairness.lora_slots import LoraSlots
-from server.fairness.preemption import preemption_order
 from server.fairness.shares import Capacity, read_stamp, stamp
 from server.fairness.waiting_queue import Entry
 

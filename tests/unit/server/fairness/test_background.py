@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.tenant_settings import TenantSettings
-from server.fairness.preemption import preemption_order
+from server.fairness.kv_blocks.preemption import preemption_order
 from server.fairness.shares import Capacity, is_background
 from tests.unit.server.fairness.simulation import SimEngine
 

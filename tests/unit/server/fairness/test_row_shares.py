@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fairness.block_accounting import Allocation, BlockAccounting
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
 from server.fairness.row_shares import RowShares, fair_level
 from server.fairness.shares import Capacity, Share, background_name
 from server.fairness.step_times import StepTimes

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from server.fairness.block_accounting import Allocation, BlockAccounting
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
 from server.fairness.shares import Capacity, Share
 
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=10)
@@ -85,7 +86,7 @@ def test_blocks_of_a_prompt_are_pending_until_they_are_allocated(accounting: Blo
     other = run(accounting, "other", range(10, 13), committed=4)
     held = accounting.of("acme")
     assert (prompt.pending_blocks, other.pending_blocks) == (3, 1)
-    assert (held.pending_blocks, held.claimed_blocks, accounting.pending_blocks()) == (4, 9, 4)
+    assert (held.pending_blocks, held.claimed_blocks, accounting.pending_blocks) == (4, 9, 4)
     accounting.extend(prompt, range(20, 24))
     assert (held.pending_blocks, held.claimed_blocks) == (1, 10)
     accounting.close("other")

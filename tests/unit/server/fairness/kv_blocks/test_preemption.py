@@ -8,8 +8,9 @@ from itertools import count
 
 import pytest
 
-from server.fairness.block_accounting import Allocation, BlockAccounting
-from server.fairness.preemption import plan_preemption, preemption_order
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
+from server.fairness.kv_blocks.preemption import plan_preemption, preemption_order
 from server.fairness.shares import Capacity, Share
 from server.fairness.waiting_queue import Entry
 

@@ -1,94 +1,34 @@
-"""The KV blocks and sequence slots that each tenant holds, against its guarantee and its limit.
-
-A block that several requests of one tenant share (a common system prompt) counts once. Tenants never share a
-block, because their cache salts differ.
-"""
+"""The KV blocks and sequence slots that each tenant holds, against its guarantee and its limit."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence, Set
 
+from server.fairness.kv_blocks.allocations import Allocation, TenantAllocations
 from server.fairness.shares import Capacity, Share
-
-
-@dataclass(slots=True)
-class Allocation:
-    """The slot and the blocks that one running request holds, until it ends or is preempted."""
-
-    request_id: str
-    tenant: str
-    share: Share
-    arrival: int
-    adapter: int
-    block_ids: list[int] = field(default_factory=list)
-    committed_blocks: int = 0
-    """Blocks that its present tokens (the whole prompt) need, allocated or not."""
-    counted_at: float = 0.0
-
-    @property
-    def pending_blocks(self) -> int:
-        """Blocks that are committed and not yet allocated."""
-        return max(0, self.committed_blocks - len(self.block_ids))
-
-
-@dataclass(slots=True)
-class TenantAllocations:
-    """All allocations of one tenant, with its sums."""
-
-    share: Share
-    allocations: dict[str, Allocation] = field(default_factory=dict)
-    block_uses: dict[int, int] = field(default_factory=dict)  # block id -> number of allocations that use it
-    pending_blocks: int = 0
-    """Blocks that its running prompts will still take."""
-    block_seconds: float = 0.0
-    """Blocks in use, integrated over time up to `counted_at`."""
-    counted_at: float = 0.0
-    adapter_block_seconds: dict[int, float] = field(default_factory=dict)
-    """The same by adapter id, up to each allocation's `counted_at`; a shared block counts for each request."""
-
-    @property
-    def blocks(self) -> int:
-        """Distinct blocks in use."""
-        return len(self.block_uses)
-
-    @property
-    def slots(self) -> int:
-        """Sequence slots in use."""
-        return len(self.allocations)
-
-    @property
-    def claimed_blocks(self) -> int:
-        """Blocks in use plus those that its running prompts will still take."""
-        return len(self.block_uses) + self.pending_blocks
-
-    def count_time(self, allocations: Iterable[Allocation], now: float) -> None:
-        """Add the block-seconds of the tenant and of these allocations up to `now`. Call before blocks change."""
-        self.block_seconds += len(self.block_uses) * (now - self.counted_at)
-        self.counted_at = now
-        for allocation in allocations:
-            before = self.adapter_block_seconds.get(allocation.adapter, 0.0)
-            spent = len(allocation.block_ids) * (now - allocation.counted_at)
-            self.adapter_block_seconds[allocation.adapter] = before + spent
-            allocation.counted_at = now
-
-    def newest_first(self) -> list[Allocation]:
-        """The allocations in order of preemption."""
-        return sorted(self.allocations.values(), key=lambda allocation: -allocation.arrival)
-
-    def freed_by(self, allocation: Allocation) -> int:
-        """Number of blocks that only this allocation uses."""
-        return sum(1 for block_id in allocation.block_ids if self.block_uses[block_id] == 1)
 
 
 class BlockAccounting:
     """The allocations of all tenants, and what still fits."""
 
-    __slots__ = ("_active", "_allocations", "_by_tenant", "_clock", "_limited", "capacity")
+    __slots__ = (
+        "_active",
+        "_allocations",
+        "_by_tenant",
+        "_clock",
+        "_limited",
+        "capacity",
+        "changes",
+        "pending_blocks",
+    )
 
     def __init__(self, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
+        self.pending_blocks = 0
+        """Blocks that all running prompts will still take."""
+        self.changes = 0
+        """How often a tenant became active or was so no more."""
         self._clock = clock
         self._by_tenant: dict[str, TenantAllocations] = {}
         #: Only tenants with allocations: each step reads these.
@@ -102,8 +42,9 @@ class BlockAccounting:
 
     def set_share(self, tenant: str, share: Share) -> None:
         """Set the tenant's share from now on."""
-        self.of(tenant, share).share = share
-        self._limited = None
+        allocated = self.of(tenant, share)
+        if allocated.share is not share and allocated.share != share:
+            allocated.share, self._limited = share, None
 
     def of(self, tenant: str, share: Share | None = None) -> TenantAllocations:
         """The tenant's allocations, empty at first."""
@@ -120,6 +61,10 @@ class BlockAccounting:
     def slots(self) -> int:
         """Sequence slots in use, of all tenants."""
         return len(self._allocations)
+
+    def slots_by_tenant(self) -> dict[str, int]:
+        """Sequence slots in use, of each tenant that has any."""
+        return {tenant: len(each.allocations) for tenant, each in self._active.items()}
 
     def active_tenants(self) -> Set[str]:
         """The names of the tenants that have allocations now; the set follows the allocations."""
@@ -143,25 +88,28 @@ class BlockAccounting:
         """All allocations, of all tenants."""
         return iter(self._allocations.values())
 
-    def open(self, allocation: Allocation) -> None:
-        """Add the allocation of a request that starts; `extend` adds its blocks."""
+    def open(self, allocation: Allocation, block_ids: Sequence[int] = ()) -> None:
+        """Add the allocation of a request that starts with these blocks."""
         self._allocations[allocation.request_id] = allocation
         allocated = self.of(allocation.tenant, allocation.share)
         if not allocated.allocations:
             self._active[allocation.tenant] = allocated
-            self._limited = None
+            self._note_change()
         allocated.allocations[allocation.request_id] = allocation
-        allocated.pending_blocks += allocation.pending_blocks
+        self._add_pending(allocated, allocation.committed_blocks)
+        self.extend(allocation, block_ids)
 
-    def extend(self, allocation: Allocation, block_ids: Iterable[int]) -> None:
+    def extend(self, allocation: Allocation, block_ids: Sequence[int]) -> None:
         """Add blocks to the request's allocation."""
         allocated = self._by_tenant[allocation.tenant]
-        allocated.count_time((allocation,), self._clock())
+        allocated.count_time(allocation, self._clock())
         pending_before = allocation.pending_blocks
+        uses = allocated.block_uses
         for block_id in block_ids:
-            allocated.block_uses[block_id] = allocated.block_uses.get(block_id, 0) + 1
-            allocation.block_ids.append(block_id)
-        allocated.pending_blocks += allocation.pending_blocks - pending_before
+            uses[block_id] = uses.get(block_id, 0) + 1
+        allocation.block_ids += block_ids
+        if pending_before:
+            self._add_pending(allocated, allocation.pending_blocks - pending_before)
 
     def close(self, request_id: str) -> Allocation | None:
         """Remove the allocation of a request that ended or was preempted; None if it has none."""
@@ -169,17 +117,17 @@ class BlockAccounting:
         if allocation is None:
             return None
         allocated = self._by_tenant[allocation.tenant]
-        allocated.count_time((allocation,), self._clock())
+        allocated.count_time(allocation, self._clock())
         del allocated.allocations[request_id]
         if not allocated.allocations:
             del self._active[allocation.tenant]
-            self._limited = None
-        allocated.pending_blocks -= allocation.pending_blocks
+            self._note_change()
+        self._add_pending(allocated, -allocation.pending_blocks)
+        uses = allocated.block_uses
         for block_id in allocation.block_ids:
-            if allocated.block_uses[block_id] == 1:
-                del allocated.block_uses[block_id]
-            else:
-                allocated.block_uses[block_id] -= 1
+            count = uses.pop(block_id)
+            if count > 1:
+                uses[block_id] = count - 1
         return allocation
 
     def fits_guarantee(self, tenant: str, blocks: int) -> bool:
@@ -223,14 +171,12 @@ class BlockAccounting:
         """Number of tenants above their limit: the self-check; a correct scheduler has 0."""
         return sum(1 for _, allocated in self.limited() if self._violates(allocated))
 
-    def pending_blocks(self) -> int:
-        """Blocks that all running prompts will still take."""
-        return sum(allocated.pending_blocks for allocated in self._active.values())
-
     def block_seconds(self, tenant: str) -> tuple[float, dict[int, float]]:
         """Block-seconds of the tenant until now: the total, and by adapter id."""
         allocated = self.of(tenant)
-        allocated.count_time(allocated.allocations.values(), self._clock())
+        now = self._clock()
+        for allocation in allocated.allocations.values():
+            allocated.count_time(allocation, now)
         return allocated.block_seconds, dict(allocated.adapter_block_seconds)
 
     def excess_blocks(self, allocated: TenantAllocations) -> int:
@@ -240,6 +186,14 @@ class BlockAccounting:
     def excess_slots(self, allocated: TenantAllocations) -> int:
         """Slots above the guarantee; negative below it."""
         return allocated.slots - self.capacity.guaranteed_slots(allocated.share)
+
+    def _note_change(self) -> None:
+        self.changes += 1
+        self._limited = None
+
+    def _add_pending(self, allocated: TenantAllocations, blocks: int) -> None:
+        allocated.pending_blocks += blocks
+        self.pending_blocks += blocks
 
     def _violates(self, allocated: TenantAllocations) -> bool:
         shares = [allocated.share]

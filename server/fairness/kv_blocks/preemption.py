@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from server.fairness.block_accounting import Allocation, BlockAccounting
 from server.fairness.interfaces import EngineCapacity
+from server.fairness.kv_blocks.allocations import Allocation
+from server.fairness.kv_blocks.block_accounting import BlockAccounting
 from server.fairness.shares import is_background
 from server.fairness.waiting_queue import Entry
 
