@@ -4,6 +4,8 @@
 
 Two EngineCores with the executor without a model, in a process each, step in turns, with the same requests: 64
 tenants and 32 adapters. A new request arrives for each that ends. Only `schedule` and `update_from_output` are timed.
+Each has a processor core of its own, as an EngineCore has beside its server: two on one core would find its caches
+filled with the other's code and requests, which is most of the time of what runs once in a step.
 A time is divided by the sequences of its step, as ours may hold some back where each makes a step longer
 (server/fairness/row_shares.py).
 
@@ -37,8 +39,9 @@ _SCHEDULER = "server.engine.scheduling.scheduler.TenantScheduler"
 _PROMPT_TOKENS, _ANSWER_TOKENS = (16, 64), (32, 160)
 #: Pairs of steps until the sequences are at all places of their answers, and pairs that are measured.
 _WARM_UP, _PAIRS = 2 * max(_ANSWER_TOKENS), 240
-#: Pairs of processes: where its memory lies makes one up to 2 % faster than another with the same code.
-_PROCESSES = 3
+#: Pairs of processes, half of them with the cores changed over. Where its memory lies makes a process up to 2 %
+#: faster than another one with the same code.
+_PROCESSES = 4
 
 
 class _Engine:
@@ -114,9 +117,10 @@ class _Engine:
 _engine: _Engine
 
 
-def _start(sequences: int, scheduler: str | None) -> None:
+def _start(sequences: int, scheduler: str | None, cores: set[int]) -> None:
     """Make the engine of this process."""
     global _engine
+    os.sched_setaffinity(0, cores)
     os.environ["VLLM_PLUGINS"] = ""
     _engine = _Engine(sequences, scheduler)
 
@@ -136,8 +140,8 @@ def measure(progress: ProgressReporter) -> list[dict[str, Any]]:
 def _measure(sequences: int) -> dict[str, Any]:
     steps: dict[str, list[tuple[float, int]]] = {"ours": [], "stock": []}
     shares: list[float] = []
-    for _ in range(_PROCESSES):
-        taken = _steps_of_two_processes(sequences)
+    for number in range(_PROCESSES):
+        taken = _steps_of_two_processes(sequences, _cores(number))
         shares.append(_share(taken["ours"], taken["stock"]))
         for name in steps:
             steps[name] += taken[name]
@@ -159,13 +163,24 @@ def _share(ours: Sequence[tuple[float, int]], stock: Sequence[tuple[float, int]]
     return float(statistics.median(map(operator.truediv, _us(ours), _us(stock)))) - 1
 
 
-def _steps_of_two_processes(sequences: int) -> dict[str, list[tuple[float, int]]]:
+def _cores(number: int) -> tuple[set[int], set[int]]:
+    """The cores of both processes of a pair: one each, changed over from pair to pair, where there are two."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        return set(usable), set(usable)
+    first, second = {usable[0]}, {usable[1]}
+    return (second, first) if number % 2 else (first, second)
+
+
+def _steps_of_two_processes(
+    sequences: int, cores: tuple[set[int], set[int]]
+) -> dict[str, list[tuple[float, int]]]:
     # NOTE: a process each, as CPython specializes vLLM's code for the one scheduler class that it sees.
     schedulers = {"ours": _SCHEDULER, "stock": None}
     with contextlib.ExitStack() as stack:
         processes = {
-            name: stack.enter_context(_process(sequences, scheduler))
-            for name, scheduler in schedulers.items()
+            name: stack.enter_context(_process(sequences, scheduler, own))
+            for (name, scheduler), own in zip(schedulers.items(), cores, strict=True)
         }
         steps: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
         # One step each in turns, as the machine's speed changes from second to second.
@@ -175,8 +190,8 @@ def _steps_of_two_processes(sequences: int) -> dict[str, list[tuple[float, int]]
     return {name: taken[_WARM_UP:] for name, taken in steps.items()}
 
 
-def _process(sequences: int, scheduler: str | None) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"), _start, (sequences, scheduler))
+def _process(sequences: int, scheduler: str | None, cores: set[int]) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), _start, (sequences, scheduler, cores))
 
 
 def main(argv: Sequence[str] = ()) -> int:

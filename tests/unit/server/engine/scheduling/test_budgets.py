@@ -70,6 +70,8 @@ def check_limits(rig: Rig) -> None:
         entry, capacity = request.loragate_entry, scheduler.arbiter.accounting.capacity
         assert len(blocks[entry.tenant]) <= capacity.limit_blocks(entry.share)
         assert slots[entry.tenant] <= capacity.limit_slots(entry.share)
+    counted = {tenant: set(held.block_uses) for tenant, held in scheduler.arbiter.accounting.active()}
+    assert counted == blocks
 
 
 @pytest.mark.parametrize(
