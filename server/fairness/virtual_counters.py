@@ -31,7 +31,7 @@ class VirtualTokenCounters:
     ) -> None:
         """Add the price of tokens, divided by the tenant's weight."""
         price = PROMPT_PRICE * prompt_tokens + GENERATED_PRICE * generated_tokens
-        self._service[tenant] = self.of(tenant) + price / weight
+        self._service[tenant] = self._service.get(tenant, 0.0) + price / weight
 
     def lift(self, tenant: str, waiting: Iterable[str]) -> None:
         """Raise the counter of a tenant that was idle, so that idle time earns no credit.

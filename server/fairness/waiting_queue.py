@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -103,9 +103,11 @@ class WaitingQueue:
             return [next(iter(queues.values()))[0]]
         return sorted((queue[0] for queue in queues.values()), key=lambda entry: entry.arrival)
 
-    def in_order(self, tenant: str, may_start: Callable[[int], bool]) -> Iterator[Entry]:
+    def in_order(self, tenant: str, may_start: Callable[[int], bool]) -> Iterable[Entry]:
         """The tenant's entries whose adapter may start, in order of arrival."""
-        queues = [queue for adapter, queue in self._tenants[tenant].items() if may_start(adapter)]
-        if len(queues) == 1:
-            return iter(queues[0])
+        own = self._tenants[tenant]
+        if len(own) == 1:
+            adapter, only = next(iter(own.items()))
+            return only if may_start(adapter) else ()
+        queues = [queue for adapter, queue in own.items() if may_start(adapter)]
         return heapq.merge(*queues, key=attrgetter("arrival"))

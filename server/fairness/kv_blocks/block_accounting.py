@@ -122,7 +122,8 @@ class BlockAccounting:
         if not allocated.allocations:
             del self._active[allocation.tenant]
             self._note_change()
-        self._add_pending(allocated, -allocation.pending_blocks)
+        if pending_blocks := allocation.pending_blocks:
+            self._add_pending(allocated, -pending_blocks)
         uses = allocated.block_uses
         for block_id in allocation.block_ids:
             count = uses.pop(block_id)
