@@ -1,6 +1,6 @@
 """What the server spends beside its model: ours against stock vLLM, with a model that costs nothing.
 
-    python -m benchmarks front [--rounds 3] [--streams 1,32,256,512] [--out front.json]
+    python -m benchmarks front [--rounds 3] [--streams 1,32,256,512] [--out front.json] [--plots DIR]
 
 Both servers run the real scheduler, messages, handlers and gateway with `benchmarks.front.executor`: tokens are
 invented, and a step lasts at least 15 ms. They take turns. Processor time per token comes from the kernel, so that
@@ -22,8 +22,10 @@ from benchmarks.front import scheduler
 from benchmarks.front.cases import ANSWER_TOKENS, CASES, PLAIN, Case, arrivals_s, make_load
 from benchmarks.front.client import Outcome, run
 from benchmarks.front.executor import EXECUTOR
+from benchmarks.front.plots import draw_front
 from benchmarks.front.processor_time import ProcessorTime, processor_time
 from benchmarks.harness.demo_server import DEMO_FLAGS
+from benchmarks.harness.environment import check_matplotlib
 from benchmarks.harness.errors import BenchmarkFailed
 from benchmarks.harness.progress import ProgressReporter
 from benchmarks.harness.report import percentile, publish
@@ -89,14 +91,19 @@ def main(argv: Sequence[str]) -> int:
     add("--no-loads", action="store_true", help="leave out the runs at a part of the highest rate")
     add("--no-scheduler", action="store_true", help="leave out the scheduler's steps")
     add("--out", type=Path, help="also write the JSON to this file")
+    add("--plots", type=Path, metavar="DIR", help="also draw the figures into this folder")
     add("--quiet", action="store_true", help="print no progress")
     options = parser.parse_args(argv)
+    if options.plots:
+        check_matplotlib()
     progress = ProgressReporter(quiet=options.quiet)
     figures, more = measure(options, progress)
     if not options.no_scheduler:
         steps = scheduler.measure(progress)
         figures["scheduler_share"] = max(step["share"] for step in steps)
         more["scheduler"] = steps
+    if options.plots:
+        draw_front(more["runs"], more["loads"], options.plots)
     bounds = {name: bound for name, bound in BOUNDS.items() if name in figures}
     return publish("front", figures, bounds, options.out, **more)
 
