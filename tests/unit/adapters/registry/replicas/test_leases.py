@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from datetime import timedelta
 
 import pytest
@@ -89,10 +91,15 @@ async def test_more_than_needed_is_granted_while_there_is_enough(servers: list[S
 async def test_what_was_used_counts_for_a_minute(servers: list[Server]) -> None:
     first, second, _ = servers
     await first.ask(80)
+    await asyncio.sleep(1.01 - time.time() % 1)
+    began_s = int(time.time())
     await first.ask(0, used=80)
     assert (await second.ask(30)).granted == 0
     await age(first.registry, 60)
-    assert (await second.ask(30)).granted == 0  # its second has begun, and not ended
+    in_its_second = (
+        await second.ask(30)
+    ).granted  # which has begun, and not ended, if the machine is not slow
+    assert in_its_second == 0 or int(time.time()) > began_s
     await age(first.registry, 1)
     assert (await second.ask(30)).granted == 30
 
@@ -228,8 +235,11 @@ async def test_who_is_refused_learns_the_moment_at_which_more_is_free(servers: l
     first, second, _ = servers
     await first.ask(100)
     await first.ask(0, used=100)
-    await age(first.registry, 60)
+    await age(first.registry, 30)
     refused = await second.ask(1)
-    assert refused.granted == 0 and 0 < refused.retry_s <= 1
-    await asyncio.sleep(refused.retry_s + 0.01)
+    assert refused.granted == 0 and 0 < refused.retry_s <= 31
+    early_s = 10  # a slow machine may need some of them
+    await age(first.registry, math.ceil(refused.retry_s) - early_s)
+    assert (await second.ask(1)).granted == 0
+    await age(first.registry, early_s)
     assert (await second.ask(1)).granted == 1
