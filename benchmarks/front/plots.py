@@ -34,8 +34,11 @@ def draw_front(runs: Figures, loads: Figures, folder: Path) -> Path:
         points = _by_number(loads, "load_") if is_by_load else _by_number(runs, "plain_")
         for server in next(iter(points.values())):
             axis.plot(list(points), [point[server][name] for point in points.values()], "o-", label=server)
-        axis.set(title=title, xlabel="% of stock's highest rate" if is_by_load else "streams at once")
-        axis.set(ylim=(0, None)) if is_by_load else axis.set(xscale="log", yscale="log")
+        axis.set(title=title)
+        if is_by_load:
+            axis.set(xlabel="% of stock's highest rate", ylim=(0, None))
+        else:
+            axis.set(xlabel="streams at once", xscale="log", yscale="log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(path := folder / "front.png", dpi=120)

@@ -110,7 +110,7 @@ class Arbiter:
 
     def next(self) -> Entry | None:
         """The request that should start now, or None when none may. It stays in the queue until `dequeue`."""
-        if self._next is None and len(self.queue) and self._engine.free_slots() > 0:
+        if self._next is None and self.has_room:
             self._choose()
         return self._next
 

@@ -66,7 +66,7 @@ class RowShares:
 
         NOTE: with 64 tenants that costs 5 % of a step of vLLM's scheduler, so it is done when something has changed.
         """
-        is_same = self._is_same()
+        is_same = not self._note_tenants()
         all_rows = self._accounting.slots + len(self._queue)
         if self._lasts_no_longer(all_rows):
             self.caps, self._all_rows = {}, 0
@@ -84,21 +84,21 @@ class RowShares:
         cap = self.caps.get(tenant) if self.caps else None
         return cap is not None and self._accounting.of(tenant).slots >= cap
 
-    def _is_same(self) -> bool:
-        """Whether the same tenants run and wait as in the last step; others are noted."""
+    def _note_tenants(self) -> bool:
+        """Note who runs and waits; returns whether these are other tenants than in the last step."""
         running, waiting = self._accounting.active_tenants(), self._queue.tenants()
         are_same_running = self._changes == self._accounting.changes and len(self._active) == len(running)
         if are_same_running and self._active.issuperset(waiting):
-            return True
+            return False
         self._changes, before = self._accounting.changes, self._active
         self._active = {*running, *waiting}
         if self._active == before:
-            return True
+            return False
         now_s = self._accounting.now_s()
         recent = {tenant: at_s for tenant, at_s in self._left_s.items() if now_s - at_s <= _ACTIVE_S}
         self._left_s = recent | dict.fromkeys(before - self._active, now_s)
         self._fewest = max(1, sum(not is_background(tenant) for tenant in self._active))
-        return False
+        return True
 
     def _lasts_no_longer(self, all_rows: int) -> bool:
         """Whether a step with all sequences lasts at most `_STRETCH` times one with a sequence of each tenant."""

@@ -47,7 +47,11 @@ class BlockCounting:
         self._manager.allocate_slots = self._allocate_and_count
 
     def end_step(self, output: SchedulerOutput) -> None:
-        """Count the blocks that running requests have taken."""
+        """Count the blocks that running requests have taken.
+
+        NOTE: requests that start in the step are compared with their tenant's limit before this. It holds all the
+        same: `BlockAccounting.fits_limit` keeps a block for each running sequence, and prompts are counted whole.
+        """
         accounting, cached = self._arbiter.accounting, output.scheduled_cached_reqs
         for request_id, groups in zip(cached.req_ids, cached.new_block_ids, strict=True):
             if groups is None or request_id in cached.resumed_req_ids:

@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from manual_clock import ManualClock
 
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.admission import Admission, Reservation
@@ -14,16 +15,8 @@ from server.fairness.shares import Capacity
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8)
 
 
-class Clock:
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make(clock: Clock | None = None) -> tuple[Admission, Clock]:
-    clock = clock or Clock()
+def make(clock: ManualClock | None = None) -> tuple[Admission, ManualClock]:
+    clock = clock or ManualClock()
     return Admission(CAPACITY, clock, clock), clock
 
 
@@ -52,7 +45,7 @@ def test_tokens_are_reserved_at_entry_and_the_rest_refunded_at_exit() -> None:
     assert admission.headers("acme", policy)["x-ratelimit-remaining-tokens"] == "50"
     second.release()
     assert admission.headers("acme", policy)["x-ratelimit-remaining-tokens"] == "850"
-    clock.now += 61
+    clock.now_s += 61
     assert admission.headers("acme", policy)["x-ratelimit-remaining-tokens"] == "1000"
 
 
@@ -79,7 +72,7 @@ def test_what_is_consumed_in_a_stream_leaves_the_window_a_minute_after_it_was_us
     policy = TenantSettings(tpm=1000)
     stream = admission.reserve("acme", policy, prompt_tokens=100, max_tokens=900)
     stream.consume(100 + 400)
-    clock.now += 61
+    clock.now_s += 61
     stream.consume(100)
     remaining = admission.headers("acme", policy)["x-ratelimit-remaining-tokens"]
     assert remaining == str(1000 - 100 - 400)  # used in the last minute, still reserved
@@ -95,7 +88,7 @@ def test_requests_per_minute_are_not_refunded() -> None:
     with pytest.raises(RateLimited) as refused:
         admission.reserve("acme", policy, prompt_tokens=1, max_tokens=1)
     assert refused.value.limit == "rpm"
-    clock.now += refused.value.retry_after_s
+    clock.now_s += refused.value.retry_after_s
     admission.reserve("acme", policy, prompt_tokens=1, max_tokens=1)
 
 
@@ -191,7 +184,7 @@ def test_fitting_max_tokens_is_the_largest_that_fits(policy: TenantSettings, n: 
 
 def test_a_budget_holds_for_its_period_and_starts_anew() -> None:
     start = datetime(2027, 1, 31, 23, 0, tzinfo=UTC).timestamp()
-    admission, clock = make(Clock(start))
+    admission, clock = make(ManualClock(start))
     policy = TenantSettings(token_budget=1000, budget_period=BudgetPeriod.DAY)
     used(admission.reserve("acme", policy, prompt_tokens=100, max_tokens=600), 100, 600)
     with pytest.raises(BudgetExhausted) as refused:
@@ -199,7 +192,7 @@ def test_a_budget_holds_for_its_period_and_starts_anew() -> None:
     assert refused.value.retry_after_s == 120  # the longest that clients follow; the message has the rest
     assert "700 are used" in str(refused.value)
     assert "ends in 3600 s" in str(refused.value)
-    clock.now += 3600
+    clock.now_s += 3600
     admission.reserve("acme", policy, prompt_tokens=100, max_tokens=900)
 
 
@@ -239,11 +232,11 @@ def test_period_ends_are_calendar_days_and_months_in_utc() -> None:
 
 
 def test_headers_tell_limit_remaining_and_reset() -> None:
-    admission, clock = make(Clock(1000.5))
+    admission, clock = make(ManualClock(1000.5))
     policy = TenantSettings(rpm=10, tpm=1000)
     assert admission.headers("acme", policy)["x-ratelimit-reset-requests"] == "0s"
     used(admission.reserve("acme", policy, prompt_tokens=100, max_tokens=100), 100, 20)
-    clock.now += 10
+    clock.now_s += 10
     assert admission.headers("acme", policy) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "9",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from manual_clock import ManualClock
 from postgres_process import postgres_process
 
 from adapters.billing.prices import FREE, Price
@@ -29,13 +30,6 @@ from server.fairness.shares import Capacity
 
 CAPACITY = Capacity(kv_blocks=10_000, block_size_tokens=16, max_num_seqs=64)
 K = LeaseKind
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -78,7 +72,7 @@ class Store:
 @dataclass
 class Server:
     store: Any
-    clock: Any = field(default_factory=Clock)
+    clock: Any = field(default_factory=ManualClock)
     settings: TenantSettings = field(default_factory=lambda: TenantSettings(tpm=100))
     admission: Admission = field(init=False)
     leases: Leases = field(init=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -11,6 +10,7 @@ import pytest
 from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manual_clock import ManualClock
 
 from adapters.billing.prices import Price
 from adapters.models import Key, Role
@@ -24,14 +24,6 @@ CAPACITY = Capacity(kv_blocks=1000, block_size_tokens=16, max_num_seqs=8)
 #: One unit of money per thousand prompt tokens, a half of that if cached, two per thousand generated tokens.
 PRICE = Price(1_000_000_000, 500_000_000, 2_000_000_000)
 UNLIMITED = TenantSettings()
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def key_of(account: str = "k_1", **limits: object) -> Key:
@@ -53,12 +45,12 @@ def key_of(account: str = "k_1", **limits: object) -> Key:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def admission(clock: Clock) -> Admission:
+def admission(clock: ManualClock) -> Admission:
     return Admission(CAPACITY, clock, clock)
 
 
@@ -99,7 +91,7 @@ def test_what_costs_more_than_the_whole_budget_never_fits(admission: Admission) 
     assert admission.fitting_max_tokens(budget, prompt_tokens=100, price=PRICE, key=key) == 100
 
 
-def test_a_budget_begins_anew_with_its_period(admission: Admission, clock: Clock) -> None:
+def test_a_budget_begins_anew_with_its_period(admission: Admission, clock: ManualClock) -> None:
     budget = TenantSettings.parse({"money_budget": "1", "budget_period": "day"})
     admission.reserve("acme", budget, prompt_tokens=1000, max_tokens=0, price=PRICE).settle(
         prompt_tokens=1000, cached_tokens=0, generated_tokens=0
@@ -107,7 +99,7 @@ def test_a_budget_begins_anew_with_its_period(admission: Admission, clock: Clock
     with pytest.raises(BudgetExhausted) as refused:
         admission.reserve("acme", budget, prompt_tokens=1, max_tokens=1, price=PRICE)
     assert refused.value.retry_after_s == 120.0
-    clock.now += 86_400
+    clock.now_s += 86_400
     admission.reserve("acme", budget, prompt_tokens=1, max_tokens=1, price=PRICE)
 
 
@@ -160,8 +152,8 @@ def test_a_refusal_by_the_key_changes_no_count_of_the_tenant(admission: Admissio
     )
 
 
-def test_a_restart_does_not_refill_budgets(admission: Admission, clock: Clock) -> None:
-    clock.now = time.time()
+def test_a_restart_does_not_refill_budgets(admission: Admission, clock: ManualClock) -> None:
+    clock.now_s = time.time()
     key = key_of(money_budget="1", token_budget=500, budget_period="day")
     admission.restore_budget(KEY_PREFIX + "k_1", key.limits, used_tokens=400, used_nanos=950_000_000)
     with pytest.raises(BudgetExhausted, match="money_budget"):
@@ -184,7 +176,7 @@ def test_tokenizing_costs_nothing_and_counts_in_the_keys_rates(admission: Admiss
 @settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 200), st.booleans()), max_size=60))
 def test_used_and_reserved_money_never_exceed_a_budget(requests: list[tuple[int, int, bool]]) -> None:
-    admission = Admission(CAPACITY, Clock(), Clock())
+    admission = Admission(CAPACITY, ManualClock(), ManualClock())
     tenant = TenantSettings(money_budget=Decimal(2), budget_period=BudgetPeriod.DAY)
     key = key_of(money_budget="1.5")
     running = []
@@ -209,7 +201,7 @@ def test_used_and_reserved_money_never_exceed_a_budget(requests: list[tuple[int,
 
 def test_background_work_is_within_the_budget_in_money_too() -> None:
     """What it costs is in the ledger, from which a restart takes what is used: both must be the same."""
-    admission = Admission(CAPACITY, Clock())
+    admission = Admission(CAPACITY, ManualClock())
     settings = TenantSettings(money_budget=Decimal(5), tpm=5000)
     running = [
         admission.reserve_background("acme", settings, prompt_tokens=500, max_tokens=500, price=PRICE)
@@ -232,7 +224,7 @@ def test_background_work_is_within_the_budget_in_money_too() -> None:
 
 
 def test_copies_leave_a_part_of_the_money_to_requests() -> None:
-    admission = Admission(CAPACITY, Clock())
+    admission = Admission(CAPACITY, ManualClock())
     settings = TenantSettings(money_budget=Decimal(4))
     admission.check_budget_left("acme", settings, 0.5)
     admission.reserve("acme", settings, prompt_tokens=1001, max_tokens=500, price=PRICE)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from manual_clock import ManualClock
 
 from adapters.tenant_settings import BudgetPeriod, TenantSettings
 from server.admission import Admission, Reservation
@@ -16,21 +16,13 @@ from server.admission.errors import BudgetExhausted, NeverFits, RateLimited, Too
 from server.fairness.shares import Capacity
 
 
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def admission(clock: Clock) -> Admission:
+def admission(clock: ManualClock) -> Admission:
     return Admission(Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=8), clock, clock)
 
 
@@ -46,10 +38,10 @@ def use(admission: Admission, settings: TenantSettings, tokens: int) -> None:
     enter(admission, settings, tokens).settle(prompt_tokens=tokens - 1, cached_tokens=0, generated_tokens=1)
 
 
-def run_for(clock: Clock, admission: Admission, duration_s: float) -> None:
+def run_for(clock: ManualClock, admission: Admission, duration_s: float) -> None:
     """A request that takes so long and uses nothing."""
     reservation = enter(admission, TenantSettings())
-    clock.now += duration_s
+    clock.now_s += duration_s
     reservation.release()
 
 
@@ -65,7 +57,7 @@ def figures(refusal: TryLater) -> tuple[str, int, int, int, float]:
     return refusal.limit, refusal.asked, refusal.used, refusal.allowed, refusal.retry_after_s
 
 
-def test_too_many_sequences(clock: Clock, admission: Admission) -> None:
+def test_too_many_sequences(clock: ManualClock, admission: Admission) -> None:
     """The next of four sequences ends in a quarter of the mean duration, a moving mean that starts at 2 s."""
     run_for(clock, admission, 102)
     run_for(clock, admission, 42)
@@ -78,30 +70,32 @@ def test_too_many_sequences(clock: Clock, admission: Admission) -> None:
     )
 
 
-def test_a_single_sequence_is_waited_for_as_long_as_the_mean(clock: Clock, admission: Admission) -> None:
+def test_a_single_sequence_is_waited_for_as_long_as_the_mean(
+    clock: ManualClock, admission: Admission
+) -> None:
     run_for(clock, admission, 12)
     settings = TenantSettings(max_concurrency=1)
     enter(admission, settings)
     assert refused(TooManyConcurrent, admission, settings).retry_after_s == pytest.approx(4)
 
 
-def test_too_many_requests(clock: Clock, admission: Admission) -> None:
+def test_too_many_requests(clock: ManualClock, admission: Admission) -> None:
     """The wait is over when the oldest request leaves the minute, and one is enough."""
     settings = TenantSettings(rpm=2)
-    for clock.now in (1000.0, 1010.0):
+    for clock.now_s in (1000.0, 1010.0):
         use(admission, settings, 2)
-    clock.now = 1011.0
+    clock.now_s = 1011.0
     refusal = refused(RateLimited, admission, settings)
     assert figures(refusal) == ("rpm", 1, 2, 2, 1061 - 1011)
     assert str(refusal) == "2 requests came in the last minute; rpm is 2. Wait and send it again."
 
 
-def test_too_many_tokens(clock: Clock, admission: Admission) -> None:
+def test_too_many_tokens(clock: ManualClock, admission: Admission) -> None:
     settings = TenantSettings(tpm=1000)
-    for clock.now in (1000.0, 1010.0):
+    for clock.now_s in (1000.0, 1010.0):
         use(admission, settings, 300)
     enter(admission, settings, 200)
-    clock.now = 1011.0
+    clock.now_s = 1011.0
     refusal = refused(RateLimited, admission, settings, 300)
     assert figures(refusal) == ("tpm", 300, 800, 1000, 1061 - 1011)
     assert str(refusal) == (
@@ -112,7 +106,7 @@ def test_too_many_tokens(clock: Clock, admission: Admission) -> None:
 
 @pytest.mark.parametrize(("tokens", "retry_after_s"), [(100, 61), (101, 102 * 0.8)])
 def test_a_running_request_is_waited_for_only_if_its_tokens_are_needed(
-    clock: Clock, admission: Admission, tokens: int, retry_after_s: float
+    clock: ManualClock, admission: Admission, tokens: int, retry_after_s: float
 ) -> None:
     run_for(clock, admission, 502)
     settings = TenantSettings(tpm=300)
@@ -127,10 +121,10 @@ DAILY = TenantSettings(token_budget=1000, budget_period=BudgetPeriod.DAY)
 
 @pytest.mark.parametrize(("tokens", "retry_after_s"), [(500, 2 * 0.8 * 0.8), (501, 120)])
 def test_a_budget_that_is_used_up(
-    clock: Clock, admission: Admission, tokens: int, retry_after_s: float
+    clock: ManualClock, admission: Admission, tokens: int, retry_after_s: float
 ) -> None:
     """The running requests may return what the request needs; otherwise only the next period helps."""
-    clock.now = NOON
+    clock.now_s = NOON
     use(admission, DAILY, 300)
     use(admission, DAILY, 200)
     enter(admission, DAILY, 400)
@@ -142,23 +136,25 @@ def test_a_budget_that_is_used_up(
     )
 
 
-def test_a_day_that_was_restored_from_the_ledger_ends_at_midnight(clock: Clock, admission: Admission) -> None:
-    clock.now = NOON
+def test_a_day_that_was_restored_from_the_ledger_ends_at_midnight(
+    clock: ManualClock, admission: Admission
+) -> None:
+    clock.now_s = NOON
     admission.restore_budget("acme", DAILY, used_tokens=900)
     refused(BudgetExhausted, admission, DAILY, 101)
-    clock.now += 12 * 3600 - 1
+    clock.now_s += 12 * 3600 - 1
     enter(admission, DAILY, 100).release()
     refused(BudgetExhausted, admission, DAILY, 101)
-    clock.now += 1
+    clock.now_s += 1
     enter(admission, DAILY, 1000)
 
 
 def test_a_restored_day_that_has_ended_before_the_first_request_is_forgotten(
-    clock: Clock, admission: Admission
+    clock: ManualClock, admission: Admission
 ) -> None:
-    clock.now = NOON
+    clock.now_s = NOON
     admission.restore_budget("acme", DAILY, used_tokens=900)
-    clock.now += 12 * 3600
+    clock.now_s += 12 * 3600
     enter(admission, DAILY, 1000)
 
 
@@ -186,7 +182,7 @@ def test_running_requests_add_up(admission: Admission) -> None:
     assert refused(TooManyConcurrent, admission, settings).used == 4
 
 
-def test_a_single_token_is_used_as_soon_as_it_is_counted(clock: Clock, admission: Admission) -> None:
+def test_a_single_token_is_used_as_soon_as_it_is_counted(clock: ManualClock, admission: Admission) -> None:
     settings = TenantSettings(tpm=100)
     reservation = enter(admission, settings, 10)
     reservation.consume(1)

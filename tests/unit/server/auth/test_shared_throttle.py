@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from manual_clock import ManualClock
 
 from adapters.errors import RegistryUnavailable
 from adapters.registry.replicas.wrong_keys import AddressFailures
@@ -20,14 +21,6 @@ from server.auth.throttle import (
 )
 
 ADDRESS = "192.0.2.1"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Store:
@@ -65,18 +58,18 @@ class Store:
 
 async def answers_in(seconds: float, servers: int) -> int:
     """How many wrong keys a client gets answered that tries on all servers, each as fast as it answers."""
-    clock, store = Clock(), Store()
+    clock, store = ManualClock(100.0), Store()
     throttles = [AuthThrottle(clock) for _ in range(servers)]
     shared = [SharedThrottle(throttle, store.of(number)) for number, throttle in enumerate(throttles)]
     busy_until, answered = [0.0] * servers, 0
-    begin = clock.now
-    while clock.now < begin + seconds:
+    begin = clock.now_s
+    while clock.now_s < begin + seconds:
         for number, throttle in enumerate(throttles):
-            if clock.now >= busy_until[number] and (wait_s := throttle.fail(ADDRESS)) is not None:
-                busy_until[number] = clock.now + wait_s
+            if clock.now_s >= busy_until[number] and (wait_s := throttle.fail(ADDRESS)) is not None:
+                busy_until[number] = clock.now_s + wait_s
                 answered += 1
-        clock.now += 0.05
-        if round((clock.now - begin) / 0.05) % 20 == 0:
+        clock.now_s += 0.05
+        if round((clock.now_s - begin) / 0.05) % 20 == 0:
             for each in shared:
                 await each.report()
     return answered
@@ -90,7 +83,7 @@ async def test_three_servers_answer_hardly_more_than_one() -> None:
 
 
 async def test_what_others_counted_slows_here_and_a_restart_does_not_forget_it() -> None:
-    clock, store = Clock(), Store()
+    clock, store = ManualClock(100.0), Store()
     busy = AuthThrottle(clock)
     for _ in range(60):
         busy.fail(ADDRESS)
@@ -102,7 +95,7 @@ async def test_what_others_counted_slows_here_and_a_restart_does_not_forget_it()
     wait_s = restarted.fail(ADDRESS)
     assert wait_s is not None and wait_s >= MAX_DELAY_S
     for _ in range(UNTOLD_FAILURES):
-        clock.now += 0.5  # the first one is forgiven in part
+        clock.now_s += 0.5  # the first one is forgiven in part
         fresh.fail(ADDRESS)
     await SharedThrottle(fresh, store.of(2)).report()
     wait_s = fresh.fail(ADDRESS)
@@ -110,7 +103,7 @@ async def test_what_others_counted_slows_here_and_a_restart_does_not_forget_it()
 
 
 async def test_a_mistake_costs_no_write_and_many_addresses_cost_bounded_ones() -> None:
-    store, throttle = Store(), AuthThrottle(Clock())
+    store, throttle = Store(), AuthThrottle(ManualClock(100.0))
     shared = SharedThrottle(throttle, store.of(0))
     for number in range(2 * MAX_REPORTED):
         for _ in range(UNTOLD_FAILURES):
@@ -127,7 +120,7 @@ async def test_a_mistake_costs_no_write_and_many_addresses_cost_bounded_ones() -
 
 async def test_a_report_that_does_not_arrive_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FORGET_EVERY", 1)
-    store, throttle = Store(), AuthThrottle(Clock())
+    store, throttle = Store(), AuthThrottle(ManualClock(100.0))
     shared = SharedThrottle(throttle, store.of(0))
     for _ in range(FREE_ATTEMPTS):
         throttle.fail(ADDRESS)
@@ -141,14 +134,14 @@ async def test_a_report_that_does_not_arrive_is_told_later(monkeypatch: pytest.M
 
 
 def test_with_many_servers_an_answer_still_comes() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     throttle.learn({ADDRESS: AddressFailures(100, 50)})
     assert throttle.fail(ADDRESS) == MAX_WAIT_S
     assert throttle.fail(ADDRESS) is None
 
 
 async def test_what_is_forgiven_is_deleted_with_every_thirtieth_report() -> None:
-    store, throttle = Store(), AuthThrottle(Clock())
+    store, throttle = Store(), AuthThrottle(ManualClock(100.0))
     shared = SharedThrottle(throttle, store.of(0))
     forgotten = []
     for _ in range(60):
@@ -168,5 +161,5 @@ async def test_a_start_learns_no_more_addresses_than_are_remembered() -> None:
         return {}
 
     seen.recent = recent  # type: ignore[method-assign]
-    await SharedThrottle(AuthThrottle(Clock()), seen).restore()
+    await SharedThrottle(AuthThrottle(ManualClock(100.0)), seen).restore()
     assert asked == [MAX_ADDRESSES]

@@ -7,6 +7,7 @@ import itertools
 
 import httpx
 import pytest
+from manual_clock import ManualClock
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -24,23 +25,15 @@ from server.auth.throttle import (
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_the_first_failures_are_free_then_each_waits_longer() -> None:
-    clock = Clock()
+    clock = ManualClock(100.0)
     throttle = AuthThrottle(clock)
     waits = []
     for _ in range(FREE_ATTEMPTS + 4):
         wait_s = throttle.fail("192.0.2.1")
         assert wait_s is not None
         waits.append(wait_s)
-        clock.now += wait_s
+        clock.now_s += wait_s
     assert waits[:FREE_ATTEMPTS] == [0.0] * FREE_ATTEMPTS
     late = waits[FREE_ATTEMPTS:]
     assert late == sorted(late) and late[0] > 0 and late[-1] > 4 * late[0]
@@ -48,7 +41,7 @@ def test_the_first_failures_are_free_then_each_waits_longer() -> None:
 
 
 def test_parallel_tries_wait_in_line_and_then_are_refused() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     waits = [throttle.fail("192.0.2.1") for _ in range(200)]
     queued = [wait_s for wait_s in waits[FREE_ATTEMPTS:] if wait_s is not None]
     assert queued == sorted(queued) and max(queued) <= MAX_WAIT_S
@@ -57,7 +50,7 @@ def test_parallel_tries_wait_in_line_and_then_are_refused() -> None:
 
 
 def test_addresses_do_not_touch_each_other_but_a_64_is_one() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for i in range(50):
         throttle.fail(f"2001:db8::{i:x}")
     assert throttle.fail("2001:db8:0:0:ffff::1") != 0.0, "the same /64"
@@ -67,24 +60,24 @@ def test_addresses_do_not_touch_each_other_but_a_64_is_one() -> None:
 
 
 def test_failures_are_forgiven() -> None:
-    clock = Clock()
+    clock = ManualClock(100.0)
     throttle = AuthThrottle(clock)
     for _ in range(100):
         throttle.fail("192.0.2.1")
-        clock.now += MAX_DELAY_S
-    clock.now += 3600
+        clock.now_s += MAX_DELAY_S
+    clock.now_s += 3600
     assert throttle.fail("192.0.2.1") == 0.0
 
 
 def test_each_wait_is_twice_the_one_before_up_to_the_longest() -> None:
-    attempts = AuthThrottle(Clock())
+    attempts = AuthThrottle(ManualClock(100.0))
     sent_at = [attempts.fail("192.0.2.1") for _ in range(FREE_ATTEMPTS + 8)][FREE_ATTEMPTS - 1 :]
     waits = [after - before for before, after in itertools.pairwise(wait_s or 0.0 for wait_s in sent_at)]
     assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0])
 
 
 def test_an_ipv4_address_in_ipv6_is_the_same_client_and_its_neighbour_another() -> None:
-    attempts = AuthThrottle(Clock())
+    attempts = AuthThrottle(ManualClock(100.0))
     for _ in range(FREE_ATTEMPTS):
         attempts.fail("192.0.2.1")
     assert attempts.fail("::ffff:192.0.2.2") == 0.0
@@ -93,7 +86,7 @@ def test_an_ipv4_address_in_ipv6_is_the_same_client_and_its_neighbour_another() 
 
 
 def test_who_failed_longest_ago_is_forgotten_first() -> None:
-    attempts = AuthThrottle(Clock())
+    attempts = AuthThrottle(ManualClock(100.0))
     for _ in range(FREE_ATTEMPTS):
         attempts.fail("192.0.2.1")
     for i in range(MAX_ADDRESSES - 1):
@@ -106,7 +99,7 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for i in range(MAX_ADDRESSES + 500):
         throttle.fail(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
     assert len(throttle._records) == MAX_ADDRESSES
@@ -126,7 +119,7 @@ async def test_right_keys_never_wait_behind_wrong_ones(monkeypatch: pytest.Monke
         await real_sleep(0)
 
     monkeypatch.setattr(slow_module.asyncio, "sleep", sleep)
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     transport = httpx.ASGITransport(AuthThrottleMiddleware(app, throttle=throttle), client=("192.0.2.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         statuses = [(await client.get("/")).status_code for _ in range(60)]
@@ -141,7 +134,7 @@ async def test_right_keys_never_wait_behind_wrong_ones(monkeypatch: pytest.Monke
 
 
 def test_failures_that_could_not_be_reported_are_told_with_the_later_ones() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for _ in range(5):
         throttle.fail("192.0.2.1")
     taken = throttle.take_unreported(9)
@@ -152,7 +145,7 @@ def test_failures_that_could_not_be_reported_are_told_with_the_later_ones() -> N
 
 
 def test_the_addresses_with_the_most_failures_are_told_first() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for address, count in (("192.0.2.1", 9), ("192.0.2.2", 5)):
         for _ in range(count):
             throttle.fail(address)
@@ -160,7 +153,7 @@ def test_the_addresses_with_the_most_failures_are_told_first() -> None:
 
 
 def test_what_all_servers_counted_comes_on_top_of_what_is_not_reported_yet() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for _ in range(3):
         throttle.fail("192.0.2.1")
     throttle.learn({"192.0.2.1": AddressFailures(FREE_ATTEMPTS, 1)})
@@ -168,7 +161,7 @@ def test_what_all_servers_counted_comes_on_top_of_what_is_not_reported_yet() -> 
 
 
 def test_the_name_of_a_transport_without_addresses_has_no_null_character() -> None:
-    throttle = AuthThrottle(Clock())
+    throttle = AuthThrottle(ManualClock(100.0))
     for _ in range(3):
         throttle.fail("a\0b")
     assert throttle.take_unreported(9) == {"ab": 3}

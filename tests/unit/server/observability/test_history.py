@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from manual_clock import ManualClock
 
 from server.observability.history import MAX_SERIES, SPANS, Finished, History
 from server.request.latency_histogram import LATENCY_BOUNDS_S, LatencyHistogram, quantile
@@ -16,20 +17,13 @@ def points(history: History, span: Any, *who: str | None) -> tuple[int, list[dic
     return begins_s, [step.point() for step in steps]
 
 
-class Clock:
-    now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_800_000_000.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def history(clock: Clock) -> History:
+def history(clock: ManualClock) -> History:
     return History(clock)
 
 
@@ -62,7 +56,7 @@ def test_a_request_counts_for_all_its_tenant_and_its_adapter(history: History) -
 
 
 @pytest.mark.parametrize("span", ["hour", "day"])
-def test_steps_move_on_and_old_ones_are_forgotten(history: History, clock: Clock, span: str) -> None:
+def test_steps_move_on_and_old_ones_are_forgotten(history: History, clock: ManualClock, span: str) -> None:
     shape = SPANS[span]  # type: ignore[index]
     history.note(Finished("acme", "", failed=False))
     clock.now_s += shape.step_s

@@ -7,16 +7,9 @@ import random
 from example_counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manual_clock import ManualClock
 
 from server.observability.top_labels import REVIEW_INTERVAL_S, TopLabels
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -27,7 +20,7 @@ class Clock:
 def test_never_more_than_the_limit_and_every_drop_is_told(
     limit: int, arrivals: list[tuple[int, float]]
 ) -> None:
-    clock, shown = Clock(), set()
+    clock, shown = ManualClock(0.0), set()
     top: TopLabels[int] = TopLabels(limit, shown.discard, clock)
     for key, pause_s in arrivals:
         clock.now_s += pause_s
@@ -38,7 +31,7 @@ def test_never_more_than_the_limit_and_every_drop_is_told(
 
 
 def test_the_busy_displace_those_that_merely_came_first() -> None:
-    clock, shown = Clock(), set()
+    clock, shown = ManualClock(0.0), set()
     top: TopLabels[int] = TopLabels(10, shown.discard, clock)
     draw = random.Random(1)
     for _ in range(20_000):
@@ -51,7 +44,7 @@ def test_the_busy_displace_those_that_merely_came_first() -> None:
 
 
 def test_two_of_a_kind_do_not_alternate() -> None:
-    clock, dropped = Clock(), []
+    clock, dropped = ManualClock(0.0), []
     top: TopLabels[str] = TopLabels(1, dropped.append, clock)
     for step in range(1000):
         clock.now_s += 1

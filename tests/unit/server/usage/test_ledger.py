@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manual_clock import ManualClock
 
 from adapters.errors import UnknownKey
 from adapters.models import Usage
@@ -52,22 +53,14 @@ class Engine:
         return {"tenants": {tenant: {"kv_block_seconds": count} for tenant, count in self.counts.items()}}
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def context(tenant: str = "acme", adapter: str = "support", version: int = 1, at: float = 1000.0) -> Any:
     target = SimpleNamespace(version=SimpleNamespace(adapter=adapter, number=version) if adapter else None)
     caller = SimpleNamespace(tenant_name=tenant, key=SimpleNamespace(account=""))
     return SimpleNamespace(caller=caller, target=target, usage=UsageCounters(), started_at=at)
 
 
-def make() -> tuple[Ledger, Store, Engine, Clock]:
-    table, engine, clock = Store(), Engine(), Clock()
+def make() -> tuple[Ledger, Store, Engine, ManualClock]:
+    table, engine, clock = Store(), Engine(), ManualClock()
     ledger = Ledger(table, SchedulerStats(engine), clock=clock, now=lambda: NOON)
     return ledger, table, engine, clock
 
@@ -80,12 +73,12 @@ def test_a_stream_is_written_while_it_runs() -> None:
             await ledger.flush()
             assert not table.written, "nothing has entered the engine"
             running.usage.prompt_tokens, running.usage.cached_tokens, running.usage.queue_s = 12, 4, 0.5
-            clock.now += 2
+            clock.now_s += 2
             await ledger.flush()
             assert table.total("requests") == 1 and table.total("prompt_tokens") == 12
             for _ in range(5):
                 running.usage.generated_tokens += 3
-                clock.now += 1
+                clock.now_s += 1
                 await ledger.flush()
             assert table.total("generated_tokens") == 15
         await ledger.flush()
@@ -108,7 +101,7 @@ def test_an_answer_that_comes_whole_is_written_while_it_grows() -> None:
 
         whole.usage.unstreamed.append(grow)
         with ledger.track(streamed), ledger.track(whole):
-            clock.now += 1
+            clock.now_s += 1
             engine.counts = {"acme": 17.0}
             await ledger.flush()
             assert table.total("generated_tokens", adapter="other") == 1
@@ -143,9 +136,9 @@ def test_the_sum_is_what_the_meters_show_in_any_order(moves: list[tuple[int, str
         shown: Counter[tuple[str, str]] = Counter()
         open_: list[Any] = [None] * 3
         for which, move, amount in moves:
-            clock.now += 0.1
+            clock.now_s += 0.1
             if open_[which] is None:
-                running = context(*accounts[which], at=clock.now)
+                running = context(*accounts[which], at=clock.now_s)
                 watching = ledger.track(running)
                 watching.__enter__()
                 open_[which] = (running, watching)
@@ -179,14 +172,14 @@ def test_block_seconds_are_exact_per_tenant_and_divided_by_what_was_held() -> No
         one, two = context(version=1), context(version=2)
         with ledger.track(one), ledger.track(two):
             one.usage.prompt_tokens, two.usage.prompt_tokens = 300, 100
-            clock.now += 10
+            clock.now_s += 10
             engine.counts = {"acme": 40.0, "globex": 0.0, "": 7.0}  # a probe ran as nobody's
             await ledger.flush()
             assert table.total("kv_block_seconds", version=1) == pytest.approx(30)
             assert table.total("kv_block_seconds", version=2) == pytest.approx(10)
             assert {entry.tenant for entry in table.written} == {"acme"}
             engine.counts = None
-            clock.now += 1
+            clock.now_s += 1
             await ledger.flush()
         engine.counts = {"acme": 45.0}
         await ledger.flush()
@@ -197,7 +190,7 @@ def test_block_seconds_are_exact_per_tenant_and_divided_by_what_was_held() -> No
         again = context(version=2)
         with ledger.track(again):
             again.usage.prompt_tokens = 1
-            clock.now += 1
+            clock.now_s += 1
         engine.counts = {"acme": 6.0}
         await ledger.flush()
         assert table.total("kv_block_seconds") == pytest.approx(51), "a new engine counts from zero"

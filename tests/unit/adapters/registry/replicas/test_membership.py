@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import sqlalchemy as sa
+from manual_clock import ManualClock
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.models import SYSTEM, Version, VersionState
@@ -17,20 +18,12 @@ from adapters.registry.schema import replica_tables
 from tests.unit.adapters.lifecycle.support import BY, another
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock(100.0)
 
 
-def member(registry: Registry, clock: Clock) -> Membership:
+def member(registry: Registry, clock: ManualClock) -> Membership:
     return Membership(registry.membership._database, new_replica("http://a", "1"), clock)
 
 
@@ -42,7 +35,7 @@ async def silence(member: Membership, seconds: float) -> None:
         await connection.execute(sa.update(table).where(table.c.id == member.own.id).values(seen_at=seen_at))
 
 
-async def beating(member: Membership, clock: Clock) -> None:
+async def beating(member: Membership, clock: ManualClock) -> None:
     """Beat for as long as it takes until the member may judge others."""
     for _ in range(int(DEAD_AFTER_S) + 1):
         await member.beat()
@@ -60,7 +53,7 @@ async def test_one_server_on_sqlite_lives_alone(sqlite_registry: Registry) -> No
 
 
 async def test_a_server_beats_also_where_the_database_seems_away(
-    postgres_registry: Registry, clock: Clock
+    postgres_registry: Registry, clock: ManualClock
 ) -> None:
     first = member(postgres_registry, clock)
     first._database.known_away = lambda: True
@@ -71,7 +64,7 @@ async def test_a_server_beats_also_where_the_database_seems_away(
     assert first.own in [type(first.own)(one.id, one.url, one.version) for one in await second.live()]
 
 
-async def test_a_silent_server_is_dead(postgres_registry: Registry, clock: Clock) -> None:
+async def test_a_silent_server_is_dead(postgres_registry: Registry, clock: ManualClock) -> None:
     first, second = member(postgres_registry, clock), member(postgres_registry, clock)
     await second.beat()
     await beating(first, clock)
@@ -86,7 +79,7 @@ async def test_a_silent_server_is_dead(postgres_registry: Registry, clock: Clock
 
 
 async def test_nobody_is_dead_after_an_outage_until_all_had_time(
-    postgres_registry: Registry, clock: Clock
+    postgres_registry: Registry, clock: ManualClock
 ) -> None:
     first, second = member(postgres_registry, clock), member(postgres_registry, clock)
     await second.beat()
@@ -99,7 +92,7 @@ async def test_nobody_is_dead_after_an_outage_until_all_had_time(
     assert first.can_judge and await first.live() == (first.own,)
 
 
-async def test_a_server_that_stops_is_gone_at_once(postgres_registry: Registry, clock: Clock) -> None:
+async def test_a_server_that_stops_is_gone_at_once(postgres_registry: Registry, clock: ManualClock) -> None:
     first, second = member(postgres_registry, clock), member(postgres_registry, clock)
     await second.beat()
     await second.leave()
@@ -107,7 +100,7 @@ async def test_a_server_that_stops_is_gone_at_once(postgres_registry: Registry, 
 
 
 async def test_nobody_is_dead_by_an_answer_that_came_after_an_outage(
-    postgres_registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    postgres_registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database stops while it is asked who lives, and answers when it goes on: nobody was seen meanwhile."""
     first, second = member(postgres_registry, clock), member(postgres_registry, clock)
@@ -130,7 +123,7 @@ async def test_nobody_is_dead_by_an_answer_that_came_after_an_outage(
     assert second.own.id not in {one.id for one in await first.live()}
 
 
-async def test_rows_of_long_dead_servers_are_deleted(postgres_registry: Registry, clock: Clock) -> None:
+async def test_rows_of_long_dead_servers_are_deleted(postgres_registry: Registry, clock: ManualClock) -> None:
     first, second = member(postgres_registry, clock), member(postgres_registry, clock)
     for each in (first, second):
         await each.beat()

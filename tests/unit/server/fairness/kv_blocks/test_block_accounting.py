@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
+from manual_clock import ManualClock
 
 from server.fairness.kv_blocks.allocations import Allocation
 from server.fairness.kv_blocks.block_accounting import BlockAccounting
@@ -13,21 +12,13 @@ from server.fairness.shares import Capacity, Share
 CAPACITY = Capacity(kv_blocks=100, block_size_tokens=16, max_num_seqs=10)
 
 
-@dataclass
-class Clock:
-    now: float = 50.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(50.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def accounting(clock: Clock) -> BlockAccounting:
+def accounting(clock: ManualClock) -> BlockAccounting:
     return BlockAccounting(CAPACITY, clock)
 
 
@@ -93,22 +84,22 @@ def test_blocks_of_a_prompt_are_pending_until_they_are_allocated(accounting: Blo
     assert (held.pending_blocks, held.claimed_blocks) == (0, 6)
 
 
-def test_block_seconds_by_tenant_and_adapter(clock: Clock, accounting: BlockAccounting) -> None:
+def test_block_seconds_by_tenant_and_adapter(clock: ManualClock, accounting: BlockAccounting) -> None:
     """A shared block counts once for the tenant, and for each request by adapter."""
     one = run(accounting, "one", range(4), adapter=7)
-    clock.now += 10
+    clock.now_s += 10
     run(accounting, "two", range(3, 5), adapter=8)
-    clock.now += 5
+    clock.now_s += 5
     accounting.extend(one, [9])
-    clock.now += 1
+    clock.now_s += 1
     assert accounting.block_seconds("acme") == (
         40 + 5 * 5 + 6,
         {7: 4 * 10 + 4 * 5 + 5, 8: 2 * 6},
     )
     accounting.close("two")
-    clock.now += 2
+    clock.now_s += 2
     run(accounting, "three", range(20, 21), adapter=7)
-    clock.now += 1
+    clock.now_s += 1
     assert accounting.block_seconds("acme") == (71 + 5 * 2 + 6, {7: 65 + 5 * 3 + 1, 8: 12})
     assert accounting.block_seconds("unknown") == (0, {})
 
